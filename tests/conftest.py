@@ -1,0 +1,46 @@
+"""Shared fixtures: offline, quiet, tiny models saved once per session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("PT_TEST_TRANSFORMER_REPORTS", "0")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Caches of the tests stay out of the user's."""
+    if "PYTERRIER_RESCALE_HOME" not in os.environ:
+        os.environ["PYTERRIER_RESCALE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory) -> str:
+    """A saved tiny BertForMaskedLM with a WordPiece tokenizer."""
+    import tiny
+
+    return tiny.save("bert", tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def modernbert_folder(tmp_path_factory) -> str:
+    """A saved tiny ModernBertForMaskedLM with a byte-level BPE tokenizer and eight padding rows."""
+    import tiny
+
+    return tiny.save("modernbert", tmp_path_factory.mktemp("modernbert"), padding_rows=8)
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Twelve short real sentences."""
+    import tiny
+
+    return list(tiny.TEXTS)

@@ -1,0 +1,124 @@
+"""Tiny masked LMs with random weights, NON-ZERO biases and trained tokenizers, one builder per family."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+TEXTS = [
+    "Sparse retrieval expands a query with related terms before matching.",
+    "A masked language model predicts a distribution over its vocabulary for every token.",
+    "The inverted index maps each term to the documents that contain it.",
+    "Divide the projection of the head by a constant, and the scores shrink.",
+    "Queries are short; documents are long, and both are bags of weighted words.",
+    "Training with in-batch negatives uses the other documents of the batch.",
+    "Rare terms carry more information than frequent ones, says the formula of BM25.",
+    "An encoder that fires on every term is slow, one that fires on none is useless.",
+    "Tokenizers split words into pieces: prefix, stem and suffix.",
+    "Evaluation needs topics, relevance judgements and a measure such as nDCG.",
+    "The café served naïve readers 42 croissants in 2024.",
+    "Gradients explode when the softmax saturates at the start.",
+]
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@cache
+def _backend(kind: str, size: int) -> str:
+    texts = TEXTS * 4
+    if kind == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL, show_progress=False)
+    elif kind == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        )
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.normalizer = normalizers.NFKC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=size, special_tokens=SPECIAL, unk_token="[UNK]", show_progress=False
+        )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer.to_str()
+
+
+def tokenizer(kind: str = "wordpiece", size: int = 400, max_length: int = 64) -> PreTrainedTokenizerFast:
+    """A trained tokenizer: ``wordpiece`` (lower-cased), ``bpe`` (byte level) or ``unigram`` (SentencePiece-like)."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_backend(kind, size)),
+        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+        model_max_length=max_length,
+    )  # fmt: skip
+
+
+_SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+#: family -> (config class, extra settings, tokenizer kind)
+FAMILIES: dict[str, tuple[str, dict, str]] = {
+    "bert": ("BertConfig", {}, "wordpiece"),
+    "distilbert": ("DistilBertConfig", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}, "wordpiece"),
+    "roberta": ("RobertaConfig", {"pad_token_id": 0}, "bpe"),
+    "xlm-roberta": ("XLMRobertaConfig", {"pad_token_id": 0}, "unigram"),
+    "camembert": ("CamembertConfig", {"pad_token_id": 0}, "unigram"),
+    "mpnet": ("MPNetConfig", {"pad_token_id": 0}, "wordpiece"),
+    "albert": ("AlbertConfig", {"embedding_size": 16}, "unigram"),
+    "electra": ("ElectraConfig", {"embedding_size": 16}, "wordpiece"),
+    "convbert": ("ConvBertConfig", {"embedding_size": 32, "conv_kernel_size": 3}, "wordpiece"),
+    "deberta-v2": (
+        "DebertaV2Config", {"legacy": True, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}, "unigram"
+    ),
+    "nomic": ("NomicBertConfig", {"head_dim": 8}, "wordpiece"),
+    "modernbert": (
+        "ModernBertConfig",
+        {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3,
+         "global_attn_every_n_layers": 1},
+        "bpe",
+    ),
+    "eurobert": ("EuroBertConfig", {"num_key_value_heads": 4, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}, "bpe"),
+    "ernie": ("ErnieConfig", {}, "wordpiece"),
+    "megatron-bert": ("MegatronBertConfig", {}, "wordpiece"),
+}  # fmt: skip
+
+
+def build(family: str, *, seed: int = 0, padding_rows: int = 0, **settings):
+    """A tiny masked LM of a family and its tokenizer; all biases and norms random, none zero."""
+    config_class, extra, kind = FAMILIES[family]
+    tok = tokenizer(kind)
+    torch.manual_seed(seed)
+    config = getattr(transformers, config_class)(
+        vocab_size=len(tok) + padding_rows,
+        **{**_SIZE, "max_position_embeddings": 80, **extra, **settings},
+    )
+    model = transformers.AutoModelForMaskedLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0, 0.3)
+            elif parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.tie_weights()
+    return model, tok
+
+
+def save(family: str, path, **settings) -> str:
+    """Build and save a tiny model; returns the folder."""
+    model, tok = build(family, **settings)
+    model.save_pretrained(path)
+    tok.save_pretrained(path)
+    return str(path)
