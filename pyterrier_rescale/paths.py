@@ -1,0 +1,69 @@
+"""Where built things are cached, and how a folder is written so that it is whole or absent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HOME_VARIABLE = "PYTERRIER_RESCALE_HOME"
+
+
+def cache_dir(*parts: str) -> Path:
+    """Return the cache folder (or a folder below it), created if need be.
+
+    It is ``$PYTERRIER_RESCALE_HOME`` if that is set, else ``~/.cache/pyterrier_rescale``.
+
+    Args:
+        parts: names of folders below the cache folder.
+
+    Raises:
+        PermissionError: if the folder cannot be created or written to.
+    """
+    home = os.environ.get(HOME_VARIABLE)
+    root = Path(home).expanduser() if home else Path.home() / ".cache" / "pyterrier_rescale"
+    folder = root.joinpath(*parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise PermissionError(_unwritable(folder, f" ({error.strerror})")) from error
+    if not writable:
+        raise PermissionError(_unwritable(folder, ""))
+    return folder
+
+
+def _unwritable(folder: Path, reason: str) -> str:
+    return f"cannot write to the cache folder {str(folder)!r}{reason}: set {HOME_VARIABLE} to a folder that is writable"
+
+
+@contextmanager
+def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a folder beside `target` to write into; it becomes `target` if the block ends without an error.
+
+    Two processes may build the same target: the first one to finish is kept, the other result is thrown away.
+
+    Args:
+        target: the folder to be; its parent is created.
+
+    Raises:
+        FileExistsError: if `target` exists already and is not empty.
+    """
+    target = Path(target)
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise FileExistsError(f"{str(target)!r} exists already and is not an empty folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield beside
+        beside.chmod(0o755)  # mkdtemp makes it private; a cache may be shared
+        try:
+            os.replace(beside, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

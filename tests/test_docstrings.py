@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pyterrier_rescale.collections import docstring_source, docstrings
+from pyterrier_rescale.collections.docstrings import (
+    DocstringCollection,
+    docstring_collection,
+    normalise,
+    split_docstring,
+)
+
+BODY = (
+    "The rows are taken in turn and each of them is added to the sum with number {0} "
+    "until nothing is left of word{0} and other{0}."
+)
+
+
+def rows(*bodies, summaries=None):
+    return [
+        (f"package.module.thing{i}", f"{summaries[i] if summaries else f'Compute the famous number {i}.'}\n\n{body}")
+        for i, body in enumerate(bodies)
+    ]
+
+
+def test_summary_and_body_are_split():
+    query, lines = split_docstring(
+        "Return the :class:`~numpy.ndarray` of ``values``,\nsorted in place. It is stable.\n\n"
+        "Parameters\n----------\nkey : callable\n    Called on each.\n\n>>> sort([2, 1])\n[1, 2]\n\nSee Also\n"
+    )
+    assert query == "Return the numpy.ndarray of values, sorted in place."
+    assert lines == ["It is stable.", "Parameters", "key : callable", "Called on each.", "See Also"]
+
+
+def test_one_relevant_document_per_topic():
+    collection = DocstringCollection(rows(*(BODY.format(i) for i in range(200))))
+    docs = {doc["docno"]: doc for doc in collection.corpus()}
+    assert len(docs) == 200 and collection.splits == ("train", "dev", "test")
+    assert docs["thing7-vyysbykc4"]["name"] == "package.module.thing7"  # pinned: the same on every machine
+    assert docs["thing7-vyysbykc4"]["text"] == BODY.format(7)
+    assert all(len(docno) <= 20 for docno in docs)
+    seen = []
+    for split in collection.splits:
+        topics, qrels = collection.topics(split), collection.qrels(split)
+        assert list(topics["qid"]) == list(qrels["qid"]) and set(qrels["label"]) == {1}
+        seen += list(qrels["docno"])
+        for query, docno in zip(topics["query"], qrels["docno"], strict=True):
+            assert query == f"Compute the famous number {docs[docno]['name'].removeprefix('package.module.thing')}."
+    assert sorted(seen) == sorted(docs), "every document is in one split"
+    assert 160 <= len(collection.topics("train")) <= 195
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        (("package.module.thing0", f"Compute another number.\n\n{BODY.format('x')}"), "same name again"),
+        (("package.a", f"Return it.\n\n{BODY.format('x')}"), "summary too short or too long"),
+        (("package.b", "Compute a very different number.\n\nToo short."), "body too short"),
+        (("package.c", f"compute the FAMOUS number 0\n\n{BODY.format('x')}"), "summary seen before"),
+        (("package.d", f"Compute a very different number.\n\n{BODY.format(0)}\nOnce more."), "near-duplicate"),
+        (
+            ("package.e", f"Compute a different number.\n\n{BODY.format('x')} To compute a different, number is hard."),
+            "body repeats the summary",
+        ),
+    ],
+)
+def test_what_is_left_out(extra, reason):
+    collection = DocstringCollection([*rows(*(BODY.format(i) for i in range(3))), extra])
+    assert collection.removed == {reason: 1}
+    assert [doc["name"] for doc in collection.corpus()] == [f"package.module.thing{i}" for i in range(3)]
+
+
+def test_lines_found_everywhere_are_boilerplate():
+    shared = "This method is only relevant if metadata routing is enabled."
+    collection = DocstringCollection(rows(*(f"{shared}\n{BODY.format(i)}" for i in range(9))))
+    assert [doc["text"] for doc in collection.corpus()] == [BODY.format(i) for i in range(9)]
+    collection = DocstringCollection(rows(*(f"{shared}\n{BODY.format(i)}" for i in range(8))))
+    assert [doc["text"] for doc in collection.corpus()] == [f"{shared} {BODY.format(i)}" for i in range(8)]
+
+
+def test_long_bodies_are_cut_at_a_word():
+    (doc,) = DocstringCollection(rows(" ".join(f"word{i}" for i in range(1000)))).corpus()
+    assert 1400 < len(doc["text"]) <= 1500
+    last = doc["text"].split()[-1]
+    assert last == f"word{len(doc['text'].split()) - 1}"
+
+
+def test_nothing_left_is_an_error():
+    with pytest.raises(ValueError, match="no docstrings to make a collection of.*body too short"):
+        DocstringCollection([("a.b", "Compute a very nice number.\n\nShort.")])
+
+
+def test_docstrings_are_read_and_not_imported(tmp_path, monkeypatch):
+    package = tmp_path / "trap_package"
+    (package / "tests").mkdir(parents=True)
+    (package / "__init__.py").write_text('"""The package."""\nraise RuntimeError("imported")\n')
+    (package / "part.py").write_text(
+        'class A:\n    """A class."""\n    def f(self):\n        """A method."""\n'
+        '        def g():\n            """Inner."""\n'
+        'if True:\n    async def h():\n        """Conditional."""\n'
+    )
+    (package / "broken.py").write_text('"""Broken."""\ndef (:\n')
+    (package / "tests" / "test_a.py").write_text('"""A test."""\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert list(docstring_source.read_docstrings(["trap_package"])) == [
+        ("trap_package", "The package."),
+        ("trap_package.part.A", "A class."),
+        ("trap_package.part.A.f", "A method."),
+        ("trap_package.part.h", "Conditional."),
+    ]
+    assert "trap_package" not in sys.modules
+
+
+def _pairs(collection, split):
+    texts = {doc["docno"]: doc["text"] for doc in collection.corpus()}
+    topics = collection.topics(split).merge(collection.qrels(split))
+    return [(query, texts[docno]) for query, docno in zip(topics["query"], topics["docno"], strict=True)]
+
+
+def test_built_from_a_package_and_cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTERRIER_RESCALE_HOME", str(tmp_path))
+    built = docstring_collection(["jinja2"])
+    assert built.name == "docstrings" and 50 < sum(1 for _ in built.corpus()) < 500
+    import jinja2
+
+    doc = next(doc for doc in built.corpus() if doc["name"] == "jinja2.environment.Environment.make_globals")
+    summary, _, rest = normalise(jinja2.Environment.make_globals.__doc__).partition(" any given template ")
+    assert normalise(doc["text"])[:40] == f"any given template {rest}"[:40]
+    pairs = {text: query for split in built.splits for query, text in _pairs(built, split)}
+    assert normalise(pairs[doc["text"]]) == summary
+
+    def fail(packages):
+        raise AssertionError("built again")
+
+    monkeypatch.setattr(docstrings, "read_docstrings", fail)
+    again = docstring_collection(["jinja2"])
+    assert list(again.corpus()) == list(built.corpus())
+    assert again.train_pairs() == built.train_pairs() and len(built.train_pairs()) > 40
+    monkeypatch.setattr(docstrings, "versions", lambda: {"python": "3", "jinja2": "0.0.1"})
+    with pytest.raises(AssertionError, match="built again"):  # another version, another folder
+        docstring_collection(["jinja2"])
+    assert len(list((tmp_path / "collections").iterdir())) == 1
+
+
+def test_unknown_package():
+    with pytest.raises(ValueError, match="packages must be among python.*got nonsense"):
+        docstring_collection(["nonsense"])
