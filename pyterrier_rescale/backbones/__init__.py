@@ -1,0 +1,130 @@
+"""Small masked LMs, pretrained on the spot where no hub can be reached."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..paths import cache_dir, whole_folder
+from .settings import FAMILIES, BackboneSettings
+
+__all__ = ["FAMILIES", "BackboneSettings", "small_backbone"]
+
+NOTE = (
+    "Pretrained as a masked LM on the texts it was given. Those of a whole collection include, unlabelled, the "
+    "documents that its test topics look for."
+)
+
+
+def small_backbone(
+    family: str,
+    texts: Iterable[str],
+    cache: str | os.PathLike[str] | None = None,
+    *,
+    verbose: bool = False,
+    **settings: Any,
+) -> Path:
+    """Pretrain a small masked LM on texts, or return the one that was pretrained so before.
+
+    The folder is in the standard layout (``AutoModelForMaskedLM``, ``AutoTokenizer``). Its ``backbone.json`` records
+    settings, versions, loss curve and time. Weights start from the library's own initialisation, and the head's scale
+    is what training makes of it. The same settings, texts, versions and number of threads give the same weights.
+
+    Nothing is held out: where the texts are a collection's corpus, the documents that test topics look for are
+    among them, without their topics.
+
+    Args:
+        family: ``"bert"``, ``"modernbert"`` or ``"roberta"``.
+        texts: to train tokenizer and model on; blank ones are left out.
+        cache: folder to keep backbones in; default: ``cache_dir("backbones")``.
+        verbose: show a progress bar.
+        settings: see `BackboneSettings`: seed, steps, vocab_size, layers, hidden, batch_size, max_length,
+            learning_rate, warmup, chosen, masked, random, lowercase.
+
+    Raises:
+        TypeError: if `texts` is a str or holds something else, or a setting is unknown.
+        ValueError: if a setting is out of range or there is no text.
+        PermissionError: if the cache folder cannot be written to.
+
+    Example:
+        >>> folder = small_backbone("modernbert", [doc["text"] for doc in load_collection("docstrings").corpus()])
+    """
+    chosen = BackboneSettings.make(family, settings)
+    if isinstance(texts, (str, bytes)):
+        raise TypeError("texts must be an iterable of str, got one str")
+    texts = list(texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts must be str, got {text!r} at {number}")
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise ValueError("texts must hold at least one text that is not blank")
+    versions = _versions()
+    root = cache_dir("backbones") if cache is None else Path(cache).expanduser()
+    folder = root / f"{family}-{chosen.fingerprint(texts, versions)}"
+    if not (folder / "backbone.json").is_file():
+        with suppress(FileExistsError), whole_folder(folder) as beside:  # it exists if another process was quicker
+            _build(chosen, texts, versions, beside, verbose)
+    return folder
+
+
+def _versions() -> dict[str, str]:
+    import tokenizers
+    import torch
+    import transformers
+
+    return {module.__name__: module.__version__ for module in (torch, transformers, tokenizers)}
+
+
+@contextmanager
+def _quiet_saving() -> Iterator[None]:
+    """No progress bar of transformers for a file of 6 MB."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str], folder: Path, verbose: bool) -> None:
+    import torch
+    from tqdm.auto import tqdm
+
+    from .architectures import build_model, train_tokenizer
+    from .mlm import make_windows, own_token_share, pretrain
+
+    tokenizer = train_tokenizer(settings, texts)
+    windows = make_windows(tokenizer, texts, settings)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        torch.manual_seed(settings.seed)
+        model = build_model(settings, len(tokenizer))
+        with tqdm(total=settings.steps, desc=f"pretraining {settings.family}", unit="step", disable=not verbose) as bar:
+
+            def progress(row: dict[str, float]) -> None:
+                bar.set_postfix(loss=row.get("loss"), refresh=False)
+                bar.update()
+
+            report = pretrain(model, windows, settings, progress)
+    share = own_token_share(model, tokenizer, texts[:: max(1, len(texts) // 64)][:64])
+    with _quiet_saving():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    record = {
+        "settings": asdict(settings),
+        "versions": versions,
+        "texts": len(texts),
+        "threads": torch.get_num_threads(),
+        "own_tokens_in_top_10": round(share, 4),
+        **report,
+        "note": NOTE,
+    }
+    (folder / "backbone.json").write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -1,0 +1,98 @@
+"""Small tokenizers and untrained masked LMs of known families, with the libraries' own initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from .settings import BackboneSettings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids are their places
+POSITIONS = 512
+
+
+def train_tokenizer(settings: BackboneSettings, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Train a WordPiece (BERT) or byte-level BPE tokenizer; both put [CLS] before and [SEP] after a text.
+
+    In the byte-level one every word start is ``Ġword``, that of the text included, so that a word has one term.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    options = {"vocab_size": settings.vocab_size, "special_tokens": list(SPECIAL), "show_progress": False}
+    if settings.family == "bert":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(limit_alphabet=200, **options)
+    else:
+        tokenizer = Tokenizer(models.BPE())
+        if settings.lowercase:
+            tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", SPECIAL.index("[CLS]")), ("[SEP]", SPECIAL.index("[SEP]"))],
+    )
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=POSITIONS, **dict(zip(names, SPECIAL, strict=True))
+    )
+
+
+def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
+    """Return a masked LM with random weights; torch's global seed decides them.
+
+    Args:
+        settings: family and sizes.
+        vocab_size: of the tokenizer; it can be smaller than asked for, where the texts are few.
+    """
+    import transformers
+
+    pad, _, cls, sep, _ = range(len(SPECIAL))
+    sizes = {
+        "vocab_size": vocab_size,
+        "hidden_size": settings.hidden,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.hidden // 32,
+        "pad_token_id": pad,
+        "bos_token_id": cls,
+        "eos_token_id": sep,
+    }
+    if settings.family == "modernbert":
+        config = transformers.ModernBertConfig(
+            intermediate_size=settings.hidden * 3 // 2,  # as in ModernBERT-base: its MLP is gated
+            max_position_embeddings=POSITIONS,
+            cls_token_id=cls,
+            sep_token_id=sep,
+            **sizes,
+        )
+        return transformers.ModernBertForMaskedLM(config)
+    kind = {"bert": "Bert", "roberta": "Roberta"}[settings.family]
+    config = getattr(transformers, f"{kind}Config")(
+        intermediate_size=settings.hidden * 2,  # half of the usual: it is the costliest part of a step
+        # RoBERTa counts positions from pad + 1
+        max_position_embeddings=POSITIONS + (pad + 1 if settings.family == "roberta" else 0),
+        hidden_dropout_prob=0.0,  # far from one epoch of text there is nothing to overfit
+        attention_probs_dropout_prob=0.0,
+        **sizes,
+    )
+    return getattr(transformers, f"{kind}ForMaskedLM")(config)
+
+
+def head_of(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function from hidden states (N, H) to logits (N, V), for a model of `build_model`."""
+    if hasattr(model, "cls"):
+        return model.cls
+    if hasattr(model, "lm_head"):
+        return model.lm_head
+    return lambda hidden: model.decoder(model.head(hidden))
