@@ -125,7 +125,7 @@ class TextEncoder:
         return _in_order(parts, order, len(texts), self.vocab_size)
 
     def head_batches(self, texts: Sequence[str], *, batch_size: int | None = None) -> Iterator[HeadBatch]:
-        """Run the model up to its decoder, in batches of similar lengths (not in input order); blank texts are left out.
+        """Run the model up to its decoder in batches of similar lengths, not in input order; blank texts are left out.
 
         Tokenising the next window of texts overlaps with the model's work on this one.
         """

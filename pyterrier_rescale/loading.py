@@ -49,7 +49,8 @@ def load_backbone(
         raise TypeError(f"model must be a hub name, a folder or a PreTrainedModel, got {type(model).__name__}")
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = _load_tokenizer(os.fspath(tokenizer), trust_remote_code)
-    from .head import find_head, keep_dead_bias_in_step, provenance
+    from .head import find_head
+    from .rescaling import keep_dead_bias_in_step, provenance
 
     if provenance(loaded) and not loaded.config.tie_word_embeddings:
         try:

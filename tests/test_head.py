@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel
 
 from pyterrier_rescale import Splade, rescale
-from pyterrier_rescale.head import PROVENANCE, find_head, head_input, last_norm, provenance
+from pyterrier_rescale.head import find_head, head_input, last_norm
+from pyterrier_rescale.rescaling import PROVENANCE, provenance
 
 K = 8.0
 FAMILIES = sorted(tiny.FAMILIES)

@@ -12,7 +12,10 @@ import tiny
 from pyterrier_rescale.terms import TermMap, Toks, to_toks
 
 SAFE = re.compile(r"[a-z0-9]{1,20}\Z")
-JUNK = ["hello\nworld", "x17", "X17", "Hello", "hello", "\U0001f600", "\ue000", "a" * 80, "naïve", " ", "##", "\u0120", "é", "."]
+JUNK = [
+    "hello\nworld", "x17", "X17", "Hello", "hello", "\U0001f600", "\ue000", "a" * 80, "naïve", " ", "##", "\u0120", "é",
+    ".",
+]  # fmt: skip
 
 
 class Vocabulary:

@@ -90,7 +90,11 @@ FAMILIES: dict[str, tuple[str, dict, str]] = {
          "global_attn_every_n_layers": 1},
         "bpe",
     ),
-    "eurobert": ("EuroBertConfig", {"num_key_value_heads": 4, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}, "bpe"),
+    "eurobert": (
+        "EuroBertConfig",
+        {"num_key_value_heads": 4, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+        "bpe",
+    ),
     "ernie": ("ErnieConfig", {}, "wordpiece"),
     "megatron-bert": ("MegatronBertConfig", {}, "wordpiece"),
 }  # fmt: skip
