@@ -1,0 +1,231 @@
+"""Choose k and a per-term offset from a few unlabelled texts, in one forward pass and without a sweep.
+
+Scale and offset are two knobs. The softmax of MLM pretraining ignores an offset common to all logits and relu does
+not, so a term's level is undetermined until it is measured: with q_v the (1 - rate) quantile over texts of the pooled
+logit z_v = max_i w_v . t_i + b_v, the shift b_v <- b_v - q_v makes term v fire in a share ``rate`` of the texts. Then W
+and the shifted bias are both divided by k, so that k moves the weights and never the set of terms that fire:
+
+    x_v = log(1 + relu((max_i w_v . t_i + b_v - q_v) / k)).
+
+(Dividing W first and shifting after, by the quantile of what is then the logit, gives the same x.)
+k is read off measured scores: it cannot be derived from norms, since log1p answers to it non-linearly.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .head import find_head, mean_row_norm
+from .k_search import check_above_zero, check_criterion, check_ks, search_k
+from .loading import load_backbone
+from .probe import Probe, as_pairs, run_probe
+from .rescaling import ensure_bias, record, refuse_rescaled, rescale
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+POSITIONS = ("attended", "content")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The measured k and offset of one head; made by :func:`calibrate`.
+
+    Attributes:
+        k: the rescale constant.
+        bias_shift: added to the bias before the division, (V,) float32; ``None`` without offset (then the bias is
+            kept, and only W is divided).
+        table: a row per k tried, ``chosen`` marking the one taken; columns as in
+            :func:`~pyterrier_rescale.head_stats.score_numbers` and ``density_numbers`` (of the documents), and
+            ``active_terms_query``.
+        settings: what it was measured with.
+    """
+
+    k: float
+    bias_shift: np.ndarray | None
+    table: pd.DataFrame
+    settings: dict[str, Any] = field(repr=False)
+
+    @property
+    def method(self) -> str:
+        """``"calibrated"`` with an offset, ``"auto"`` without."""
+        return "auto" if self.bias_shift is None else "calibrated"
+
+    def apply(self, model: Any, *, inplace: bool = False, placement: str = "decoder") -> PreTrainedModel:
+        """Shift the bias, divide the head, and record both in the config.
+
+        Args:
+            model: the backbone that was measured: a hub name, a folder, or a loaded masked LM.
+            inplace: change ``model`` itself instead of a copy.
+            placement: as in :func:`~pyterrier_rescale.rescale`.
+
+        Returns:
+            The calibrated model; its config holds k, method and the settings.
+
+        Raises:
+            ValueError: if the model has been rescaled already, has another head than the one measured, or has no
+                decoder bias to shift.
+        """
+        if isinstance(model, str) or hasattr(model, "__fspath__"):
+            model, _ = load_backbone(model, need_tokenizer=False)
+            inplace = True
+        refuse_rescaled(model)
+        self._check_same(model)
+        model = model if inplace else copy.deepcopy(model)
+        if self.bias_shift is not None:
+            bias = ensure_bias(model)
+            shifted = bias.detach().float().cpu().numpy() + self.bias_shift
+        rescale(model, self.k, bias=self.bias_shift is not None, placement=placement, inplace=True)
+        if self.bias_shift is not None:
+            _set_bias(model, shifted / np.float32(self.k))
+        record(model, method=self.method, **self.settings)
+        return model
+
+    def plot(self, path: str | None = None) -> matplotlib.figure.Figure:
+        """Score spread, saturation and density against k; saved if ``path`` is given."""
+        from .head_plots import plot_calibration
+
+        return plot_calibration(self, path)
+
+    def _check_same(self, model: PreTrainedModel) -> None:
+        head = find_head(model)
+        if self.bias_shift is not None and len(self.bias_shift) != len(head.weight):
+            raise ValueError(
+                f"model has {len(head.weight)} vocabulary rows, but {len(self.bias_shift)} were measured: apply the "
+                "calibration to the model it was measured on"
+            )
+        norm, measured = mean_row_norm(head.weight), self.settings["mean_row_norm_before"]
+        if not math.isclose(norm, measured, rel_tol=1e-2):
+            raise ValueError(
+                f"model's mean row norm is {norm:.4g}, but {measured:.4g} was measured: apply the calibration to the "
+                "model it was measured on"
+            )
+
+
+def calibrate(
+    model: Any,
+    texts: Iterable[str] | Iterable[tuple[str, str]],
+    *,
+    tokenizer: PreTrainedTokenizerBase | str | None = None,
+    offset: bool = True,
+    rate: float = 0.03,
+    positions: str = "attended",
+    criterion: str = "random_saturation",
+    target: float | None = None,
+    temperature: float = 1.0,
+    ks: Sequence[float] | None = None,
+    max_length: int = 256,
+    batch_size: int = 32,
+    lowercase: bool = False,
+    device: Any = None,
+    sample: int = 256,
+    seed: int = 0,
+) -> Calibration:
+    """Measure k, and with ``offset`` a shift per term, on a few unlabelled texts.
+
+    k is the one whose ``criterion`` comes closest, in ratio, to ``target``. With ``offset``, term v fires in a share
+    ``rate`` of the documents (rows that the tokenizer does not know fire in none of them). Max pooling is assumed.
+
+    Args:
+        model: a hub name, a folder, or a loaded masked LM.
+        texts: 64 to 512 documents, or (query, document) pairs; a document's first words stand for a query where none
+            is given (see :func:`~pyterrier_rescale.probe.as_pairs`).
+        tokenizer: the tokenizer, its name or folder; default: the model's.
+        offset: also shift the bias per term; else W alone is divided and the bias kept (the paper's way).
+        rate: share of documents in which a term fires; at least one document of the sample.
+        positions: where the level of a term is measured: ``"attended"``, all positions the encoder's max sees, so that
+            ``rate`` holds in its vectors; or ``"content"``, leaving special ones out: terms that a special position
+            raises everywhere then keep firing everywhere.
+        criterion: ``"random_saturation"``, the mean largest softmax probability over 32 random documents per query;
+            ``"score_std"``, the standard deviation of the scores of random pairs, in units of the temperature; or
+            ``"margin_std"``, that of s(q, d) - s(q, d') (for MarginMSE).
+        target: the value of the criterion that is aimed at; default .3, 5, and none for ``"margin_std"``: give the
+            standard deviation of the teacher's margins.
+        temperature: the loss's; InfoNCE divides the scores by it.
+        ks: the constants to try; default: powers of two, on to where the aim lies, then narrowed to quarter powers.
+        max_length: tokens per text.
+        batch_size: texts per batch.
+        lowercase: lower-case texts first.
+        device: torch device of the pass; default: CUDA where present, else CPU. The model is put back afterwards.
+        sample: texts used at most, drawn at random from those given.
+        seed: of that draw.
+
+    Returns:
+        k, the shift, and the table of what each k would give.
+
+    Raises:
+        ValueError: for settings out of range, too few texts for ``rate``, a model rescaled already, a head without
+            bias where ``offset`` is asked for, or a head in which no term fires.
+        TypeError: for texts that are no texts.
+    """
+    _check_share(rate)
+    ks = check_ks(ks)
+    if positions not in POSITIONS:
+        raise ValueError(f"positions must be 'attended' or 'content', got {positions!r}")
+    check_above_zero(temperature=temperature, target=target)
+    target = check_criterion(criterion, target)
+    queries, documents = as_pairs(texts, sample, seed)
+    if offset and rate * len(documents) < 1:
+        raise ValueError(
+            f"rate={rate:g} of {len(documents)} texts is less than one text: give at least {math.ceil(1 / rate)} texts "
+            "or a larger rate"
+        )
+    model, loaded_tokenizer = load_backbone(model, tokenizer)
+    refuse_rescaled(model)
+    if offset and find_head(model).bias is None:
+        ensure_bias(copy.deepcopy(model))  # raises where the family cannot hold one
+    probe = run_probe(
+        model, loaded_tokenizer, queries, documents,
+        max_length=max_length, batch_size=batch_size, lowercase=lowercase, device=device,
+    )  # fmt: skip
+    shift = -term_levels(probe, rate, positions) if offset else None
+    aim = target * temperature if criterion == "score_std" else target
+    k, table = search_k(probe, shift, criterion=criterion, aim=aim, temperature=temperature, ks=ks)
+    chosen = table.loc[table["chosen"]].iloc[0]
+    settings = {
+        "mean_row_norm_before": mean_row_norm(find_head(model).weight),
+        "criterion": criterion,
+        "aim": float(aim),
+        "measured": float(chosen[criterion]),
+        "temperature": temperature,
+        "texts": len(documents),
+        "max_length": max_length,
+        "lowercase": lowercase,
+    }
+    if offset:
+        settings |= {"rate": rate, "positions": positions}
+    return Calibration(k, shift, table, settings)
+
+
+def term_levels(probe: Probe, rate: float, positions: str) -> np.ndarray:
+    """q_v: the (1 - rate) quantile over documents of the pooled logit of each term, (V,) float32.
+
+    Rows that the tokenizer does not know get their largest value, so that they fire in no document of the sample.
+    """
+    pooled = probe.documents if positions == "attended" else probe.content
+    pooled = pooled[np.isfinite(pooled).all(axis=1)]  # a text of special tokens alone has no content
+    levels = np.quantile(pooled, 1 - rate, axis=0)
+    levels[~probe.used] = pooled[:, ~probe.used].max(axis=0)
+    return (levels + probe.bias).astype(np.float32)
+
+
+def _set_bias(model: PreTrainedModel, bias: np.ndarray) -> None:
+    import torch
+
+    parameter = ensure_bias(model)
+    with torch.no_grad():
+        parameter.copy_(torch.from_numpy(bias))
+
+
+def _check_share(rate: float) -> None:
+    """Raise ``ValueError`` unless ``rate`` is a number above 0 and below 1."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:
+        raise ValueError(f"rate must be a number above 0 and below 1, got {rate!r}")

@@ -1,0 +1,177 @@
+"""Figures of audits and calibrations: a row per model, a panel per question."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from .calibration import Calibration
+    from .head_audit import HeadAudit
+
+_BLUE, _RED, _GREY, _GREEN = "#1b6ca8", "#d1495b", "#7d8597", "#2e8b57"
+#: Mean row norm of ModernBERT-base, published second-hand.
+_MODERNBERT_NORM = 2.553
+
+
+def plot_audits(audits: Sequence[HeadAudit], path: str | None = None) -> Figure:
+    """Row norms; with texts also logits, score spread, and the shares that tell density, sink and anisotropy.
+
+    Args:
+        audits: one or more, drawn from the top down.
+        path: where to save the figure; its ending gives the format.
+    """
+    panels: list[tuple[float, Callable[[Axes, Sequence[HeadAudit]], None]]] = [(1.0, _row_norms)]
+    if any("texts" in audit.numbers for audit in audits):
+        panels += [(1.2, _logits), (1.0, _spread), (1.2, _shares)]
+    figure, axes = _figure(len(panels), 1.7 + 0.55 * len(audits), [width for width, _ in panels])
+    for axis, (_, draw) in zip(axes, panels, strict=True):
+        draw(axis, audits)
+        axis.set_ylim(len(audits) - 0.4, -0.6)
+        axis.set_yticks(range(len(audits)), [""] * len(audits))
+        axis.tick_params(axis="y", length=0)
+        axis.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+        axis.set_axisbelow(True)
+    axes[0].set_yticks(range(len(audits)), [_short(audit.name) for audit in audits])
+    return _saved(figure, path)
+
+
+def plot_calibration(calibration: Calibration, path: str | None = None) -> Figure:
+    """The criterion, initial loss and saturation, and active terms against k, with the k chosen.
+
+    Args:
+        calibration: what :func:`~pyterrier_rescale.calibrate` measured.
+        path: where to save the figure; its ending gives the format.
+    """
+    table, settings = calibration.table, calibration.settings
+    criterion, aim = settings["criterion"], settings["aim"]
+    figure, axes = _figure(3, 3.1, [1, 1, 1])
+    axes[0].plot(table["k"], table[criterion], "o-", color=_BLUE, markersize=3)
+    axes[0].axhline(aim, color=_GREEN, linestyle="--", linewidth=1, label=f"aim {aim:g}")
+    axes[0].set(yscale="linear" if criterion == "random_saturation" else "log", title=criterion.replace("_", " "))
+    axes[1].plot(table["k"], table["loss"], "o-", color=_BLUE, markersize=3, label="initial loss")
+    axes[1].axhline(table["chance_loss"].iloc[0], color=_GREY, linestyle=":", linewidth=1, label="ln B (chance)")
+    axes[1].set(yscale="log", title="loss and saturation")
+    right = axes[1].twinx()
+    right.plot(table["k"], table["saturation"], "s-", color=_RED, markersize=3)
+    right.set_ylim(0, 1.05)
+    right.tick_params(axis="y", colors=_RED)
+    right.set_ylabel("saturation", color=_RED)
+    right.spines[["top"]].set_visible(False)
+    axes[2].plot(table["k"], table["active_terms"], "o-", color=_BLUE, markersize=3, label="per document")
+    axes[2].plot(table["k"], table["active_terms_query"], "s-", color=_GREY, markersize=3, label="per query")
+    axes[2].set(title="active terms")
+    axes[2].set_ylim(bottom=0)
+    for axis in axes:
+        axis.axvline(calibration.k, color="black", linewidth=0.8)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_xlabel("k")
+        axis.legend(frameon=False, fontsize=8)
+    axes[0].annotate(f" k = {calibration.k:.3g}", (calibration.k, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
+    return _saved(figure, path)
+
+
+def _row_norms(axis: Axes, audits: Sequence[HeadAudit]) -> None:
+    for y, audit in enumerate(audits):
+        norms = audit.row_norms[audit.used]
+        _ridge(axis, y, norms[norms > 0], _BLUE, log=True)
+        axis.plot([audit.mean_row_norm], [y], "o", color="black", markersize=4)
+    axis.axvline(_MODERNBERT_NORM, color=_GREY, linestyle=":", linewidth=1)
+    axis.annotate(
+        "ModernBERT-base", (_MODERNBERT_NORM, 1), xycoords=("data", "axes fraction"), xytext=(-3, -3),
+        textcoords="offset points", fontsize=7, color=_GREY, rotation=90, va="top", ha="right",
+    )  # fmt: skip
+    axis.set(xscale="log", title="row norms of W", xlabel="L2 norm (dot: mean)")
+
+
+def _logits(axis: Axes, audits: Sequence[HeadAudit]) -> None:
+    for y, audit in enumerate(audits):
+        for shift, kind, colour in ((-0.18, "content", _BLUE), (0.22, "special", _RED)):
+            values = audit.logits.get(kind, np.empty(0))
+            if len(values):
+                _ridge(axis, y + shift, values, colour, height=0.17, label=f"{kind} positions" if y == 0 else None)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set(title="logits", xlabel="logit")
+    axis.legend(frameon=False, fontsize=7, loc="upper left")
+
+
+def _spread(axis: Axes, audits: Sequence[HeadAudit]) -> None:
+    for y, audit in enumerate(audits):
+        spread = audit.numbers.get("score_spread", np.nan) / audit.numbers.get("temperature", 1)
+        if spread > 0:
+            axis.plot([spread], [y], "o", color=_RED if "scale mismatch" in audit.findings else _GREEN, markersize=7)
+            text = f"{spread:.3g}" if spread < 1000 else f"{spread:,.0f}"
+            axis.annotate(
+                f"{text} ({audit.numbers['random_saturation']:.0%})", (spread, y), xytext=(0, 7),
+                textcoords="offset points", fontsize=8, ha="center",
+            )  # fmt: skip
+    axis.set(xscale="log", title="score spread (saturation)", xlabel="std of a query's scores / temperature")
+    low, high = axis.get_xlim()
+    axis.set_xlim(min(low, 0.1) / 4, max(high, 100) * 4)
+
+
+def _shares(axis: Axes, audits: Sequence[HeadAudit]) -> None:
+    from .verdict import ANISOTROPIC, DENSE, SINK
+
+    columns = (
+        ("active_share", DENSE, "o", _BLUE, "vocabulary that fires"),
+        ("special_share", SINK, "s", _RED, "maxima at special positions"),
+        ("cosine_hidden", ANISOTROPIC, "D", _GREY, "cosine of hidden vectors"),
+    )
+    for row, (name, limit, marker, colour, label) in enumerate(columns):
+        shift = (row - 1) * 0.22
+        values = [audit.numbers.get(name, np.nan) for audit in audits]
+        axis.plot(
+            values, np.arange(len(audits)) + shift, marker, color=colour, markersize=6, linestyle="none", label=label
+        )
+        for y in range(len(audits)):
+            axis.plot([limit, limit], [y + shift - 0.1, y + shift + 0.1], color=colour, linewidth=1.5)
+    axis.set(title="density, sink, anisotropy", xlabel="share, cosine (bar: limit)")
+    axis.set_xlim(min(0, axis.get_xlim()[0]), 1.03)
+    axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _ridge(
+    axis: Axes, y: float, values: np.ndarray, colour: str, *, height: float = 0.36, log: bool = False, label: Any = None
+) -> None:
+    """The density of values as a band around y, between their .1 and 99.9 percentiles."""
+    low, high = np.quantile(values, [0.001, 0.999])
+    if low == high:
+        low, high = low * 0.98 - 1e-9 * (not log), high * 1.02 + 1e-9
+    edges = np.geomspace(low, high, 61) if log else np.linspace(low, high, 61)
+    counts, _ = np.histogram(values, edges)
+    centres = np.sqrt(edges[1:] * edges[:-1]) if log else (edges[1:] + edges[:-1]) / 2
+    band = height * counts / max(1, counts.max())
+    axis.fill_between(centres, y - band, y + band, color=colour, alpha=0.55, linewidth=0, step="mid", label=label)
+
+
+def _short(name: str, most: int = 28) -> str:
+    name = os.path.basename(name.rstrip("/")) or name
+    return name if len(name) <= most else name[: most - 3] + "..."
+
+
+def _figure(columns: int, height: float, widths: Sequence[float]) -> tuple[Figure, Any]:
+    """Axes without pyplot: no display, no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.4 + 3.3 * sum(widths), height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.title.set_fontsize(10)
+    return figure, axes
+
+
+def _saved(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
+    if path is not None:
+        figure.savefig(path, dpi=150, bbox_inches="tight")
+    return figure

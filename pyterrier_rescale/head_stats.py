@@ -1,0 +1,144 @@
+"""Plain numbers of a sparse head: scores, density, likeness, rank correlation. numpy only, no model."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+#: Random documents per query in ``random_saturation``: a common training batch.
+RANDOM_DOCUMENTS = 32
+
+
+def term_weights(pooled: np.ndarray, bias: np.ndarray | float, k: float, *, bias_divided: bool) -> np.ndarray:
+    """Weights x = log(1 + relu(max_i w . t_i / k + b)), b / k for b where ``bias_divided``; (N, V) float32.
+
+    Args:
+        pooled: max_i w_v . t_i, (N, V).
+        bias: b, (V,) or a number.
+        k: the rescale constant.
+        bias_divided: whether the bias is divided, too.
+    """
+    values = (pooled + bias) / np.float32(k) if bias_divided else pooled / np.float32(k) + bias
+    return np.log1p(np.maximum(values, 0, out=values), out=values)
+
+
+def score_numbers(queries: np.ndarray, documents: np.ndarray, temperature: float = 1.0) -> dict[str, float]:
+    """Numbers of the N x N in-batch scores s(q_i, d_j) = x_i . y_j; the diagonal holds the positives.
+
+    Args:
+        queries: weights of N queries, (N, V).
+        documents: weights of their documents, (N, V).
+        temperature: divides the scores in the softmax.
+
+    Returns:
+        ``score_mean`` and ``score_std`` over all random pairs (off the diagonal); ``score_spread``, the median over
+        queries of the standard deviation of one query's scores, which a few odd documents cannot move;
+        ``margin_std``, the same for s(q, d) - s(q, d') of two random documents; ``saturation``, the mean over queries
+        of the largest softmax probability over all N; ``random_saturation``, see there; ``loss``, InfoNCE over the N
+        documents, in nats; ``chance_loss`` = ln N.
+    """
+    scores = (queries @ documents.T).astype(np.float64)
+    size = len(scores)
+    others = scores[~np.eye(size, dtype=bool)].reshape(size, size - 1)
+    spread = float(np.median(others.std(axis=1)))
+    probabilities, log_sum = _softmax(scores / temperature)
+    return {
+        "score_mean": float(others.mean()),
+        "score_std": float(others.std()),
+        "score_spread": spread,
+        "margin_std": math.sqrt(2) * spread,
+        "saturation": float(probabilities.max(axis=1).mean()),
+        "random_saturation": random_saturation(scores, temperature),
+        "loss": float((log_sum - np.diag(scores) / temperature).mean()),
+        "chance_loss": math.log(size),
+    }
+
+
+def random_saturation(scores: np.ndarray, temperature: float = 1.0, documents: int = RANDOM_DOCUMENTS) -> float:
+    """Mean largest softmax probability over 32 random documents per query, its positive left out.
+
+    1/32 where all are equally likely, 1 where one document takes everything. Unlike the standard deviation of the
+    scores, a few odd documents cannot move it, and unlike the plain saturation neither can a strong positive nor N.
+    The documents of query i are i + o (modulo N) for offsets o spread evenly over 1 .. N-1. Queries that match none
+    of theirs are left out; 0 if that is all of them.
+
+    Args:
+        scores: (N, N), the positives on the diagonal.
+        temperature: divides the scores in the softmax.
+        documents: random documents per query.
+    """
+    size = len(scores)
+    offsets = np.unique(np.linspace(1, size - 1, min(documents, size - 1)).round().astype(np.int64))
+    drawn = np.take_along_axis(scores, (np.arange(size)[:, None] + offsets) % size, axis=1)
+    drawn = drawn[drawn.any(axis=1)]
+    return float(_softmax(drawn / temperature)[0].max(axis=1).mean()) if len(drawn) else 0.0
+
+
+def _softmax(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row-wise probabilities and log of the normaliser."""
+    largest = logits.max(axis=1, keepdims=True)
+    powers = np.exp(logits - largest)
+    sums = powers.sum(axis=1, keepdims=True)
+    return powers / sums, (np.log(sums) + largest).ravel()
+
+
+def density_numbers(weights: np.ndarray) -> dict[str, float]:
+    """Numbers of N weight vectors (N, V).
+
+    Returns:
+        ``active_terms``, the mean count of non-zeros; ``mean_weight`` and ``max_weight`` of the non-zeros; ``flops``,
+        sum_v (mean_i x_iv)^2 (arXiv:2004.05665, eq. 4).
+    """
+    active = np.count_nonzero(weights)
+    return {
+        "active_terms": active / len(weights),
+        "mean_weight": float(weights.sum(dtype=np.float64) / active) if active else 0.0,
+        "max_weight": float(weights.max()),
+        "flops": float(np.square(weights.mean(axis=0, dtype=np.float64)).sum()),
+    }
+
+
+def mean_cosine(vectors: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """Mean cosine over pairs of different vectors (M, D), or of different groups; zero vectors are left out.
+
+    Args:
+        vectors: (M, D).
+        groups: (M,) labels; pairs of one group are left out. Default: every vector is a group of its own.
+
+    Returns:
+        The mean, or NaN without any pair.
+    """
+    norms = np.linalg.norm(vectors, axis=1)
+    present = norms > 0
+    unit = vectors[present] / norms[present, None]
+    groups = np.arange(len(unit)) if groups is None else groups[present]
+    other = groups[:, None] != groups[None, :]
+    return float((unit @ unit.T)[other].mean(dtype=np.float64)) if other.any() else math.nan
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rank correlation (ties get mean ranks); NaN where a side is constant or has under 3 values."""
+    from scipy.stats import rankdata
+
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+def logit_numbers(hidden: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> dict[str, float]:
+    """``mean``, ``std`` and ``p99`` of the logits t W^T + b at M positions; NaN without positions.
+
+    Args:
+        hidden: t, (M, H).
+        weight: W, (V, H).
+        bias: b, (V,).
+    """
+    if not len(hidden):
+        return dict.fromkeys(("mean", "std", "p99"), math.nan)
+    logits = hidden @ weight.T + bias
+    return {
+        "mean": float(logits.mean(dtype=np.float64)),
+        "std": float(logits.std(dtype=np.float64)),
+        "p99": float(np.quantile(logits, 0.99)),
+    }
