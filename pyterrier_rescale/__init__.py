@@ -17,24 +17,39 @@ _HOME = {
     "calibrate": "calibration",
     "load_collection": "collections",
     "open_index": "engines",
-    "rescale": "head",
+    "rescale": "rescaling",
     "small_backbone": "backbones",
     "compare": "comparison",
     "systems": "pipelines",
     "train": "training",
 }
 
-__all__ = [*sorted(_HOME), "__version__"]
+__all__ = [
+    "Calibration",
+    "CollapseError",
+    "HeadAudit",
+    "Splade",
+    "__version__",
+    "audit",
+    "calibrate",
+    "compare",
+    "load_collection",
+    "open_index",
+    "rescale",
+    "small_backbone",
+    "systems",
+    "train",
+]
 
 if TYPE_CHECKING:
-    from .head_audit import HeadAudit, audit
     from .backbones import small_backbone
     from .calibration import Calibration, calibrate
     from .collections import load_collection
     from .comparison import compare
-    from .pipelines import systems
     from .engines import open_index
-    from .head import rescale
+    from .head_audit import HeadAudit, audit
+    from .pipelines import systems
+    from .rescaling import rescale
     from .training import CollapseError, train
     from .transformers import Splade
 

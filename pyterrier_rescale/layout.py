@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .loading import no_weight_bars
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -35,7 +37,8 @@ def save_encoder(
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"path must be a folder, {str(path)!r} is a file")
     path.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(path)
+    with no_weight_bars():
+        model.save_pretrained(path)
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = max_length
     tokenizer.save_pretrained(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +65,20 @@ def load_backbone(
     return loaded, tokenizer
 
 
+@contextmanager
+def no_weight_bars() -> Iterator[None]:
+    """Silence transformers' bars over weights and shards, which last milliseconds and bury our own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _check_source(name: str, what: str) -> None:
     """Tell a missing folder from a hub name before transformers' long message does."""
     if not name:
@@ -97,9 +113,10 @@ def _load_model(name: str, dtype: Any, trust_remote_code: bool) -> PreTrainedMod
     except OSError as error:
         raise _unreachable(name, error) from error
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            name, config=config, dtype=dtype or torch.float32, output_loading_info=True, **options
-        )
+        with no_weight_bars():
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                name, config=config, dtype=dtype or torch.float32, output_loading_info=True, **options
+            )
     except OSError as error:
         raise _unreachable(name, error) from error
     except ValueError as error:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from .defaults import DefaultInt, DefaultStr
 from .roles import SpladeDocEncoder, SpladeQueryEncoder, SpladeScorer, schematic
 from .terms import TermMap
 
@@ -23,16 +24,8 @@ if TYPE_CHECKING:
 
 
 
-class _DefaultStr(str):
-    """A default that can be told from the same value typed by the user: a saved folder's own setting then wins."""
-
-
-class _DefaultInt(int):
-    """See ``_DefaultStr``."""
-
-
-_MAX_POOLING = _DefaultStr("max")
-_LENGTH_256 = _DefaultInt(256)
+_MAX_POOLING = DefaultStr("max")
+_LENGTH_256 = DefaultInt(256)
 
 
 class Splade(pt.Transformer):

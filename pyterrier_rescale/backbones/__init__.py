@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..loading import no_weight_bars
 from ..paths import cache_dir, whole_folder
 from .settings import FAMILIES, BackboneSettings
 
@@ -116,6 +117,7 @@ def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str
             report = pretrain(model, windows, settings, progress)
     share = own_token_share(model, tokenizer, texts[:: max(1, len(texts) // 64)][:64])
     with _quiet_saving():
+        with no_weight_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     record = {

@@ -1,0 +1,57 @@
+"""Paired tests of rescaled systems against their unrescaled twins, corrected for their number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm-Bonferroni corrected p-values (Holm, 1979), in the order given; NaN stays NaN and is not counted."""
+    p_values = np.asarray(p_values, dtype=float)
+    corrected = np.full(len(p_values), np.nan)
+    order = [i for i in np.argsort(p_values) if not np.isnan(p_values[i])]
+    largest = 0.0
+    for position, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - position) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def holm_against_twins(
+    per_query: pd.DataFrame, twins: Mapping[str, str], measures: Sequence[str]
+) -> dict[tuple[str, str], float]:
+    """Two-sided paired t-tests of each system against its twin, Holm-corrected over the systems within a measure.
+
+    Args:
+        per_query: columns ``name, qid, measure, value``.
+        twins: ``{system: the system it is tested against}``.
+        measures: names of measures.
+
+    Returns:
+        ``{(system, measure): corrected p}``; NaN where all differences are zero.
+
+    Raises:
+        ValueError: if a system and its twin were not scored on the same queries.
+    """
+    from scipy.stats import ttest_rel
+
+    result: dict[tuple[str, str], float] = {}
+    for measure in measures:
+        values = per_query[per_query["measure"].astype(str) == measure].pivot(
+            index="qid", columns="name", values="value"
+        )
+        raw = []
+        for name, twin in twins.items():
+            pair = values[[name, twin]].to_numpy(dtype=float)
+            if np.isnan(pair).any():
+                raise ValueError(f"{name!r} and {twin!r} were not scored on the same queries")
+            same = len(pair) < 2 or np.ptp(pair[:, 0] - pair[:, 1]) == 0
+            raw.append(np.nan if same else float(ttest_rel(pair[:, 0], pair[:, 1]).pvalue))
+        result.update({(name, measure): float(p) for name, p in zip(twins, holm(raw), strict=True)})
+    return result
