@@ -82,20 +82,6 @@ def _versions() -> dict[str, str]:
     return {module.__name__: module.__version__ for module in (torch, transformers, tokenizers)}
 
 
-@contextmanager
-def _quiet_saving() -> Iterator[None]:
-    """No progress bar of transformers for a file of 6 MB."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str], folder: Path, verbose: bool) -> None:
     import torch
     from tqdm.auto import tqdm
@@ -116,8 +102,7 @@ def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str
 
             report = pretrain(model, windows, settings, progress)
     share = own_token_share(model, tokenizer, texts[:: max(1, len(texts) // 64)][:64])
-    with _quiet_saving():
-        with no_weight_bars():
+    with no_weight_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     record = {
