@@ -1,0 +1,164 @@
+"""Every option of a training run in one frozen dataclass that goes to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..kernel import POOLINGS
+from .losses import LOSSES
+from .regularizers import REGULARIZERS
+from .schedule import RAMPS
+
+#: Name of the configuration file in the output folder.
+CONFIG_FILE = "train_config.json"
+RESCALES = ("auto", "calibrated", "learned")
+MONITORS = (True, False, "warn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Options of :func:`~pyterrier_rescale.train`, which documents them; plain JSON values, checked at creation.
+
+    Raises:
+        ValueError, TypeError: for a value that cannot be used, naming the option.
+    """
+
+    rescale: float | str | None = 16.0
+    loss: str = "infonce"
+    batch_size: int = 32
+    learning_rate: float = 2e-5
+    max_steps: int | None = None
+    epochs: int = 1
+    lambda_q: float = 5e-4
+    lambda_d: float = 3e-4
+    regularizer: str = "flops"
+    query_regularizer: str | None = None
+    ramp_steps: int = 1000
+    ramp: str = "quadratic"
+    temperature: float = 1.0
+    max_length: int = 256
+    query_max_length: int | None = None
+    pooling: str = "max"
+    lowercase: bool = False
+    negatives: int | None = None
+    mine_negatives: int = 0
+    warmup_steps: int | None = None
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    scale_learning_rate: float = 1e-2
+    gradient_accumulation: int = 1
+    mini_batch_size: int | None = None
+    bf16: bool = False
+    seed: int = 0
+    monitor: bool | str = True
+    log_steps: int = 1
+    save_steps: int = 500
+    eval_steps: int | None = None
+    device: str | None = None
+    report_to: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _check_rescale(self.rescale)
+        _choice("loss", self.loss, LOSSES)
+        _choice("regularizer", self.regularizer, REGULARIZERS)
+        if self.query_regularizer is not None:
+            _choice("query_regularizer", self.query_regularizer, REGULARIZERS)
+        _choice("ramp", self.ramp, RAMPS)
+        _choice("pooling", self.pooling, POOLINGS)
+        if self.monitor not in MONITORS or isinstance(self.monitor, int) and not isinstance(self.monitor, bool):
+            raise ValueError(f"monitor must be True, False or 'warn', got {self.monitor!r}")
+        for name in ("batch_size", "max_length", "gradient_accumulation", "log_steps"):
+            _integer(name, getattr(self, name), 1)
+        for name in ("max_steps", "query_max_length", "negatives", "mini_batch_size", "eval_steps"):
+            if getattr(self, name) is not None:
+                _integer(name, getattr(self, name), 0 if name == "negatives" else 1)
+        if self.warmup_steps is not None:
+            _integer("warmup_steps", self.warmup_steps, 0)
+        for name in ("ramp_steps", "mine_negatives", "seed", "save_steps"):
+            _integer(name, getattr(self, name), 0)
+        for name in ("learning_rate", "temperature", "scale_learning_rate", "epochs"):
+            _number(name, getattr(self, name), positive=True)
+        for name in ("lambda_q", "lambda_d", "weight_decay", "max_grad_norm"):
+            _number(name, getattr(self, name), positive=False)
+        if self.mine_negatives and LOSSES[self.loss].needs_scores:
+            raise ValueError(f"mine_negatives has no teacher scores to give to loss={self.loss!r}; use loss='infonce'")
+        if self.device not in (None, "cpu", "cuda", "mps"):
+            raise ValueError(f"device must be None, 'cpu', 'cuda' or 'mps', got {self.device!r}")
+        for name in ("bf16", "lowercase"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> TrainConfig:
+        """Read a configuration that :meth:`to_json` wrote; unknown options are an error."""
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"{str(path)!r} must hold a JSON object of options, got {type(values).__name__}")
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """A configuration from plain values.
+
+        Raises:
+            ValueError: for a name that is no option, listing those that are.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(names))
+        if unknown:
+            raise ValueError(f"no training option is called {', '.join(unknown)}; there are {', '.join(names)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options as plain values."""
+        return dataclasses.asdict(self)
+
+    def to_json(self, path: str | Path) -> None:
+        """Write all options to a JSON file."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def differences(self, other: TrainConfig) -> list[str]:
+        """Options that differ and would change the weights, as ``name: ours instead of theirs``."""
+        harmless = {"monitor", "log_steps", "save_steps", "device", "report_to"}
+        return [
+            f"{name}={value!r} instead of {getattr(other, name)!r}"
+            for name, value in self.to_dict().items()
+            if name not in harmless and value != getattr(other, name)
+        ]
+
+
+def _check_rescale(rescale: Any) -> None:
+    from ..rescaling import check_k
+
+    if rescale is None or rescale in RESCALES:
+        return
+    if isinstance(rescale, str):
+        raise ValueError(f"rescale must be None, a number > 0 or one of {', '.join(RESCALES)}, got {rescale!r}")
+    try:
+        check_k(rescale)
+    except ValueError:
+        raise ValueError(
+            f"rescale must be None, a finite number > 0 or one of {', '.join(RESCALES)}, got {rescale!r}"
+        ) from None
+
+
+def _choice(name: str, value: Any, choices: Any) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(sorted(choices))}, got {value!r}")
+
+
+def _integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def _number(name: str, value: Any, *, positive: bool) -> None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name} must be a finite number {'> 0' if positive else '>= 0'}, got {value!r}")

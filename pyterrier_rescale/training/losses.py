@@ -1,0 +1,101 @@
+"""Ranking losses on dot products.
+
+To add one, write a subclass of :class:`Loss` and one line in ``LOSSES``; its name is then an option of
+``train(loss=...)`` and of the command line.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from .distributed import gather, world
+
+
+class Targets(NamedTuple):
+    """What a batch of B queries with D = B * (1 + n) documents says about them.
+
+    Attributes:
+        positives: ids of all documents known to be relevant to each query, (B, P), padded with -1.
+        document_ids: ids of the documents, (D,); equal texts have equal ids.
+        scores: the teacher's scores of each query's own documents, (B, 1 + n), or ``None``.
+    """
+
+    positives: torch.Tensor
+    document_ids: torch.Tensor
+    scores: torch.Tensor | None = None
+
+
+class Loss:
+    """A ranking loss; documents are ordered by query: its positive, then its n negatives."""
+
+    #: Whether the data must carry teacher scores.
+    needs_scores = False
+    #: Hard negatives per query that the loss cannot do without.
+    least_negatives = 0
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self.temperature = temperature
+
+    def __call__(self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets) -> torch.Tensor:
+        """The loss of queries (B, V) and documents (B * (1 + n), V), a scalar."""
+        raise NotImplementedError
+
+
+class InfoNCE(Loss):
+    """Cross-entropy of the positive among all documents of the batch (arXiv:1807.03748, equation 4).
+
+    A document that the training data call relevant to the query is no negative of it: other documents with the id of
+    one of its positives are left out of its softmax. With several processes the documents of all are negatives.
+    """
+
+    def __call__(self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets) -> torch.Tensor:
+        """-mean_i log softmax(s(q_i, .) / temperature)[positive of i]."""
+        rank, _ = world()
+        own = len(documents) // len(queries)
+        labels = torch.arange(len(queries), device=queries.device) * own + rank * len(documents)
+        scores = queries @ gather(documents).t() / self.temperature
+        others = (gather(targets.document_ids)[None, :, None] == targets.positives[:, None, :]).any(dim=-1)
+        others[torch.arange(len(queries), device=queries.device), labels] = False
+        return functional.cross_entropy(scores.masked_fill(others, float("-inf")), labels)
+
+
+def own_scores(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+    """Dot products of queries (B, V) with their own documents (B * (1 + n), V): (B, 1 + n)."""
+    grouped = documents.view(len(queries), -1, documents.shape[1])
+    return torch.bmm(grouped, queries[:, :, None]).squeeze(2)
+
+
+class MarginMSE(Loss):
+    """Squared error of the margins between positive and negatives, against the teacher's (arXiv:2010.02666)."""
+
+    needs_scores = True
+    least_negatives = 1
+
+    def __call__(self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets) -> torch.Tensor:
+        """Mean over queries and negatives of ((s+ - s-) - (t+ - t-))^2; scores are divided by the temperature."""
+        scores = own_scores(queries, documents) / self.temperature
+        teacher = targets.scores
+        return functional.mse_loss(scores[:, :1] - scores[:, 1:], teacher[:, :1] - teacher[:, 1:])
+
+
+class KLDistillation(Loss):
+    """KL divergence from the teacher's to the student's distribution over each query's own documents."""
+
+    needs_scores = True
+    least_negatives = 1
+
+    def __call__(self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets) -> torch.Tensor:
+        """mean_i KL(softmax(t_i / temperature) || softmax(s_i / temperature))."""
+        student = functional.log_softmax(own_scores(queries, documents) / self.temperature, dim=1)
+        teacher = functional.log_softmax(targets.scores / self.temperature, dim=1)
+        return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "infonce": InfoNCE,
+    "margin_mse": MarginMSE,
+    "kl": KLDistillation,
+}

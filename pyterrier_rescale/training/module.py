@@ -1,0 +1,89 @@
+"""The module that stands in for MLM logits and SpladePooling in a SparseEncoder: same vectors, no (B, L, V)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from sentence_transformers.base.modules import InputModule
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..head import decoder_bypassed, find_head
+from ..kernel import sparse_head
+from ..rescaling import record
+
+
+class SparseHead(InputModule):
+    """A masked LM up to its decoder, then the sparse head kernel.
+
+    Args:
+        model: the masked LM.
+        tokenizer: its tokenizer.
+        pooling: ``"max"`` or ``"sum"``.
+        max_length: tokens per text.
+        learned_k: start of a trainable k that divides W (``rescale="learned"``), or ``None``.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pooling: str = "max",
+        max_length: int = 256,
+        learned_k: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.mlm = model
+        self.head = find_head(model)
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.max_length = max_length
+        self.log_k = None if learned_k is None else torch.nn.Parameter(torch.tensor(math.log(learned_k)))
+
+    def preprocess(self, inputs: list[str], prompt: str | None = None, **_: Any) -> dict[str, torch.Tensor]:
+        """Token ids and mask, (B, L), padded to the longest text."""
+        return self.tokenise(list(inputs), self.max_length)
+
+    def tokenise(self, texts: list[str], max_length: int) -> dict[str, torch.Tensor]:
+        """Token ids and mask, (B, L), of texts cut to ``max_length`` tokens."""
+        return dict(
+            self.tokenizer(
+                texts,
+                truncation=True,
+                max_length=max_length,
+                padding=True,
+                return_token_type_ids=False,
+                return_tensors="pt",
+            )
+        )
+
+    def forward(self, features: dict[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
+        """Add ``sentence_embedding``, the term weights x (B, V)."""
+        head, mask = self.head, features["attention_mask"]
+        with decoder_bypassed(head.decoder):
+            hidden = self.mlm(input_ids=features["input_ids"], attention_mask=mask).logits
+        if self.log_k is not None:
+            # t (W / k)^T = (t / k) W^T: the division is done where it is cheap
+            hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)
+        features["sentence_embedding"] = sparse_head(hidden, head.weight, head.bias, mask, self.pooling)
+        return features
+
+    def fold(self) -> PreTrainedModel:
+        """The masked LM with a learned k divided into W for good (and recorded); the same object where none is."""
+        if self.log_k is not None:
+            k = math.exp(float(self.log_k.detach()))
+            with torch.no_grad():
+                self.head.weight.div_(k)
+            record(self.mlm, k=k)
+            self.log_k = None
+        return self.mlm
+
+    def get_embedding_dimension(self) -> int:
+        """V."""
+        return self.head.weight.shape[0]
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """Not used: encoders are saved in the standard layout by ``layout.save_encoder``."""
+        raise NotImplementedError("save with pyterrier_rescale.layout.save_encoder")

@@ -1,0 +1,92 @@
+"""What a step minimises: the ranking loss plus the ramped regularisers of queries and documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .config import TrainConfig
+from .losses import LOSSES, Targets
+from .regularizers import REGULARIZERS
+from .schedule import Ramp
+
+
+@dataclass
+class StepParts:
+    """Parts of one micro-batch's objective; tensors are detached.
+
+    Attributes:
+        queries, documents: term weights, (B, V) and (B * (1 + n), V).
+        ranking, query_penalty, document_penalty: scalars, penalties not yet weighted.
+        share: of lambda in force.
+    """
+
+    queries: torch.Tensor
+    documents: torch.Tensor
+    ranking: torch.Tensor
+    query_penalty: torch.Tensor
+    document_penalty: torch.Tensor
+    share: float
+
+
+class Objective(nn.Module):
+    """ranking + share(step) * (lambda_q * R(queries) + lambda_d * R(documents))."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.ranking = LOSSES[config.loss](config.temperature)
+        self.query_regularizer = REGULARIZERS[config.query_regularizer or config.regularizer](vocab_size)
+        self.document_regularizer = REGULARIZERS[config.regularizer](vocab_size)
+        self.ramp = Ramp(config.ramp_steps, config.ramp)
+        self.parts: list[StepParts] = []
+
+    def forward(self, model: nn.Module, batch: dict[str, Any], step: int) -> torch.Tensor:
+        """The objective of a batch at an optimizer step, a scalar; its parts are added to ``parts``.
+
+        ``model`` is the (perhaps DDP-wrapped) SparseEncoder.
+        """
+        queries = self._encode(model, batch["query"])
+        documents = self._encode(model, batch["document"])
+        targets = Targets(batch["positives"], batch["document_ids"], batch.get("scores"))
+        ranking = self.ranking(queries, documents, targets)
+        query_penalty = self.query_regularizer(queries)
+        document_penalty = self.document_regularizer(documents)
+        share = self.ramp(step)
+        self.parts.append(
+            StepParts(
+                queries.detach(), documents.detach(), ranking.detach(),
+                query_penalty.detach(), document_penalty.detach(), share,
+            )
+        )  # fmt: skip
+        penalty = self.config.lambda_q * query_penalty + self.config.lambda_d * document_penalty
+        return ranking + share * penalty
+
+    def _encode(self, model: nn.Module, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Term weights of a side; in mini-batches whose activations are computed again in the backward pass.
+
+        That is GradCache (arXiv:2101.06983): the loss sees the whole batch, memory holds one mini-batch.
+        """
+        size = self.config.mini_batch_size
+        if size is None or size >= len(features["input_ids"]):
+            return model(features)["sentence_embedding"]
+
+        def run(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            longest = int(mask.sum(dim=1).max())
+            part = {"input_ids": ids[:, :longest], "attention_mask": mask[:, :longest]}
+            return model(part)["sentence_embedding"]
+
+        encode: Callable[..., torch.Tensor] = run
+        parts = [
+            checkpoint(encode, ids, mask, use_reentrant=False)
+            for ids, mask in zip(
+                features["input_ids"].split(size), features["attention_mask"].split(size), strict=True
+            )
+        ]
+        return torch.cat(parts)

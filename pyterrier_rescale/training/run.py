@@ -1,0 +1,194 @@
+"""``train``: from a backbone and pairs of texts to a SPLADE encoder in the standard layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..layout import save_encoder
+from .config import CONFIG_FILE, TrainConfig
+from .distributed import barrier, join, on_cpu, world
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..transformers import Splade
+    from .data import Rows
+    from .evaluation import DevWatch
+    from .module import SparseHead
+
+#: Name of the log in the output folder.
+LOG_FILE = "monitor.csv"
+_CHECKPOINTS = "checkpoints"
+
+
+def train(
+    backbone: str | os.PathLike[str] | PreTrainedModel,
+    data: Any,
+    output_dir: str | os.PathLike[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase | str | None = None,
+    config: TrainConfig | None = None,
+    dev: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    verbose: bool = True,
+    **options: Any,
+) -> Splade:
+    """Train a SPLADE encoder (arXiv:2109.10086) on pairs of texts, its head rescaled first (arXiv:2606.18811).
+
+    Example:
+        >>> splade = train("answerdotai/ModernBERT-base", load_collection("docstrings"), "my-splade", rescale=16.0)
+
+    Args:
+        backbone: a hub name, a folder, or a loaded masked LM (which is left as it is).
+        data: a collection with ``train_pairs()``; an iterable of ``(query, positive[, negative, ...][, scores])``; a
+            frame or Hugging Face Dataset with columns ``query``, ``positive``, ``negative*``, ``scores``; or a file.
+        output_dir: folder of the encoder (loads in ``Splade``, ``SparseEncoder``, ``AutoModelForMaskedLM``), of
+            ``monitor.csv`` and of ``train_config.json``.
+        tokenizer: default: the backbone's.
+        config: options as an object, e.g. read from a file by ``TrainConfig.from_json``; keyword options win.
+        dev: a collection with a dev split, or ``(documents, topics, qrels)``: nDCG@10 is measured every ``eval_steps``
+            (default 100) by exact scores, written to ``dev.csv``, and the best state is what is saved.
+        resume: go on from the last checkpoint in ``output_dir``; from the start where there is none.
+        overwrite: start anew where ``output_dir`` holds a run already.
+        verbose: show a progress bar.
+        **options: see below; all are plain values.
+
+    The options, with their defaults:
+
+    - ``rescale=16.0``: None, a number (W <- W / k), ``"auto"`` (k measured on the training documents),
+      ``"calibrated"`` (k and per-term offset measured) or ``"learned"`` (k is trained, too).
+    - ``loss="infonce"``: or ``"margin_mse"``, ``"kl"`` (both need teacher scores); ``temperature=1.0``.
+    - ``batch_size=32`` queries per step (and process), ``gradient_accumulation=1`` such batches per update,
+      ``mini_batch_size=None``: texts in memory at a time (GradCache), for large batches.
+    - ``learning_rate=2e-5``, ``warmup_steps=None`` (a tenth of the steps), then linear decay; ``weight_decay=0.01``,
+      ``max_grad_norm=1.0`` (0: no clipping), ``scale_learning_rate=1e-2`` of a learned k.
+    - ``max_steps=None`` updates, or ``epochs=1``.
+    - ``lambda_q=5e-4``, ``lambda_d=3e-4``: weight of the regulariser for queries and documents, reached after
+      ``ramp_steps=1000`` updates whatever the length of the run (``ramp="quadratic"`` or ``"linear"``).
+    - ``regularizer="flops"`` (``query_regularizer=None``: the same): see
+      :mod:`~pyterrier_rescale.training.regularizers`.
+    - ``max_length=256``, ``query_max_length=None`` (the same): tokens; ``pooling="max"`` or ``"sum"``;
+      ``lowercase=False``.
+    - ``negatives=None``: hard negatives used per query (default: as many as every row has);
+      ``mine_negatives=0``: so many more found by BM25 (Terrier) among the documents of the data.
+    - ``seed=0``; ``bf16=False``; ``device=None``.
+    - ``monitor=True``: stop a collapsed run with a diagnosis; ``"warn"``: only warn; ``False``: never mind.
+      ``log_steps=1``, ``save_steps=500`` (0: no checkpoints), ``report_to=None`` (``"tensorboard"``, ``"wandb"``).
+
+    Returns:
+        The trained encoder, loaded from ``output_dir``.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: before the first step, for options, data or a backbone that cannot
+            serve.
+        FileExistsError: if ``output_dir`` holds a run, and neither ``resume`` nor ``overwrite`` is set.
+        CollapseError: if the run collapses (``monitor=True``); ``monitor.csv`` holds it up to the last step.
+    """
+    config = TrainConfig.from_dict({**(config.to_dict() if config is not None else {}), **options})
+    join(cpu=on_cpu(config.device))
+    from .checks import check_rows, prepare_output
+    from .data import load_rows
+
+    folder = prepare_output(output_dir, config, resume, overwrite)
+    if resume and (folder / "modules.json").exists():
+        return _load(folder, config)
+    rows = load_rows(data)
+    if config.mine_negatives:
+        from .mining import mine_negatives
+
+        rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
+    negatives = check_rows(rows, config)
+
+    from .card import write_card
+    from .checkpoints import latest
+    from .evaluation import DevSet, DevWatch
+    from .start import starting_module
+
+    module = starting_module(backbone, tokenizer, rows, config)
+    dev_set = DevSet(dev) if dev is not None else None
+    barrier()  # all have looked at the folder before one of them changes it
+    if world()[0] == 0:
+        if not resume:
+            _clear(folder)
+        config.to_json(folder / CONFIG_FILE)
+        latest(folder / _CHECKPOINTS)  # removes broken ones
+    barrier()
+    watch = DevWatch(dev_set, config, folder) if dev_set is not None else None
+    _run(module, rows, negatives, config, folder, watch, verbose)
+    best = watch.best.state() if watch is not None else None
+    if best is not None:
+        module.load_state_dict(best)
+    if world()[0] == 0:
+        model = module.fold()
+        write_card(folder, backbone, model, rows, config, folder / LOG_FILE)
+        save_encoder(folder, model, module.tokenizer, pooling=config.pooling, max_length=config.max_length)
+        shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
+    barrier()
+    return _load(folder, config)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, first of all the mark of a whole encoder."""
+    for name in ("modules.json", CONFIG_FILE, LOG_FILE, "dev.csv"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
+
+
+def _run(
+    module: SparseHead, rows: Rows, negatives: int, config: TrainConfig, folder: Path, watch: DevWatch | None,
+    verbose: bool,
+) -> None:  # fmt: skip
+    """The loop itself; the module is trained in place."""
+    from .batches import Collator
+    from .bookkeeping import Bookkeeper
+    from .checkpoints import whole_checkpoints
+    from .trainer import Encoder, Trainer
+
+    collator = Collator(
+        rows,
+        module,
+        negatives=negatives,
+        max_length=config.max_length,
+        query_max_length=config.query_max_length or config.max_length,
+    )
+    bookkeeper = Bookkeeper(config, module, folder / LOG_FILE, watch=watch, verbose=verbose)
+    checkpoint = next(reversed(whole_checkpoints(folder / _CHECKPOINTS)), None)
+    encoder = Encoder(modules=[module], device=config.device)
+    trainer = Trainer(encoder, config, rows, collator, str(folder / _CHECKPOINTS), [bookkeeper])
+    bookkeeper.parts = trainer.objective.parts
+    if config.report_to:
+        bookkeeper.report = trainer.log
+    trainer.objective.ramp.warn_if_short(config.lambda_q, config.lambda_d)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        bookkeeper.close()
+    module.eval()
+
+
+def _load(folder: Path, config: TrainConfig) -> Splade:
+    from ..transformers import Splade
+
+    return Splade(folder, device=config.device)
+
+
+def _named_signature() -> inspect.Signature:
+    """The signature with every option by name and default, as editors, ``help`` and ``inspect`` show it."""
+    signature = inspect.signature(train)
+    kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
+        for option in dataclasses.fields(TrainConfig)
+    ]
+    positional = [p for p in kept if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    keywords = [p for p in kept if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return signature.replace(parameters=[*positional, *options, *keywords])
+
+
+train.__signature__ = _named_signature()

@@ -1,0 +1,108 @@
+"""The model that training starts from: the backbone, its head rescaled as asked."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from ..encoder import check_max_length, lowercasing
+from ..head import check_head, find_head, mean_row_norm
+from ..loading import load_backbone
+from ..rescaling import record, refuse_rescaled, rescale, untie
+from .config import TrainConfig
+from .module import SparseHead
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .data import Rows
+
+#: Where a learned k starts: the paper's constant.
+LEARNED_START = 16.0
+# Pairs that calibration looks at, spread evenly over the training data.
+_CALIBRATION_PAIRS = 512
+# Share of texts in which a calibrated term fires; one text where there are few.
+_FIRING_RATE = 0.03
+
+
+def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
+    """Load a backbone (a loaded one is copied, never changed), rescale its head, and make it trainable.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: as ``rescale``, ``calibrate`` and ``load_backbone``.
+    """
+    model, tokenizer = load_backbone(backbone, tokenizer)
+    if model is backbone:
+        model = copy.deepcopy(model)
+    check_head(model)
+    for length in (config.max_length, config.query_max_length):
+        if length is not None:
+            check_max_length(length, model)
+    if config.lowercase:
+        tokenizer = lowercasing(tokenizer)
+    model = rescaled(model, tokenizer, config, rows)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+    return SparseHead(
+        model,
+        tokenizer,
+        pooling=config.pooling,
+        max_length=config.max_length,
+        learned_k=LEARNED_START if config.rescale == "learned" else None,
+    )
+
+
+def rescaled(model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows) -> PreTrainedModel:
+    """Apply the option ``rescale`` to a model that may be changed; measured ones look at the training pairs."""
+    how = config.rescale
+    if how is None:
+        return model
+    if how == "learned":
+        refuse_rescaled(model)
+        before = mean_row_norm(find_head(model).weight)
+        untie(model)
+        record(
+            model, k=LEARNED_START, method="learned", placement="decoder", bias=False, mean_row_norm_before=before
+        )
+        return model
+    if isinstance(how, str):
+        from ..calibration import calibrate
+
+        pairs = sample_pairs(rows)
+        calibration = calibrate(
+            model,
+            pairs,
+            tokenizer=tokenizer,
+            offset=how == "calibrated",
+            rate=max(_FIRING_RATE, 1 / len(pairs)),
+            temperature=config.temperature,
+            max_length=config.max_length,
+            batch_size=config.batch_size,
+            device=config.device,
+            seed=config.seed,
+            **_aim(rows, config),
+        )
+        return calibration.apply(model, inplace=True)
+    return rescale(model, how, inplace=True)
+
+
+def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, str]]:
+    """Pairs of query and positive spread evenly over the rows, each document once."""
+    step = max(1, len(rows) // size)
+    pairs = {rows[number].documents[0]: rows[number].query for number in range(0, len(rows), step)}
+    return [(query, document) for document, query in pairs.items()][:size]
+
+
+def _aim(rows: Rows, config: TrainConfig) -> dict[str, Any]:
+    """What calibration aims at: for MarginMSE the spread of the teacher's margins, else its default."""
+    if config.loss != "margin_mse":
+        return {}
+    step = max(1, len(rows) // _CALIBRATION_PAIRS)
+    margins = [
+        row.scores[0] - score
+        for row in (rows[number] for number in range(0, len(rows), step))
+        if row.scores is not None
+        for score in row.scores[1:]
+    ]
+    return {"criterion": "margin_std", "target": max(statistics.pstdev(margins), 1e-3)}

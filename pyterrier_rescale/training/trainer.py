@@ -1,0 +1,152 @@
+"""sentence-transformers' SparseEncoderTrainer with our loader, objective and bookkeeping in place of its own.
+
+Kept are its loop, accelerate (DDP, bf16), schedules, checkpoints and reporting. Overridden is what costs time in every
+step (column merging, loss tracking, card statistics) or hides a collapse (NaN components replaced in logs).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers.sparse_encoder import SparseEncoder, SparseEncoderTrainer, SparseEncoderTrainingArguments
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from .batches import Collator, GlobalBatches, Loader
+from .checkpoints import load_state, save_state, seal
+from .config import TrainConfig
+from .data import Rows
+from .distributed import on_cpu
+from .module import SparseHead
+from .objective import Objective
+
+
+class Encoder(SparseEncoder):
+    """A SparseEncoder that zeroes gradients in place: fresh (V, H) buffers cost page faults at every step."""
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Zero the gradients and keep their buffers."""
+        super().zero_grad(set_to_none=False)
+
+
+class Trainer(SparseEncoderTrainer):
+    """The loop; see :func:`~pyterrier_rescale.train`."""
+
+    def __init__(
+        self, model: Encoder, config: TrainConfig, rows: Rows, collator: Collator, folder: str,
+        callbacks: list[TrainerCallback],
+    ) -> None:  # fmt: skip
+        from datasets import Dataset
+
+        self.config, self.rows = config, rows
+        self.module: SparseHead = model[0]
+        objective = Objective(model, config, self.module.get_embedding_dimension())
+        super().__init__(
+            model=model,
+            args=training_arguments(config, folder),
+            # the base class insists on a Dataset; batches come from get_train_dataloader
+            train_dataset=Dataset.from_dict({"row": [0]}),
+            loss=objective,
+            data_collator=collator,
+            callbacks=callbacks,
+        )
+        self.objective = objective
+        self.remove_callback(PrinterCallback)
+        for callback in list(self.callback_handler.callbacks):
+            if type(callback).__name__ == "_OptimizerZeroGradCallback":  # our objective owns no parameters
+                self.remove_callback(callback)
+        self.args._n_gpu = min(1, self.args.n_gpu)  # several GPUs: torchrun, not DataParallel
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches in the order of the seed; each process draws its own part."""
+        batches = GlobalBatches(len(self.rows), self.config.batch_size, self.config.seed)
+        return Loader(self.rows, batch_sampler=batches, collate_fn=self.data_collator)
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Rows of the training data."""
+        return len(self.rows)
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+    ) -> torch.Tensor:
+        """The objective of a micro-batch."""
+        return self.objective(model, inputs, self.state.global_step)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; biases, norms and a learned k do not decay, and the latter has its own learning rate."""
+        if self.optimizer is None:
+            decayed, plain, scale = [], [], []
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    scaled = name.endswith("log_k")
+                    (scale if scaled else decayed if parameter.dim() > 1 else plain).append(parameter)
+            groups = [
+                {"params": decayed, "weight_decay": self.config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ]
+            if scale:
+                groups.append({"params": scale, "weight_decay": 0.0, "lr": self.config.scale_learning_rate})
+            self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
+        return self.optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        objective = self.objective
+        state = {
+            "module": self.module.state_dict(),
+            "query_regularizer": objective.query_regularizer.state_dict(),
+            "document_regularizer": objective.document_regularizer.state_dict(),
+        }
+        save_state(Path(output_dir or self.args.output_dir), state)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        state = load_state(Path(checkpoint_path))
+        self.module.load_state_dict(state["module"])
+        self.objective.query_regularizer.load_state_dict(state["query_regularizer"])
+        self.objective.document_regularizer.load_state_dict(state["document_regularizer"])
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        # the bookkeeping callback has clipped and noted the norm; another pass over all gradients is not needed
+        return grad_norm
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """No statistics over the data: the card is ours."""
+
+
+def training_arguments(config: TrainConfig, folder: str) -> SparseEncoderTrainingArguments:
+    """The base trainer's arguments for a configuration; logging, clipping and saving are left to callbacks."""
+    steps = config.max_steps if config.max_steps is not None else -1
+    return SparseEncoderTrainingArguments(
+        output_dir=folder,
+        max_steps=steps,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.learning_rate,
+        warmup_steps=0.1 if config.warmup_steps is None else config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=0.0,
+        bf16=config.bf16,
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to=config.report_to or "none",
+        disable_tqdm=True,
+        use_cpu=on_cpu(config.device),
+        dataloader_num_workers=0,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+    )
