@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from .cli_train import train
 
 app = typer.Typer(
     name="pyterrier-rescale",
@@ -107,50 +108,10 @@ def rescale(
     typer.echo(f"{output}: {provenance(loaded)}")
 
 
-@app.command(
+app.command(
     epilog="Example: pyterrier-rescale train answerdotai/ModernBERT-base irds:beir/scifact/train splade "
-    "--rescale 16 --max-steps 1000"
-)
-def train(
-    backbone: Model,
-    data: Collection,
-    output: Annotated[Path, typer.Argument(help="Folder of the encoder.", show_default=False)],
-    rescale: RescaleOption = "16",
-    loss: Annotated[str, typer.Option(help="infonce, margin_mse or kl.", rich_help_panel="Loss")] = "infonce",
-    temperature: Annotated[float, typer.Option(help="Softmax temperature.", rich_help_panel="Loss")] = 1.0,
-    lambda_q: Annotated[float | None, typer.Option(help="FLOPS weight, queries.", rich_help_panel="Loss")] = None,
-    lambda_d: Annotated[float | None, typer.Option(help="FLOPS weight, documents.", rich_help_panel="Loss")] = None,
-    ramp_steps: Annotated[
-        int | None, typer.Option(help="Steps until full regularisation.", rich_help_panel="Loss")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=2)] = 32,
-    learning_rate: Annotated[float, typer.Option()] = 2e-5,
-    max_steps: Annotated[int | None, typer.Option(help="Steps; default: by epochs.")] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.", min=1)] = 1,
-    max_length: MaxLength = 256,
-    seed: Seed = 0,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
-    config: Annotated[
-        Path | None, typer.Option(help="JSON file of further train() arguments; options given here win.")
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Train a SPLADE encoder from a backbone, its head rescaled first."""
-    import json
-
-    from . import load_collection
-    from . import train as run
-    from .comparison import parse_rescale
-
-    options = json.loads(config.read_text(encoding="utf-8")) if config is not None else {}
-    given = {"lambda_q": lambda_q, "lambda_d": lambda_d, "ramp_steps": ramp_steps}
-    options.update({key: value for key, value in given.items() if value is not None})
-    encoder = run(
-        backbone, load_collection(data), output, rescale=parse_rescale(rescale), loss=loss, temperature=temperature,
-        batch_size=batch_size, learning_rate=learning_rate, max_steps=max_steps, epochs=epochs, max_length=max_length,
-        seed=seed, resume=resume, verbose=not quiet, **options,
-    )  # fmt: skip
-    typer.echo(f"{encoder!r} saved in {output}")
+    "--rescale 16 --max-steps 1000 --set warmup_steps=50"
+)(train)
 
 
 @app.command(epilog="Example: pyterrier-rescale index splade irds:beir/scifact scifact.index")

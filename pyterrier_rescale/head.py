@@ -151,6 +151,8 @@ def check_head(model: PreTrainedModel) -> Head:
                 fits = float((got.float() - expected.float()).abs().max() / scale) < tolerance
     finally:
         model.train(training)
+    if not bool(expected.isfinite().all()):
+        raise ValueError(f"{type(model).__name__}: the logits are not finite; the checkpoint holds NaN or infinity")
     if not fits:
         raise ValueError(
             f"{type(model).__name__}: the logits are not t W^T + b of its output embeddings "
