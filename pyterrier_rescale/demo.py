@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .comparison import Comparison
 
 #: Documents and topics of the sample that is indexed and scored; training uses the pairs of the whole collection.
-DEMO_DOCS, DEMO_TOPICS = 1500, 150
+DEMO_DOCS, DEMO_TOPICS = 1500, 100
 DEMO_RESCALINGS: tuple[Any, ...] = (None, 16.0, "calibrated")
 DEMO_TRAINING = {
     "batch_size": 24, "max_steps": 100, "learning_rate": 5e-4, "monitor": "warn", "save_steps": 0,
