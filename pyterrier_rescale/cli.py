@@ -64,7 +64,9 @@ def audit(
     sample = None if texts is None else _some_texts(texts, n_texts)
     result = run({name: name for name in models} if len(models) > 1 else models[0], sample)
     frame = result.to_frame()
-    typer.echo(frame.T.to_string(header=len(models) > 1))
+    numbers = frame.drop(columns=["model", "verdict"]).T  # the verdict is a sentence: it follows in lines of its own
+    numbers.columns = [Path(name).name for name in models]
+    typer.echo(numbers.to_string(float_format=lambda value: f"{value:.4g}"))
     typer.echo(str(result.verdict))
     if csv is not None:
         frame.to_csv(csv, index=False)

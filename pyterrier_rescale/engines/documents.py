@@ -110,8 +110,16 @@ class DocumentStream:
         toks = doc["toks"]
         if not isinstance(toks, Mapping):
             raise TypeError(f"toks of document {docno!r} must be a dict of term -> int >= 1, got {toks!r}")
-        if not toks:
-            return {}
+        if not self._terms.issuperset(toks):
+            self._check_new_terms(toks, docno)
+        toks = _plain_weights(toks, docno)
+        total = sum(toks.values())
+        if total > MAX_SUM:
+            raise ValueError(f"document {docno!r}: the weights sum to {total}, the engines hold sums up to {MAX_SUM}")
+        self.weight_sum += total
+        return toks
+
+    def _check_new_terms(self, toks: Mapping, docno: str) -> None:
         for term in toks.keys() - self._terms:
             if not isinstance(term, str):
                 raise TypeError(f"document {docno!r}: a term must be a str, got {term!r}")
@@ -121,27 +129,6 @@ class DocumentStream:
             except ValueError as error:
                 raise ValueError(f"document {docno!r}: {error}") from None
             self._terms.add(term)
-        weights = self._weights(toks, docno)
-        total = sum(weights)
-        if total > MAX_SUM:
-            raise ValueError(f"document {docno!r}: the weights sum to {total}, the engines hold sums up to {MAX_SUM}")
-        self.weight_sum += total
-        return dict(zip(toks, weights, strict=True))
-
-    def _weights(self, toks: Mapping, docno: str) -> list[int]:
-        values = list(toks.values())
-        try:
-            array = np.asarray(values)
-        except ValueError:  # nested lists of several lengths
-            array = np.empty(0, dtype=object)
-        whole = array.dtype.kind in "iu" or (array.dtype.kind == "f" and bool((array == np.floor(array)).all()))
-        if not whole or array.ndim != 1 or array.min() < 1 or array.max() > MAX_WEIGHT:
-            term, value = next(((t, v) for t, v in toks.items() if not _is_weight(v)), next(iter(toks.items())))
-            raise ValueError(
-                f"document {docno!r}: the weight of a term must be an int from 1 to {MAX_WEIGHT}, got {value!r} for "
-                f"{term!r}. doc_encoder(scale=100) makes such weights: times the scale, rounded, zeros dropped"
-            )
-        return array.astype(np.int64).tolist()
 
     def _check_stamp(self, toks: Mapping, docno: str) -> None:
         stamp = getattr(toks, "vocab", None)
@@ -160,6 +147,21 @@ class DocumentStream:
                 f"({self.fingerprint})"
             )
         self.fingerprint = fingerprint
+
+
+def _plain_weights(toks: Mapping, docno: str) -> dict[str, int]:
+    """The weights as Python ints, which is what they are mostly."""
+    values = toks.values()
+    if set(map(type, values)) <= {int} and isinstance(toks, dict):
+        if not toks or (min(values) >= 1 and max(values) <= MAX_WEIGHT):
+            return toks
+    for term, value in toks.items():
+        if not _is_weight(value):
+            raise ValueError(
+                f"document {docno!r}: the weight of a term must be an int from 1 to {MAX_WEIGHT}, got {value!r} for "
+                f"{term!r}. doc_encoder(scale=100) makes such weights: times the scale, rounded, zeros dropped"
+            )
+    return {term: int(value) for term, value in toks.items()}
 
 
 def _is_weight(value: Any) -> bool:
