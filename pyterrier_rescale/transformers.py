@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,7 @@ class Splade(pt.Transformer):
         verbose: bool = False,
     ) -> None:
         from .encoder import TextEncoder, check_positive, position_limit
+        from .java import ensure_java
         from .layout import saved_settings
         from .loading import load_backbone
         from .rescaling import check_k
@@ -113,6 +115,10 @@ class Splade(pt.Transformer):
             device=device,
         )
         self._terms: dict[str, TermMap] = {}
+        # A plain Terrier index may follow in the pipeline: choose its JVM while it can still be chosen. Machines
+        # without any Java still encode, score, and use the exact engine.
+        with suppress(RuntimeError):
+            ensure_java()
 
     # Roles
 

@@ -70,6 +70,21 @@ def test_systems_index_once_and_score_true_dot_products(encoders, exact_scores, 
     assert table["name"].tolist() == ["raw", "k=4"] and table["ndcg_cut_10"].between(0, 1).all()
 
 
+def test_plain_pyterrier_works_too_and_pipelines_are_drawn(encoders, exact_scores, tmp_path):
+    splade, topics = encoders["k=4"], Sentences().topics()
+    plain = pt.terrier.TerrierIndex(tmp_path / "plain")
+    (splade.doc_encoder() >> plain.toks_indexer()).index(Sentences().corpus())
+    pipeline = splade.query_encoder() >> plain.tf()
+    results = pipeline(topics)
+    expected = exact_scores["k=4"]
+    largest = [max(toks.values()) for toks in splade.query_encoder()(topics)["query_toks"]]
+    for (qid, docno), score in results.set_index(["qid", "docno"])["score"].items():
+        number = int(qid[1:])  # plain Terrier divides by the query's largest weight and keeps the scale
+        assert score / 100 * largest[number] == pytest.approx(expected[number, int(docno[1:])], rel=0.03, abs=0.02)
+    drawn = pt.schematic.draw(systems({"one": splade}, Sentences(), tmp_path / "ours")["one"])
+    assert "SPLADE queries" in drawn and "terrier retriever" in drawn
+
+
 def test_another_encoder_or_corpus_under_the_same_name_is_indexed_anew(encoders, tmp_path):
     docs = [{"docno": "a", "text": tiny.TEXTS[0]}, {"docno": "b", "text": tiny.TEXTS[1]}]
     first = systems({"one": encoders["raw"]}, docs, tmp_path, engine="exact")["one"]
