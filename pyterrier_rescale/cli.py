@@ -111,7 +111,7 @@ def rescale(
 
 
 app.command(
-    epilog="Example: pyterrier-rescale train answerdotai/ModernBERT-base irds:beir/scifact/train splade "
+    epilog="Example: pyterrier-rescale train answerdotai/ModernBERT-base irds:beir/scifact splade "
     "--rescale 16 --max-steps 1000 --set warmup_steps=50"
 )(train)
 
