@@ -15,6 +15,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,9 @@ def encode(options: argparse.Namespace, folder: Path) -> list[str]:
         print(f"{family}: {len(texts)} documents, {vectors.nnz / len(texts):.0f} active terms", flush=True)
         for terms in ("safe", "raw"):
             names.append(f"{family}-{terms}")
-            toks = {scale: to_weights(splade, terms, vectors, scale) for scale in set(ENGINES.values())}
+            words = splade.term_map(terms)
             with open(folder / f"{names[-1]}.pickle", "wb") as out:
-                pickle.dump((docnos, toks, to_weights(splade, terms, queries), truth), out)
+                pickle.dump((docnos, vectors, queries, words.terms, words.fingerprint, truth), out)
     return names
 
 
@@ -64,18 +65,17 @@ def encoders(options: argparse.Namespace, texts: list[str], folder: Path):
             yield family, Splade(calibration.apply(backbone), tokenizer=backbone)
 
 
-def to_weights(splade, terms: str, vectors, scale: int | None = None) -> list[dict]:
+def weights(vectors, terms: np.ndarray, stamp: str, scale: int | None = None) -> Iterator[dict]:
     """What the encoders of documents (with a scale) and queries put out, from vectors encoded once."""
     from pyterrier_rescale.terms import to_toks
 
-    words = splade.term_map(terms)
-    stamp = f"{words.fingerprint}:{scale or 1:g}"
-    if scale is None:
-        return to_toks(words.terms, vectors.indptr, vectors.indices, vectors.data.astype(np.float64), stamp)
-    scaled = vectors.astype(np.float64)
-    scaled.data = np.rint(scaled.data * scale)
-    scaled.eliminate_zeros()
-    return to_toks(words.terms, scaled.indptr, scaled.indices, scaled.data.astype(np.int64), stamp)
+    for row in range(vectors.shape[0]):
+        part = vectors[row].astype(np.float64)
+        if scale:
+            part.data = np.rint(part.data * scale)
+            part.eliminate_zeros()
+        data = part.data.astype(np.int64) if scale else part.data
+        yield from to_toks(terms, part.indptr, part.indices, data, f"{stamp}:{scale or 1:g}")
 
 
 def check(folder: Path, name: str, condition: str) -> None:
@@ -87,13 +87,15 @@ def check(folder: Path, name: str, condition: str) -> None:
     from pyterrier_rescale.engines import open_index
 
     with open(folder / f"{name}.pickle", "rb") as file:
-        docnos, toks, queries, truth = pickle.load(file)
-    queries = pd.DataFrame({"qid": [f"q{i}" for i in range(len(queries))], "query_toks": queries})
+        docnos, vectors, queries, terms, stamp, truth = pickle.load(file)
+    toks = list(weights(queries, terms, stamp))
+    queries = pd.DataFrame({"qid": [f"q{i}" for i in range(len(toks))], "query_toks": toks})
     number = {docno: i for i, docno in enumerate(docnos)}
     for label, scale in ENGINES.items():
         with tempfile.TemporaryDirectory() as place:
             index = open_index(Path(place) / "i", label.split(",")[0], scale=scale)
-            documents = ({"docno": d, "toks": t} for d, t in zip(docnos, toks[scale], strict=True))
+            toks = weights(vectors, terms, stamp, scale)
+            documents = ({"docno": d, "toks": t} for d, t in zip(docnos, toks, strict=True))
             try:
                 index.indexer().index(documents)
             except ValueError as error:
