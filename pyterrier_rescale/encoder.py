@@ -14,6 +14,8 @@ from scipy.sparse import csr_matrix, vstack
 
 from .head import check_head, head_input
 from .kernel import POOLINGS, sparse_head
+from .memory import keep_freed_memory
+from .screening import make_screen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _WINDOW = 2048
 # Padded tokens of one batch on a CPU: a hidden state of a few MB, which keeps the layers' temporaries in the cache.
 _CPU_TOKENS = 2048
+
+_MANY_TEXTS = 8
 
 
 class HeadBatch(NamedTuple):
@@ -112,9 +116,14 @@ class TextEncoder:
         texts = check_texts(texts)
         parts: list[csr_matrix] = []
         order: list[np.ndarray] = []
+        # one screen for all batches; a few texts would not pay for it
+        many = self.pooling == "max" and len(texts) >= _MANY_TEXTS
+        screen = make_screen(self.head.weight) if many else None
         for batch in self.head_batches(texts, batch_size=batch_size):
             with torch.inference_mode():
-                weights = sparse_head(batch.hidden, self.head.weight, self.head.bias, batch.mask, self.pooling)
+                weights = sparse_head(
+                    batch.hidden, self.head.weight, self.head.bias, batch.mask, self.pooling, screen=screen
+                )
             parts.append(to_csr(weights))
             order.append(batch.texts)
             if progress:
@@ -130,6 +139,8 @@ class TextEncoder:
         Tokenising the next window of texts overlaps with the model's work on this one.
         """
         batch_size = self.batch_size if batch_size is None else check_positive("batch_size", batch_size)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         present = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
         with ThreadPoolExecutor(max_workers=1) as pool:

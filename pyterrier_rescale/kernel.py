@@ -5,26 +5,28 @@ x_v = log(1 + relu(max_i z_iv)) (``pooling="max"``; SPLADE v2, arXiv:2109.10086)
 x_v = sum_i log(1 + relu(z_iv)) (``pooling="sum"``; SPLADE, arXiv:2107.05720).
 
 log(1 + relu(.)) is monotone and b_v is the same at every position, so for the max both are applied once, to (B, V).
-The decoder product is walked in blocks that fit the cache (CPU) or a fixed workspace (GPU). The gradient of a max
-touches one position per (text, term), and only where the relu is open: with S the (T, V) matrix of one entry per
-open term, dH = S W, dW = S^T H and db = the column sums of S, exactly.
+The decoder product is walked in blocks (:mod:`.blocks`), or screened where that is cheaper (:mod:`.screening`). The
+gradient of a max touches one position per (text, term), and only where the relu is open: with S the (T, V) matrix of
+one entry per open term, dH = S W, dW = S^T H and db = the column sums of S, exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from .blocks import TextGroup, logit_blocks, text_groups
+from .screening import FEW_ROWS, MAX_CANDIDATES, Screen, make_screen
+
 POOLINGS = ("max", "sum")
 
-# Elements of one block of logits. On CPUs 1 MB stays in the second-level cache, and reusing one small buffer avoids
-# the page faults of fresh large ones; on GPUs a launch must be large enough to fill the chip.
-_CPU_BLOCK = 1 << 18
-_GPU_BLOCK = 1 << 26
-_CPU_VOCAB_CHUNK = 1024
+# Share of open terms up to which a second product over them beats a maximum with positions over all.
+_FEW_OPEN = 0.15
+# Entries of S per (row, term) from which products with a dense S beat gathering rows for each entry.
+_DENSE_ENTRIES = 1 / 64
+_DENSE_CHUNK = 512
 
 
 def sparse_head(
@@ -33,6 +35,8 @@ def sparse_head(
     bias: torch.Tensor | None,
     mask: torch.Tensor,
     pooling: str = "max",
+    *,
+    screen: Screen | None = None,
 ) -> torch.Tensor:
     """Term weights of a batch of texts, differentiable in ``hidden``, ``weight`` and ``bias``.
 
@@ -42,6 +46,8 @@ def sparse_head(
         bias: the decoder's b, shape (V,), or ``None``.
         mask: nonzero at attended positions, shape (B, L).
         pooling: ``"max"`` or ``"sum"`` over attended positions.
+        screen: of this very ``weight`` (:func:`.screening.make_screen`), to share between batches; by default one is
+            made where it pays. Only the time depends on it.
 
     Returns:
         x, shape (B, V), float32 (float64 for float64 input), >= 0; a text without attended positions gets zeros.
@@ -63,94 +69,92 @@ def sparse_head(
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     mask = mask.bool()
     rows = hidden[mask]  # (T, H): padding never reaches the product
-    lengths = mask.sum(dim=1).tolist()
+    lengths = mask.sum(dim=1)
+    if screen is not None and (weight.dtype != torch.float32 or screen.half.shape != weight.shape):
+        screen = None  # autocast: the product is in half precision anyway
     with torch.autocast(device, enabled=False):
         if pooling == "sum":
             return _SumHead.apply(rows, weight, bias, lengths)
-        return _MaxHead.apply(rows, weight, bias, lengths)
+        return _MaxHead.apply(rows, weight, bias, lengths, screen)
 
 
 def _accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _text_groups(lengths: list[int], limit: int) -> Iterator[tuple[int, int, int, int]]:
-    """Consecutive texts of at most ``limit`` rows together: (first text, end text, first row, end row)."""
-    first = row = start = 0
-    for text, length in enumerate(lengths):
-        if row + length - start > limit and text > first:
-            yield first, text, start, row
-            first, start = text, row
-        row += length
-    if len(lengths) > first:
-        yield first, len(lengths), start, row
-
-
-def _blocks(rows: torch.Tensor, vocab_size: int, lengths: list[int]) -> tuple[int, list[tuple[int, int, int, int]]]:
-    """Vocabulary chunk size and text groups, such that a block of logits is bounded whatever B and L."""
-    if rows.device.type == "cpu":
-        chunk = min(_CPU_VOCAB_CHUNK, vocab_size)
-        limit = max(1, _CPU_BLOCK // chunk)
-    else:
-        chunk = max(1, min(vocab_size, _GPU_BLOCK // max(1, len(rows))))
-        limit = max(1, len(rows))
-    return chunk, list(_text_groups(lengths, limit))
-
-
-def _logit_blocks(
-    rows: torch.Tensor, weight: torch.Tensor, lengths: list[int]
-) -> Iterator[tuple[slice, tuple[int, int, int, int], torch.Tensor]]:
-    """Yield (vocabulary slice, text group, t W^T of that block); the tensor is valid until the next step."""
-    chunk, groups = _blocks(rows, len(weight), lengths)
-    largest = max((end - start for _, _, start, end in groups), default=0)
-    workspace = rows.new_empty(largest * chunk)
-    for begin in range(0, len(weight), chunk):
-        terms = slice(begin, min(begin + chunk, len(weight)))
-        columns = weight[terms].t()
-        for group in groups:
-            _, _, start, end = group
-            logits = workspace[: (end - start) * columns.shape[1]].view(end - start, columns.shape[1])
-            torch.mm(rows[start:end], columns, out=logits)
-            yield terms, group, logits
-
-
-def _spans(lengths: list[int], group: tuple[int, int, int, int]) -> Iterator[tuple[int, slice]]:
-    """Texts of a group that have rows, each with its rows relative to the group's first."""
-    first, stop, _, _ = group
-    row = 0
-    for text in range(first, stop):
-        if lengths[text]:
-            yield text, slice(row, row + lengths[text])
-        row += lengths[text]
-
-
 def _pooled_max(
-    rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, lengths: list[int], with_positions: bool
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    lengths: torch.Tensor,
+    with_positions: bool,
+    screen: Screen | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """max_i w_v . t_i + b_v (B, V) and, where asked for, the row of each maximum that is open (B, V).
+    """max_i w_v . t_i + b_v (B, V), right where it is above zero, and the row of each such maximum (B, V).
 
-    Only an open term has a gradient, so only its position is looked for: a plain maximum over all terms and a search
-    in the few open columns cost a fraction of one maximum with positions.
+    Only an open term has a value and a gradient. Where few are open, screening finds them in a cheap product, and
+    a second small product over the few gives value and position; where many are, one full product gives all.
     """
-    values = rows.new_full((len(lengths), len(weight)), float("-inf"), dtype=_accumulate_dtype(rows.dtype))
-    positions = torch.zeros(values.shape, dtype=torch.int32, device=rows.device) if with_positions else None
-    for terms, group, logits in _logit_blocks(rows, weight, lengths):
-        start = group[2]
-        for text, span in _spans(lengths, group):
-            block = logits[span]
-            best = values[text, terms]
-            best.copy_(block.amax(dim=0))
-            if bias is not None:
-                best += bias[terms].to(best.dtype)
-            if positions is None:
-                continue
-            (open_terms,) = (best > 0).nonzero(as_tuple=True)
-            if 5 * len(open_terms) < 2 * len(best):  # where both were seen to cost the same
-                where = block.index_select(1, open_terms).max(dim=0).indices
-                positions[text, terms][open_terms] = where.to(torch.int32) + (start + span.start)
-            else:
-                positions[text, terms] = block.max(dim=0).indices.to(torch.int32) + (start + span.start)
+    dtype = _accumulate_dtype(rows.dtype)
+    groups = text_groups(lengths)
+    shape = len(lengths), len(weight)
+    positions = torch.zeros(shape, dtype=torch.int32, device=rows.device) if with_positions else None
+    if screen is None and len(rows) >= FEW_ROWS:
+        screen = make_screen(weight.detach())
+    if screen is not None:
+        values = screen.upper_bounds(rows, groups, len(lengths))
+        if bias is not None:
+            values += bias
+        maybe_open = ~(values <= 0)  # a NaN may be open: it must show
+        if maybe_open.float().mean() <= MAX_CANDIDATES:
+            values.fill_(float("-inf"))
+            _fill(values, positions, maybe_open, rows, weight, bias, groups)
+            return values, positions
+    values = rows.new_full(shape, float("-inf"), dtype=dtype)
+    sparse = torch.zeros_like(values, dtype=torch.bool) if with_positions else None
+    for group, terms, logits, _ in logit_blocks(rows, weight, groups):
+        best = logits.amax(dim=1).to(dtype)
+        if bias is not None:
+            best += bias[terms].to(dtype)
+        values[group.texts, terms] = best
+        if positions is None or sparse is None:
+            continue
+        is_open = ~(best <= 0)
+        if is_open.float().mean() < _FEW_OPEN:
+            sparse[group.texts, terms] = is_open
+        else:
+            where = torch.minimum(logits.max(dim=1).indices, group.lengths[:, None] - 1)
+            positions[group.texts, terms] = (where + group.starts[:, None]).to(torch.int32)
+    if sparse is not None:
+        _fill(values, positions, sparse, rows, weight, bias, groups)
     return values, positions
+
+
+def _fill(
+    values: torch.Tensor,
+    positions: torch.Tensor | None,
+    wanted: torch.Tensor,
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    groups: list[TextGroup],
+) -> None:
+    """Compute the wanted (text, term) pairs in full precision, one small product per text; in place."""
+    for group in groups:
+        for text, start, length in zip(
+            group.texts.tolist(), group.starts.tolist(), group.lengths.tolist(), strict=True
+        ):
+            (terms,) = wanted[text].nonzero(as_tuple=True)
+            if not len(terms):
+                continue
+            logits = weight.index_select(0, terms) @ rows[start : start + length].t()
+            best, where = logits.max(dim=1)
+            best = best.to(values.dtype)
+            if bias is not None:
+                best += bias[terms].to(values.dtype)
+            values[text, terms] = best
+            if positions is not None:
+                positions[text, terms] = (where + start).to(torch.int32)
 
 
 class _MaxHead(torch.autograd.Function):
@@ -158,10 +162,15 @@ class _MaxHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, lengths: list[int]
+        ctx: Any,
+        rows: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        lengths: torch.Tensor,
+        screen: Screen | None,
     ) -> torch.Tensor:
         needs_gradient = any(ctx.needs_input_grad[:3])
-        values, positions = _pooled_max(rows, weight, bias, lengths, needs_gradient)
+        values, positions = _pooled_max(rows, weight, bias, lengths, needs_gradient, screen)
         weights = values.clamp_min_(0).log1p_()
         if needs_gradient:
             ctx.save_for_backward(rows, weight, weights, positions)
@@ -171,19 +180,50 @@ class _MaxHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, weight, weights, positions = ctx.saved_tensors
-        texts, terms = weights.nonzero(as_tuple=True)
-        # d log1p(z) / dz = 1 / (1 + z) = exp(-x)
-        entries = gradient[texts, terms] * torch.exp(-weights[texts, terms])
-        source = positions[texts, terms].long()
+        want_rows, want_weight, want_bias = ctx.needs_input_grad[:3]
         d_rows = d_weight = d_bias = None
-        if ctx.needs_input_grad[0]:
-            d_rows = _sparse_product(source, terms, entries, weight, len(rows))
-        if ctx.needs_input_grad[1]:
-            d_weight = _sparse_product(terms, source, entries, rows, len(weight))
-        if ctx.needs_input_grad[2]:
-            d_bias = torch.zeros(len(weight), dtype=entries.dtype, device=entries.device)
-            d_bias = d_bias.index_add_(0, terms, entries).to(ctx.bias_dtype)
-        return d_rows, d_weight, d_bias, None
+        if int(weights.count_nonzero()) > _DENSE_ENTRIES * len(rows) * len(weight):
+            d_rows, d_weight, d_bias = _dense_gradients(rows, weight, weights, positions, gradient)
+        else:
+            texts, terms = weights.nonzero(as_tuple=True)
+            entries = gradient[texts, terms] * _slope(weights[texts, terms])
+            source = positions[texts, terms].long()
+            if want_rows:
+                d_rows = _sparse_product(source, terms, entries, weight, len(rows))
+            if want_weight:
+                d_weight = _sparse_product(terms, source, entries, rows, len(weight))
+            if want_bias:
+                d_bias = entries.new_zeros(len(weight)).index_add_(0, terms, entries)
+        return (
+            d_rows if want_rows else None,
+            d_weight if want_weight else None,
+            d_bias.to(ctx.bias_dtype) if want_bias else None,
+            None,
+            None,
+        )
+
+
+def _slope(weights: torch.Tensor) -> torch.Tensor:
+    """dx/dz of an open term: 1 / (1 + z) = exp(-x)."""
+    return torch.exp(-weights)
+
+
+def _dense_gradients(
+    rows: torch.Tensor, weight: torch.Tensor, weights: torch.Tensor, positions: torch.Tensor, gradient: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """dH, dW and db with S written out, a chunk of the vocabulary at a time: for many open terms of short texts."""
+    d_rows, d_weight = torch.zeros_like(rows), torch.empty_like(weight)
+    d_bias = weights.new_empty(len(weight))
+    for begin in range(0, len(weight), _DENSE_CHUNK):
+        terms = slice(begin, min(begin + _DENSE_CHUNK, len(weight)))
+        opened = weights[:, terms]
+        entries = torch.where(opened > 0, gradient[:, terms] * _slope(opened), 0)
+        d_bias[terms] = entries.sum(dim=0)
+        dense = rows.new_zeros(len(rows), opened.shape[1])
+        dense.scatter_add_(0, positions[:, terms].long(), entries.to(rows.dtype))
+        d_rows.addmm_(dense, weight[terms])
+        torch.mm(dense.t(), rows, out=d_weight[terms])
+    return d_rows, d_weight, d_bias
 
 
 def _sparse_product(
@@ -211,17 +251,15 @@ class _SumHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, lengths: list[int]
+        ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, lengths: torch.Tensor
     ) -> torch.Tensor:
-        total = torch.zeros(
-            len(lengths), len(weight), dtype=_accumulate_dtype(rows.dtype), device=rows.device
-        )
-        for terms, group, logits in _logit_blocks(rows, weight, lengths):
+        total = torch.zeros(len(lengths), len(weight), dtype=_accumulate_dtype(rows.dtype), device=rows.device)
+        for group, terms, logits, _ in logit_blocks(rows, weight, text_groups(lengths)):
             if bias is not None:
                 logits += bias[terms].to(logits.dtype)
             logits.clamp_min_(0).log1p_()
-            for text, span in _spans(lengths, group):
-                torch.sum(logits[span], dim=0, dtype=total.dtype, out=total[text, terms])
+            real = group.real().to(logits.dtype)
+            total[group.texts, terms] = torch.bmm(real[:, None, :], logits).squeeze(1).to(total.dtype)
         ctx.save_for_backward(rows, weight, bias)
         ctx.lengths = lengths
         return total
@@ -233,17 +271,17 @@ class _SumHead(torch.autograd.Function):
         d_rows = torch.zeros_like(rows) if want_rows else None
         d_weight = torch.zeros_like(weight) if want_weight else None
         d_bias = torch.zeros_like(bias) if want_bias else None
-        for terms, group, logits in _logit_blocks(rows, weight, ctx.lengths):
-            start, end = group[2:]
+        for group, terms, logits, padded in logit_blocks(rows, weight, text_groups(ctx.lengths)):
             if bias is not None:
                 logits += bias[terms].to(logits.dtype)
             slope = torch.where(logits > 0, (1 + logits).reciprocal_(), 0)
-            for text, span in _spans(ctx.lengths, group):
-                slope[span] *= gradient[text, terms].to(slope.dtype)
-            if want_rows:
-                d_rows[start:end].addmm_(slope, weight[terms])
-            if want_weight:
-                d_weight[terms].addmm_(slope.t(), rows[start:end])
-            if want_bias:
+            slope *= gradient[group.texts, terms][:, None].to(slope.dtype)
+            slope *= group.real()[..., None]
+            slope = slope.flatten(0, 1)
+            if d_rows is not None:
+                d_rows.index_add_(0, group.index, slope @ weight[terms])
+            if d_weight is not None:
+                d_weight[terms].addmm_(slope.t(), padded)
+            if d_bias is not None:
                 d_bias[terms] += slope.sum(dim=0).to(d_bias.dtype)
         return d_rows, d_weight, d_bias, None

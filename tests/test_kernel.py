@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyterrier_rescale import kernel
+from pyterrier_rescale import blocks, kernel
 from pyterrier_rescale.kernel import sparse_head
 
 
@@ -65,9 +65,32 @@ def test_ties_share_no_gradient_twice():
 def test_many_blocks_give_the_same_as_one(pooling, monkeypatch):
     (hidden, weight, bias), mask = batch()
     whole = sparse_head(hidden, weight, bias, mask, pooling)
-    monkeypatch.setattr(kernel, "_CPU_VOCAB_CHUNK", 37)
-    monkeypatch.setattr(kernel, "_CPU_BLOCK", 37 * 4)
+    monkeypatch.setattr(blocks, "_VOCAB_CHUNK", 37)
+    monkeypatch.setattr(blocks, "CPU_BLOCK", 37 * 4)
     torch.testing.assert_close(sparse_head(hidden, weight, bias, mask, pooling), whole, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_written_out_and_gathered_gradients_are_the_same(share, monkeypatch):
+    """A share of 0 writes S out whatever it holds; of 1 it always gathers."""
+    (hidden, weight, bias), mask = batch()
+    truth = plain(hidden, weight, bias, mask, "max")
+    upstream = torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(kernel, "_DENSE_ENTRIES", share)
+    got = torch.autograd.grad(sparse_head(hidden, weight, bias, mask), (hidden, weight, bias), upstream)
+    for ours, expected in zip(got, torch.autograd.grad(truth, (hidden, weight, bias), upstream), strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_behind_a_compiled_body():
+    (hidden, weight, bias), mask = batch()
+    body = torch.nn.Linear(5, 5, dtype=torch.float64)
+    compiled = torch.compile(body, backend="aot_eager")
+    ours = sparse_head(compiled(hidden), weight, bias, mask)
+    truth = plain(body(hidden), weight, bias, mask, "max")
+    torch.testing.assert_close(ours, truth)
+    ours, truth = (torch.autograd.grad(x.sum(), body.weight)[0] for x in (ours, truth))
+    torch.testing.assert_close(ours, truth)
 
 
 def test_only_the_gradients_asked_for():

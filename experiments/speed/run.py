@@ -76,8 +76,9 @@ def build(shape: str, folder: Path) -> None:
     with torch.no_grad():
         encoder.head.bias.fill_(100.0)  # all terms fire: the weights tell the pooled logits
         weights = encoder.encode(texts(48)).toarray()
-        pooled = np.expm1(weights.astype(np.float64)) - 100.0
-        encoder.head.bias.fill_(-float(np.quantile(pooled, 1 - ACTIVE / vocab)))
+        pooled = (np.expm1(weights.astype(np.float64)) - 100.0)[:, : len(tokenizer)]
+        encoder.head.bias.fill_(-float(np.quantile(pooled, 1 - ACTIVE / pooled.shape[1])))
+        encoder.head.bias[len(tokenizer) :] = -1e4  # pyterrier_splade fails where a row without a token fires
     Splade(model, tokenizer=tokenizer, max_length=MAX_LENGTH).save_pretrained(folder)
 
 
@@ -174,6 +175,7 @@ def encode(shape: str, options: argparse.Namespace, folder: Path) -> list[dict]:
         arguments = (theirs, name, str(folder), sample, options.threads, options.batch_size)
         process = context.Process(target=encode_worker, args=arguments, daemon=True)
         process.start()
+        theirs.close()  # so that a worker that dies is noticed
         assert ours.recv() == "ready"
         workers[name] = (ours, process)
     measured: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
@@ -255,6 +257,7 @@ def training(shape: str, options: argparse.Namespace, folder: Path) -> list[dict
             arguments = (theirs, name, str(folder), pairs, options.threads, options.batch_size, options.steps)
             process = context.Process(target=train_worker, args=arguments, daemon=True)
             process.start()
+            theirs.close()
             measured[name].append(ours.recv())
             process.join()
     rows = []

@@ -1,0 +1,108 @@
+"""How the (T, V) logits of a batch are walked: groups of texts of similar lengths, chunks of the vocabulary.
+
+T counts the attended tokens of all texts. Texts of a group are padded to its longest by repeating their own last
+token: that never changes a maximum, so a whole block is pooled by one call, without a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+# On CPUs a block of 2,048 x 512 logits: large enough for the matrix product's full rate, small enough to be pooled out
+# of the cache; one buffer is reused, as fresh large ones cost page faults. On GPUs a launch must fill the chip.
+CPU_BLOCK = 1 << 20
+GPU_BLOCK = 1 << 26
+_VOCAB_CHUNK = 512  # at least
+# A group ends where the next text is this much shorter than the first, unless there are too few rows for the product.
+_SIMILAR = 0.8
+_FEW_ROWS = 256
+
+
+class TextGroup(NamedTuple):
+    """n texts, padded to the L tokens of the longest.
+
+    Attributes:
+        texts: the texts' positions in the batch, shape (n,).
+        lengths: their tokens, shape (n,).
+        starts: the row of each text's first token among the T rows, shape (n,).
+        index: row of every padded position, shape (n * L,).
+        length: L.
+    """
+
+    texts: torch.Tensor
+    lengths: torch.Tensor
+    starts: torch.Tensor
+    index: torch.Tensor
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, L)."""
+        return len(self.texts), self.length
+
+    def real(self) -> torch.Tensor:
+        """Which padded positions are a text's own, bool (n, L)."""
+        return torch.arange(self.length, device=self.lengths.device) < self.lengths[:, None]
+
+
+def text_groups(lengths: torch.Tensor, limit: int | None = None) -> list[TextGroup]:
+    """Group texts of similar lengths, of at most ``limit`` padded rows together; texts without tokens are left out.
+
+    Args:
+        lengths: tokens of each text, shape (B,); consecutive texts lie in consecutive rows.
+        limit: default: what fits a block.
+    """
+    device = lengths.device
+    if limit is None:
+        limit = (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK) // _VOCAB_CHUNK
+    lengths = lengths.cpu()
+    starts = lengths.cumsum(0) - lengths
+    order = torch.argsort(lengths, descending=True, stable=True)
+    order = order[lengths[order] > 0]
+    sizes = lengths[order].tolist()
+    groups, begin = [], 0
+    for end in range(1, len(sizes) + 1):
+        rows = (end - begin) * sizes[begin]
+        if end < len(sizes) and rows + sizes[begin] <= limit:
+            if sizes[end] >= _SIMILAR * sizes[begin] or rows < _FEW_ROWS:
+                continue
+        groups.append(_group(order[begin:end], lengths, starts, sizes[begin], device))
+        begin = end
+    return groups
+
+
+def _group(
+    texts: torch.Tensor, lengths: torch.Tensor, starts: torch.Tensor, length: int, device: torch.device
+) -> TextGroup:
+    own, first = lengths[texts], starts[texts]
+    index = first[:, None] + torch.minimum(torch.arange(length), own[:, None] - 1)
+    return TextGroup(*(part.to(device) for part in (texts, own, first, index.flatten())), length)
+
+
+def logit_blocks(
+    rows: torch.Tensor, weight: torch.Tensor, groups: list[TextGroup]
+) -> Iterator[tuple[TextGroup, slice, torch.Tensor, torch.Tensor]]:
+    """Walk the products t W^T block by block.
+
+    Args:
+        rows: t, shape (T, H).
+        weight: W, shape (V, H), of the same type.
+        groups: of the T rows.
+
+    Yields:
+        (group, vocabulary slice, logits (n, L, C), padded rows (n * L, H)); logits are valid until the next step.
+    """
+    for group in groups:
+        padded = rows[group.index]
+        size, block = len(padded), CPU_BLOCK if rows.device.type == "cpu" else GPU_BLOCK
+        chunk = min(len(weight), max(_VOCAB_CHUNK, block // size))
+        workspace = rows.new_empty(size * chunk)
+        for begin in range(0, len(weight), chunk):
+            terms = slice(begin, min(begin + chunk, len(weight)))
+            columns = weight[terms].t()
+            logits = workspace[: size * columns.shape[1]].view(size, columns.shape[1])
+            torch.mm(padded, columns, out=logits)
+            yield group, terms, logits.view(*group.shape, -1), padded
