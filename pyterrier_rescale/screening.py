@@ -66,7 +66,7 @@ class Screen:
         sizes = sizes.norm(dim=1)
         bounds = rows.new_full((texts, len(self.half)), -math.inf)
         for group, terms, logits, _ in logit_blocks(half, self.half, groups):
-            best = logits.amax(dim=1).float()
+            best = _amax(logits).float()
             best += best.abs() * _ROUNDING
             bounds[group.texts, terms] = best
         for group in groups:
@@ -77,6 +77,16 @@ class Screen:
             ):
                 bounds[text].add_(self.norms, alpha=by_norm).add_(self.residuals, alpha=by_residual)
         return bounds
+
+
+def _amax(values: torch.Tensor) -> torch.Tensor:
+    """Maximum over dimension 1 of a bfloat16 tensor without NaN, read as integers: a third of the time of ``amax``.
+
+    The bits of numbers with a clear sign bit are ordered as integers, those of negative ones the other way round.
+    """
+    bits = values.view(torch.int16)
+    largest = bits.amax(dim=1)
+    return torch.where(largest >= 0, largest, bits.amin(dim=1)).view(torch.bfloat16)
 
 
 def make_screen(weight: torch.Tensor) -> Screen | None:

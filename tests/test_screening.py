@@ -10,7 +10,7 @@ import torch
 from pyterrier_rescale import kernel
 from pyterrier_rescale.blocks import text_groups
 from pyterrier_rescale.kernel import sparse_head
-from pyterrier_rescale.screening import Screen, make_screen
+from pyterrier_rescale.screening import Screen, _amax, make_screen
 
 LENGTHS = torch.tensor([40, 3, 0, 25, 1, 31])
 
@@ -92,6 +92,13 @@ def test_half_precision_and_devices_without_it_have_no_screen(monkeypatch):
     assert make_screen(weight) is None
     monkeypatch.setattr("pyterrier_rescale.screening._half_is_fast", lambda width: True)
     assert isinstance(make_screen(weight), Screen)
+
+
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
+def test_maximum_by_bits(shift):
+    values = (torch.randn(7, 5, 300, generator=torch.Generator().manual_seed(3)) + shift).bfloat16()
+    values[0, :, 0], values[1, :, 0] = -0.0, 0.0
+    assert torch.equal(_amax(values), values.amax(dim=1))
 
 
 def test_groups_pad_with_the_texts_own_rows():
