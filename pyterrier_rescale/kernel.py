@@ -235,15 +235,14 @@ def _sparse_product(
     (entries, H), where an index_add would need one and a sparse matrix product was seen to be slower.
     """
     order = torch.argsort(out_rows, stable=True)
-    kept, counts = torch.unique_consecutive(out_rows[order], return_counts=True)
-    product = torch.zeros(size, dense.shape[1], dtype=dense.dtype, device=dense.device)
-    if len(kept):
-        offsets = counts.cumsum(0) - counts
-        sums = functional.embedding_bag(
-            in_rows[order], dense, offsets, mode="sum", per_sample_weights=entries[order].to(dense.dtype)
-        )
-        product.index_copy_(0, kept, sums)
-    return product
+    counts = torch.bincount(out_rows, minlength=size)
+    return functional.embedding_bag(
+        in_rows[order],
+        dense,
+        counts.cumsum(0) - counts,  # an empty bag gives a row of zeros
+        mode="sum",
+        per_sample_weights=entries[order].to(dense.dtype),
+    )
 
 
 class _SumHead(torch.autograd.Function):

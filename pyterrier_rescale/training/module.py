@@ -60,14 +60,16 @@ class SparseHead(InputModule):
         )
 
     def forward(self, features: dict[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
-        """Add ``sentence_embedding``, the term weights x (B, V)."""
+        """Add ``sentence_embedding``, the term weights x (B, V); a ``screen`` of W may come with the features."""
         head, mask = self.head, features["attention_mask"]
         with decoder_bypassed(head.decoder):
             hidden = self.mlm(input_ids=features["input_ids"], attention_mask=mask).logits
         if self.log_k is not None:
             # t (W / k)^T = (t / k) W^T: the division is done where it is cheap
             hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)
-        features["sentence_embedding"] = sparse_head(hidden, head.weight, head.bias, mask, self.pooling)
+        features["sentence_embedding"] = sparse_head(
+            hidden, head.weight, head.bias, mask, self.pooling, screen=features.get("screen")
+        )
         return features
 
     def fold(self) -> PreTrainedModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +9,15 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..screening import Screen, make_screen
 from .config import TrainConfig
 from .losses import LOSSES, Targets
+from .module import SparseHead
 from .regularizers import REGULARIZERS
 from .schedule import Ramp
+
+# Padded tokens that run through the body together on a CPU.
+_CPU_TOKENS = 2048
 
 
 @dataclass
@@ -52,8 +56,9 @@ class Objective(nn.Module):
 
         ``model`` is the (perhaps DDP-wrapped) SparseEncoder.
         """
-        queries = self._encode(model, batch["query"])
-        documents = self._encode(model, batch["document"])
+        screen = self._screen()
+        queries = self._encode(model, batch["query"], screen)
+        documents = self._encode(model, batch["document"], screen)
         targets = Targets(batch["positives"], batch["document_ids"], batch.get("scores"))
         ranking = self.ranking(queries, documents, targets)
         query_penalty = self.query_regularizer(queries)
@@ -68,25 +73,51 @@ class Objective(nn.Module):
         penalty = self.config.lambda_q * query_penalty + self.config.lambda_d * document_penalty
         return ranking + share * penalty
 
-    def _encode(self, model: nn.Module, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Term weights of a side; in mini-batches whose activations are computed again in the backward pass.
+    def _screen(self) -> Screen | None:
+        """One screen of W for the whole step, where screening pays."""
+        part = next(part for part in self.model.modules() if isinstance(part, SparseHead))
+        if part.pooling != "max" or self.config.bf16:
+            return None
+        return make_screen(part.head.weight.detach())
 
-        That is GradCache (arXiv:2101.06983): the loss sees the whole batch, memory holds one mini-batch.
+    def _encode(self, model: nn.Module, features: dict[str, torch.Tensor], screen: Screen | None) -> torch.Tensor:
+        """Term weights of a side, texts of similar lengths together where that saves padding.
+
+        With ``mini_batch_size`` activations are computed again in the backward pass. That is GradCache
+        (arXiv:2101.06983): the loss sees the whole batch, memory holds one mini-batch.
         """
-        size = self.config.mini_batch_size
-        if size is None or size >= len(features["input_ids"]):
-            return model(features)["sentence_embedding"]
+        ids, mask, size = features["input_ids"], features["attention_mask"], self.config.mini_batch_size
 
         def run(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            longest = int(mask.sum(dim=1).max())
-            part = {"input_ids": ids[:, :longest], "attention_mask": mask[:, :longest]}
+            part = {"input_ids": ids, "attention_mask": mask, "screen": screen}
             return model(part)["sentence_embedding"]
 
-        encode: Callable[..., torch.Tensor] = run
-        parts = [
-            checkpoint(encode, ids, mask, use_reentrant=False)
-            for ids, mask in zip(
-                features["input_ids"].split(size), features["attention_mask"].split(size), strict=True
-            )
-        ]
-        return torch.cat(parts)
+        parts = _parts(mask, len(ids) if size is None else size)
+        if len(parts) == 1:
+            return run(ids, mask)
+        vectors = []
+        for members in parts:
+            longest = int(mask[members].sum(dim=1).max())
+            part = ids[members, :longest], mask[members, :longest]
+            vectors.append(run(*part) if size is None else checkpoint(run, *part, use_reentrant=False))
+        return torch.cat(vectors)[torch.argsort(torch.cat(parts))]
+
+
+def _parts(mask: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Texts (positions) to run together: at most ``size``; on a CPU sorted by length and of some thousand tokens.
+
+    There the time goes with the padded tokens, and small activations stay in the cache. A mask that is not padded on
+    the right is split as it is.
+    """
+    lengths = mask.sum(dim=1)
+    order = torch.arange(len(mask), device=mask.device)
+    right_padded = bool((mask.bool() == (torch.arange(mask.shape[1], device=mask.device) < lengths[:, None])).all())
+    if mask.device.type != "cpu" or not right_padded:
+        return [order] if size >= len(mask) else list(order.split(size))
+    order = torch.argsort(lengths, descending=True, stable=True)
+    parts, begin = [], 0
+    while begin < len(order):
+        count = min(size, max(1, _CPU_TOKENS // max(1, int(lengths[order[begin]]))))
+        parts.append(order[begin : begin + count])
+        begin += count
+    return parts

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..layout import save_encoder
-from ..memory import keep_freed_memory
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
 
@@ -151,7 +150,6 @@ def _run(
     from .checkpoints import whole_checkpoints
     from .trainer import Encoder, Trainer
 
-    keep_freed_memory()
     collator = Collator(
         rows,
         module,
