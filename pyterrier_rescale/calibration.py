@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 POSITIONS = ("attended", "content")
+OFFSETS = (True, False, "term", "global")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def calibrate(
     texts: Iterable[str] | Iterable[tuple[str, str]],
     *,
     tokenizer: PreTrainedTokenizerBase | str | None = None,
-    offset: bool = True,
+    offset: bool | str = True,
     rate: float = 0.03,
     positions: str = "attended",
     criterion: str = "random_saturation",
@@ -139,8 +140,10 @@ def calibrate(
         texts: 64 to 512 documents, or (query, document) pairs; a document's first words stand for a query where none
             is given (see :func:`~pyterrier_rescale.probe.as_pairs`).
         tokenizer: the tokenizer, its name or folder; default: the model's.
-        offset: also shift the bias per term; else W alone is divided and the bias kept (the paper's way).
-        rate: share of documents in which a term fires; at least one document of the sample.
+        offset: also shift the bias: ``True`` or ``"term"``, each term by its own level; ``"global"``, all terms by
+            the same amount; ``False``, W alone is divided and the bias kept (the paper's way).
+        rate: share of documents in which a term fires (``"global"``: on average over terms); at least one document
+            of the sample.
         positions: where the level of a term is measured: ``"attended"``, all positions the encoder's max sees, so that
             ``rate`` holds in its vectors; or ``"content"``, leaving special ones out: terms that a special position
             raises everywhere then keep firing everywhere.
@@ -170,6 +173,8 @@ def calibrate(
     ks = check_ks(ks)
     if positions not in POSITIONS:
         raise ValueError(f"positions must be 'attended' or 'content', got {positions!r}")
+    if offset not in OFFSETS:
+        raise ValueError(f"offset must be True, False, 'term' or 'global', got {offset!r}")
     check_above_zero(temperature=temperature, target=target)
     target = check_criterion(criterion, target)
     queries, documents = as_pairs(texts, sample, seed)
@@ -186,7 +191,7 @@ def calibrate(
         model, loaded_tokenizer, queries, documents,
         max_length=max_length, batch_size=batch_size, lowercase=lowercase, device=device,
     )  # fmt: skip
-    shift = -term_levels(probe, rate, positions) if offset else None
+    shift = -term_levels(probe, rate, positions, common=offset == "global") if offset else None
     aim = target * temperature if criterion == "score_std" else target
     k, table = search_k(probe, shift, criterion=criterion, aim=aim, temperature=temperature, ks=ks)
     chosen = table.loc[table["chosen"]].iloc[0]
@@ -201,17 +206,24 @@ def calibrate(
         "lowercase": lowercase,
     }
     if offset:
-        settings |= {"rate": rate, "positions": positions}
+        settings |= {"offset": "global" if offset == "global" else "term", "rate": rate, "positions": positions}
     return Calibration(k, shift, table, settings)
 
 
-def term_levels(probe: Probe, rate: float, positions: str) -> np.ndarray:
+def term_levels(probe: Probe, rate: float, positions: str, common: bool = False) -> np.ndarray:
     """q_v: the (1 - rate) quantile over documents of the pooled logit of each term, (V,) float32.
 
-    Rows that the tokenizer does not know get their largest value, so that they fire in no document of the sample.
+    With ``common`` the quantile is over documents and terms together, one for all. Rows that the tokenizer does not
+    know get at least their largest value, so that they fire in no document of the sample.
     """
     pooled = probe.documents if positions == "attended" else probe.content
     pooled = pooled[np.isfinite(pooled).all(axis=1)]  # a text of special tokens alone has no content
+    if common:
+        logits = pooled[:, probe.used] + probe.bias[probe.used]
+        levels = np.full(pooled.shape[1], np.quantile(logits, 1 - rate))
+        largest = pooled[:, ~probe.used].max(axis=0, initial=-np.inf) + probe.bias[~probe.used]
+        levels[~probe.used] = np.maximum(levels[~probe.used], largest)
+        return levels.astype(np.float32)
     levels = np.quantile(pooled, 1 - rate, axis=0)
     levels[~probe.used] = pooled[:, ~probe.used].max(axis=0)
     return (levels + probe.bias).astype(np.float32)

@@ -82,7 +82,7 @@ def _accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _pooled_max(
+def _pooled(
     rows: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -90,7 +90,7 @@ def _pooled_max(
     with_positions: bool,
     screen: Screen | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """max_i w_v . t_i + b_v (B, V), right where it is above zero, and the row of each such maximum (B, V).
+    """x = log1p(relu(max_i w_v . t_i + b_v)) (B, V), and the row of each maximum that is open (B, V).
 
     Only an open term has a value and a gradient. Where few are open, screening finds them in a cheap product, and
     a second small product over the few gives value and position; where many are, one full product gives all.
@@ -102,36 +102,37 @@ def _pooled_max(
     if screen is None and len(rows) >= FEW_ROWS:
         screen = make_screen(weight.detach())
     if screen is not None:
-        values = screen.upper_bounds(rows, groups, len(lengths))
+        bounds = screen.upper_bounds(rows, groups, len(lengths))
         if bias is not None:
-            values += bias
-        maybe_open = ~(values <= 0)  # a NaN may be open: it must show
-        if maybe_open.float().mean() <= MAX_CANDIDATES:
-            values.fill_(float("-inf"))
-            _fill(values, positions, maybe_open, rows, weight, bias, groups)
-            return values, positions
-    values = rows.new_full(shape, float("-inf"), dtype=dtype)
-    sparse = torch.zeros_like(values, dtype=torch.bool) if with_positions else None
+            bounds += bias
+        closed = bounds <= 0  # false for a NaN: it must show
+        if closed.count_nonzero() >= (1 - MAX_CANDIDATES) * closed.numel():
+            weights = bounds.zero_()
+            _fill(weights, positions, closed.logical_not_(), rows, weight, bias, groups)
+            return weights, positions
+    weights = rows.new_full(shape, float("-inf"), dtype=dtype)
+    few = torch.zeros(shape, dtype=torch.bool, device=rows.device) if with_positions else None
     for group, terms, logits, _ in logit_blocks(rows, weight, groups):
         best = logits.amax(dim=1).to(dtype)
         if bias is not None:
             best += bias[terms].to(dtype)
-        values[group.texts, terms] = best
-        if positions is None or sparse is None:
+        weights[group.texts, terms] = best
+        if positions is None or few is None:
             continue
         is_open = ~(best <= 0)
         if is_open.float().mean() < _FEW_OPEN:
-            sparse[group.texts, terms] = is_open
+            few[group.texts, terms] = is_open
         else:
             where = torch.minimum(logits.max(dim=1).indices, group.lengths[:, None] - 1)
             positions[group.texts, terms] = (where + group.starts[:, None]).to(torch.int32)
-    if sparse is not None:
-        _fill(values, positions, sparse, rows, weight, bias, groups)
-    return values, positions
+    weights.clamp_min_(0).log1p_()
+    if few is not None:
+        _fill(weights, positions, few, rows, weight, bias, groups)
+    return weights, positions
 
 
 def _fill(
-    values: torch.Tensor,
+    weights: torch.Tensor,
     positions: torch.Tensor | None,
     wanted: torch.Tensor,
     rows: torch.Tensor,
@@ -149,10 +150,10 @@ def _fill(
                 continue
             logits = weight.index_select(0, terms) @ rows[start : start + length].t()
             best, where = logits.max(dim=1)
-            best = best.to(values.dtype)
+            best = best.to(weights.dtype)
             if bias is not None:
-                best += bias[terms].to(values.dtype)
-            values[text, terms] = best
+                best += bias[terms].to(weights.dtype)
+            weights[text, terms] = best.clamp_min_(0).log1p_()
             if positions is not None:
                 positions[text, terms] = (where + start).to(torch.int32)
 
@@ -170,8 +171,7 @@ class _MaxHead(torch.autograd.Function):
         screen: Screen | None,
     ) -> torch.Tensor:
         needs_gradient = any(ctx.needs_input_grad[:3])
-        values, positions = _pooled_max(rows, weight, bias, lengths, needs_gradient, screen)
-        weights = values.clamp_min_(0).log1p_()
+        weights, positions = _pooled(rows, weight, bias, lengths, needs_gradient, screen)
         if needs_gradient:
             ctx.save_for_backward(rows, weight, weights, positions)
             ctx.bias_dtype = None if bias is None else bias.dtype

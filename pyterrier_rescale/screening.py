@@ -65,11 +65,14 @@ class Screen:
         errors = (rows - sizes).norm(dim=1)
         sizes = sizes.norm(dim=1)
         bounds = rows.new_full((texts, len(self.half)), -math.inf)
+        largest: list[torch.Tensor] = []  # (n, V) of each group
         for group, terms, logits, _ in logit_blocks(half, self.half, groups):
-            best = _amax(logits).float()
-            best += best.abs() * _ROUNDING
-            bounds[group.texts, terms] = best
-        for group in groups:
+            if terms.start == 0:
+                largest.append(half.new_empty(len(group.texts), len(self.half)))
+            largest[-1][:, terms] = _amax(logits)
+        for group, best in zip(groups, largest, strict=True):
+            best = best.float()
+            bounds[group.texts] = best.addcmul_(best.abs(), best.new_tensor(_ROUNDING))
             error = errors[group.index].view(group.shape).amax(dim=1)
             size = sizes[group.index].view(group.shape).amax(dim=1)
             for text, by_norm, by_residual in zip(

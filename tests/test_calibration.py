@@ -305,3 +305,17 @@ def test_plot(calibrated, tmp_path):
     assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
     line = figure.axes[0].lines[0]
     pd.testing.assert_series_equal(pd.Series(line.get_xdata()), calibration.table["k"], check_names=False)
+
+
+def test_a_global_offset_shifts_all_terms_alike(modernbert):
+    model, tokenizer = modernbert
+    calibration = calibrate(model, TEXTS, tokenizer=tokenizer, offset="global", rate=RATE, max_length=64, ks=[0.5])
+    used = len(tokenizer)
+    assert np.ptp(calibration.bias_shift[:used]) == 0
+    logits = stock_pooled(model, tokenizer, TEXTS)[:, :used]
+    assert calibration.bias_shift[0] == pytest.approx(-np.quantile(logits, 1 - RATE), rel=1e-4)
+    fired = encode(calibration.apply(model), tokenizer, TEXTS) > 0
+    assert fired[:, :used].mean() == pytest.approx(RATE, rel=0.01)
+    assert not fired[:, used:].any()
+    with pytest.raises(ValueError, match="offset must be True, False, 'term' or 'global', got 'both'"):
+        calibrate(model, TEXTS, tokenizer=tokenizer, offset="both")
