@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
 import tempfile
@@ -182,10 +181,10 @@ def bm25(collection: Any) -> dict[str, Any]:
     start_java()
     topics, qrels = collection.topics("test"), collection.qrels("test")
     topics = topics[topics["qid"].isin(set(qrels["qid"]))].sort_values("qid")
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(PermissionError):
-        reference = pt.IterDictIndexer(folder, meta={"docno": 64}).index(collection.corpus(), fields=["text"])
-        retriever = pt.rewrite.tokenise() >> pt.terrier.Retriever(reference, wmodel="BM25", num_results=10)
-        found = retriever(topics)
+    with tempfile.TemporaryDirectory() as folder:
+        index = pt.terrier.TerrierIndex(f"{folder}/index")
+        index.indexer(meta={"docno": 64}).index({"docno": d["docno"], "text": d["text"]} for d in collection.corpus())
+        found = (pt.rewrite.tokenise() >> index.bm25(num_results=10))(topics)
     found = found.rename(columns={"qid": "query_id", "docno": "doc_id"})[["query_id", "doc_id", "score"]]
     judged = qrels.rename(columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"})
     values = {m.query_id: m.value for m in ir_measures.iter_calc([nDCG @ 10], judged, found)}
