@@ -88,14 +88,29 @@ def test_bad_files(tmp_path):
     (tmp_path / "b.jsonl").write_text("")
     (tmp_path / "c.csv").write_text("q,d\n")
     (tmp_path / "d.tsv").write_text("query\ttitle\nq\tt\n")
+    (tmp_path / "e.tsv").write_text("")
+    (tmp_path / "f.tsv").write_text("\n \n")
+    (tmp_path / "g.jsonl.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "h.jsonl").write_text('{"question": "q", "title": "d"}\n')
+    (tmp_path / "i.tsv").write_text("query\tpositive\tnegative\nq\td\n")
+    (tmp_path / "j.jsonl").write_text('"q"\n')
+    (tmp_path / "k.tsv").write_text("only a query\n")
     for name, message in (
         ("a.jsonl", "not JSON: b'not json"),
         ("b.jsonl", "must hold at least one pair"),
         ("c.csv", "must end in .jsonl, .tsv"),
         ("d.tsv", "no positive column .*; its columns are query, title"),
+        ("e.tsv", "must hold at least one pair"),
+        ("f.tsv", "must hold at least one pair"),
+        ("g.jsonl.gz", "at least one pair of texts, but it is empty"),
+        ("h.jsonl", "no positive column .*; its columns are question, title"),
+        ("i.tsv", "2 fields where the header has 3"),
+        ("k.tsv", "row 0 of data must hold a query and a positive, got 1 text"),
     ):
         with pytest.raises(ValueError, match=message):
             load_rows(tmp_path / name)
+    with pytest.raises(TypeError, match="row 0 of data must be a tuple .*got 'q'"):
+        load_rows(tmp_path / "j.jsonl")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_rows(tmp_path / "none.jsonl")
 
@@ -133,6 +148,9 @@ PAIRS = [(f"q{i}", f"d{i}") for i in range(6)]
         (PAIRS, {"negatives": 1}, "negatives must be at most 0, the number that row 0 of data has, got 1"),
         (PAIRS, {"loss": "kl"}, "loss='kl' needs at least 1 negative"),
         ([(*pair, "n") for pair in PAIRS], {"loss": "margin_mse"}, "needs teacher scores, and row 0"),
+        ([(*p, "n", [2, 1]) for p in PAIRS[:5]] + [("q", "d", "n")], {"loss": "kl"}, "and row 5 of data has none"),
+        ([(q, d, d, [2, 1]) for q, d in PAIRS], {"loss": "kl"}, "every negative of data is the same text as its posi"),
+        ([(q, d, d) for q, d in PAIRS], {}, "every negative of data is the same text as its positive"),
     ],
 )
 def test_refused_before_anything_is_loaded(data, options, message, tmp_path):
@@ -181,7 +199,7 @@ def test_two_processes_share_the_batch_of_one(monkeypatch):
 
 def test_collator_knows_all_positives_of_a_query():
     class Tokens:
-        def tokenise(self, texts, max_length):
+        def tokenise(self, texts, max_length, *, queries=False):
             return {"input_ids": torch.zeros(len(texts), max_length)}
 
     rows = load_rows([("q1", "d1", "n1", [2, 1]), ("q1", "d2", "n2", [2, 1]), ("q2", "d3", "n3", [2, 1])])

@@ -63,6 +63,8 @@ def _check_texts(facts: Facts, config: TrainConfig, negatives: int) -> None:
         raise ValueError(
             f"the {what} of data are all the same text: there is nothing to learn from {facts.count} such pairs"
         )
+    if negatives and not facts.contrasting:
+        raise ValueError("every negative of data is the same text as its positive: check the columns")
     if facts.identical:
         raise ValueError("the query and the document of every pair of data are the same text: check the columns")
 

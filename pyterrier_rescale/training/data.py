@@ -12,11 +12,26 @@ import os
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
-_QUERY = ("query", "anchor", "question")
-_POSITIVE = ("positive", "text", "document", "passage", "answer")
 _SCORES = ("scores", "score", "labels", "label")
+
+
+class Names(NamedTuple):
+    """Column names that count as the query's and as the positive's; the first that is there does."""
+
+    query: tuple[str, ...]
+    positive: tuple[str, ...]
+
+
+#: Columns that hold texts.
+TEXTS = Names(("query", "anchor", "question"), ("positive", "text", "document", "passage", "answer"))
+#: Columns that hold ids, where the texts stand elsewhere; those of texts will do, too.
+IDS = Names(
+    ("qid", "query_id", "query-id", *TEXTS.query),
+    ("docno", "positive_id", "pos_id", "doc_id", "corpus-id", *TEXTS.positive),
+)
 
 
 class Row(NamedTuple):
@@ -36,6 +51,7 @@ class Facts:
         unscored: the first row without teacher scores, or ``None``.
         queries, positives: ids of distinct texts, two of each at most.
         identical: whether the query is the positive in every row.
+        contrasting: whether any row has a negative that is another text than its positive.
         relevant: ids of the positives of each query id.
     """
 
@@ -46,6 +62,7 @@ class Facts:
         self.queries: set[int] = set()
         self.positives: set[int] = set()
         self.identical = True
+        self.contrasting = False
         self.relevant: dict[int, set[int]] = defaultdict(set)
 
     def add(self, row: Row) -> None:
@@ -60,6 +77,7 @@ class Facts:
             if len(ids) < 2:
                 ids.add(one)
         self.identical = self.identical and query == positive
+        self.contrasting = self.contrasting or any(text != row.documents[0] for text in row.documents[1:])
         self.relevant[query].add(positive)
         self.count += 1
 
@@ -95,8 +113,10 @@ def text_id(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
-def load_rows(data: Any) -> Rows:
+def load_rows(data: Any, texts: Any = None) -> Rows:
     """Read training data of any accepted form; rows with missing or blank texts are dropped and counted.
+
+    With ``texts`` the data hold ids, see :class:`~pyterrier_rescale.training.ids.IdRows`.
 
     Raises:
         TypeError: if ``data`` has no accepted form.
@@ -105,6 +125,10 @@ def load_rows(data: Any) -> Rows:
     """
     if isinstance(data, Rows):
         return data
+    if texts is not None:
+        from .ids import IdRows
+
+        return IdRows(data, texts)
     if isinstance(data, (str, os.PathLike)):
         from .files import open_data
 
@@ -113,7 +137,7 @@ def load_rows(data: Any) -> Rows:
             return data
     skipped: Counter[str] = Counter()
     rows: list[Row] = []
-    for number, example in enumerate(_examples(data)):
+    for number, example in enumerate(examples_of(data)):
         row = clean(parse(example, number), number, skipped)
         if row is not None:
             rows.append(row)
@@ -131,8 +155,13 @@ def say_skipped(skipped: Mapping[str, int], kept: int) -> None:
         warnings.warn(f"{sum(skipped.values())} training rows dropped ({reasons}); {kept} are left", stacklevel=4)
 
 
-def _examples(data: Any) -> Iterator[Any]:
-    """Tuples or dicts of any accepted in-memory form."""
+def examples_of(data: Any, names: Names = TEXTS) -> Iterator[Any]:
+    """Tuples or dicts of any accepted in-memory form.
+
+    Raises:
+        TypeError: if ``data`` has no accepted form.
+        ValueError: if columns are wrong.
+    """
     if hasattr(data, "train_pairs"):
         return iter(data.train_pairs())
     columns = getattr(data, "column_names", None)  # a Hugging Face dataset
@@ -141,7 +170,7 @@ def _examples(data: Any) -> Iterator[Any]:
     if columns is None and hasattr(data, "columns") and hasattr(data, "itertuples"):
         columns = list(data.columns)
     if columns is not None:
-        return _from_columns(data, list(columns))
+        return _from_columns(data, list(columns), names)
     if isinstance(data, Mapping) or not isinstance(data, Iterable):
         raise TypeError(
             "data must be a collection with train_pairs(), an iterable of (query, positive[, negative, ...]), a frame, "
@@ -150,8 +179,8 @@ def _examples(data: Any) -> Iterator[Any]:
     return iter(data)
 
 
-def _from_columns(data: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
-    check_columns(columns)
+def _from_columns(data: Any, columns: list[str], names: Names) -> Iterator[dict[str, Any]]:
+    check_columns(columns, names)
     if hasattr(data, "itertuples"):
         for values in data.itertuples(index=False, name=None):
             yield dict(zip(columns, values, strict=True))
@@ -159,35 +188,35 @@ def _from_columns(data: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
         yield from data
 
 
-def check_columns(columns: Iterable[str]) -> None:
+def check_columns(columns: Iterable[str], names: Names = TEXTS) -> None:
     """Raise ``ValueError`` unless there are a query and a positive column."""
     columns = list(columns)
-    for names, what in ((_QUERY, "query"), (_POSITIVE, "positive")):
-        if not set(names) & set(columns):
+    for known, what in zip(names, names._fields, strict=True):
+        if not set(known) & set(columns):
             raise ValueError(
-                f"data has no {what} column (one of {', '.join(names)}); its columns are {', '.join(map(str, columns))}"
+                f"data has no {what} column (one of {', '.join(known)}); its columns are {', '.join(map(str, columns))}"
             )
 
 
-def parse(example: Any, number: int) -> tuple[Any, list[Any], Any]:
+def parse(example: Any, number: int, names: Names = TEXTS) -> tuple[Any, list[Any], Any]:
     """Query, documents and scores of a tuple or dict, unchecked."""
     if isinstance(example, Mapping):
-        return _parse_columns(example)
+        return _parse_columns(example, names)
     if isinstance(example, (str, bytes)) or not isinstance(example, Sequence):
         raise TypeError(
             f"row {number} of data must be a tuple (query, positive[, negative, ...]), got {example!r}"[:300]
         )
     parts = list(example)
-    scores = parts.pop() if parts and _is_scores(parts[-1]) else None
+    scores = parts.pop() if parts and _is_scores(parts[-1], names) else None
     if len(parts) < 2:
-        raise ValueError(f"row {number} of data must hold a query and a positive, got {len(parts)} text(s)")
+        what = "text(s)" if names is TEXTS else "id(s)"
+        raise ValueError(f"row {number} of data must hold a query and a positive, got {len(parts)} {what}")
     return parts[0], parts[1:], scores
 
 
-def _parse_columns(example: Mapping[str, Any]) -> tuple[Any, list[Any], Any]:
-    check_columns(example)
-    query = next(example[name] for name in _QUERY if name in example)
-    positive = next(example[name] for name in _POSITIVE if name in example)
+def _parse_columns(example: Mapping[str, Any], names: Names) -> tuple[Any, list[Any], Any]:
+    check_columns(example, names)
+    query, positive = (next(example[name] for name in known if name in example) for known in names)
     negatives: list[Any] = []
     for name, value in example.items():
         if name.startswith("negative"):
@@ -196,9 +225,9 @@ def _parse_columns(example: Mapping[str, Any]) -> tuple[Any, list[Any], Any]:
     return query, [positive, *negatives], scores
 
 
-def _is_scores(value: Any) -> bool:
-    if isinstance(value, (str, bytes)):
-        return False
+def _is_scores(value: Any, names: Names) -> bool:
+    if isinstance(value, (str, bytes)) or (names is IDS and isinstance(value, Integral)):
+        return False  # an integer may be an id
     if isinstance(value, (int, float)):
         return not math.isnan(value)
     return isinstance(value, Sequence) or hasattr(value, "tolist")
@@ -218,7 +247,7 @@ def clean(parts: tuple[Any, list[Any], Any], number: int, skipped: Counter[str])
             skipped[f"a blank {what}"] += 1
             return None
     if scores is not None:
-        values = _teacher_scores(scores, len(documents), number)
+        values = teacher_scores(scores, len(documents), number)
         if values is None:
             skipped["a missing teacher score"] += 1
             return None
@@ -226,7 +255,12 @@ def clean(parts: tuple[Any, list[Any], Any], number: int, skipped: Counter[str])
     return Row(query, tuple(documents))
 
 
-def _teacher_scores(scores: Any, documents: int, number: int) -> tuple[float, ...] | None:
+def teacher_scores(scores: Any, documents: int, number: int) -> tuple[float, ...] | None:
+    """A score per document, or ``None`` where one is missing; one number is a margin.
+
+    Raises:
+        ValueError: if there are more or fewer scores than documents.
+    """
     if hasattr(scores, "tolist"):
         scores = scores.tolist()
     if isinstance(scores, (int, float)):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .data import _POSITIVE, _QUERY, Facts, Row, Rows, check_columns, clean, parse, say_skipped
+from .data import TEXTS, Facts, Names, Row, Rows, check_columns, clean, parse, say_skipped
 
 _ENDINGS = (".jsonl", ".tsv", ".jsonl.gz", ".tsv.gz")
 
@@ -28,19 +28,34 @@ def open_data(source: str | os.PathLike[str]) -> Any:
         ValueError: for another kind of file, a broken line (naming it), or a file without rows.
     """
     path = Path(source).expanduser()
-    if path.is_file():
-        if not path.name.endswith(_ENDINGS):
-            raise ValueError(f"data file must end in {', '.join(_ENDINGS)}, got {path.name!r}")
-        if path.name.endswith(".gz"):
-            with gzip.open(path) as file:
-                reader = _reader(path, file)
-                return [reader(line) for _, line in _lines(file) if line.strip()]
-        return FileRows(path)
-    if path.name.endswith(_ENDINGS):
-        raise FileNotFoundError(f"data file {os.fspath(source)!r} does not exist")
+    if path.is_file() or path.name.endswith(_ENDINGS):
+        check_file(path)
+        return list(file_examples(path)) if path.name.endswith(".gz") else FileRows(path)
     from ..collections import load_collection
 
     return load_collection(os.fspath(source))
+
+
+def check_file(path: Path) -> None:
+    """Raise ``FileNotFoundError`` or ``ValueError`` unless there is such a file and it has a known ending."""
+    if not path.is_file():
+        raise FileNotFoundError(f"data file {str(path)!r} does not exist")
+    if not path.name.endswith(_ENDINGS):
+        raise ValueError(f"data file must end in {', '.join(_ENDINGS)}, got {path.name!r}")
+
+
+def file_examples(path: Path, names: Names = TEXTS) -> Iterator[Any]:
+    """Tuples or dicts of a training file, plain or compressed, line by line.
+
+    Raises:
+        ValueError: for a broken line or columns that are wrong.
+    """
+    opened: Any = gzip.open(path) if path.name.endswith(".gz") else path.open("rb")
+    with opened as file:
+        read = _reader(path, file, names)
+        for _, line in _lines(file):
+            if line.strip():
+                yield read(line)
 
 
 class FileRows(Rows):
@@ -90,7 +105,7 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         start += len(line)
 
 
-def _reader(path: Path, file: BinaryIO) -> Callable[[bytes], Any]:
+def _reader(path: Path, file: BinaryIO, names_known: Names = TEXTS) -> Callable[[bytes], Any]:
     """What turns a line into an example; a TSV header is read off the file."""
     if ".jsonl" in path.suffixes:
 
@@ -102,8 +117,8 @@ def _reader(path: Path, file: BinaryIO) -> Callable[[bytes], Any]:
 
         return read_json
     names = file.readline().decode("utf-8").rstrip("\r\n").split("\t")
-    if set(names) & set(_QUERY) or set(names) & set(_POSITIVE):
-        check_columns(names)
+    if any(set(names) & set(known) for known in names_known):
+        check_columns(names, names_known)
     else:
         file.seek(0)
         names = []
