@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from .encoder import TextEncoder
-
+    from .queries import StaticEncoder
 
 
 _MAX_POOLING = DefaultStr("max")
@@ -39,7 +39,8 @@ class Splade(pt.Transformer):
         model: a hub name, a folder, or a loaded masked LM.
         tokenizer: a tokenizer, its name or folder; default: the model's.
         rescale: divide the head by this constant first (:func:`~pyterrier_rescale.rescale`), or ``None``.
-        pooling: ``"max"`` or ``"sum"`` over positions; default: what the folder was saved with, else ``"max"``.
+        pooling: ``"max"`` or ``"sum"`` over positions; default: what the folder was saved with, else ``"max"``. A
+            folder that was trained with queries of their own (``query_pooling``, ``queries="static"``) keeps them.
         max_length: tokens per text; default: what the folder was saved with, else 256 (fewer where the model has
             fewer positions).
         batch_size: texts per batch at most.
@@ -72,6 +73,7 @@ class Splade(pt.Transformer):
         from .java import ensure_java
         from .layout import saved_settings
         from .loading import load_backbone
+        from .queries import QuerySide
         from .rescaling import check_k
         from .rescaling import rescale as rescale_head
 
@@ -83,10 +85,10 @@ class Splade(pt.Transformer):
         if rescale is not None:
             check_k(rescale)
         check_positive("batch_size", batch_size)
-        if isinstance(model, (str, os.PathLike)):
-            saved = saved_settings(model)
-            pooling = saved.get("pooling", pooling) if pooling is _MAX_POOLING else pooling
-            max_length = saved.get("max_length", max_length) if max_length is _LENGTH_256 else max_length
+        saved = saved_settings(model) if isinstance(model, (str, os.PathLike)) else {}
+        pooling = saved.get("pooling", pooling) if pooling is _MAX_POOLING else pooling
+        max_length = saved.get("max_length", max_length) if max_length is _LENGTH_256 else max_length
+        self.query_side: QuerySide = saved.get("queries", QuerySide())
         loaded, loaded_tokenizer = load_backbone(model, tokenizer, dtype=dtype)
         if max_length is _LENGTH_256:
             max_length = min(256, position_limit(loaded) or 256)
@@ -114,6 +116,7 @@ class Splade(pt.Transformer):
             lowercase=lowercase,
             device=device,
         )
+        self.queries_encoder: TextEncoder | StaticEncoder = self.query_side.encoder(self.encoder)
         self._terms: dict[str, TermMap] = {}
         # A plain Terrier index may follow in the pipeline: choose its JVM while it can still be chosen. Machines
         # without any Java still encode, score, and use the exact engine.
@@ -183,10 +186,11 @@ class Splade(pt.Transformer):
 
     def _encode(self, texts: list[str], batch_size: int | None, verbose: bool | None, unit: str) -> csr_matrix:
         verbose = self.verbose if verbose is None else verbose
+        encoder = self.queries_encoder if unit == "query" else self.encoder
         if not verbose:
-            return self.encoder.encode(texts, batch_size=batch_size)
+            return encoder.encode(texts, batch_size=batch_size)
         with pt.tqdm(total=len(texts), desc="Splade", unit=unit) as bar:
-            return self.encoder.encode(texts, batch_size=batch_size, progress=bar.update)
+            return encoder.encode(texts, batch_size=batch_size, progress=bar.update)
 
     def term_map(self, terms: str = "safe") -> TermMap:
         """The terms of this encoder's vocabulary, by token id."""
@@ -207,8 +211,9 @@ class Splade(pt.Transformer):
 
         encoder = self.encoder
         save_encoder(
-            path, encoder.model, encoder.tokenizer, pooling=encoder.pooling, max_length=encoder.max_length
-        )
+            path, encoder.model, encoder.tokenizer, pooling=encoder.pooling, max_length=encoder.max_length,
+            queries=self.query_side,
+        )  # fmt: skip
 
     # What PyTerrier asks of a transformer
 

@@ -55,7 +55,7 @@ class Collator:
         known = [sorted(self.rows.positives(row.query) | {text_id(row.documents[0])}) for row in batch]
         width = max(map(len, known))
         result: dict[str, Any] = {
-            "query": self.module.tokenise([row.query for row in batch], self.query_max_length),
+            "query": self.module.tokenise([row.query for row in batch], self.query_max_length, queries=True),
             "document": self.module.tokenise(documents, self.max_length),
             "positives": torch.tensor([ids + [-1] * (width - len(ids)) for ids in known]),
             "document_ids": torch.tensor([text_id(text) for text in documents]),

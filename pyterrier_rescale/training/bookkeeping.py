@@ -88,7 +88,7 @@ class Bookkeeper(TrainerCallback):
         ):  # fmt: skip
             # over micro-batches and processes
             row[name] = float(batch_mean(torch.stack([getattr(part, attribute) for part in self.parts])))
-        lambda_q, lambda_d = self.config.lambda_q * parts.share, self.config.lambda_d * parts.share
+        lambda_q, lambda_d = self.config.query_lambda * parts.share, self.config.lambda_d * parts.share
         penalty = lambda_q * row["penalty_q"] + lambda_d * row["penalty_d"]
         loss = row["ranking"] + penalty
         weight = self.module.head.weight.detach()

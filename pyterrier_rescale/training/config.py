@@ -17,6 +17,7 @@ from .schedule import RAMPS
 #: Name of the configuration file in the output folder.
 CONFIG_FILE = "train_config.json"
 RESCALES = ("auto", "calibrated", "learned")
+QUERIES = ("model", "static")
 MONITORS = (True, False, "warn")
 
 
@@ -44,6 +45,8 @@ class TrainConfig:
     max_length: int = 256
     query_max_length: int | None = None
     pooling: str = "max"
+    query_pooling: str | None = None
+    queries: str = "model"
     lowercase: bool = False
     negatives: int | None = None
     mine_negatives: int = 0
@@ -51,6 +54,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     scale_learning_rate: float = 1e-2
+    static_learning_rate: float = 1e-3
     gradient_accumulation: int = 1
     mini_batch_size: int | None = None
     bf16: bool = False
@@ -71,6 +75,13 @@ class TrainConfig:
             _choice("query_regularizer", self.query_regularizer, REGULARIZERS)
         _choice("ramp", self.ramp, RAMPS)
         _choice("pooling", self.pooling, POOLINGS)
+        _choice("queries", self.queries, QUERIES)
+        if self.query_pooling is not None:
+            _choice("query_pooling", self.query_pooling, POOLINGS)
+            if self.queries == "static":
+                raise ValueError(
+                    f"query_pooling must be None for queries='static', which pool nothing, got {self.query_pooling!r}"
+                )
         if self.monitor not in MONITORS or isinstance(self.monitor, int) and not isinstance(self.monitor, bool):
             raise ValueError(f"monitor must be True, False or 'warn', got {self.monitor!r}")
         for name in ("batch_size", "max_length", "gradient_accumulation", "log_steps"):
@@ -82,7 +93,7 @@ class TrainConfig:
             _integer("warmup_steps", self.warmup_steps, 0)
         for name in ("ramp_steps", "mine_negatives", "seed", "save_steps"):
             _integer(name, getattr(self, name), 0)
-        for name in ("learning_rate", "temperature", "scale_learning_rate", "epochs"):
+        for name in ("learning_rate", "temperature", "scale_learning_rate", "static_learning_rate", "epochs"):
             _number(name, getattr(self, name), positive=True)
         for name in ("lambda_q", "lambda_d", "weight_decay", "max_grad_norm"):
             _number(name, getattr(self, name), positive=False)
@@ -93,6 +104,11 @@ class TrainConfig:
         for name in ("bf16", "lowercase"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+
+    @property
+    def query_lambda(self) -> float:
+        """``lambda_q``; 0 for static queries, whose terms are those of the text whatever their weights."""
+        return 0.0 if self.queries == "static" else self.lambda_q
 
     @classmethod
     def from_json(cls, path: str | Path) -> TrainConfig:

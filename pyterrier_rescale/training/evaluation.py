@@ -56,12 +56,12 @@ class DevSet:
 
         device = module.head.weight.device
         with _folded(module):
-            documents, queries = (
-                TextEncoder(
-                    module.mlm, module.tokenizer, pooling=module.pooling, max_length=length, device=device
-                ).encode(texts)
-                for texts, length in ((self.texts, max_length), (self.queries, query_max_length))
+            by_document, by_query = (
+                TextEncoder(module.mlm, module.tokenizer, pooling=module.pooling, max_length=length, device=device)
+                for length in (max_length, query_max_length)
             )
+            documents = by_document.encode(self.texts)
+            queries = module.query_side().encoder(by_query).encode(self.queries)
         run = list(self._run(queries, documents))
         measure = ir_measures.parse_measure(MEASURE)
         return float(ir_measures.calc_aggregate([measure], self.qrels, run)[measure])

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..head import decoder_bypassed, find_head
 from ..kernel import sparse_head
+from ..queries import QuerySide
 from ..rescaling import record
 
 
@@ -21,6 +22,8 @@ class SparseHead(InputModule):
         model: the masked LM.
         tokenizer: its tokenizer.
         pooling: ``"max"`` or ``"sum"``.
+        query_pooling: the same of queries; ``None``: as documents.
+        query_weights: start of trainable static weights of queries, (V,), or ``None``: the model gives them.
         max_length: tokens per text.
         learned_k: start of a trainable k that divides W (``rescale="learned"``), or ``None``.
     """
@@ -31,6 +34,8 @@ class SparseHead(InputModule):
         tokenizer: PreTrainedTokenizerBase,
         *,
         pooling: str = "max",
+        query_pooling: str | None = None,
+        query_weights: torch.Tensor | None = None,
         max_length: int = 256,
         learned_k: float | None = None,
     ) -> None:
@@ -39,6 +44,8 @@ class SparseHead(InputModule):
         self.head = find_head(model)
         self.tokenizer = tokenizer
         self.pooling = pooling
+        self.query_pooling = query_pooling or pooling
+        self.query_weights = None if query_weights is None else torch.nn.Parameter(query_weights)
         self.max_length = max_length
         self.log_k = None if learned_k is None else torch.nn.Parameter(torch.tensor(math.log(learned_k)))
 
@@ -46,11 +53,12 @@ class SparseHead(InputModule):
         """Token ids and mask, (B, L), padded to the longest text."""
         return self.tokenise(list(inputs), self.max_length)
 
-    def tokenise(self, texts: list[str], max_length: int) -> dict[str, torch.Tensor]:
-        """Token ids and mask, (B, L), of texts cut to ``max_length`` tokens."""
+    def tokenise(self, texts: list[str], max_length: int, *, queries: bool = False) -> dict[str, torch.Tensor]:
+        """Token ids and mask, (B, L), of texts cut to ``max_length`` tokens; static queries have no special ones."""
         return dict(
             self.tokenizer(
                 texts,
+                add_special_tokens=not queries or self.query_weights is None,
                 truncation=True,
                 max_length=max_length,
                 padding=True,
@@ -60,17 +68,37 @@ class SparseHead(InputModule):
         )
 
     def forward(self, features: dict[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
-        """Add ``sentence_embedding``, the term weights x (B, V); a ``screen`` of W may come with the features."""
+        """Add ``sentence_embedding``, the term weights x (B, V).
+
+        With the features may come a ``screen`` of W, and ``queries``: true where the texts are queries.
+        """
         head, mask = self.head, features["attention_mask"]
+        queries = features.get("queries", False)
+        if queries and self.query_weights is not None:
+            features["sentence_embedding"] = self._static(features["input_ids"], mask)
+            return features
         with decoder_bypassed(head.decoder):
             hidden = self.mlm(input_ids=features["input_ids"], attention_mask=mask).logits
         if self.log_k is not None:
             # t (W / k)^T = (t / k) W^T: the division is done where it is cheap
             hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)
-        features["sentence_embedding"] = sparse_head(
-            hidden, head.weight, head.bias, mask, self.pooling, screen=features.get("screen")
-        )
+        pooling = self.query_pooling if queries else self.pooling
+        screen = features.get("screen") if pooling == "max" else None
+        features["sentence_embedding"] = sparse_head(hidden, head.weight, head.bias, mask, pooling, screen=screen)
         return features
+
+    def _static(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """relu(weight_v) where v is among the tokens of a text, else 0; (B, V)."""
+        present = torch.zeros(len(ids), self.get_embedding_dimension(), device=ids.device)
+        # ids of a batch of empty texts come as floats
+        present = present.scatter_add(1, ids.long(), mask.to(present.dtype)).clamp_max(1)
+        return present * torch.relu(self.query_weights)
+
+    def query_side(self) -> QuerySide:
+        """How queries are encoded, as it is now."""
+        if self.query_weights is not None:
+            return QuerySide(weights=torch.relu(self.query_weights.detach()).float().cpu().numpy())
+        return QuerySide(pooling=None if self.query_pooling == self.pooling else self.query_pooling)
 
     def fold(self) -> PreTrainedModel:
         """The masked LM with a learned k divided into W for good (and recorded); the same object where none is."""

@@ -57,11 +57,12 @@ class Objective(nn.Module):
         ``model`` is the (perhaps DDP-wrapped) SparseEncoder.
         """
         screen = self._screen()
-        queries = self._encode(model, batch["query"], screen)
+        queries = self._encode(model, batch["query"], screen, queries=True)
         documents = self._encode(model, batch["document"], screen)
         targets = Targets(batch["positives"], batch["document_ids"], batch.get("scores"))
         ranking = self.ranking(queries, documents, targets)
-        query_penalty = self.query_regularizer(queries)
+        static = self.module.query_weights is not None
+        query_penalty = queries.new_zeros(()) if static else self.query_regularizer(queries)
         document_penalty = self.document_regularizer(documents)
         share = self.ramp(step)
         self.parts.append(
@@ -70,17 +71,23 @@ class Objective(nn.Module):
                 query_penalty.detach(), document_penalty.detach(), share,
             )
         )  # fmt: skip
-        penalty = self.config.lambda_q * query_penalty + self.config.lambda_d * document_penalty
+        penalty = self.config.query_lambda * query_penalty + self.config.lambda_d * document_penalty
         return ranking + share * penalty
 
     def _screen(self) -> Screen | None:
         """One screen of W for the whole step, where screening pays."""
-        part = next(part for part in self.model.modules() if isinstance(part, SparseHead))
-        if part.pooling != "max" or self.config.bf16:
+        if "max" not in (self.module.pooling, self.module.query_pooling) or self.config.bf16:
             return None
-        return make_screen(part.head.weight.detach())
+        return make_screen(self.module.head.weight.detach())
 
-    def _encode(self, model: nn.Module, features: dict[str, torch.Tensor], screen: Screen | None) -> torch.Tensor:
+    @property
+    def module(self) -> SparseHead:
+        """The module in training."""
+        return next(part for part in self.model.modules() if isinstance(part, SparseHead))
+
+    def _encode(
+        self, model: nn.Module, features: dict[str, torch.Tensor], screen: Screen | None, *, queries: bool = False
+    ) -> torch.Tensor:
         """Term weights of a side, texts of similar lengths together where that saves padding.
 
         With ``mini_batch_size`` activations are computed again in the backward pass. That is GradCache
@@ -89,9 +96,11 @@ class Objective(nn.Module):
         ids, mask, size = features["input_ids"], features["attention_mask"], self.config.mini_batch_size
 
         def run(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            part = {"input_ids": ids, "attention_mask": mask, "screen": screen}
+            part = {"input_ids": ids, "attention_mask": mask, "screen": screen, "queries": queries}
             return model(part)["sentence_embedding"]
 
+        if queries and self.module.query_weights is not None:
+            return run(ids, mask)  # no activations to save
         parts = _parts(mask, len(ids) if size is None else size)
         if len(parts) == 1:
             return run(ids, mask)

@@ -6,6 +6,8 @@ import copy
 import statistics
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..encoder import check_max_length, lowercasing
 from ..head import check_head, find_head, mean_row_norm
 from ..loading import load_backbone
@@ -24,6 +26,9 @@ LEARNED_START = 16.0
 _CALIBRATION_PAIRS = 512
 # Share of texts in which a calibrated term fires; one text where there are few.
 _FIRING_RATE = 0.03
+# Rows whose documents give the inverse document frequencies, and documents tokenised at a time.
+_IDF_ROWS = 50_000
+_IDF_BATCH = 1000
 
 
 def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
@@ -31,6 +36,15 @@ def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConf
 
     Raises:
         TypeError, ValueError, FileNotFoundError: as ``rescale``, ``calibrate`` and ``load_backbone``.
+    """
+    return trainable(*starting_model(backbone, tokenizer, config), rows, config)
+
+
+def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[PreTrainedModel, Any]:
+    """The backbone as it is (a copy of a loaded one) and the tokenizer, both found fit for the options.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: as ``load_backbone``.
     """
     model, tokenizer = load_backbone(backbone, tokenizer)
     if model is backbone:
@@ -41,16 +55,47 @@ def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConf
             check_max_length(length, model)
     if config.lowercase:
         tokenizer = lowercasing(tokenizer)
+    return model, tokenizer
+
+
+def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
+    """Rescale the head of a model that may be changed, and wrap it for training.
+
+    Raises:
+        TypeError, ValueError: as ``rescale`` and ``calibrate``.
+    """
     model = rescaled(model, tokenizer, config, rows)
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
+    weights = None
+    if config.queries == "static":
+        weights = idf_weights(rows, tokenizer, len(find_head(model).weight), max_length=config.max_length)
     return SparseHead(
         model,
         tokenizer,
         pooling=config.pooling,
+        query_pooling=config.query_pooling,
+        query_weights=weights,
         max_length=config.max_length,
         learned_k=LEARNED_START if config.rescale == "learned" else None,
     )
+
+
+def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> torch.Tensor:
+    """ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); 0 for special tokens.
+
+    That is BM25's, which stays above zero. At most 50,000 rows spread evenly are looked at, each document once.
+    """
+    step = -(-len(rows) // _IDF_ROWS)
+    documents = list({text: None for number in range(0, len(rows), step) for text in rows[number].documents})
+    counts = torch.zeros(vocab_size)
+    for begin in range(0, len(documents), _IDF_BATCH):
+        ids = tokenizer(documents[begin : begin + _IDF_BATCH], truncation=True, max_length=max_length)["input_ids"]
+        for row in ids:
+            counts[list(set(row))] += 1
+    idf = torch.log1p((len(documents) - counts + 0.5) / (counts + 0.5))
+    idf[tokenizer.all_special_ids] = 0.0
+    return idf
 
 
 def rescaled(model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows) -> PreTrainedModel:

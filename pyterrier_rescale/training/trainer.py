@@ -76,19 +76,21 @@ class Trainer(SparseEncoderTrainer):
         return self.objective(model, inputs, self.state.global_step)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; biases, norms and a learned k do not decay, and the latter has its own learning rate."""
+        """AdamW; only matrices decay, and a learned k and static query weights have learning rates of their own."""
         if self.optimizer is None:
-            decayed, plain, scale = [], [], []
+            rates = {"log_k": self.config.scale_learning_rate, "query_weights": self.config.static_learning_rate}
+            decayed, plain, own = [], [], []
             for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    scaled = name.endswith("log_k")
-                    (scale if scaled else decayed if parameter.dim() > 1 else plain).append(parameter)
+                rate = rates.get(name.rpartition(".")[2])
+                if rate is not None:
+                    own.append({"params": [parameter], "weight_decay": 0.0, "lr": rate})
+                elif parameter.requires_grad:
+                    (decayed if parameter.dim() > 1 else plain).append(parameter)
             groups = [
                 {"params": decayed, "weight_decay": self.config.weight_decay},
                 {"params": plain, "weight_decay": 0.0},
+                *own,
             ]
-            if scale:
-                groups.append({"params": scale, "weight_decay": 0.0, "lr": self.config.scale_learning_rate})
             self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, fused=True)
         return self.optimizer
 
