@@ -13,18 +13,23 @@ _MONITORS = {"stop": True, "warn": "warn", "off": False}
 def train(
     backbone: Annotated[str, typer.Argument(help="Hub name or folder of a masked LM.", show_default=False)],
     data: Annotated[
-        str, typer.Argument(help="A collection, or a .jsonl or .tsv file of pairs or triples.", show_default=False)
+        str,
+        typer.Argument(help="A collection, or a .jsonl or .tsv file of pairs or triples, of texts or ids.",
+                       show_default=False),
     ],
     output: Annotated[Path, typer.Argument(help="Folder of the encoder.", show_default=False)],
     rescale: Annotated[
         str | None, typer.Option(help="none, a number, auto, calibrated or learned [16].", metavar="SPEC")
     ] = None,
+    texts: Annotated[str | None, typer.Option(help="Collection with the texts, if the data are ids.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Updates; default: by epochs.", min=1)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data [1].", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Queries per step [32].", min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Its peak [2e-5].")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens per text [256].", min=3)] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed [0].")] = None,
+    queries: Annotated[str | None, typer.Option(help="model, or static: inference-free [model].")] = None,
+    query_pooling: Annotated[str | None, typer.Option(help="max or sum; default: as documents.")] = None,
     loss: Annotated[str | None, typer.Option(help="infonce, margin_mse or kl.", rich_help_panel="Loss")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the softmax [1].", rich_help_panel="Loss")] = None,
     regularizer: Annotated[
@@ -60,6 +65,7 @@ def train(
         "max_steps": max_steps, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
         "max_length": max_length, "seed": seed, "loss": loss, "temperature": temperature, "regularizer": regularizer,
         "lambda_q": lambda_q, "lambda_d": lambda_d, "ramp_steps": ramp_steps,
+        "queries": queries, "query_pooling": query_pooling,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     options.update(_settings(settings or []))
@@ -69,10 +75,10 @@ def train(
         if monitor not in _MONITORS:
             raise ValueError(f"--monitor must be one of {', '.join(_MONITORS)}, got {monitor!r}")
         options["monitor"] = _MONITORS[monitor]
-    source = data if Path(data).is_file() else load_collection(data)
+    source = data if texts is not None or Path(data).is_file() else load_collection(data)
     encoder = run(
         backbone, source, output, config=None if config is None else TrainConfig.from_json(config), resume=resume,
-        overwrite=overwrite, verbose=not quiet, **options,
+        texts=None if texts is None else load_collection(texts), overwrite=overwrite, verbose=not quiet, **options,
     )  # fmt: skip
     typer.echo(f"{encoder!r} saved in {output}")
 

@@ -32,6 +32,7 @@ def train(
     output_dir: str | os.PathLike[str],
     *,
     tokenizer: PreTrainedTokenizerBase | str | None = None,
+    texts: Any = None,
     config: TrainConfig | None = None,
     dev: Any = None,
     resume: bool = False,
@@ -51,6 +52,8 @@ def train(
         output_dir: folder of the encoder (loads in ``Splade``, ``SparseEncoder``, ``AutoModelForMaskedLM``), of
             ``monitor.csv`` and of ``train_config.json``.
         tokenizer: default: the backbone's.
+        texts: where the texts stand, if the data are ids: a collection, or ``(documents, topics)``; see
+            :class:`~pyterrier_rescale.training.ids.IdRows`.
         config: options as an object, e.g. read from a file by ``TrainConfig.from_json``; keyword options win.
         dev: a collection with a dev split, or ``(documents, topics, qrels)``: nDCG@10 is measured every ``eval_steps``
             (default 100) by exact scores, written to ``dev.csv``, and the best state is what is saved.
@@ -73,8 +76,10 @@ def train(
       ``ramp_steps=1000`` updates whatever the length of the run (``ramp="quadratic"`` or ``"linear"``).
     - ``regularizer="flops"`` (``query_regularizer=None``: the same): see
       :mod:`~pyterrier_rescale.training.regularizers`.
-    - ``max_length=256``, ``query_max_length=None`` (the same): tokens; ``pooling="max"`` or ``"sum"``;
-      ``lowercase=False``.
+    - ``max_length=256``, ``query_max_length=None`` (the same): tokens; ``pooling="max"`` or ``"sum"``,
+      ``query_pooling=None`` (the same); ``lowercase=False``.
+    - ``queries="model"``, or ``"static"``: inference-free queries, whose terms are their tokens, with trained weights
+      that start from the documents' IDF and have ``static_learning_rate=1e-3``. ``lambda_q`` is of no use then.
     - ``negatives=None``: hard negatives used per query (default: as many as every row has);
       ``mine_negatives=0``: so many more found by BM25 (Terrier) among the documents of the data.
     - ``seed=0``; ``bf16=False``; ``device=None``.
@@ -98,22 +103,26 @@ def train(
     folder = prepare_output(output_dir, config, resume, overwrite)
     if resume and (folder / "modules.json").exists():
         return _load(folder, config)
-    rows = load_rows(data)
+    rows = load_rows(data, texts)
     if config.mine_negatives:
         from .mining import mine_negatives
 
         rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
     negatives = check_rows(rows, config)
 
-    from .card import write_card
+    from .card import Origin, write_card
     from .checkpoints import latest
     from .evaluation import DevSet, DevWatch
-    from .start import starting_module
+    from .head_report import measure_head
+    from .start import starting_model, trainable
 
-    module = starting_module(backbone, tokenizer, rows, config)
+    model, loaded_tokenizer = starting_model(backbone, tokenizer, config)
+    main = world()[0] == 0
+    before = measure_head(model, loaded_tokenizer, rows, config) if main else None
+    module = trainable(model, loaded_tokenizer, rows, config)
     dev_set = DevSet(dev) if dev is not None else None
     barrier()  # all have looked at the folder before one of them changes it
-    if world()[0] == 0:
+    if main:
         if not resume:
             _clear(folder)
         config.to_json(folder / CONFIG_FILE)
@@ -124,10 +133,15 @@ def train(
     best = watch.best.state() if watch is not None else None
     if best is not None:
         module.load_state_dict(best)
-    if world()[0] == 0:
+    if main:
         model = module.fold()
-        write_card(folder, backbone, model, rows, config, folder / LOG_FILE)
-        save_encoder(folder, model, module.tokenizer, pooling=config.pooling, max_length=config.max_length)
+        audits = before, measure_head(model, module.tokenizer, rows, config)
+        origin = Origin(backbone, data, texts=texts, tokenizer=tokenizer, dev=dev)
+        write_card(folder, origin, model, rows, config, folder / LOG_FILE, audits)
+        queries = dataclasses.replace(module.query_side(), max_length=config.query_max_length)
+        save_encoder(
+            folder, model, module.tokenizer, pooling=config.pooling, max_length=config.max_length, queries=queries
+        )
         shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
     barrier()
     return _load(folder, config)
@@ -164,7 +178,7 @@ def _run(
     bookkeeper.parts = trainer.objective.parts
     if config.report_to:
         bookkeeper.report = trainer.log
-    trainer.objective.ramp.warn_if_short(config.lambda_q, config.lambda_d)
+    trainer.objective.ramp.warn_if_short(config.query_lambda, config.lambda_d)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:

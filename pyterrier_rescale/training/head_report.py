@@ -1,0 +1,69 @@
+"""The head before and after training, for the model card."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..head import find_head
+from ..head_audit import HeadAudit, audit
+from ..probe import MIN_TEXTS
+from .config import TrainConfig
+from .start import sample_pairs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .data import Rows
+
+# Pairs of the training data that a head is measured on, and texts per batch: seconds, whatever the backbone.
+_PAIRS = 32
+_BATCH = 16
+_FIGURES = (
+    ("active_terms", "active terms per document"),
+    ("active_terms_query", "active terms per query"),
+    ("score_std", "standard deviation of scores of random pairs"),
+    ("random_saturation", "largest softmax probability among 32 random documents"),
+)
+
+
+def measure_head(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> HeadAudit | None:
+    """Audit a head on a few training pairs (on its weights alone where there are under 8); ``None`` if not finite."""
+    if not torch.isfinite(find_head(model).weight).all():
+        return None
+    pairs = sample_pairs(rows, _PAIRS)
+    return audit(
+        model,
+        pairs if len(pairs) >= MIN_TEXTS else None,
+        tokenizer=tokenizer,
+        temperature=config.temperature,
+        max_length=config.max_length,
+        batch_size=_BATCH,
+        device=config.device,
+    )
+
+
+def head_table(before: HeadAudit | None, after: HeadAudit | None) -> list[str]:
+    """Lines of Markdown: the two audits side by side, how they were made, and the verdict before in full."""
+    audits = (before, after)
+    figures = [("row_norm_mean", "mean row norm of the decoder")]
+    texts = next((audit.numbers["texts"] for audit in audits if audit and "texts" in audit.numbers), None)
+    if texts is not None:
+        figures.extend(_FIGURES)
+    rows = [(what, [_figure(audit, name) for audit in audits]) for name, what in figures]
+    rows.insert(1, ("verdict", ["not finite" if a is None else ", ".join(a.findings) or "fine" for a in audits]))
+    rows.insert(2, ("suggested k", ["" if a is None else f"{a.suggested_k:.4g}" for a in audits]))
+    how = "Measured on the weights alone." if texts is None else (
+        f"Measured on {texts} pairs of the training data, both sides through the model, with max pooling."
+    )  # fmt: skip
+    return [
+        *("| | before training | after |", "|---|---|---|"),
+        *(f"| {what} | {' | '.join(values)} |" for what, values in rows),
+        *("", how + ("" if before is None else f" Before training: {before.verdict}.")),
+    ]
+
+
+def _figure(audit: HeadAudit | None, name: str) -> str:
+    value = None if audit is None else audit.numbers.get(name)
+    return "" if value is None else f"{value:.4g}"
