@@ -19,24 +19,31 @@ torch.set_num_threads(1)
 from pyterrier_rescale import train
 pairs = [(" ".join(text.split()[:3]), text) for text in tiny.TEXTS]
 train({backbone!r}, pairs, sys.argv[1], batch_size=int(sys.argv[2]), max_steps=8, learning_rate=1e-3, max_length=32,
-      ramp_steps=4, lambda_q=0.05, lambda_d=0.05, rescale=4.0, save_steps=3, device="cpu", verbose=False)
+      ramp_steps=4, lambda_q=0.05, lambda_d=0.05, rescale=4.0, save_steps=3, device="cpu", verbose=False,
+      queries={queries!r})
 """
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path):
+@pytest.mark.parametrize("queries", ["model", "static"])
+def test_two_processes_equal_one(queries, tmp_path):
     from safetensors.torch import load_file
 
     backbone = tiny.save("bert", tmp_path / "still", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT).format(tests=tiny.__file__.rsplit("/", 1)[0], backbone=backbone))
+    tests = tiny.__file__.rsplit("/", 1)[0]
+    script.write_text(textwrap.dedent(SCRIPT).format(tests=tests, backbone=backbone, queries=queries))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for command in ([sys.executable, script, tmp_path / "one", "6"], [*torchrun, script, tmp_path / "two", "3"]):
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-4)
+    weights = ["model.safetensors"]
+    if queries == "static":
+        weights.append("query_0_SparseStaticEmbedding/model.safetensors")
+    for file in weights:
+        one, two = (load_file(tmp_path / name / file) for name in ("one", "two"))
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, rtol=0, atol=1e-4)
     logs = []
     for name in ("one", "two"):
         with open(tmp_path / name / "monitor.csv", newline="") as file:

@@ -157,6 +157,26 @@ def test_dev_scores_are_those_of_the_saved_encoder(bert_folder, tmp_path):
     assert pd.read_csv(tmp_path / "out" / "dev.csv")["nDCG@10"].max() == pytest.approx(expected, abs=1e-4)
 
 
+def test_resumed_static_queries_equal_uninterrupted_ones(bert_folder, tmp_path, monkeypatch):
+    from pyterrier_rescale.training.bookkeeping import Bookkeeper
+
+    options = {**FAST, "queries": "static", "static_learning_rate": 0.1, "save_steps": 2, "seed": 1}
+    whole = train(bert_folder, PAIRS, tmp_path / "whole", **options)
+    step = Bookkeeper.on_pre_optimizer_step
+
+    def interrupted(self, args, state, control, **rest):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+        step(self, args, state, control, **rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Bookkeeper, "on_pre_optimizer_step", interrupted)
+        train(bert_folder, PAIRS, tmp_path / "out", **options)
+    assert (tmp_path / "out" / "checkpoints" / "checkpoint-4" / "complete").exists()
+    resumed = train(bert_folder, PAIRS, tmp_path / "out", resume=True, **options)
+    np.testing.assert_allclose(resumed.query_side.weights, whole.query_side.weights, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
