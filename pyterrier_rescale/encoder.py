@@ -13,7 +13,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from .head import check_head, head_input
-from .kernel import POOLINGS, sparse_head
+from .kernel import POOLINGS, packed_head
 from .memory import keep_freed_memory
 from .screening import make_screen
 
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 # Texts that are tokenised and sorted together: enough for batches of nearly equal lengths, little to hold.
 _WINDOW = 2048
-# Padded tokens of one batch on a CPU: a hidden state of a few MB, which keeps the layers' temporaries in the cache.
-_CPU_TOKENS = 2048
+# Padded tokens of one batch on a CPU: a hidden state of a few MB, which keeps the layers' temporaries in the cache, and
+# few texts together, which are of nearly equal lengths.
+_CPU_TOKENS = 1024
+# Rows from which the head's product is at its full rate.
+_HEAD_ROWS = 3072
 
 _MANY_TEXTS = 8
 
@@ -119,15 +122,15 @@ class TextEncoder:
         # one screen for all batches; a few texts would not pay for it
         many = self.pooling == "max" and len(texts) >= _MANY_TEXTS
         screen = make_screen(self.head.weight) if many else None
-        for batch in self.head_batches(texts, batch_size=batch_size):
+        for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
             with torch.inference_mode():
-                weights = sparse_head(
-                    batch.hidden, self.head.weight, self.head.bias, batch.mask, self.pooling, screen=screen
+                weights = packed_head(
+                    rows, lengths, self.head.weight, self.head.bias, self.pooling, screen=screen
                 )
             parts.append(to_csr(weights))
-            order.append(batch.texts)
+            order.append(members)
             if progress:
-                progress(len(batch.texts))
+                progress(len(members))
         blank = len(texts) - sum(map(len, order))
         if progress and blank:
             progress(blank)
@@ -151,6 +154,18 @@ class TextEncoder:
                     pending.append(pool.submit(self._tokenise, [texts[i] for i in windows[number + 1]]))
                 for members in self._batches(np.array([len(row) for row in ids]), batch_size):
                     yield self._run(window[members], [ids[i] for i in members])
+
+    def _packed(self, batches: Iterator[HeadBatch]) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+        """Several batches' (texts, rows without padding, rows of each text) at once, as the head's product likes it."""
+        few = _HEAD_ROWS if self.device.type == "cpu" else 1
+        held: list[tuple[np.ndarray, torch.Tensor, torch.Tensor]] = []
+        for batch in batches:
+            held.append((batch.texts, batch.hidden[batch.mask], batch.mask.sum(dim=1)))
+            if sum(len(rows) for _, rows, _ in held) >= few:
+                yield _joined(held)
+                held = []
+        if held:
+            yield _joined(held)
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(
@@ -185,6 +200,13 @@ class TextEncoder:
         with torch.inference_mode(), self._lock:
             hidden = head_input(self.model, input_ids=tokens, attention_mask=attended.long())
         return HeadBatch(members, hidden, attended, torch.from_numpy(special).to(self.device), tokens)
+
+
+def _joined(
+    held: list[tuple[np.ndarray, torch.Tensor, torch.Tensor]],
+) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    members, rows, lengths = zip(*held, strict=True)
+    return np.concatenate(members), torch.cat(rows), torch.cat(lengths)
 
 
 def to_csr(weights: torch.Tensor) -> csr_matrix:

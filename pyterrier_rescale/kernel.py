@@ -63,13 +63,25 @@ def sparse_head(
         )
     if mask.shape != hidden.shape[:2]:
         raise ValueError(f"mask must be {tuple(hidden.shape[:2])} like hidden, got {tuple(mask.shape)}")
-    device = hidden.device.type
+    mask = mask.bool()
+    # padding never reaches the product
+    return packed_head(hidden[mask], mask.sum(dim=1), weight, bias, pooling, screen=screen)
+
+
+def packed_head(
+    rows: torch.Tensor,
+    lengths: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    pooling: str = "max",
+    *,
+    screen: Screen | None = None,
+) -> torch.Tensor:
+    """The same without padding: ``rows`` is t (T, H), of which ``lengths`` (B,) belong to each text in turn."""
+    device = rows.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-    mask = mask.bool()
-    rows = hidden[mask]  # (T, H): padding never reaches the product
-    lengths = mask.sum(dim=1)
+        rows, weight = rows.to(dtype), weight.to(dtype)
     if screen is not None and (weight.dtype != torch.float32 or screen.half.shape != weight.shape):
         screen = None  # autocast: the product is in half precision anyway
     with torch.autocast(device, enabled=False):
@@ -90,7 +102,7 @@ def _pooled(
     with_positions: bool,
     screen: Screen | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """x = log1p(relu(max_i w_v . t_i + b_v)) (B, V), and the row of each maximum that is open (B, V).
+    """Weights log1p(relu(max_i w_v . t_i + b_v)) (B, V), and the row of each maximum that is open (B, V).
 
     Only an open term has a value and a gradient. Where few are open, screening finds them in a cheap product, and
     a second small product over the few gives value and position; where many are, one full product gives all.
@@ -102,12 +114,9 @@ def _pooled(
     if screen is None and len(rows) >= FEW_ROWS:
         screen = make_screen(weight.detach())
     if screen is not None:
-        bounds = screen.upper_bounds(rows, groups, len(lengths))
-        if bias is not None:
-            bounds += bias
-        closed = bounds <= 0  # false for a NaN: it must show
+        closed = screen.closed(rows, lengths, bias)
         if closed.count_nonzero() >= (1 - MAX_CANDIDATES) * closed.numel():
-            weights = bounds.zero_()
+            weights = rows.new_zeros(shape)
             _fill(weights, positions, closed.logical_not_(), rows, weight, bias, groups)
             return weights, positions
     weights = rows.new_full(shape, float("-inf"), dtype=dtype)

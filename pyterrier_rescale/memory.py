@@ -1,35 +1,49 @@
-"""Keep freed memory in the process while models run: glibc hands large blocks back, and every new one faults anew."""
+"""glibc's malloc, set for what models do: allocate and free blocks of many MB, again and again.
+
+By default it maps the first large blocks one by one and, once it has seen one freed, takes all that are smaller from a
+heap, which fragments. Encoding wants speed, training wants room for its activations.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import os
 
 # <malloc.h>
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEEP = 256 << 20
-_LARGEST_ON_HEAP = 32 << 20  # glibc takes no more
+_USERS_OWN = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}
+_MB = 1 << 20
 
 
-@functools.cache
 def keep_freed_memory() -> bool:
-    """Let glibc's malloc keep up to 256 MB of freed memory for the next layer, once per process.
+    """Take blocks of up to 32 MB from the heap, and keep 256 MB of freed memory there, for encoding.
 
-    The hidden states of a layer are tens of MB, allocated and freed again and again; by default each allocation is
-    mapped and unmapped, and its page faults were a fifth of a BERT layer's time. Encoding does so; training does not,
-    as the heap fragments around the activations it keeps (a third less time per step, but 40% more memory). Settings
-    of the user's own (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``GLIBC_TUNABLES``) are left alone.
+    Mapping and unmapping a BERT layer's hidden states costs a fifth of its time in page faults.
 
     Returns:
-        Whether the setting was made (on Linux with glibc, without settings of the user's own).
+        Whether the setting was made: on Linux with glibc, without settings of the user's own
+        (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``, ``GLIBC_TUNABLES``).
     """
-    if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & set(os.environ):
+    return _set_malloc(trim=256 * _MB, mapped_from=32 * _MB)
+
+
+def return_freed_memory() -> bool:
+    """Map large blocks one by one, so that what is freed is returned at once, for training.
+
+    The activations that wait for the backward pass would hold a fragmented heap: its peak was a third larger.
+
+    Returns:
+        As :func:`keep_freed_memory`.
+    """
+    return _set_malloc(trim=64 * _MB, mapped_from=_MB // 4)
+
+
+def _set_malloc(*, trim: int, mapped_from: int) -> bool:
+    if _USERS_OWN & set(os.environ):
         return False
     with contextlib.suppress(OSError, AttributeError, TypeError, ValueError):
         libc = ctypes.CDLL(None)
         libc.gnu_get_libc_version  # noqa: B018  (AttributeError elsewhere: other libraries have another mallopt)
-        mallopt = libc.mallopt
-        return all([mallopt(_M_TRIM_THRESHOLD, _KEEP), mallopt(_M_MMAP_THRESHOLD, _LARGEST_ON_HEAP)])
+        return all([libc.mallopt(_M_TRIM_THRESHOLD, trim), libc.mallopt(_M_MMAP_THRESHOLD, mapped_from)])
     return False

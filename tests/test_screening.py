@@ -30,19 +30,22 @@ def head(seed=0, scale=1.0, vocab=3000, width=96, spread=0.0):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 @pytest.mark.parametrize("spread", [0.0, 2.0])
-def test_no_product_exceeds_its_bound(seed, scale, spread):
-    hidden, weight, _, mask = head(seed, scale, spread=spread)
+@pytest.mark.parametrize("shift", [-1.0, 0.0, 0.3])
+def test_no_open_term_counts_as_closed(seed, scale, spread, shift):
+    """Biases that put the threshold well above, at, and below zero."""
+    hidden, weight, bias, mask = head(seed, scale, spread=spread)
     rows = hidden[mask]
-    bounds = Screen(weight).upper_bounds(rows, text_groups(LENGTHS), len(LENGTHS)).double()
-    truth = torch.full(bounds.shape, -math.inf, dtype=torch.float64)
+    bias = bias * -shift
+    closed = Screen(weight).closed(rows, LENGTHS, bias)
+    truth = torch.full(closed.shape, -math.inf, dtype=torch.float64)
     for text, part in enumerate(rows.double().split(LENGTHS.tolist())):
         if len(part):
-            truth[text] = (part @ weight.double().T).amax(dim=0)
-    assert (truth <= bounds).all()
-    # ... and the bound is tight enough to be of use: a few hundredths of |t| |w|
+            truth[text] = (part @ weight.double().T).amax(dim=0) + bias.double()
+    assert not closed[truth > 0].any()
+    assert closed[LENGTHS == 0].all()
+    # ... and of use: what stays open is open, or within a few hundredths of |t| |w| of it
     size = rows.norm(dim=1).max() * weight.norm(dim=1).max()
-    present = LENGTHS > 0
-    assert (bounds - truth)[present].max() < 0.05 * size
+    assert truth[~closed].min() > -0.05 * size
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -99,6 +102,9 @@ def test_maximum_by_bits(shift):
     values = (torch.randn(7, 5, 300, generator=torch.Generator().manual_seed(3)) + shift).bfloat16()
     values[0, :, 0], values[1, :, 0] = -0.0, 0.0
     assert torch.equal(_amax(values), values.amax(dim=1))
+    some = _amax(values, positive_counts=True)
+    above = values.amax(dim=1) >= 0
+    assert torch.equal(some[above], values.amax(dim=1)[above]) and (some[~above] < 0).all()
 
 
 def test_groups_pad_with_the_texts_own_rows():

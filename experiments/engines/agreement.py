@@ -42,7 +42,7 @@ def encode(options: argparse.Namespace, folder: Path) -> list[str]:
         vectors, queries = splade.encode_docs(texts), splade.encode_queries(topics)
         truth = (queries @ vectors.T).toarray()
         print(f"{family}: {len(texts)} documents, {vectors.nnz / len(texts):.0f} active terms", flush=True)
-        for terms in ("safe", "raw"):
+        for terms in options.terms:
             names.append(f"{family}-{terms}")
             words = splade.term_map(terms)
             with open(folder / f"{names[-1]}.pickle", "wb") as out:
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("collections", nargs="*", default=["docstrings"])
     parser.add_argument("--documents", type=int, default=20_000)
     parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--terms", nargs="+", choices=["safe", "raw"], default=["safe", "raw"])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--encoder", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--check", nargs=3, metavar=("FOLDER", "NAME", "CONDITION"), help=argparse.SUPPRESS)

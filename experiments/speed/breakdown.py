@@ -57,9 +57,11 @@ def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: 
     rates = [gemm_rate(2048, SHAPES[shape][2], SHAPES[shape][3])]
     ids = timed("tokeniser", lambda: encoder._tokenise(sample))
     lengths = np.array([len(row) for row in ids])
+    padded = 0  # positions that go through the body
     screen = timed("head", lambda: make_screen(encoder.head.weight))
     for members in encoder._batches(lengths, batch_size):
         batch = timed("body", lambda members=members: encoder._run(members, [ids[i] for i in members]))
+        padded += batch.mask.numel()
         with torch.inference_mode():
             weights = timed("head", lambda b=batch: sparse_head(
                 b.hidden, encoder.head.weight, encoder.head.bias, b.mask, screen=screen))  # fmt: skip
@@ -75,4 +77,6 @@ def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: 
         "gemm_gflops": rate, "body of gemm": body / seconds["body"] / rate,
         "head of gemm": head / seconds["head"] / rate,
         "all of gemm": (body + head) / total / rate,
+        "padding %": 100 * (padded / lengths.sum() - 1),
+        "with padding": (body * padded / lengths.sum() + head) / total / rate,
     }  # fmt: skip

@@ -129,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["encode", "train", "index", "breakdown", "memory"])
     parser.add_argument("--shapes", nargs="+", default=["a", "b"], choices=list(SHAPES))
+    parser.add_argument("--against", nargs="+", choices=[*NAMES, OURS_HALF], help="only these (encode, index)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -158,6 +159,7 @@ def main() -> None:
             rows = compare("train", shape, (OURS, SPARSE_ENCODER), folder, given, options.rounds)
         else:
             names = (OURS, SPLADE) if options.task == "index" else (*NAMES, OURS_HALF)
+            names = tuple(name for name in names if name in (OURS, *(options.against or names)))
             given["texts"] = some_texts(options.texts)
             rows = compare(options.task, shape, names, folder, given, options.rounds)
         print(pd.DataFrame(rows).round(2).to_string(index=False), flush=True)

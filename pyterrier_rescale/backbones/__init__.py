@@ -34,7 +34,8 @@ def small_backbone(
 
     The folder is in the standard layout (``AutoModelForMaskedLM``, ``AutoTokenizer``). Its ``backbone.json`` records
     settings, versions, loss curve and time. Weights start from the library's own initialisation, and the head's scale
-    is what training makes of it. The same settings, texts, versions and number of threads give the same weights.
+    is what training makes of it. The same settings, texts, versions and number of threads give the same
+    weights (``"bert"``: but for the numbers of its pieces, which the tokenizer's trainer gives anew in every run).
 
     Nothing is held out: where the texts are a collection's corpus, the documents that test topics look for are
     among them, without their topics.

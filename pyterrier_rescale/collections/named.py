@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _BODY_FIELDS = ("text", "body", "abstract", "contents", "default_text")
-_QUERY_FIELDS = ("query", "text", "title")
+# "text" is what ir_datasets calls a query; beside it TREC-COVID has a "query" of keywords
+_QUERY_FIELDS = ("text", "query", "title")
 
 
 class NamedCollection(Collection):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..layout import save_encoder
+from ..memory import return_freed_memory
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
 
@@ -164,6 +165,7 @@ def _run(
     from .checkpoints import whole_checkpoints
     from .trainer import Encoder, Trainer
 
+    return_freed_memory()
     collator = Collator(
         rows,
         module,
