@@ -221,8 +221,9 @@ def draw(table: pd.DataFrame, folder: Path) -> None:
                 axis.scatter(found["k"], found["ndcg"], marker=mark, s=70, color=line.get_color())
         axis.set(xscale="log", xlabel="k (squares: auto; stars: calibrated)", title=family)
     np.atleast_1d(axes)[0].set_ylabel("nDCG@10")
-    np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8)
-    figure.savefig(folder / "dose.png", dpi=110)
+    if any(axis.lines for axis in np.atleast_1d(axes)):
+        np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8)
+        figure.savefig(folder / "dose.png", dpi=110)
 
     rows = plain(table, penalty=None)
     rows = rows[(rows["family"] == "modernbert") & (rows["collection"] == "vaswani") & (rows["seed"] == 0)]
@@ -232,8 +233,9 @@ def draw(table: pd.DataFrame, folder: Path) -> None:
             cell = cell.sort_values("penalty")
             axis.plot(cell["active"], cell["ndcg"], marker="o", label=start)
     axis.set(xscale="log", xlabel="active terms per document", ylabel="nDCG@10")
-    axis.legend(frameon=False)
-    figure.savefig(folder / "sparsity.png", dpi=110)
+    if axis.lines:
+        axis.legend(frameon=False)
+        figure.savefig(folder / "sparsity.png", dpi=110)
 
     rows = plain(table)
     rows = rows[(rows["family"] == "modernbert") & (rows["collection"] == "vaswani") & (rows["seed"] == 0)]
@@ -269,11 +271,11 @@ def main() -> None:
     share = table[table["steps"] >= 100].groupby("start")["collapsed"].agg(["sum", "size"])
     text = "\n\n".join([
         "# Tables of the calibration study", "Written by `analyse.py` from `results.jsonl`.",
-        "## Headline", headline(table, bm25), "## k against the head's inflation", by_k, "## Against the best k of the grid",
-        regret, "## Collapsed runs by start (all settings)",
+        "## Headline", headline(table, bm25), "## k against the head's inflation", by_k,
+        "## Against the best k of the grid", regret, "## Collapsed runs by start (all settings)",
         markdown([{"start": s, "collapsed": f"{r['sum']} of {r['size']}"} for s, r in share.iterrows()]),
-        f"## What predicts a collapse ({counted})", areas, "## The monitor", monitor(table), "## One factor at a time",
-        single_factors(table),
+        f"## What predicts a collapse ({counted})", areas, "## The monitor", monitor(table),
+        "## One factor at a time", single_factors(table),
     ])  # fmt: skip
     (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
     draw(table, options.out)

@@ -4,8 +4,8 @@
     python experiments/calibration/run.py --collections COLLECTIONS --hours 6               # everything
     python experiments/calibration/analyse.py                                               # tables and figures
 
-COLLECTIONS is a folder of BEIR folders: vaswani, scifact, medquad, nfcorpus, cranfield. A run that is finished stands as one
-line in results.jsonl and is not run again; interrupt and go on as you like.
+COLLECTIONS is a folder of BEIR folders: vaswani, scifact, medquad, nfcorpus, cranfield. A run that is finished stands
+as one line in results.jsonl and is not run again; interrupt and go on as you like.
 """
 
 from __future__ import annotations

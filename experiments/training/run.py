@@ -2,9 +2,9 @@
 
     python experiments/training/run.py --collections COLLECTIONS
 
-COLLECTIONS is a folder of BEIR folders with vaswani and scifact. Teacher scores, which MarginMSE and KL distil, are those of
-BM25: two hard negatives per query from Terrier's BM25, its scores beside them. InfoNCE trains on the same rows. Finished
-runs stand in results.csv and are not run again.
+COLLECTIONS is a folder of BEIR folders with vaswani and scifact. Teacher scores, which MarginMSE and KL distil, are
+those of BM25: two hard negatives per query from Terrier's BM25, its scores beside them. InfoNCE trains on the same
+rows. Finished runs stand in results.csv and are not run again.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def main() -> None:
                 line = command(backbone, data, out, name, loss, rescale)
                 print(shlex.join(line), flush=True)
                 done = subprocess.run(line, check=True, capture_output=True, text=True)
-                verdicts = [part.split("UserWarning: ")[1][:60] for part in done.stderr.splitlines() if ": step " in part]
+                warned = [line for line in done.stderr.splitlines() if ": step " in line]
+                verdicts = [line.split("UserWarning: ")[1][:60] for line in warned]
                 log = pd.read_csv(out / "monitor.csv")
                 figures = score(Splade(out, device="cpu"), collection)
                 rows.append({
