@@ -57,7 +57,7 @@ class TextEncoder:
         tokenizer: its tokenizer.
         pooling: ``"max"`` or ``"sum"`` over positions.
         max_length: tokens per text, special ones included; what exceeds it is cut.
-        batch_size: texts per batch at most; on CPUs a batch is further bounded to 2,048 padded tokens, and either way
+        batch_size: texts per batch at most; on CPUs a batch is further bounded to 1,024 padded tokens, and either way
             memory is bounded whatever the number of texts.
         lowercase: lower-case texts first (within the tokenizer, so that saved folders do the same everywhere).
         device: torch device or its name; default: CUDA where present, else CPU.
