@@ -1,7 +1,8 @@
 """glibc's malloc, set for what models do: allocate and free blocks of many MB, again and again.
 
 By default it maps the first large blocks one by one and, once it has seen one freed, takes all that are smaller from a
-heap, which fragments. Encoding wants speed, training wants room for its activations.
+heap, which fragments. Encoding, and training of small models, want speed; training of large ones wants room for the
+activations.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ _MB = 1 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Take blocks of up to 32 MB from the heap, and keep 256 MB of freed memory there, for encoding.
+    """Take blocks of up to 32 MB from the heap, and keep 256 MB of freed memory there.
 
-    Mapping and unmapping a BERT layer's hidden states costs a fifth of its time in page faults.
+    For encoding, and for training models whose activations are few. Mapping and unmapping a BERT layer's hidden states
+    costs a fifth of its time in page faults.
 
     Returns:
         Whether the setting was made: on Linux with glibc, without settings of the user's own
@@ -29,9 +31,9 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Map large blocks one by one, so that what is freed is returned at once, for training.
+    """Map large blocks one by one, so that what is freed is returned at once.
 
-    The activations that wait for the backward pass would hold a fragmented heap: its peak was a third larger.
+    For training large models: the activations that wait for the backward pass would hold a fragmented heap: its peak was a third larger.
 
     Returns:
         As :func:`keep_freed_memory`.

@@ -118,6 +118,18 @@ def test_the_seed_decides_the_weights(built, tmp_path):
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
+def test_word_pieces_are_the_same_in_every_run():
+    texts = [*tiny.TEXTS, "ab ba cd dc " * 3]  # pairs of letters as frequent as each other
+    first, *others = (train_tokenizer(BackboneSettings("bert", vocab_size=300), texts) for _ in range(6))
+    vocabulary = first.get_vocab()
+    assert all(other.get_vocab() == vocabulary for other in others)
+    assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
+    assert [vocabulary[name] for name in SPECIAL] == list(range(len(SPECIAL)))
+    # pieces inside words are pieces, not special tokens that would be cut out of any text
+    assert first.tokenize("retrieval ##l") == [*first.tokenize("retrieval"), "[UNK]", "[UNK]", "l"]
+    assert first.decode(first("sparse retrieval")["input_ids"], skip_special_tokens=True) == "sparse retrieval"
+
+
 def test_pretraining_learns_more_than_frequencies():
     sizes = {**SMALL, "steps": 200, "batch_size": 12, "hidden": 64, "learning_rate": 5e-3}
     sizes.update(chosen=0.25, masked=0.5, random=0.1)

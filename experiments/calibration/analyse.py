@@ -5,22 +5,25 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from figures import draw
 from plan import GRID, STARTS, TRAINED_ON, UNSEEN
 from run import finished
 from scipy.stats import ttest_rel
 
 from pyterrier_rescale.significance import holm
+from pyterrier_rescale.verdict import judge
 
 HERE = Path(__file__).parent
 #: A run has collapsed if it ends below this share of BM25's nDCG@10 on its collection.
 COLLAPSED = 0.15
 DEFAULTS = {
-    "steps": 250, "inflation": 1.0, "offset": "term", "rate": 0.03, "placement": "decoder", "lowercase": True,
-    "penalty": 1.0, "layers": 3,
+    "steps": 250, "offset": "term", "rate": 0.03, "placement": "decoder",
+    "lowercase": True, "penalty": 1.0, "layers": 3,
 }  # fmt: skip
 
 
@@ -76,10 +79,10 @@ def headline(table: pd.DataFrame, bm25: dict) -> str:
                     for where in ("", *(f"_{u}" for u in UNSEEN)):
                         tests.append((line, where, p_against(cell, start, "k=16", where)))
                 lines.append(line)
-    for where in {where for _, where, _ in tests}:
+    for where in dict.fromkeys(where for _, where, _ in tests):
         some = [(line, p) for line, w, p in tests if w == where]
         for (line, _), p in zip(some, holm([p for _, p in some]), strict=True):
-            line[f"p{where.replace('_', ' ')}"] = "" if np.isnan(p) else ("<.001" if p < 0.001 else f"{p:.3f}"[1:])
+            line[f"p{where.replace('_', ' ')}"] = number(p)
     note = ", ".join(f"{name} {figures['ndcg']:.3f}" for name, figures in bm25.items())
     return f"{markdown(lines)}\n\nBM25 (Terrier): {note}.\n"
 
@@ -104,31 +107,67 @@ def p_against(cell: pd.DataFrame, start: str, other: str, where: str) -> float:
     return float(ttest_rel(a, b).pvalue) if np.ptp(a - b) else np.nan
 
 
-def grid(table: pd.DataFrame) -> tuple[str, str]:
-    """nDCG@10 by k, inflation and backbone, with auto's and calibrated's; and their regret against the best k."""
-    rows = plain(table, inflation=None)
-    rows = rows[rows["seed"] == 0]
-    ks = ["raw", *(f"k={k:g}" for k in GRID)]
-    lines, regrets = [], []
-    for (collection, family, inflation), cell in rows.groupby(["collection", "family", "inflation"]):
-        values = cell.set_index("start")["ndcg"]
-        if not set(ks[1:]) <= set(values.index):
-            continue
-        line = {"collection": collection, "backbone": family, "inflation": f"{inflation:g}"}
-        line |= {k: f"{values[k]:.3f}" if k in values else "" for k in ks}
-        for start in ("auto", "calibrated"):
-            if start in values:
-                chosen = cell.loc[cell["start"] == start, "k"].iloc[0]
-                line[start] = f"{values[start]:.3f} (k={chosen:.3g})"
-                best = values[[k for k in ks if k in values]]
-                regrets.append({
-                    "start": start, "backbone": family, "inflation": f"{inflation:g}", "best k": best.idxmax(),
-                    "its nDCG@10": f"{best.max():.3f}", "nDCG@10": f"{values[start]:.3f}",
-                    "difference": f"{values[start] - best.max():+.3f}",
-                    "relative": f"{values[start] / best.max() - 1:+.1%}",
-                })  # fmt: skip
-        lines.append(line)
-    return markdown(lines), markdown(regrets)
+def number(value: float) -> str:
+    """A p-value as tables show it."""
+    return "" if np.isnan(value) else "<.001" if value < 0.001 else f"{value:.3f}"[1:] if value < 1 else "1"
+
+
+def cells(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(collection, family, its rows with the defaults), where the whole grid of k was run."""
+    rows = plain(table)
+    for (collection, family), cell in rows.groupby(["collection", "family"]):
+        if {f"k={k:g}" for k in GRID} <= set(cell["start"]):
+            yield collection, family, cell
+
+
+def grid(table: pd.DataFrame) -> str:
+    """nDCG@10, active terms and collapse by k; means over the seeds that were run."""
+    lines = []
+    for collection, family, cell in cells(table):
+        for what, column, form in (("nDCG@10", "ndcg", ".3f"), ("terms/doc", "active", ".0f")):
+            means = cell.groupby("start")[column].mean()
+            line = {"collection": collection, "backbone": family, "": what}
+            line |= {f"{k:g}": f"{means[f'k={k:g}']:{form}}" for k in sorted(GRID)}
+            line |= {start: f"{means[start]:{form}}" for start in ("raw", "auto", "calibrated") if start in means}
+            lines.append(line)
+    return markdown(lines)
+
+
+def regret(table: pd.DataFrame) -> str:
+    """What auto and calibrated lose or win against the k of the grid that is best on the scored topics themselves."""
+    lines, tests = [], []
+    for collection, family, cell in cells(table):
+        seeds = set(cell.loc[cell["start"] == f"k={max(GRID):g}", "seed"])  # those that have the whole grid
+        cell = cell[cell["seed"].isin(seeds)]
+        means = cell[cell["start"].str.startswith("k=")].groupby("start")["ndcg"].mean()
+        best = means.idxmax()
+        for start in ("k=16", "auto", "calibrated"):
+            found = cell[cell["start"] == start]
+            if found.empty:
+                continue
+            value = found["ndcg"].mean()
+            lines.append({
+                "collection": collection, "backbone": family, "seeds": len(seeds), "best k": best[2:],
+                "its nDCG@10": f"{means.max():.3f}", "start": start, "its k": f"{found['k'].mean():.3g}",
+                "nDCG@10": f"{value:.3f}", "difference": f"{value - means.max():+.3f}",
+                "relative": f"{value / means.max() - 1:+.1%}",
+            })  # fmt: skip
+            tests.append(p_against(cell, start, best, ""))
+    for line, p in zip(lines, holm(tests), strict=True):
+        line["p"] = number(p)
+    return markdown(lines)
+
+
+def frequency(table: pd.DataFrame) -> str:
+    """Spearman of a term's mean weight, bias and row norm with its log frequency, before any training."""
+    rows = plain(table)
+    rows = rows[rows["audit"].notna() & rows["start"].isin(["raw", "k=16", "auto", "calibrated"])]
+    names = ("frequency_weight", "frequency_bias", "frequency_norm", "special_share", "cosine_vectors")
+    lines = []
+    for (family, start), cell in rows.groupby(["family", "start"]):
+        audits = pd.DataFrame(cell["audit"].tolist()).reindex(columns=names)
+        lines.append({"backbone": family, "start": start, **{n: f"{audits[n].mean():.2f}" for n in names}})
+    return markdown(lines)
 
 
 def auc(values: np.ndarray, positive: np.ndarray) -> float:
@@ -162,7 +201,22 @@ def predictors(table: pd.DataFrame) -> tuple[str, str]:
     lines.sort(key=lambda line: -line["AUC"])
     for line in lines:
         line["AUC"] = f"{line['AUC']:.3f}"
-    return markdown(lines[:14]), f"{len(rows)} trained runs, {int(bad.sum())} collapsed"
+    return markdown(lines[:20]), f"{len(rows)} trained runs, {int(bad.sum())} collapsed"
+
+
+def verdicts(table: pd.DataFrame) -> str:
+    """What the audit said of each start, before training, against how the run ended."""
+    rows = table[table["audit"].notna() & (table["steps"] >= 100)]
+    bad = rows["collapsed"].to_numpy()
+    found = [set(judge({**audit, "rescaled_by": np.nan}, 1.0)[0]) for audit in rows["audit"]]
+    lines = []
+    for name in ("scale mismatch", "dense start", "sink", "anisotropic", "dead"):
+        said = np.array([name in findings for findings in found])
+        lines.append({
+            "finding": name, "said of collapsing runs": f"{int((said & bad).sum())} of {int(bad.sum())}",
+            "said of others": f"{int((said & ~bad).sum())} of {int((~bad).sum())}",
+        })  # fmt: skip
+    return markdown(lines)
 
 
 def monitor(table: pd.DataFrame) -> str:
@@ -199,57 +253,6 @@ def single_factors(table: pd.DataFrame) -> str:
     return markdown(lines)
 
 
-def draw(table: pd.DataFrame, folder: Path) -> None:
-    """dose.png (k against nDCG@10), sparsity.png (terms against nDCG@10), dynamics.png (training)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = plain(table, inflation=None)
-    rows = rows[(rows["seed"] == 0) & (rows["collection"] == "vaswani")]
-    families = [f for f in ("bert", "modernbert") if f in set(rows["family"])]
-    figure, axes = pyplot.subplots(1, max(1, len(families)), figsize=(9, 3.6), layout="constrained", sharey=True)
-    for axis, family in zip(np.atleast_1d(axes), families, strict=False):
-        for inflation, cell in rows[rows["family"] == family].groupby("inflation"):
-            fixed = cell[cell["start"].str.startswith("k=") | (cell["start"] == "raw")].sort_values("k")
-            if len(fixed) < 3:
-                continue
-            (line,) = axis.plot(fixed["k"], fixed["ndcg"], marker=".", label=f"W x {inflation:g}")
-            for start, mark in (("auto", "s"), ("calibrated", "*")):
-                found = cell[cell["start"] == start]
-                axis.scatter(found["k"], found["ndcg"], marker=mark, s=70, color=line.get_color())
-        axis.set(xscale="log", xlabel="k (squares: auto; stars: calibrated)", title=family)
-    np.atleast_1d(axes)[0].set_ylabel("nDCG@10")
-    if any(axis.lines for axis in np.atleast_1d(axes)):
-        np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8)
-        figure.savefig(folder / "dose.png", dpi=110)
-
-    rows = plain(table, penalty=None)
-    rows = rows[(rows["family"] == "modernbert") & (rows["collection"] == "vaswani") & (rows["seed"] == 0)]
-    figure, axis = pyplot.subplots(figsize=(5.5, 3.6), layout="constrained")
-    for start, cell in rows.groupby("start"):
-        if len(cell) > 1:
-            cell = cell.sort_values("penalty")
-            axis.plot(cell["active"], cell["ndcg"], marker="o", label=start)
-    axis.set(xscale="log", xlabel="active terms per document", ylabel="nDCG@10")
-    if axis.lines:
-        axis.legend(frameon=False)
-        figure.savefig(folder / "sparsity.png", dpi=110)
-
-    rows = plain(table)
-    rows = rows[(rows["family"] == "modernbert") & (rows["collection"] == "vaswani") & (rows["seed"] == 0)]
-    figure, axes = pyplot.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
-    shown = (("contrast", "in-batch loss / chance"), ("grad_norm", "gradient norm"), ("active_d", "terms per document"))
-    for axis, (column, label) in zip(axes, shown, strict=True):
-        for _, row in rows[rows["start"].isin(["raw", "k=16", "auto", "calibrated"])].iterrows():
-            if row["dynamics"]:
-                axis.plot(row["dynamics"]["step"], row["dynamics"][column], marker=".", label=row["start"])
-        axis.set(xscale="log", yscale="log", xlabel="step", title=label)
-    axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(folder / "dynamics.png", dpi=110)
-
-
 def markdown(lines: list[dict]) -> str:
     """A table of rows."""
     if not lines:
@@ -266,19 +269,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     table, bm25 = load(options.results)
-    by_k, regret = grid(table)
     areas, counted = predictors(table)
     share = table[table["steps"] >= 100].groupby("start")["collapsed"].agg(["sum", "size"])
     text = "\n\n".join([
         "# Tables of the calibration study", "Written by `analyse.py` from `results.jsonl`.",
-        "## Headline", headline(table, bm25), "## k against the head's inflation", by_k,
-        "## Against the best k of the grid", regret, "## Collapsed runs by start (all settings)",
+        "## Headline", headline(table, bm25), "## Dose and response: nDCG@10 by k", grid(table),
+        "## Against the k of the grid that is best on the scored topics", regret(table), "## Collapsed runs by start (all settings)",
         markdown([{"start": s, "collapsed": f"{r['sum']} of {r['size']}"} for s, r in share.iterrows()]),
-        f"## What predicts a collapse ({counted})", areas, "## The monitor", monitor(table),
+        f"## What predicts a collapse ({counted})", areas, "## What the audit says", verdicts(table),
+        "## Frequency bias and sinks before training", frequency(table), "## The monitor", monitor(table),
         "## One factor at a time", single_factors(table),
     ])  # fmt: skip
     (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
-    draw(table, options.out)
+    draw(table, plain, bm25, options.out)
     print(text)
 
 

@@ -58,8 +58,6 @@ class Study:
 
         begun = time.perf_counter()
         model, tokenizer = load_backbone(self.backbone(run))
-        if run.inflation != 1:
-            inflate(model, run.inflation)
         pairs = self.collection(run.collection).train_pairs()
         how: Any = None if run.start == "raw" else run.start
         if how == "calibrated" or run.placement != "decoder":
@@ -111,18 +109,6 @@ class Study:
             max_length=TRAINING["max_length"], seed=run.seed, device="cpu",
         )  # fmt: skip
         return measured.apply(model, placement=run.placement)
-
-
-def inflate(model: Any, factor: float) -> None:
-    """Multiply the decoder's W (and nothing else) in place, as a backbone with a larger head would have it."""
-    import torch
-
-    from pyterrier_rescale.head import find_head
-    from pyterrier_rescale.rescaling import untie
-
-    untie(model)
-    with torch.no_grad():
-        find_head(model).weight.mul_(factor)
 
 
 def sample(pairs: list, size: int = 512) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..loading import no_weight_bars
+from ..memory import keep_freed_memory
 from ..paths import cache_dir, whole_folder
 from .settings import FAMILIES, BackboneSettings
 
@@ -35,7 +36,7 @@ def small_backbone(
     The folder is in the standard layout (``AutoModelForMaskedLM``, ``AutoTokenizer``). Its ``backbone.json`` records
     settings, versions, loss curve and time. Weights start from the library's own initialisation, and the head's scale
     is what training makes of it. The same settings, texts, versions and number of threads give the same
-    weights (``"bert"``: but for the numbers of its pieces, which the tokenizer's trainer gives anew in every run).
+    weights.
 
     Nothing is held out: where the texts are a collection's corpus, the documents that test topics look for are
     among them, without their topics.
@@ -90,6 +91,7 @@ def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str
     from .architectures import build_model, train_tokenizer
     from .mlm import make_windows, own_token_share, pretrain
 
+    keep_freed_memory()
     tokenizer = train_tokenizer(settings, texts)
     windows = make_windows(tokenizer, texts, settings)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are

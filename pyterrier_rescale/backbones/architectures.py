@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,12 @@ from .settings import BackboneSettings
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids are their places
 POSITIONS = 512
+_LETTERS = 200  # that WordPiece keeps, the most frequent ones
 
 
 def train_tokenizer(settings: BackboneSettings, texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -20,24 +23,10 @@ def train_tokenizer(settings: BackboneSettings, texts: Iterable[str]) -> PreTrai
 
     In the byte-level one every word start is ``Ġword``, that of the text included, so that a word has one term.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
-    options = {"vocab_size": settings.vocab_size, "special_tokens": list(SPECIAL), "show_progress": False}
-    if settings.family == "bert":
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(limit_alphabet=200, **options)
-    else:
-        tokenizer = Tokenizer(models.BPE())
-        if settings.lowercase:
-            tokenizer.normalizer = normalizers.Lowercase()
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options)
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = _word_pieces(settings, list(texts)) if settings.family == "bert" else _byte_level(settings, texts)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -47,6 +36,53 @@ def train_tokenizer(settings: BackboneSettings, texts: Iterable[str]) -> PreTrai
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=POSITIONS, **dict(zip(names, SPECIAL, strict=True))
     )
+
+
+def _byte_level(settings: BackboneSettings, texts: Iterable[str]) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    if settings.lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), vocab_size=settings.vocab_size,
+        special_tokens=list(SPECIAL), show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _word_pieces(settings: BackboneSettings, texts: list[str]) -> Tokenizer:
+    """WordPiece with the same pieces and numbers in every run.
+
+    The trainer numbers the letters inside words in the order of a hash map, anew in every run, and breaks ties of its
+    merges by these numbers. Named as special tokens they have fixed ones; so the pieces come from a trainer's
+    tokenizer, and go into another one, to which they are not special.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    def bare(model: models.WordPiece) -> Tokenizer:
+        tokenizer = Tokenizer(model)
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        return tokenizer
+
+    learner = bare(models.WordPiece(unk_token="[UNK]"))
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update("".join(learner.normalizer.normalize_str(text).split()))
+    letters = sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:_LETTERS])
+    trainer = trainers.WordPieceTrainer(
+        initial_alphabet=letters, limit_alphabet=len(letters), vocab_size=settings.vocab_size,
+        special_tokens=[*SPECIAL, *(f"##{letter}" for letter in letters)], show_progress=False,
+    )  # fmt: skip
+    learner.train_from_iterator(texts, trainer)
+    tokenizer = bare(models.WordPiece(learner.get_vocab(with_added_tokens=True), unk_token="[UNK]"))
+    tokenizer.add_special_tokens(list(SPECIAL))
+    return tokenizer
 
 
 def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..layout import save_encoder
-from ..memory import return_freed_memory
+from ..memory import keep_freed_memory, return_freed_memory
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: Name of the log in the output folder.
 LOG_FILE = "monitor.csv"
 _CHECKPOINTS = "checkpoints"
+# Bytes of all layers' hidden states of a batch of documents; what waits for the backward pass is about twenty times that.
+_SMALL_STATES = 8 << 20
 
 
 def train(
@@ -165,7 +167,7 @@ def _run(
     from .checkpoints import whole_checkpoints
     from .trainer import Encoder, Trainer
 
-    return_freed_memory()
+    _set_memory(module, config)
     collator = Collator(
         rows,
         module,
@@ -186,6 +188,14 @@ def _run(
     finally:
         bookkeeper.close()
     module.eval()
+
+
+def _set_memory(module: SparseHead, config: TrainConfig) -> None:
+    """A small model's steps take a third less time on a heap that grows; a large one's activations would not fit it."""
+    sizes = module.mlm.config
+    width, layers = getattr(sizes, "hidden_size", None), getattr(sizes, "num_hidden_layers", None)
+    states = 4 * config.batch_size * config.max_length * (width or 0) * (layers or 0)
+    (keep_freed_memory if 0 < states <= _SMALL_STATES else return_freed_memory)()
 
 
 def _load(folder: Path, config: TrainConfig) -> Splade:
