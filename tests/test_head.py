@@ -47,6 +47,15 @@ def nudge(model, tok, steps=3):
     return model.eval()
 
 
+def test_an_inflated_head_divided_by_more_is_the_same_head():
+    inflated, _ = tiny.build("modernbert")
+    rescale(inflated, 1 / 16, inplace=True)
+    larger, plain = find_head(inflated), find_head(rescale(tiny.build("modernbert")[0], 4.0))
+    # powers of two divide exactly: a head times 16, divided by 64, is bit for bit one divided by 4
+    assert torch.equal(larger.weight / 64, plain.weight)
+    assert torch.equal(larger.bias, plain.bias)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_divides_exactly_and_survives_stock_round_trips(family, tmp_path):
     model, tok = tiny.build(family)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,25 @@ from pyterrier_rescale.training.monitor import Judge, measure
 from pyterrier_rescale.training.objective import StepParts
 from pyterrier_rescale.training.regularizers import REGULARIZERS
 from pyterrier_rescale.training.schedule import Ramp
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({"hidden_size": 128, "num_hidden_layers": 3}, "keep"),
+        ({"hidden_size": 768, "num_hidden_layers": 12}, "return"),
+        ({}, "return"),  # unknown sizes are not taken for small ones
+    ],
+)
+def test_small_models_keep_their_freed_memory(sizes, expected, monkeypatch):
+    import importlib
+
+    run = importlib.import_module("pyterrier_rescale.training.run")
+    called = []
+    monkeypatch.setattr(run, "keep_freed_memory", lambda: called.append("keep"))
+    monkeypatch.setattr(run, "return_freed_memory", lambda: called.append("return"))
+    run._set_memory(SimpleNamespace(mlm=SimpleNamespace(config=SimpleNamespace(**sizes))), TrainConfig())
+    assert called == [expected]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOG_FILE = "monitor.csv"
 _CHECKPOINTS = "checkpoints"
 # Bytes of all layers' hidden states of a batch of documents; what waits for the backward pass is about twenty times that.
-_SMALL_STATES = 8 << 20
+_SMALL_STATES = 12 << 20
 
 
 def train(
