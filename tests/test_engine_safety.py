@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import engine_data
@@ -138,42 +137,6 @@ def test_killed_at_random_moments(tmp_path, engine):
         index.indexer(mode="overwrite").index({"docno": f"d{i}", "toks": toks(i)} for i in range(3000))
         check_whole(index, 3000)
     assert len(set(outcomes)) > 1, outcomes
-
-
-def test_reader_that_stops_is_noticed(tmp_path):
-    """A consumer that fails or returns early must not leave the feeding thread waiting for ever."""
-    from pyterrier_rescale.engines.feed import feed_lines
-
-    lines = (b"x" * 1000 + b"\n" for _ in range(1000))
-
-    def fail():
-        with open(tmp_path / "a", "rb") as pipe:
-            pipe.readline()
-        raise OSError("no space left")
-
-    with pytest.raises(RuntimeError, match="no space left"):
-        feed_lines(tmp_path / "a", lines, fail)
-    with pytest.raises(RuntimeError, match="stopped before the documents ended: never opened"):
-        feed_lines(tmp_path / "b", lines, lambda: (_ for _ in ()).throw(OSError("never opened")))
-
-    kept = []
-
-    def hold():
-        kept.append(open(tmp_path / "c", "rb"))  # neither read nor closed
-
-    with pytest.raises(RuntimeError, match="stopped before the documents ended"):
-        feed_lines(tmp_path / "c", lines, hold)
-    kept[0].close()
-    got = []
-    feed_lines(tmp_path / "d", [b"1\n", b"2\n"], lambda: got.append((tmp_path / "d").read_bytes()))
-    assert got == [b"1\n2\n"]
-    assert threading.active_count() < 50
-
-
-def test_feed_without_named_pipes(tmp_path, monkeypatch):
-    monkeypatch.delattr(os, "mkfifo")
-    docs = ({"docno": f"d{i}", "toks": toks(i)} for i in range(60))
-    check_whole(open_index(tmp_path / "i", "terrier").indexer().index(docs), 60)
 
 
 def random_documents(n, seed, alphabet):

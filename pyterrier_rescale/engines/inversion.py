@@ -50,8 +50,12 @@ class Inverter:
         self._save_run(np.flatnonzero(counts), counts[counts > 0], numbers, weights)
         self._start_run()
 
-    def finish(self) -> None:
-        """Join the runs into the index's files."""
+    def finish(self, *, sort_terms: bool = False) -> None:
+        """Join the runs into the index's files.
+
+        Args:
+            sort_terms: number the terms in their order as strings, not in that of their first occurrence.
+        """
         if self._lengths:
             self._write_run()
         runs = [
@@ -59,6 +63,13 @@ class Inverter:
             + [np.load(self.folder / f"run-{number}-{name}.npy", mmap_mode="r") for name in "dw"]
             for number in range(self._runs)
         ]
+        if sort_terms:
+            names = sorted(self.vocabulary)
+            places = np.empty(len(names), dtype=np.int32)
+            places[[self.vocabulary[name] for name in names]] = np.arange(len(names), dtype=np.int32)
+            for run in runs:
+                run[0] = places[run[0]]
+            self.vocabulary = {name: number for number, name in enumerate(names)}
         counts = np.zeros(len(self.vocabulary), dtype=np.int64)
         for terms, run_counts, _, _ in runs:
             counts[terms] += run_counts

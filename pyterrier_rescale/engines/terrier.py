@@ -1,9 +1,9 @@
-"""Engine "terrier": Terrier's inverted index through PyTerrier's Java, written in a single pass."""
+"""Engine "terrier": Terrier's inverted index, written here and searched through PyTerrier's Java."""
 
 from __future__ import annotations
 
-import json
 import os
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,18 @@ from ..java import start_java
 from . import storage
 from .base import EngineIndex
 from .documents import DocumentStream
-from .feed import feed_lines
+from .inversion import Inverter
 from .searcher import Result, Searcher, order_by_score
+from .terrier_files import (
+    MAX_TERM_BYTES,
+    write_docnos,
+    write_documents,
+    write_inverted,
+    write_lexicon,
+    write_properties,
+)
 
 _CONTROLS_OFF = ("terrierql", "parsecontrols", "parseql", "matchopql", "applypipeline", "decorate", "decorate_batch")
-_KEY_LENGTH = 64  # of docnos while indexing; every document costs a compression of three times as many bytes
-MAX_TERM_BYTES = 60  # what Terrier's lexicon reserves for a term
 
 
 class TerrierEngine(EngineIndex):
@@ -45,23 +51,26 @@ class TerrierEngine(EngineIndex):
             )
 
     def _write(self, folder: Path, stream: DocumentStream, old: dict | None) -> dict[str, Any]:
-        feed = folder / "feed.jsonl"
-        feed_lines(feed, _lines(stream), lambda: _single_pass(feed, folder))
-        feed.unlink()
-        longest = max(map(len, stream.docnos))
-        if longest > _KEY_LENGTH:
-            _rewrite_docnos(folder, stream.docnos, longest)
-        index = pt.terrier.TerrierIndex(folder).index_obj()
-        stats = index.getCollectionStatistics()
-        written = (stats.getNumberOfDocuments(), stats.getNumberOfPointers())
-        terms = stats.getNumberOfUniqueTerms()
-        index.close()
-        if written != (len(stream.docnos), stream.postings):
-            raise RuntimeError(
-                f"Terrier wrote {written[0]} documents with {written[1]} postings of the {len(stream.docnos)} "
-                f"documents with {stream.postings} postings it was given"
-            )
-        return {"terms": terms}
+        inverter, entries, lengths = Inverter(folder), array("i"), array("i")
+        for _, toks in stream:
+            inverter.add(toks)
+            entries.append(len(toks))
+            lengths.append(sum(toks.values()))
+        stream.require_terms()
+        inverter.finish(sort_terms=True)
+        vocabulary, indptr, documents, weights = Inverter.read(folder)
+        terms = write_inverted(folder, indptr, documents, weights)
+        del documents, weights
+        Inverter.remove(folder)
+        write_lexicon(folder, list(vocabulary), np.diff(indptr), terms)
+        write_documents(folder, np.array(entries), np.array(lengths))
+        longest = write_docnos(folder, stream.docnos)
+        written = {"documents": len(entries), "postings": int(indptr[-1]), "tokens": int(terms.sums.sum())}
+        given = {"documents": len(stream.docnos), "postings": stream.postings, "tokens": stream.weight_sum}
+        if written != given:
+            raise RuntimeError(f"the index does not hold what it was given: {written} of {given}")
+        write_properties(folder, terms=len(vocabulary), longest=longest, **written)
+        return {"terms": len(vocabulary)}
 
     def _load(self, meta: dict) -> TerrierSearcher:
         return TerrierSearcher(self.path, meta["scale"])
@@ -104,42 +113,3 @@ class TerrierSearcher(Searcher):
         self.manager.runSearchRequest(request)
         found = request.getResultSet()
         return np.array(found.getDocids(), dtype=np.int64), np.array(found.getScores(), dtype=np.float64)
-
-
-def _lines(stream: DocumentStream):
-    for docno, toks in stream:
-        # ASCII only, so that the JVM's charset does not matter; short, as the reader in Java is what takes the time.
-        yield json.dumps({"docno": docno, "toks": toks}, separators=(",", ":")).encode("ascii") + b"\n"
-    stream.require_terms()
-
-
-def _single_pass(feed: Path, folder: Path) -> None:
-    """Index what is read from `feed`; PyTerrier's own pretokenised indexer takes two passes and a direct index."""
-    terrier = pt.terrier.J
-    properties = pt.java.J.Properties()
-    for key, value in {
-        "termpipelines": "",
-        "indexer.meta.forward.keys": "docno",
-        "indexer.meta.forward.keylens": str(_KEY_LENGTH),
-        "indexer.meta.reverse.keys": "",
-        "metaindex.compressed.crop.long": "true",
-        "FieldTags.process": "",
-    }.items():
-        properties.put(key, value)
-    terrier.ApplicationSetup.getProperties().putAll(properties)
-    documents = terrier.JsonlPretokenisedIterator(str(feed))
-    terrier.ParallelIndexer.buildParallelTokenised(
-        [documents], os.path.realpath(folder), terrier.BasicSinglePassIndexer, terrier.StructureMerger
-    )
-
-
-def _rewrite_docnos(folder: Path, docnos: list[str], longest: int) -> None:
-    """Give Terrier's metadata the docnos that it cropped: their length is only known in the end."""
-    index = pt.terrier.J.IndexOnDisk.createIndex(os.path.realpath(folder), "data")
-    builder = pt.java.autoclass("org.terrier.structures.indexing.ZstdMetaIndexBuilder")
-    metadata = builder(index, ["docno"], [longest], [])
-    for docno in docnos:
-        metadata.writeDocumentEntry([docno])
-    metadata.close()
-    index.flush()
-    index.close()
