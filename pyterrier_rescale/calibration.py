@@ -123,6 +123,7 @@ def calibrate(
     target: float | None = None,
     temperature: float = 1.0,
     ks: Sequence[float] | None = None,
+    least_k: float = 1.0,
     max_length: int = 256,
     batch_size: int = 32,
     lowercase: bool = False,
@@ -149,11 +150,15 @@ def calibrate(
             raises everywhere then keep firing everywhere.
         criterion: ``"random_saturation"``, the mean largest softmax probability over 32 random documents per query;
             ``"score_std"``, the standard deviation of the scores of random pairs, in units of the temperature; or
-            ``"margin_std"``, that of s(q, d) - s(q, d') (for MarginMSE).
-        target: the value of the criterion that is aimed at; default .3, 5, and none for ``"margin_std"``: give the
-            standard deviation of the teacher's margins.
+            ``"margin"``, the root mean square of s(q, d+) - s(q, d) over random documents d, for the median query (for
+            losses that distil).
+        target: the value of the criterion that is aimed at; default .3, 5, and none for ``"margin"``: give the root
+            mean square of the teacher's margins.
         temperature: the loss's; InfoNCE divides the scores by it.
         ks: the constants to try; default: powers of two, on to where the aim lies, then narrowed to quarter powers.
+        least_k: none below it is taken, unless ``ks`` names it. A k below 1 enlarges the head, and with it what odd
+            texts and tokens do to a batch: where vectors are sparse, few random documents share a term with a query, and
+            no scale makes up for that.
         max_length: tokens per text.
         batch_size: texts per batch.
         lowercase: lower-case texts first.
@@ -175,7 +180,7 @@ def calibrate(
         raise ValueError(f"positions must be 'attended' or 'content', got {positions!r}")
     if offset not in OFFSETS:
         raise ValueError(f"offset must be True, False, 'term' or 'global', got {offset!r}")
-    check_above_zero(temperature=temperature, target=target)
+    check_above_zero(temperature=temperature, target=target, least_k=least_k)
     target = check_criterion(criterion, target)
     queries, documents = as_pairs(texts, sample, seed)
     if offset and rate * len(documents) < 1:
@@ -193,7 +198,7 @@ def calibrate(
     )  # fmt: skip
     shift = -term_levels(probe, rate, positions, common=offset == "global") if offset else None
     aim = target * temperature if criterion == "score_std" else target
-    k, table = search_k(probe, shift, criterion=criterion, aim=aim, temperature=temperature, ks=ks)
+    k, table = search_k(probe, shift, criterion=criterion, aim=aim, temperature=temperature, ks=ks, least=least_k)
     chosen = table.loc[table["chosen"]].iloc[0]
     settings = {
         "mean_row_norm_before": mean_row_norm(find_head(model).weight),

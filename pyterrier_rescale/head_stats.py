@@ -34,7 +34,8 @@ def score_numbers(queries: np.ndarray, documents: np.ndarray, temperature: float
     Returns:
         ``score_mean`` and ``score_std`` over all random pairs (off the diagonal); ``score_spread``, the median over
         queries of the standard deviation of one query's scores, which a few odd documents cannot move;
-        ``margin_std``, the same for s(q, d) - s(q, d') of two random documents; ``saturation``, the mean over queries
+        ``margin``, the median over queries of the root mean square of s(q, d+) - s(q, d), positive against random
+        documents; ``saturation``, the mean over queries
         of the largest softmax probability over all N; ``random_saturation``, see there; ``loss``, InfoNCE over the N
         documents, in nats; ``chance_loss`` = ln N.
     """
@@ -47,7 +48,7 @@ def score_numbers(queries: np.ndarray, documents: np.ndarray, temperature: float
         "score_mean": float(others.mean()),
         "score_std": float(others.std()),
         "score_spread": spread,
-        "margin_std": math.sqrt(2) * spread,
+        "margin": float(np.median(np.sqrt(np.square(np.diag(scores)[:, None] - others).mean(axis=1)))),
         "saturation": float(probabilities.max(axis=1).mean()),
         "random_saturation": random_saturation(scores, temperature),
         "loss": float((log_sum - np.diag(scores) / temperature).mean()),

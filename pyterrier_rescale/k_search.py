@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: held-out title -> body pairs of one small backbone with calibrated offsets, 200 steps: starts at .22 ended best,
 #: .48 close, .66 and .09 behind, .77 far behind. ``score_std`` 5 temperatures says about the same of dense vectors,
 #: but once an offset makes them sparse a few odd documents hold most of the variance.
-#: ``margin_std``, for MarginMSE, is the teacher's, so it has no default.
-CRITERIA: dict[str, float | None] = {"random_saturation": 0.3, "score_std": 5.0, "margin_std": None}
+#: ``margin``, for losses that distil, is the teacher's, so it has no default.
+CRITERIA: dict[str, float | None] = {"random_saturation": 0.3, "score_std": 5.0, "margin": None}
 #: Powers of two that are tried first; the grid goes on where the aim lies beyond, then narrows around it.
 KS = tuple(2.0**power for power in range(-1, 7))
 _LIMIT = 2.0**24
@@ -51,8 +51,11 @@ def search_k(
     aim: float,
     temperature: float,
     ks: Sequence[float] | None = None,
+    least: float = 0.0,
 ) -> tuple[float, pd.DataFrame]:
     """The k whose ``criterion`` (a column) comes closest in ratio to ``aim``, and the table of all k tried.
+
+    Without ``ks``, none below ``least`` is tried.
 
     Raises:
         ValueError: if no k gives a value above zero, as when no term fires, or, without ``ks``, none reaches the aim.
@@ -64,24 +67,29 @@ def search_k(
             tried[k] = evaluate_k(probe, shift, k, temperature)
         return tried[k][criterion]
 
-    for k in ks or KS:
+    for k in ks or sorted({max(k, least) for k in KS}):
         value(k)
     if not any(row[criterion] > 0 for row in tried.values()):
         raise ValueError(f"no k gives a {criterion} above 0: no query shares a firing term with another document")
     if ks is None:
-        _narrow(value, tried, aim, criterion)
+        _narrow(value, tried, aim, criterion, least)
     best = min(tried, key=lambda k: abs(math.log(max(tried[k][criterion], 1e-300) / aim)))
     table = pd.DataFrame([tried[k] for k in sorted(tried)])
     table["chosen"] = table["k"] == best
     return best, table
 
 
-def _narrow(value: Callable[[float], float], tried: dict[float, Any], aim: float, criterion: str) -> None:
+def _narrow(
+    value: Callable[[float], float], tried: dict[float, Any], aim: float, criterion: str, least: float
+) -> None:
     """Go on by powers of two until the aim is bracketed, then halve the bracket twice (to quarter powers of two)."""
     while value(max(tried)) > aim and max(tried) < _LIMIT:
         value(max(tried) * 2)
-    while value(min(tried)) < aim and min(tried) > 1 / _LIMIT:
-        value(min(tried) / 2)
+    smallest = max(least, 1 / _LIMIT)
+    while value(min(tried)) < aim and min(tried) > smallest:
+        value(max(min(tried) / 2, smallest))
+    if value(min(tried)) < aim and min(tried) == least:
+        return  # the head's own scale is small enough
     if not value(max(tried)) <= aim <= value(min(tried)):
         raise ValueError(
             f"no k between {min(tried):.2g} and {max(tried):.2g} brings {criterion} to {aim:g}; it lies between "
@@ -111,7 +119,7 @@ def check_criterion(criterion: str, target: float | None) -> float:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
     target = CRITERIA[criterion] if target is None else target
     if target is None:
-        raise ValueError("criterion='margin_std' needs a target: the standard deviation of the teacher's margins")
+        raise ValueError("criterion='margin' needs a target: the root mean square of the teacher's margins")
     if criterion == "random_saturation" and not 1 / RANDOM_DOCUMENTS < target < 1:
         raise ValueError(f"target must lie between 1/{RANDOM_DOCUMENTS} and 1 for a saturation, got {target!r}")
     return float(target)

@@ -116,7 +116,9 @@ def test_the_table_tells_what_rescale_then_does(modernbert):
             "score_mean": np.mean(off),
             "score_std": np.std(off),
             "score_spread": spread,
-            "margin_std": np.sqrt(2) * spread,
+            "margin": np.median(
+                [np.sqrt(np.mean([(scores[i, i] - scores[i, j]) ** 2 for j in range(48) if j != i])) for i in range(48)]
+            ),
             "saturation": probabilities.max(axis=1).mean(),
             "loss": loss,
             "chance_loss": np.log(48),
@@ -152,7 +154,7 @@ def test_k_follows_the_scale_of_the_head(modernbert):
         inflated.decoder.bias.zero_()
         inflated.decoder.weight.mul_(8)
     for offset in (True, False):
-        options = {"tokenizer": tokenizer, "offset": offset, "rate": RATE, "max_length": 64}
+        options = {"tokenizer": tokenizer, "offset": offset, "rate": RATE, "max_length": 64, "least_k": 2.0**-20}
         one, eight = calibrate(untied, TEXTS, **options), calibrate(inflated, TEXTS, **options)
         assert eight.k == pytest.approx(8 * one.k)
         chosen = one.table[one.table["chosen"]]
@@ -170,16 +172,27 @@ def test_the_firing_set_does_not_depend_on_k(modernbert):
     assert calibration.table["mean_weight"].is_monotonic_decreasing
 
 
-@pytest.mark.parametrize("criterion, target", [("margin_std", 2.0), ("score_std", 3.0)])
+@pytest.mark.parametrize("criterion, target", [("margin", 2.0), ("score_std", 3.0)])
 def test_other_criteria(modernbert, criterion, target):
     model, tokenizer = modernbert
     calibration = calibrate(
-        model, TEXTS, tokenizer=tokenizer, rate=RATE, criterion=criterion, target=target, temperature=0.5, max_length=64
-    )
+        model, TEXTS, tokenizer=tokenizer, rate=RATE, criterion=criterion, target=target, temperature=0.5, max_length=64,
+        least_k=2.0**-20,
+    )  # fmt: skip
     aim = target * 0.5 if criterion == "score_std" else target
     row = calibration.table[calibration.table["chosen"]].iloc[0]
     assert row[criterion] == pytest.approx(aim, rel=0.3)
     assert calibration.settings["aim"] == aim and calibration.settings["measured"] == row[criterion]
+
+
+@pytest.mark.parametrize("least", [1.0, 3.0])
+def test_a_flat_head_is_not_enlarged(modernbert, least):
+    model, tokenizer = modernbert
+    options = {"tokenizer": tokenizer, "rate": RATE, "criterion": "score_std", "max_length": 64}
+    calibration = calibrate(model, TEXTS, target=100.0, least_k=least, **options)
+    assert calibration.k == least == calibration.table["k"].min()
+    assert calibration.settings["measured"] < 100 == calibration.settings["aim"]
+    assert calibrate(model, TEXTS, target=100.0, ks=[0.25, 4], **options).k == 0.25  # asked for by name
 
 
 def test_content_positions_leave_special_ones_out():
@@ -273,10 +286,11 @@ def test_pairs_and_leading_words():
         ({"rate": 0.01}, "rate=0.01 of 48 texts is less than one text: give at least 100 texts"),
         ({"positions": "all"}, "positions must be 'attended' or 'content'"),
         ({"criterion": "loss"}, "criterion must be one of"),
-        ({"criterion": "margin_std"}, "needs a target"),
+        ({"criterion": "margin"}, "needs a target"),
         ({"target": -1.0}, "target must be a finite number > 0, got -1.0"),
         ({"target": 2.0}, "between 1/32 and 1"),
         ({"temperature": 0}, "temperature must be a finite number > 0, got 0"),
+        ({"least_k": 0.0}, "least_k must be a finite number > 0, got 0"),
         ({"ks": [0]}, "k must be a finite number > 0"),
         ({"ks": []}, "ks must hold at least one k"),
         ({"sample": 0}, "sample must be an integer >= 1"),

@@ -19,6 +19,8 @@ from pyterrier_rescale.significance import holm
 from pyterrier_rescale.verdict import judge
 
 HERE = Path(__file__).parent
+#: Runs of another experiment that the monitor watched, too.
+OTHER_RUNS = HERE.parent / "training" / "results.csv"
 #: A run has collapsed if it ends below this share of BM25's nDCG@10 on its collection.
 COLLAPSED = 0.15
 DEFAULTS = {
@@ -182,7 +184,7 @@ def predictors(table: pd.DataFrame) -> tuple[str, str]:
     audits = pd.DataFrame(rows["audit"].tolist())
     bad = rows["collapsed"].to_numpy()
     lines = []
-    for name in audits.columns:
+    for name in audits.columns.difference(["tied", "rows", "used_rows", "texts", "temperature"], sort=False):
         values = audits[name].to_numpy(dtype=float)
         if np.isnan(values).any() or np.ptp(values) == 0:
             continue
@@ -219,19 +221,25 @@ def verdicts(table: pd.DataFrame) -> str:
     return markdown(lines)
 
 
-def monitor(table: pd.DataFrame) -> str:
+def monitor(table: pd.DataFrame, bm25: dict) -> str:
     """How often the monitor's verdict agrees with the end of the run, and after how many steps."""
     rows = table[table["steps"] >= 100]
-    first = rows["warnings"].map(lambda w: int(re.match(r"step (\d+)", w[0]).group(1)) if w else None)
-    bad, flagged = rows["collapsed"], first.notna()
-    steps = first[bad & flagged]
-    when = f"after {steps.min():.0f} to {steps.max():.0f} steps (median {steps.median():.0f})" if len(steps) else ""
-    kinds = rows.loc[flagged, "warnings"].map(lambda w: re.sub(r"^step.*?: ", "", w[0]).split(" ")[0]).value_counts()
-    return (
-        f"Of {int(bad.sum())} collapsing runs the monitor flagged {int((bad & flagged).sum())}, {when}; of "
-        f"{int((~bad).sum())} others it flagged {int((~bad & flagged).sum())}. First words of the verdicts: "
-        f"{', '.join(f'{k} {v}' for k, v in kinds.items()) or 'none'}."
-    )
+    parts = [("this study", rows["collapsed"], rows["warnings"].map(lambda w: w[0] if w else ""))]
+    if OTHER_RUNS.exists():
+        other = pd.read_csv(OTHER_RUNS)
+        floor = other["collection"].map(lambda c: COLLAPSED * bm25[c]["ndcg"])
+        parts.append(("experiments/training", other["nDCG@10"] < floor, other["monitor"].fillna("")))
+    parts.append(("together", *(pd.concat([part[n] for part in parts], ignore_index=True) for n in (1, 2))))
+    lines = []
+    for name, bad, said in parts:
+        flagged = said != ""
+        steps = said[bad & flagged].str.extract(r"step (\d+)")[0].astype(float)
+        lines.append({
+            "runs": name, "collapsing": int(bad.sum()), "flagged": int((bad & flagged).sum()),
+            "after steps (median, range)": f"{steps.median():.0f}, {steps.min():.0f} to {steps.max():.0f}"
+            if len(steps) else "", "others": int((~bad).sum()), "flagged falsely": int((~bad & flagged).sum()),
+        })  # fmt: skip
+    return markdown(lines)
 
 
 def single_factors(table: pd.DataFrame) -> str:
@@ -277,7 +285,7 @@ def main() -> None:
         "## Against the k of the grid that is best on the scored topics", regret(table), "## Collapsed runs by start (all settings)",
         markdown([{"start": s, "collapsed": f"{r['sum']} of {r['size']}"} for s, r in share.iterrows()]),
         f"## What predicts a collapse ({counted})", areas, "## What the audit says", verdicts(table),
-        "## Frequency bias and sinks before training", frequency(table), "## The monitor", monitor(table),
+        "## Frequency bias and sinks before training", frequency(table), "## The monitor", monitor(table, bm25),
         "## One factor at a time", single_factors(table),
     ])  # fmt: skip
     (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")

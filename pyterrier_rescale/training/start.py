@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import statistics
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from ..head import check_head, find_head, mean_row_norm
 from ..loading import load_backbone
 from ..rescaling import record, refuse_rescaled, rescale, untie
 from .config import TrainConfig
+from .losses import LOSSES
 from .module import SparseHead
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, 
 
 
 def _aim(rows: Rows, config: TrainConfig) -> dict[str, Any]:
-    """What calibration aims at: for MarginMSE the spread of the teacher's margins, else its default."""
-    if config.loss != "margin_mse":
+    """What calibration aims at: margins like the teacher's for losses that distil, else its default."""
+    if not LOSSES[config.loss].needs_scores:
         return {}
     step = max(1, len(rows) // _CALIBRATION_PAIRS)
     margins = [
@@ -150,4 +151,7 @@ def _aim(rows: Rows, config: TrainConfig) -> dict[str, Any]:
         if row.scores is not None
         for score in row.scores[1:]
     ]
-    return {"criterion": "margin_std", "target": max(statistics.pstdev(margins), 1e-3)}
+    target = math.sqrt(sum(margin * margin for margin in margins) / len(margins))
+    # MarginMSE divides the student's scores alone by the temperature
+    unit = config.temperature if config.loss == "margin_mse" else 1.0
+    return {"criterion": "margin", "target": max(target, 1e-3) * unit}
