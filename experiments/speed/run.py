@@ -92,7 +92,7 @@ def compare(task: str, shape: str, names: tuple[str, ...], folder: Path, options
 def memory_rows(shape: str, folder: Path, options: dict) -> list[dict]:
     rows = []
     for batch_size in BATCH_SIZES:
-        texts = some_texts(256)[: max(64, batch_size)]
+        texts = some_texts(256)[: max(32, batch_size)]
         some = {**options, "texts": texts, "batch_size": batch_size}
         rows += [{**row, "task": "memory"} for row in compare("encode", shape, NAMES, folder, some, 1)]
     return rows
