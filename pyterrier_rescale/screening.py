@@ -26,6 +26,8 @@ MAX_CANDIDATES = 0.25
 _ROUNDING = 2.0**-8  # of a bfloat16 number, relative
 # How many times faster the product must be; at twice as fast the whole head was 2.4 times as fast.
 _WORTH = 1.5
+# Rows of the square products that are timed, and how often: some 50 ms on two cores.
+_PROBED, _PROBES = 512, 15
 _ROWS = 4096  # of a block: of two bytes, twice as many fit the cache
 _SLICE = 4096  # rows of W that are rounded at a time
 
@@ -112,16 +114,15 @@ def make_screen(weight: torch.Tensor) -> Screen | None:
 @functools.cache
 def _half_is_fast(width: int) -> bool:
     """Time both products once per width: whether a CPU has units for bfloat16 cannot be told portably."""
-
-    def seconds(dtype: torch.dtype) -> float:
-        left, right = (torch.ones(512, width, dtype=dtype) for _ in range(2))
-        out = torch.empty(512, 512, dtype=dtype)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            torch.mm(left, right.t(), out=out)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
+    best: dict[torch.dtype, float] = {}
     with torch.inference_mode():
-        return _WORTH * seconds(torch.bfloat16) < seconds(torch.float32)
+        products = {
+            dtype: (torch.ones(_PROBED, width, dtype=dtype), torch.empty(_PROBED, _PROBED, dtype=dtype))
+            for dtype in (torch.float32, torch.bfloat16)
+        }
+        for _ in range(_PROBES):  # in turns, so that what else the machine does hits both
+            for dtype, (factor, out) in products.items():
+                start = time.perf_counter()
+                torch.mm(factor, factor.t(), out=out)
+                best[dtype] = min(best.get(dtype, float("inf")), time.perf_counter() - start)
+    return _WORTH * best[torch.bfloat16] < best[torch.float32]

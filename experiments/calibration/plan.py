@@ -12,7 +12,7 @@ from typing import Any
 FAMILIES = ("bert", "modernbert", "roberta")
 STARTS: tuple[Any, ...] = ("raw", 16.0, "auto", "calibrated")
 #: Below 1 the head is inflated: W x f and then / k is W / (k / f), bit for bit where f is a power of two.
-GRID = (8.0, 4.0, 32.0, 2.0, 64.0, 1.0, 0.25, 1 / 16, 16.0)
+GRID = (1.0, 0.25, 2.0, 1 / 16, 4.0, 8.0, 32.0, 64.0, 16.0)
 TRAINED_ON = ("vaswani", "scifact")
 UNSEEN = ("nfcorpus", "cranfield")
 
