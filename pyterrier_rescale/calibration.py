@@ -157,8 +157,8 @@ def calibrate(
         temperature: the loss's; InfoNCE divides the scores by it.
         ks: the constants to try; default: powers of two, on to where the aim lies, then narrowed to quarter powers.
         least_k: none below it is taken, unless ``ks`` names it. A k below 1 enlarges the head, and with it what odd
-            texts and tokens do to a batch: where vectors are sparse, few random documents share a term with a query, and
-            no scale makes up for that.
+            texts and tokens do to a batch: where vectors are sparse, few random documents share a term with a query,
+            and no scale makes up for that.
         max_length: tokens per text.
         batch_size: texts per batch.
         lowercase: lower-case texts first.

@@ -33,7 +33,8 @@ def keep_freed_memory() -> bool:
 def return_freed_memory() -> bool:
     """Map large blocks one by one, so that what is freed is returned at once.
 
-    For training large models: the activations that wait for the backward pass would hold a fragmented heap: its peak was a third larger.
+    For training large models: the activations that wait for the backward pass would hold a fragmented heap, whose peak
+    was a third larger.
 
     Returns:
         As :func:`keep_freed_memory`.

@@ -176,8 +176,8 @@ def test_the_firing_set_does_not_depend_on_k(modernbert):
 def test_other_criteria(modernbert, criterion, target):
     model, tokenizer = modernbert
     calibration = calibrate(
-        model, TEXTS, tokenizer=tokenizer, rate=RATE, criterion=criterion, target=target, temperature=0.5, max_length=64,
-        least_k=2.0**-20,
+        model, TEXTS, tokenizer=tokenizer, rate=RATE, criterion=criterion, target=target, temperature=0.5,
+        max_length=64, least_k=2.0**-20,
     )  # fmt: skip
     aim = target * 0.5 if criterion == "score_std" else target
     row = calibration.table[calibration.table["chosen"]].iloc[0]

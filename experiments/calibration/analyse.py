@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,7 +281,8 @@ def main() -> None:
     text = "\n\n".join([
         "# Tables of the calibration study", "Written by `analyse.py` from `results.jsonl`.",
         "## Headline", headline(table, bm25), "## Dose and response: nDCG@10 by k", grid(table),
-        "## Against the k of the grid that is best on the scored topics", regret(table), "## Collapsed runs by start (all settings)",
+        "## Against the k of the grid that is best on the scored topics", regret(table),
+        "## Collapsed runs by start (all settings)",
         markdown([{"start": s, "collapsed": f"{r['sum']} of {r['size']}"} for s, r in share.iterrows()]),
         f"## What predicts a collapse ({counted})", areas, "## What the audit says", verdicts(table),
         "## Frequency bias and sinks before training", frequency(table), "## The monitor", monitor(table, bm25),
