@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Name of the log in the output folder.
 LOG_FILE = "monitor.csv"
 _CHECKPOINTS = "checkpoints"
-# Bytes of all layers' hidden states of a batch of documents; what waits for the backward pass is some twenty times that.
+# Bytes of all layers' hidden states of a batch of documents; what waits for the backward pass is some 20 times that.
 _SMALL_STATES = 12 << 20
 
 
