@@ -35,9 +35,8 @@ def score_numbers(queries: np.ndarray, documents: np.ndarray, temperature: float
         ``score_mean`` and ``score_std`` over all random pairs (off the diagonal); ``score_spread``, the median over
         queries of the standard deviation of one query's scores, which a few odd documents cannot move;
         ``margin``, the median over queries of the root mean square of s(q, d+) - s(q, d), positive against random
-        documents; ``saturation``, the mean over queries
-        of the largest softmax probability over all N; ``random_saturation``, see there; ``loss``, InfoNCE over the N
-        documents, in nats; ``chance_loss`` = ln N.
+        documents; ``saturation``, the mean over queries of the largest softmax probability over all N;
+        ``random_saturation``, see there; ``loss``, InfoNCE over the N documents, in nats; ``chance_loss`` = ln N.
     """
     scores = (queries @ documents.T).astype(np.float64)
     size = len(scores)

@@ -58,7 +58,8 @@ def search_k(
     Without ``ks``, none below ``least`` is tried.
 
     Raises:
-        ValueError: if no k gives a value above zero, as when no term fires, or, without ``ks``, none reaches the aim.
+        ValueError: if no k gives a value above zero, as when no term fires, or, without ``ks``, none reaches the aim
+            (at ``least``, less than the aim will do).
     """
     tried: dict[float, dict[str, float]] = {}
 

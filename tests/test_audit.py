@@ -136,6 +136,19 @@ def test_numbers_of_the_texts(temperature):
         assert row[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
 
 
+def test_a_flat_head_is_told_what_mends_it():
+    model, tokenizer = tiny.build("modernbert")
+    untie(model)
+    with torch.no_grad():
+        model.decoder.weight.mul_(1e-3)
+        model.decoder.bias.fill_(1e-3)
+    result = audit(model, TEXTS, tokenizer=tokenizer, **OPTIONS)
+    assert "scale mismatch" in result.findings and result.suggested_k < 1
+    # no calibration enlarges a head: 'auto' would leave it as it is
+    assert "which enlarges the head" in result.verdict and "'auto'" not in result.verdict
+    assert calibrate(model, TEXTS, tokenizer=tokenizer, offset=False, **OPTIONS).k == 1
+
+
 def test_inflated_head_and_suggested_k_follows():
     model, tokenizer = spread_out()
     inflated, _ = spread_out(factor=8 * 4.0)

@@ -278,8 +278,9 @@ def main() -> None:
     table, bm25 = load(options.results)
     areas, counted = predictors(table)
     share = table[table["steps"] >= 100].groupby("start")["collapsed"].agg(["sum", "size"])
+    options.out.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join([
-        "# Tables of the calibration study", "Written by `analyse.py` from `results.jsonl`.",
+        "# Tables of the calibration study", f"Written by `analyse.py` from `{options.results.name}`.",
         "## Headline", headline(table, bm25), "## Dose and response: nDCG@10 by k", grid(table),
         "## Against the k of the grid that is best on the scored topics", regret(table),
         "## Collapsed runs by start (all settings)",

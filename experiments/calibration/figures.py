@@ -26,7 +26,10 @@ def draw(table: pd.DataFrame, plain: Callable[..., pd.DataFrame], bm25: dict, fo
 def dose(rows: pd.DataFrame, bm25: dict, path: Path) -> None:
     """nDCG@10 and active terms against k; auto and calibrated as points at the k that they measured."""
     rows = rows[rows["collection"] == "vaswani"]
-    families = [f for f in ("bert", "modernbert") if (rows["family"] == f).any()]
+    fixed_ks = rows[rows["start"].str.startswith("k=")].groupby("family")["k"].nunique()
+    families = [f for f in ("bert", "modernbert") if fixed_ks.get(f, 0) > 2]
+    if not families:
+        return
     figure, axes = pyplot.subplots(2, len(families), figsize=(9, 5.4), layout="constrained", squeeze=False, sharex=True)
     for column, family in enumerate(families):
         cell = rows[rows["family"] == family]
@@ -50,6 +53,8 @@ def dose(rows: pd.DataFrame, bm25: dict, path: Path) -> None:
 def sparsity(rows: pd.DataFrame, bm25: dict, path: Path) -> None:
     """nDCG@10 against active terms, a curve per start over the regulariser's weight."""
     rows = rows[(rows["family"] == "modernbert") & (rows["collection"] == "vaswani") & (rows["seed"] == 0)]
+    if rows["penalty"].nunique() < 2:
+        return
     figure, axis = pyplot.subplots(figsize=(5.5, 3.6), layout="constrained")
     for start, cell in rows.groupby("start"):
         if cell["penalty"].nunique() > 1 and start in COLOURS:
@@ -61,14 +66,13 @@ def sparsity(rows: pd.DataFrame, bm25: dict, path: Path) -> None:
     axis.axhline(bm25["vaswani"]["ndcg"], color="grey", linestyle=":", label="BM25")
     axis.set(xscale="log", xlabel="active terms per document", ylabel="nDCG@10",
              title="the regulariser times 0.1 to 100")  # fmt: skip
-    if axis.lines:
-        axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
 
 def dynamics(rows: pd.DataFrame, path: Path) -> None:
-    """In-batch loss, gradient norm and active terms while training; median over seeds and backbones' range."""
+    """In-batch loss, gradient norm and active terms of the ModernBERT-like backbone in training; medians and ranges of seeds."""
     rows = rows[(rows["collection"] == "vaswani") & rows["start"].isin(["raw", "k=16", "auto", "calibrated"])]
     rows = rows[rows["family"] == "modernbert"]
     figure, axes = pyplot.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
