@@ -72,7 +72,7 @@ def sparsity(rows: pd.DataFrame, bm25: dict, path: Path) -> None:
 
 
 def dynamics(rows: pd.DataFrame, path: Path) -> None:
-    """In-batch loss, gradient norm and active terms of the ModernBERT-like backbone in training; medians and ranges of seeds."""
+    """Loss, gradient norm and active terms of the ModernBERT-like backbone in training; median and range of seeds."""
     rows = rows[(rows["collection"] == "vaswani") & rows["start"].isin(["raw", "k=16", "auto", "calibrated"])]
     rows = rows[rows["family"] == "modernbert"]
     figure, axes = pyplot.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
