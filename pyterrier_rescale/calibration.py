@@ -8,6 +8,12 @@ and the shifted bias are both divided by k, so that k moves the weights and neve
     x_v = log(1 + relu((max_i w_v . t_i + b_v - q_v) / k)).
 
 (Dividing W first and shifting after, by the quantile of what is then the logit, gives the same x.)
+
+The softmax ignores an offset common to all logits of ONE position, too, and relu does not see past that either: texts
+differ in it, so some fire on thousands of terms and others on none. It is (mean_v w_v) . t_i, and subtracting the mean
+row from every row of W takes it out, leaving every MLM probability as it was (what TransformerLens calls
+``center_unembed``). With an offset, calibration centres W first.
+
 k is read off measured scores: it cannot be derived from norms, since log1p answers to it non-linearly.
 """
 
@@ -25,8 +31,8 @@ import pandas as pd
 from .head import find_head, mean_row_norm
 from .k_search import check_above_zero, check_criterion, check_ks, search_k
 from .loading import load_backbone
-from .probe import Probe, as_pairs, run_probe
-from .rescaling import ensure_bias, record, refuse_rescaled, rescale
+from .probe import Probe, as_pairs, run_probe, used_rows
+from .rescaling import ensure_bias, record, refuse_rescaled, rescale, untie
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -44,6 +50,7 @@ class Calibration:
         k: the rescale constant.
         bias_shift: added to the bias before the division, (V,) float32; ``None`` without offset (then the bias is
             kept, and only W is divided).
+        mean_row: subtracted from every row of W, (H,) float32; ``None`` where W is not centred.
         table: a row per k tried, ``chosen`` marking the one taken; columns as in
             :func:`~pyterrier_rescale.head_stats.score_numbers` and ``density_numbers`` (of the documents), and
             ``active_terms_query``.
@@ -52,6 +59,7 @@ class Calibration:
 
     k: float
     bias_shift: np.ndarray | None
+    mean_row: np.ndarray | None = field(repr=False)
     table: pd.DataFrame
     settings: dict[str, Any] = field(repr=False)
 
@@ -61,20 +69,26 @@ class Calibration:
         return "auto" if self.bias_shift is None else "calibrated"
 
     def apply(self, model: Any, *, inplace: bool = False, placement: str = "decoder") -> PreTrainedModel:
-        """Shift the bias, divide the head, and record both in the config.
+        """Centre W, shift the bias, divide the head, and record it all in the config.
 
         Args:
             model: the backbone that was measured: a hub name, a folder, or a loaded masked LM.
             inplace: change ``model`` itself instead of a copy.
-            placement: as in :func:`~pyterrier_rescale.rescale`.
+            placement: as in :func:`~pyterrier_rescale.rescale`. A centred W is never tied: ``"norm"`` unties it, and
+                ``"tied"`` needs ``calibrate(centre=False)``.
 
         Returns:
             The calibrated model; its config holds k, method and the settings.
 
         Raises:
-            ValueError: if the model has been rescaled already, has another head than the one measured, or has no
-                decoder bias to shift.
+            ValueError: if the model has been rescaled already, has another head than the one measured, has no
+                decoder bias to shift, or is to be centred and stay tied.
         """
+        if placement == "tied" and self.mean_row is not None:
+            raise ValueError(
+                "placement='tied' divides W and embeddings together, but this calibration centres W alone: use "
+                "placement='decoder', or calibrate(centre=False)"
+            )
         if isinstance(model, str) or hasattr(model, "__fspath__"):
             model, _ = load_backbone(model, need_tokenizer=False)
             inplace = True
@@ -84,6 +98,9 @@ class Calibration:
         if self.bias_shift is not None:
             bias = ensure_bias(model)
             shifted = bias.detach().float().cpu().numpy() + self.bias_shift
+        if self.mean_row is not None:
+            untie(model)
+            _centre(model, self.mean_row)
         rescale(model, self.k, bias=self.bias_shift is not None, placement=placement, inplace=True)
         if self.bias_shift is not None:
             _set_bias(model, shifted / np.float32(self.k))
@@ -117,6 +134,7 @@ def calibrate(
     *,
     tokenizer: PreTrainedTokenizerBase | str | None = None,
     offset: bool | str = True,
+    centre: bool | None = None,
     rate: float = 0.03,
     positions: str = "attended",
     criterion: str = "random_saturation",
@@ -143,6 +161,8 @@ def calibrate(
         tokenizer: the tokenizer, its name or folder; default: the model's.
         offset: also shift the bias: ``True`` or ``"term"``, each term by its own level; ``"global"``, all terms by
             the same amount; ``False``, W alone is divided and the bias kept (the paper's way).
+        centre: subtract the mean row (over tokens that the tokenizer knows) from every row of W, which no MLM
+            probability shows; default: where there is an offset.
         rate: share of documents in which a term fires (``"global"``: on average over terms); at least one document
             of the sample.
         positions: where the level of a term is measured: ``"attended"``, all positions the encoder's max sees, so that
@@ -180,6 +200,9 @@ def calibrate(
         raise ValueError(f"positions must be 'attended' or 'content', got {positions!r}")
     if offset not in OFFSETS:
         raise ValueError(f"offset must be True, False, 'term' or 'global', got {offset!r}")
+    if centre not in (True, False, None):
+        raise ValueError(f"centre must be True, False or None, got {centre!r}")
+    centre = bool(offset) if centre is None else bool(centre)
     check_above_zero(temperature=temperature, target=target, least_k=least_k)
     target = check_criterion(criterion, target)
     queries, documents = as_pairs(texts, sample, seed)
@@ -192,8 +215,9 @@ def calibrate(
     refuse_rescaled(model)
     if offset and find_head(model).bias is None:
         ensure_bias(copy.deepcopy(model))  # raises where the family cannot hold one
+    mean_row = mean_known_row(model, loaded_tokenizer) if centre else None
     probe = run_probe(
-        model, loaded_tokenizer, queries, documents,
+        model, loaded_tokenizer, queries, documents, mean_row=mean_row,
         max_length=max_length, batch_size=batch_size, lowercase=lowercase, device=device,
     )  # fmt: skip
     shift = -term_levels(probe, rate, positions, common=offset == "global") if offset else None
@@ -209,10 +233,17 @@ def calibrate(
         "texts": len(documents),
         "max_length": max_length,
         "lowercase": lowercase,
+        "centred": centre,
     }
     if offset:
         settings |= {"offset": "global" if offset == "global" else "term", "rate": rate, "positions": positions}
-    return Calibration(k, shift, table, settings)
+    return Calibration(k, shift, mean_row, table, settings)
+
+
+def mean_known_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Mean of the rows of W whose id the tokenizer knows, (H,) float32."""
+    weight = find_head(model).weight.detach().float().cpu().numpy()
+    return weight[used_rows(tokenizer, len(weight))].mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def term_levels(probe: Probe, rate: float, positions: str, common: bool = False) -> np.ndarray:
@@ -232,6 +263,15 @@ def term_levels(probe: Probe, rate: float, positions: str, common: bool = False)
     levels = np.quantile(pooled, 1 - rate, axis=0)
     levels[~probe.used] = pooled[:, ~probe.used].max(axis=0)
     return (levels + probe.bias).astype(np.float32)
+
+
+def _centre(model: PreTrainedModel, mean_row: np.ndarray) -> None:
+    """Subtract a row from every row of W in place, in fp32 whatever its dtype."""
+    import torch
+
+    weight = find_head(model).weight
+    with torch.no_grad():
+        weight.copy_(weight.float() - torch.from_numpy(mean_row).to(weight.device))
 
 
 def _set_bias(model: PreTrainedModel, bias: np.ndarray) -> None:

@@ -36,7 +36,7 @@ class Probe:
         queries: max_i w_v . t_i over all attended positions of each query, (N, V) float32, without the bias.
         content: the same for the documents over content positions; -inf where a text has none.
         special: the same over special positions ([CLS], [SEP], ...); -inf where a text has none.
-        weight: W, (V, H) float32.
+        weight: W, less the mean row where one was given, (V, H) float32.
         bias: b, (V,) float32; zeros where the head has none.
         used: rows whose id the tokenizer knows, bool (V,).
         counts: occurrences of each token id at content positions of the documents, (V,).
@@ -121,10 +121,12 @@ def run_probe(
     batch_size: int = 32,
     lowercase: bool = False,
     device: Any = None,
+    mean_row: np.ndarray | None = None,
 ) -> Probe:
     """Run the model once over N queries and N documents; it is left on its device and in its mode.
 
-    Memory: three (N, V) float32 arrays and one batch; the (B, L, V) logits never exist.
+    With ``mean_row`` (H,) everything is measured of W less this row. Memory: three (N, V) float32 arrays and one
+    batch; the (B, L, V) logits never exist.
     """
     place, training = model.device, model.training
     try:
@@ -133,13 +135,18 @@ def run_probe(
             batch_size=batch_size, lowercase=lowercase, device=device,
         )  # fmt: skip
         with torch.inference_mode():
-            return _collect(encoder, queries, documents)
+            weight = encoder.head.weight
+            if mean_row is not None:
+                weight = weight - torch.from_numpy(mean_row).to(weight)
+            return _collect(encoder, queries, documents, weight)
     finally:
         model.to(place).train(training)
 
 
-def _collect(encoder: TextEncoder, queries: Sequence[str], documents: Sequence[str]) -> Probe:
-    size, vocab_size, weight = len(documents), encoder.vocab_size, encoder.head.weight
+def _collect(
+    encoder: TextEncoder, queries: Sequence[str], documents: Sequence[str], weight: torch.Tensor
+) -> Probe:
+    size, vocab_size = len(documents), encoder.vocab_size
     names = ("queries", "content", "special")
     pooled = {name: np.full((size, vocab_size), -np.inf, dtype=np.float32) for name in names}
     counts = np.zeros(vocab_size, dtype=np.int64)

@@ -18,13 +18,21 @@ TEXTS = [f"{tiny.TEXTS[i]} {tiny.TEXTS[(i + step) % 12]}" for step in (1, 3, 4, 
 RATE = 0.1
 
 
-def stock_pooled(model, tokenizer, texts):
-    """max_i z_iv over all positions by a plain forward pass per text, (N, V)."""
-    rows = []
+def stock_logits(model, tokenizer, ids):
+    """Logits of a stock model less, at each position, the mean over known tokens of w_v . t_i, (L, V)."""
     with torch.no_grad():
-        for text in texts:
-            inputs = tokenizer(text, truncation=True, max_length=64, return_tensors="pt")
-            rows.append(model(input_ids=inputs["input_ids"]).logits[0].max(dim=0).values.numpy())
+        logits = model(input_ids=ids).logits[0]
+        bias = find_head(model).bias
+        known = slice(0, len(tokenizer))
+        return logits - (logits if bias is None else logits - bias)[:, known].mean(dim=1, keepdim=True)
+
+
+def stock_pooled(model, tokenizer, texts):
+    """Their maximum over all positions by a plain forward pass per text, (N, V)."""
+    rows = []
+    for text in texts:
+        inputs = tokenizer(text, truncation=True, max_length=64, return_tensors="pt")
+        rows.append(stock_logits(model, tokenizer, inputs["input_ids"]).max(dim=0).values.numpy())
     return np.stack(rows)
 
 
@@ -80,6 +88,8 @@ def test_survives_save_and_a_stock_load(family, offset, tmp_path):
     inputs = tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
     with torch.no_grad():
         raw = model(input_ids=inputs).logits.numpy()
+        if offset:
+            raw = stock_logits(model, tokenizer, inputs).numpy()[None]
         loaded = AutoModelForMaskedLM.from_pretrained(again).eval()
         got = loaded(input_ids=inputs).logits.numpy()
     bias = find_head(model).bias.detach().numpy()
@@ -203,7 +213,7 @@ def test_content_positions_leave_special_ones_out():
         for text in TEXTS:
             inputs = tokenizer(text, truncation=True, max_length=64, return_tensors="pt")["input_ids"]
             content = ~torch.isin(inputs[0], torch.tensor(tokenizer.all_special_ids))
-            rows.append(model(input_ids=inputs).logits[0, content].max(dim=0).values.numpy())
+            rows.append(stock_logits(model, tokenizer, inputs)[content].max(dim=0).values.numpy())
     np.testing.assert_allclose(calibration.bias_shift, -np.quantile(np.stack(rows), 1 - RATE, axis=0), atol=1e-5)
 
 
@@ -229,6 +239,41 @@ def test_inplace_and_the_model_is_put_back(modernbert):
     assert model.training
     assert calibration.apply(model, inplace=True) is model
     assert provenance(model)["method"] == "calibrated"
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])
+def test_a_centred_head_gives_the_same_mlm_probabilities(family):
+    model, tokenizer = tiny.build(family)
+    calibration = calibrate(model, TEXTS, tokenizer=tokenizer, offset=False, centre=True, max_length=64, ks=[1.0])
+    assert calibration.bias_shift is None and calibration.method == "auto" and calibration.settings["centred"]
+    applied = calibration.apply(model)
+    inputs = tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        raw, got = model(input_ids=inputs).logits[0], applied(input_ids=inputs).logits[0]
+    np.testing.assert_allclose(got.softmax(dim=1), raw.softmax(dim=1), atol=1e-6)
+    # and every position at the same level
+    weight = find_head(applied).weight.detach()
+    assert weight[: len(tokenizer)].mean(dim=0).abs().max() < 1e-6
+    assert (got - raw).abs().max() > 1e-3
+
+
+def test_without_centring_the_bias_alone_is_shifted(modernbert):
+    model, tokenizer = modernbert
+    calibration = calibrate(model, TEXTS, tokenizer=tokenizer, rate=RATE, centre=False, max_length=64, ks=[0.5])
+    assert calibration.mean_row is None
+    applied = calibration.apply(model)
+    torch.testing.assert_close(find_head(applied).weight, find_head(model).weight / 0.5)
+    inputs = tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        raw, got = model(input_ids=inputs).logits.numpy(), applied(input_ids=inputs).logits.numpy()
+    np.testing.assert_allclose(got, (raw + calibration.bias_shift) / 0.5, atol=1e-5)
+
+
+def test_a_centred_head_cannot_stay_tied(modernbert, calibrated):
+    calibration, _ = calibrated
+    with pytest.raises(ValueError, match=r"centres W alone.*centre=False"):
+        calibration.apply(modernbert[0], placement="tied")
+    assert provenance(modernbert[0]) is None
 
 
 @pytest.mark.parametrize("placement", ["decoder", "norm"])
@@ -282,6 +327,7 @@ def test_pairs_and_leading_words():
 @pytest.mark.parametrize(
     "settings, message",
     [
+        ({"centre": "rows"}, "centre must be True, False or None, got 'rows'"),
         ({"rate": 0}, "rate must be a number above 0 and below 1, got 0"),
         ({"rate": 0.01}, "rate=0.01 of 48 texts is less than one text: give at least 100 texts"),
         ({"positions": "all"}, "positions must be 'attended' or 'content'"),

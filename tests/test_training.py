@@ -197,8 +197,9 @@ def test_nan_stops_before_the_weights_are_lost(bert_folder, tmp_path, monkeypatc
     def poisoned(self, features, **rest):
         calls.append(self)
         features = forward(self, features, **rest)
-        if len(calls) == 5:  # the queries of the third step
-            features["sentence_embedding"] = features["sentence_embedding"] * float("nan")
+        if len(calls) == 3:
+            queries, documents = features["sentence_embeddings"]
+            features["sentence_embeddings"] = [queries * float("nan"), documents]
         return features
 
     monkeypatch.setattr(SparseHead, "forward", poisoned)

@@ -34,9 +34,9 @@ def dose(rows: pd.DataFrame, bm25: dict, path: Path) -> None:
     for column, family in enumerate(families):
         cell = rows[rows["family"] == family]
         for axis, value in zip(axes[:, column], ("ndcg", "active"), strict=True):
-            fixed = cell[cell["start"].str.startswith("k=")].groupby("k")[value].agg(["mean", "std"])
+            fixed = cell[~cell["start"].isin(["auto", "calibrated"])].groupby("k")[value].agg(["mean", "std"])
             axis.errorbar(fixed.index, fixed["mean"], fixed["std"], marker=".", color="tab:blue", label="W / k")
-            for start, mark in (("raw", "x"), ("auto", "s"), ("calibrated", "*")):
+            for start, mark in (("auto", "s"), ("calibrated", "*")):
                 found = cell[cell["start"] == start]
                 axis.scatter(found["k"], found[value], marker=mark, s=45, color=COLOURS[start], label=start, zorder=3)
             axis.set(xscale="log")

@@ -103,9 +103,10 @@ class Study:
 
         if isinstance(run.start, float):
             return rescale(model, run.start, placement=run.placement)
-        offset: Any = run.start == "calibrated" and ("global" if run.offset == "global" else True)
+        offset: Any = run.start == "calibrated" and {"term": True, "global": "global", "none": False}[run.offset]
         measured = calibrate(
-            model, sample(pairs), tokenizer=tokenizer, offset=offset, rate=run.rate, sample=512,
+            model, sample(pairs), tokenizer=tokenizer, offset=offset,
+            centre=run.start == "calibrated" and run.centre, rate=run.rate, sample=512,
             max_length=TRAINING["max_length"], seed=run.seed, device="cpu",
         )  # fmt: skip
         return measured.apply(model, placement=run.placement)

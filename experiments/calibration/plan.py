@@ -11,8 +11,8 @@ from typing import Any
 
 FAMILIES = ("bert", "modernbert", "roberta")
 STARTS: tuple[Any, ...] = ("raw", 16.0, "auto", "calibrated")
-#: Below 1 the head is inflated: W x f and then / k is W / (k / f), bit for bit where f is a power of two.
-GRID = (1.0, 0.25, 2.0, 1 / 16, 4.0, 8.0, 32.0, 64.0, 16.0)
+#: k = 1 is "raw". Below 1 the head is inflated: W x f and then / k is W / (k / f), bit for bit for powers of two.
+GRID = (0.25, 2.0, 1 / 16, 4.0, 8.0, 32.0, 64.0, 16.0)
 TRAINED_ON = ("vaswani", "scifact")
 UNSEEN = ("nfcorpus", "cranfield")
 
@@ -27,7 +27,8 @@ class Run:
         start: ``"raw"``, a k, ``"auto"``, ``"calibrated"`` or ``"learned"``.
         steps: of SPLADE training; 0 scores the start itself.
         seed: of backbone, data order and dropout.
-        offset: ``"term"`` or ``"global"``, of calibrated starts.
+        offset: ``"term"``, ``"global"`` or ``"none"``, of calibrated starts.
+        centre: whether a calibrated W is centred.
         rate: share of documents in which a calibrated term fires.
         unseen: whether it is scored on the unseen collections, too.
     """
@@ -40,6 +41,7 @@ class Run:
     layers: int = 3
     hidden: int = 128
     offset: str = "term"
+    centre: bool = True
     rate: float = 0.03
     placement: str = "decoder"
     lowercase: bool = True
@@ -52,6 +54,11 @@ class Run:
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
     @property
+    def start_name(self) -> str:
+        """The start as typed: a word, or k."""
+        return f"{self.start:g}" if isinstance(self.start, float) else self.start
+
+    @property
     def label(self) -> str:
         """For progress lines."""
         changed = [
@@ -61,7 +68,7 @@ class Run:
             and field.name not in ("seed", "unseen")
             and getattr(self, field.name) != field.default
         ]
-        start = f"k={self.start:g}" if isinstance(self.start, float) else self.start
+        start = f"k={self.start_name}" if isinstance(self.start, float) else self.start
         return " ".join([self.collection, self.family, start, f"seed {self.seed}", *changed])
 
 
@@ -75,29 +82,32 @@ def small() -> Iterator[Run]:
 
 def grid() -> Iterator[Run]:
     """Dose and response: k, from a head inflated 16 times to one divided by 64."""
-    for start in GRID:
+    for start in (*GRID, "raw"):
         for family in ("modernbert", "bert"):
             yield Run(family=family, collection="vaswani", start=start)
 
 
 def headline() -> Iterator[Run]:
-    """Families x starts x seeds x collections."""
-    for seed in range(5):
-        for collection in TRAINED_ON:
-            for family in FAMILIES if seed == 0 else FAMILIES[:2]:
-                for start in STARTS:
-                    yield Run(family=family, collection=collection, start=start, seed=seed, unseen=start != "raw")
+    """Families x starts x seeds x collections; seeds are added collection by collection."""
+    first = [("scifact", 0), *(("vaswani", seed) for seed in range(5))]
+    for collection, seed in [*first, *(("scifact", seed) for seed in range(1, 5))]:
+        for family in FAMILIES if seed == 0 else FAMILIES[:2]:
+            for start in STARTS:
+                yield Run(family=family, collection=collection, start=start, seed=seed, unseen=start != "raw")
 
 
 def sparsity() -> Iterator[Run]:
-    """Effectiveness against sparsity: the regulariser from a tenth to thirty times."""
-    for penalty in (10.0, 100.0, 30.0, 3.0, 0.1):
-        for start in (16.0, "calibrated", "raw", "auto"):
-            yield Run(family="modernbert", collection="vaswani", start=start, penalty=penalty)
+    """Effectiveness against sparsity: the regulariser from a tenth to a hundred times."""
+    for starts in ((16.0, "calibrated"), ("raw", "auto")):
+        for penalty in (10.0, 100.0, 30.0, 3.0, 0.1):
+            for start in starts:
+                yield Run(family="modernbert", collection="vaswani", start=start, penalty=penalty)
 
 
 def offsets() -> Iterator[Run]:
-    """The offset: per term or one for all, and at which rate terms fire."""
+    """The offset: per term or one for all, at which rate terms fire; each correction without the other."""
+    yield Run(family="modernbert", collection="vaswani", start="calibrated", centre=False)
+    yield Run(family="modernbert", collection="vaswani", start="calibrated", offset="none")
     yield Run(family="modernbert", collection="vaswani", start="calibrated", offset="global")
     for rate in (0.005, 0.01, 0.1):
         yield Run(family="modernbert", collection="vaswani", start="calibrated", rate=rate)

@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collections", type=Path, required=True)
     parser.add_argument("--blocks", nargs="+", choices=list(BLOCKS), default=list(BLOCKS))
+    parser.add_argument("--starts", nargs="+", help="only these: raw, 16, auto, calibrated, learned")
     parser.add_argument("--hours", type=float, help="start no run after this time")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--part", default="1/1", help="i/n: every n-th run, for several processes")
@@ -62,6 +63,8 @@ def main() -> None:
     study = Study(options.collections, options.cache)
     share, parts = map(int, options.part.split("/"))
     todo = planned(options.blocks)[share - 1 :: parts]
+    if options.starts:
+        todo = [(block, run) for block, run in todo if run.start_name in options.starts]
     begun, took = time.monotonic(), []
     for name in (*TRAINED_ON, *UNSEEN):
         if f"bm25-{name}" not in finished(options.out) and share == 1:

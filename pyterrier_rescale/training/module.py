@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from sentence_transformers.base.modules import InputModule
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..head import decoder_bypassed, find_head
-from ..kernel import sparse_head
+from ..kernel import packed_head
 from ..queries import QuerySide
 from ..rescaling import record
+from .micro_batches import SharedLookup, split
 
 
 class SparseHead(InputModule):
@@ -67,25 +69,57 @@ class SparseHead(InputModule):
             )
         )
 
-    def forward(self, features: dict[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
-        """Add ``sentence_embedding``, the term weights x (B, V).
+    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Add ``sentence_embedding``, the term weights x (B, V), or ``sentence_embeddings`` of several sides.
 
-        With the features may come a ``screen`` of W, and ``queries``: true where the texts are queries.
+        Args:
+            features: ``input_ids`` and ``attention_mask`` (B, L), and ``queries``: true where the texts are queries. Or
+                ``sides``, a list of such, which share one lookup of embeddings and one head, so that W has one gradient
+                of each; with ``mini_batch_size``, so many texts at a time, whose activations are computed again in
+                the backward pass: GradCache (arXiv:2101.06983), where memory holds one mini-batch.
         """
-        head, mask = self.head, features["attention_mask"]
-        queries = features.get("queries", False)
-        if queries and self.query_weights is not None:
-            features["sentence_embedding"] = self._static(features["input_ids"], mask)
-            return features
-        with decoder_bypassed(head.decoder):
-            hidden = self.mlm(input_ids=features["input_ids"], attention_mask=mask).logits
-        if self.log_k is not None:
-            # t (W / k)^T = (t / k) W^T: the division is done where it is cheap
-            hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)
-        pooling = self.query_pooling if queries else self.pooling
-        screen = features.get("screen") if pooling == "max" else None
-        features["sentence_embedding"] = sparse_head(hidden, head.weight, head.bias, mask, pooling, screen=screen)
+        if "sides" in features:
+            features["sentence_embeddings"] = self._encode(features["sides"], features.get("mini_batch_size"))
+        else:
+            (features["sentence_embedding"],) = self._encode([features], None)
         return features
+
+    def _encode(self, sides: list[dict[str, Any]], mini_batch_size: int | None) -> list[torch.Tensor]:
+        vectors: list[Any] = [None] * len(sides)
+        pooled: dict[str, list[int]] = {}
+        for number, side in enumerate(sides):
+            queries = side.get("queries", False)
+            if queries and self.query_weights is not None:
+                vectors[number] = self._static(side["input_ids"], side["attention_mask"])
+            else:
+                pooled.setdefault(self.query_pooling if queries else self.pooling, []).append(number)
+        encoded = [number for numbers in pooled.values() for number in numbers]
+        lookup = SharedLookup(self.mlm.get_input_embeddings(), [sides[number]["input_ids"] for number in encoded])
+        for pooling, numbers in pooled.items():
+            rows, lengths, orders = [], [], []
+            for number in numbers:
+                ids, mask = sides[number]["input_ids"], sides[number]["attention_mask"]
+                parts = split(mask, mini_batch_size)
+                for members in parts:
+                    longest = int(mask[members].sum(dim=1).max()) if len(parts) > 1 else mask.shape[1]
+                    part = ids[members, :longest], mask[members, :longest], lookup
+                    again = mini_batch_size is not None and len(parts) > 1 and torch.is_grad_enabled()
+                    rows.append(checkpoint(self._hidden, *part, use_reentrant=False) if again else self._hidden(*part))
+                    lengths.append(part[1].sum(dim=1))
+                orders.append(torch.argsort(torch.cat(parts)))
+            hidden = torch.cat(rows)
+            if self.log_k is not None:
+                # t (W / k)^T = (t / k) W^T: the division is done where it is cheap
+                hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)
+            found = packed_head(hidden, torch.cat(lengths), self.head.weight, self.head.bias, pooling)
+            for number, order, part in zip(numbers, orders, found.split([len(o) for o in orders]), strict=True):
+                vectors[number] = part[order]
+        return vectors
+
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, lookup: SharedLookup) -> torch.Tensor:
+        """The decoder's input t at the attended positions of some texts, text after text, (T, H)."""
+        with lookup(), decoder_bypassed(self.head.decoder):
+            return self.mlm(input_ids=ids, attention_mask=mask).logits[mask.bool()]
 
     def _static(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """relu(weight_v) where v is among the tokens of a text, else 0; (B, V)."""

@@ -7,17 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from ..screening import Screen, make_screen
 from .config import TrainConfig
 from .losses import LOSSES, Targets
 from .module import SparseHead
 from .regularizers import REGULARIZERS
 from .schedule import Ramp
-
-# Padded tokens that run through the body together on a CPU.
-_CPU_TOKENS = 2048
 
 
 @dataclass
@@ -56,9 +51,9 @@ class Objective(nn.Module):
 
         ``model`` is the (perhaps DDP-wrapped) SparseEncoder.
         """
-        screen = self._screen()
-        queries = self._encode(model, batch["query"], screen, queries=True)
-        documents = self._encode(model, batch["document"], screen)
+        sides = [{**batch["query"], "queries": True}, batch["document"]]
+        encoded = model({"sides": sides, "mini_batch_size": self.config.mini_batch_size})
+        queries, documents = encoded["sentence_embeddings"]
         targets = Targets(batch["positives"], batch["document_ids"], batch.get("scores"))
         ranking = self.ranking(queries, documents, targets)
         static = self.module.query_weights is not None
@@ -74,59 +69,7 @@ class Objective(nn.Module):
         penalty = self.config.query_lambda * query_penalty + self.config.lambda_d * document_penalty
         return ranking + share * penalty
 
-    def _screen(self) -> Screen | None:
-        """One screen of W for the whole step, where screening pays."""
-        if "max" not in (self.module.pooling, self.module.query_pooling) or self.config.bf16:
-            return None
-        return make_screen(self.module.head.weight.detach())
-
     @property
     def module(self) -> SparseHead:
         """The module in training."""
         return next(part for part in self.model.modules() if isinstance(part, SparseHead))
-
-    def _encode(
-        self, model: nn.Module, features: dict[str, torch.Tensor], screen: Screen | None, *, queries: bool = False
-    ) -> torch.Tensor:
-        """Term weights of a side, texts of similar lengths together where that saves padding.
-
-        With ``mini_batch_size`` activations are computed again in the backward pass. That is GradCache
-        (arXiv:2101.06983): the loss sees the whole batch, memory holds one mini-batch.
-        """
-        ids, mask, size = features["input_ids"], features["attention_mask"], self.config.mini_batch_size
-
-        def run(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            part = {"input_ids": ids, "attention_mask": mask, "screen": screen, "queries": queries}
-            return model(part)["sentence_embedding"]
-
-        if queries and self.module.query_weights is not None:
-            return run(ids, mask)  # no activations to save
-        parts = _parts(mask, len(ids) if size is None else size)
-        if len(parts) == 1:
-            return run(ids, mask)
-        vectors = []
-        for members in parts:
-            longest = int(mask[members].sum(dim=1).max())
-            part = ids[members, :longest], mask[members, :longest]
-            vectors.append(run(*part) if size is None else checkpoint(run, *part, use_reentrant=False))
-        return torch.cat(vectors)[torch.argsort(torch.cat(parts))]
-
-
-def _parts(mask: torch.Tensor, size: int) -> list[torch.Tensor]:
-    """Texts (positions) to run together: at most ``size``; on a CPU sorted by length and of some thousand tokens.
-
-    There the time goes with the padded tokens, and small activations stay in the cache. A mask that is not padded on
-    the right is split as it is.
-    """
-    lengths = mask.sum(dim=1)
-    order = torch.arange(len(mask), device=mask.device)
-    right_padded = bool((mask.bool() == (torch.arange(mask.shape[1], device=mask.device) < lengths[:, None])).all())
-    if mask.device.type != "cpu" or not right_padded:
-        return [order] if size >= len(mask) else list(order.split(size))
-    order = torch.argsort(lengths, descending=True, stable=True)
-    parts, begin = [], 0
-    while begin < len(order):
-        count = min(size, max(1, _CPU_TOKENS // max(1, int(lengths[order[begin]]))))
-        parts.append(order[begin : begin + count])
-        begin += count
-    return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import os
@@ -162,6 +163,7 @@ def _run(
     verbose: bool,
 ) -> None:  # fmt: skip
     """The loop itself; the module is trained in place."""
+    from .attention import lean_attention
     from .batches import Collator
     from .bookkeeping import Bookkeeper
     from .checkpoints import whole_checkpoints
@@ -184,7 +186,8 @@ def _run(
         bookkeeper.report = trainer.log
     trainer.objective.ramp.warn_if_short(config.query_lambda, config.lambda_d)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with lean_attention(module.mlm) if on_cpu(config.device) else contextlib.nullcontext():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         bookkeeper.close()
     module.eval()
