@@ -87,6 +87,14 @@ def grid() -> Iterator[Run]:
             yield Run(family=family, collection="vaswani", start=start)
 
 
+def core() -> Iterator[Run]:
+    """The k beside 16, with more seeds."""
+    for seed in (1, 2):
+        for start in (8.0, 32.0):
+            for family in ("bert", "modernbert"):
+                yield Run(family=family, collection="vaswani", start=start, seed=seed)
+
+
 def headline() -> Iterator[Run]:
     """Families x starts x seeds x collections; seeds are added collection by collection."""
     first = [("scifact", 0), *(("vaswani", seed) for seed in range(5))]
@@ -133,7 +141,7 @@ def others() -> Iterator[Run]:
 
 
 BLOCKS = {
-    "small": small, "grid": grid, "headline": headline, "sparsity": sparsity, "offsets": offsets,
+    "small": small, "grid": grid, "core": core, "headline": headline, "sparsity": sparsity, "offsets": offsets,
     "duration": duration, "others": others,
 }  # fmt: skip
 
