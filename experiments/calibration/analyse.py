@@ -23,7 +23,7 @@ OTHER_RUNS = HERE.parent / "training" / "results.csv"
 #: A run has collapsed if it ends below this share of BM25's nDCG@10 on its collection.
 COLLAPSED = 0.15
 #: The k among which auto should find the best one.
-CORE = (1.0, 8.0, 16.0, 32.0)
+CORE = (1.0, 8.0, 16.0)
 DEFAULTS = {
     "steps": 250, "offset": "term", "centre": True, "rate": 0.03, "placement": "decoder",
     "lowercase": True, "penalty": 1.0, "layers": 3,

@@ -88,11 +88,10 @@ def grid() -> Iterator[Run]:
 
 
 def core() -> Iterator[Run]:
-    """The k beside 16, with more seeds."""
+    """The k beside 16 that does best in the grid, with more seeds."""
     for seed in (1, 2):
-        for start in (8.0, 32.0):
-            for family in ("bert", "modernbert"):
-                yield Run(family=family, collection="vaswani", start=start, seed=seed)
+        for family in ("bert", "modernbert"):
+            yield Run(family=family, collection="vaswani", start=8.0, seed=seed)
 
 
 def headline() -> Iterator[Run]:
