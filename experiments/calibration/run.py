@@ -64,6 +64,9 @@ def main() -> None:
     share, parts = map(int, options.part.split("/"))
     todo = planned(options.blocks)[share - 1 :: parts]
     if options.starts:
+        unknown = set(options.starts) - {run.start_name for _, run in planned(list(BLOCKS))}
+        if unknown:
+            parser.error(f"--starts: no run starts from {', '.join(sorted(unknown))}")
         todo = [(block, run) for block, run in todo if run.start_name in options.starts]
     begun, took = time.monotonic(), []
     for name in (*TRAINED_ON, *UNSEEN):

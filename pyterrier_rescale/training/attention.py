@@ -81,7 +81,8 @@ def dropout_attention(
     """
     causal = attention_mask is None and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
     plain = query.shape == key.shape == value.shape and query.dtype == torch.float32 and query.device.type == "cpu"
-    if not plain or dropout == 0 or causal or any(others.get(name) is not None for name in ("position_bias", "cache")):
+    special = any(others.get(name) is not None for name in ("position_bias", "cache", "softcap"))
+    if not plain or dropout == 0 or causal or special:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
