@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import torch
@@ -35,7 +36,12 @@ def _backend(kind: str, size: int) -> str:
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL, show_progress=False)
+        # the trainer numbers letters inside words anew in every run and breaks ties by that; special tokens keep theirs
+        letters = sorted(set(tokenizer.normalizer.normalize_str("".join(texts))) - {" "})
+        inside = [f"##{letter}" for letter in letters]
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=size, initial_alphabet=letters, special_tokens=[*SPECIAL, *inside], show_progress=False
+        )
     elif kind == "bpe":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -53,10 +59,22 @@ def _backend(kind: str, size: int) -> str:
             vocab_size=size, special_tokens=SPECIAL, unk_token="[UNK]", show_progress=False
         )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = _settled(tokenizer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return tokenizer.to_str()
+
+
+def _settled(trained: Tokenizer) -> Tokenizer:
+    """The same tokenizer in every run: only the real special tokens special, ties in the order of the alphabet."""
+    state = json.loads(trained.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in SPECIAL]
+    if state["model"]["type"] == "Unigram":
+        pieces = [(piece, round(score, 4)) for piece, score in state["model"]["vocab"]]  # sums in any order
+        fixed = [piece for piece in pieces if piece[0] in SPECIAL]
+        state["model"]["vocab"] = fixed + sorted((p for p in pieces if p not in fixed), key=lambda p: (-p[1], p[0]))
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def tokenizer(kind: str = "wordpiece", size: int = 400, max_length: int = 64) -> PreTrainedTokenizerFast:
