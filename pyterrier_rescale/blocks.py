@@ -82,8 +82,16 @@ def _group(
     return TextGroup(*(part.to(device) for part in (texts, own, first, index.flatten())), length)
 
 
+def multiply(rows: torch.Tensor, columns: torch.Tensor, out: torch.Tensor) -> None:
+    """``rows @ columns`` into ``out``; of int8 factors the exact int32."""
+    if rows.dtype == torch.int8:
+        torch._int_mm(rows, columns, out=out)
+    else:
+        torch.mm(rows, columns, out=out)
+
+
 def logit_blocks(
-    rows: torch.Tensor, weight: torch.Tensor, groups: list[TextGroup]
+    rows: torch.Tensor, weight: torch.Tensor, groups: list[TextGroup], dtype: torch.dtype | None = None
 ) -> Iterator[tuple[TextGroup, slice, torch.Tensor, torch.Tensor]]:
     """Walk the products t W^T block by block.
 
@@ -91,6 +99,7 @@ def logit_blocks(
         rows: t, shape (T, H).
         weight: W, shape (V, H), of the same type.
         groups: of the T rows.
+        dtype: of the products; default: the factors'.
 
     Yields:
         (group, vocabulary slice, logits (n, L, C), padded rows (n * L, H)); logits are valid until the next step.
@@ -99,10 +108,10 @@ def logit_blocks(
         padded = rows[group.index]
         size, block = len(padded), CPU_BLOCK if rows.device.type == "cpu" else GPU_BLOCK
         chunk = min(len(weight), max(_VOCAB_CHUNK, block // size))
-        workspace = rows.new_empty(size * chunk)
+        workspace = rows.new_empty(size * chunk, dtype=dtype)
         for begin in range(0, len(weight), chunk):
             terms = slice(begin, min(begin + chunk, len(weight)))
             columns = weight[terms].t()
             logits = workspace[: size * columns.shape[1]].view(size, columns.shape[1])
-            torch.mm(padded, columns, out=logits)
+            multiply(padded, columns, logits)
             yield group, terms, logits.view(*group.shape, -1), padded

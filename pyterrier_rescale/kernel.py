@@ -82,7 +82,7 @@ def packed_head(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         rows, weight = rows.to(dtype), weight.to(dtype)
-    if screen is not None and (weight.dtype != torch.float32 or screen.half.shape != weight.shape):
+    if screen is not None and (weight.dtype != torch.float32 or screen.rounded.shape != weight.shape):
         screen = None  # autocast: the product is in half precision anyway
     with torch.autocast(device, enabled=False):
         if pooling == "sum":

@@ -1,58 +1,128 @@
-"""Exact screening: a product in bfloat16 with a rigorous error bound says which (text, term) pairs can be open.
+"""Exact screening: a product in a cheap number format with a rigorous error bound says which pairs can be open.
 
-With t^ and w^ the bfloat16 roundings of t and w, and every quantity on the right known exactly or bounded,
+A pair of text and term is open if z_iv = w_v . t_i + b_v > 0 at one of the text's positions. With any fixed m, here the
+mean of the first rows seen, d = t - m, and d^, w^ the roundings of d and w,
 
-    |t . w - t^ . w^| <= |t - t^| |w| + |t^| |w - w^|        (Cauchy-Schwarz)
+    z = (m . w + b) + d . w        and        |d . w - d^ . w^| <= |d - d^| |w| + |d^| |w - w^|        (Cauchy-Schwarz)
 
-plus the rounding of the accumulation and of the result. Only pairs whose upper bound is above zero are computed in full
-precision; all others are zero for certain. On CPUs with matrix units for bfloat16 (AMX) such a product takes a sixth
-of the time of one in float32, and with AVX-512 instructions for it (no AMX) less than half; its maxima, of two bytes,
-are cheaper, too. So a sparse head costs little more than that.
+with every quantity on the right known, plus the rounding of what is computed in float32. Only pairs whose upper bound
+is above zero are computed in full precision; all others are zero for certain. m takes out what all positions share,
+outlying dimensions of a trained model first of all, and so makes the errors smaller.
+
+Two formats, the one that the CPU at hand multiplies faster: bfloat16 (matrix units, AMX, multiply it six times as fast
+as float32, AVX-512 instructions twice) and int8 (AVX-512 VNNI: four times; its errors are seven times larger).
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import time
+from collections.abc import Sequence
 
 import torch
 
-from .blocks import logit_blocks, text_groups
+from .blocks import logit_blocks, multiply, text_groups
 
 #: The smallest number of rows for which rounding W anew is worth its time.
 FEW_ROWS = 512
 # A pair that may be open costs about two and a half times a pair of the full product (gather and product).
 MAX_CANDIDATES = 0.25
-_ROUNDING = 2.0**-8  # of a bfloat16 number, relative
-# How many times faster the product must be; at twice as fast the whole head was 2.4 times as fast.
+# Share of pairs that may be open from which the next format, with its smaller errors, is cheaper.
+_LOOSE = 0.08
+# How many times faster than in float32 the product must be; at twice as fast the whole head was 2.4 times as fast.
 _WORTH = 1.5
+# What the more numerous candidates of int8 cost, as a share of the product in float32.
+_INT8_EXTRA = 0.05
 # Rows of the square products that are timed, and how often: some 50 ms on two cores.
 _PROBED, _PROBES = 512, 15
-_ROWS = 4096  # of a block: of two bytes, twice as many fit the cache
 _SLICE = 4096  # rows of W that are rounded at a time
+_UNIT = 2.0**-24  # the rounding of float32, relative
+
+
+class BFloat16:
+    """bfloat16: floating point, eight bits."""
+
+    #: Of factors, and of their products.
+    dtype = product = torch.bfloat16
+    #: Of a product, relative.
+    rounding = 2.0**-8
+    #: Of a block: of two bytes, twice as many fit the cache.
+    rows = 4096
+
+    @staticmethod
+    def rounded(values: torch.Tensor, *, together: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows (n, H) in this format, what they stand for in float32, and the unit of each, (n,) or () ``together``."""
+        rounded = values.to(torch.bfloat16)
+        return rounded, rounded.float(), values.new_ones(() if together else len(values))
+
+    @staticmethod
+    def largest(products: torch.Tensor) -> torch.Tensor:
+        """Maximum over dimension 1 of a block (n, L, C): float32 (n, C)."""
+        return _amax(products).float()
+
+
+class Int8:
+    """int8 from -127 to 127 of a unit; products are exact."""
+
+    dtype, product = torch.int8, torch.int32
+    rounding = _UNIT  # read as float32
+    rows = None  # the default
+
+    @staticmethod
+    def rounded(values: torch.Tensor, *, together: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As :meth:`BFloat16.rounded`."""
+        sizes = values.abs()
+        largest = sizes.amax() if together else sizes.amax(dim=1)
+        unit = (largest / 127).clamp_min_(torch.finfo(torch.float32).tiny)  # zeros alone may have any
+        column = unit[..., None]
+        back = torch.div(values, column, out=sizes).round_()
+        return back.to(torch.int8), back.mul_(column), unit
+
+    @staticmethod
+    def largest(products: torch.Tensor) -> torch.Tensor:
+        """As :meth:`BFloat16.largest`."""
+        return products.amax(dim=1).float()
+
+
+Format = type[BFloat16] | type[Int8]
 
 
 class Screen:
-    """A decoder's W in bfloat16, with what bounds the error of products with it.
+    """A decoder's W in a cheap format, with what bounds the error of products with it.
 
     Args:
-        weight: W, shape (V, H), float32.
+        weight: W, shape (V, H), float32. Changed afterwards, it needs a new screen.
+        formats: the first is used; where its errors leave too many pairs undecided, the next from then on.
     """
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        size, width = weight.shape
+    def __init__(self, weight: torch.Tensor, formats: Sequence[Format] = (BFloat16,)) -> None:
+        self.weight = weight.detach()
+        self.centre: torch.Tensor | None = None
+        self.formats = list(formats)
+        self._round_weight()
+
+    @property
+    def format(self) -> Format:
+        """What is in use."""
+        return self.formats[0]
+
+    def _round_weight(self) -> None:
+        weight = self.weight
+        size = len(weight)
         with torch.no_grad():
-            self.half = torch.empty(size, width, dtype=torch.bfloat16, device=weight.device)
-            self.norms = torch.empty(size, device=weight.device)
-            self.residuals = torch.empty(size, device=weight.device)
+            self.rounded = torch.empty(weight.shape, dtype=self.format.dtype, device=weight.device)
+            self.units, self.norms, self.residuals = (torch.empty(size, device=weight.device) for _ in range(3))
             for begin in range(0, size, _SLICE):
                 part = slice(begin, begin + _SLICE)
-                self.half[part] = weight[part]
+                self.rounded[part], back, self.units[part] = self.format.rounded(weight[part], together=False)
                 self.norms[part] = weight[part].norm(dim=1)
-                self.residuals[part] = (weight[part] - self.half[part]).norm(dim=1)
-            # Accumulating H products in float32 errs by at most H units in the last place of |t^| |w^|; twice, for
-            # units that round products, too.
-            self.residuals += 2 * width * 2.0**-24 * (self.norms + self.residuals)
+                self.residuals[part] = (weight[part] - back).norm(dim=1)
+
+    def _centre_on(self, rows: torch.Tensor) -> None:
+        with torch.no_grad():
+            self.centre = rows.mean(dim=0).nan_to_num_(0, 0, 0)
+            self.offsets = self.weight @ self.centre
 
     def closed(self, rows: torch.Tensor, lengths: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Which terms are zero for certain: max_i w_v . t_i + b_v <= 0.
@@ -63,66 +133,86 @@ class Screen:
             bias: b, shape (V,), or ``None``.
 
         Returns:
-            bool (B, V); never true where a row, W or b holds what is not finite, always for texts without rows.
+            bool (B, V); never true where a row or W holds what is not finite, always for texts without rows.
         """
-        half = rows.to(torch.bfloat16)
-        sizes = half.float()
-        errors = (rows - sizes).norm(dim=1)
-        sizes = sizes.norm(dim=1)
-        closed = torch.ones(len(lengths), len(self.half), dtype=torch.bool, device=rows.device)
-        groups = text_groups(lengths, _ROWS)
-        limit = all_positive = current = None
-        for group, terms, logits, _ in logit_blocks(half, self.half, groups):
-            if group is not current:
-                current = group
-                limit = self._limits(errors[group.index].amax(), sizes[group.index].amax(), bias)
-                all_positive = bool((limit > 0).all())
-            best = _amax(logits, all_positive)
-            closed[group.texts, terms] = best <= limit[terms]
+        closed = torch.ones(len(lengths), len(self.rounded), dtype=torch.bool, device=rows.device)
+        if not len(rows):
+            return closed
+        if self.centre is None:
+            self._centre_on(rows)
+        parts = rows - self.centre
+        rounded, back, unit = self.format.rounded(parts, together=True)
+        limit = self._limits(parts, back, bias) / (unit.double() * self.units.double())
+        # a result of |x| stands for up to |x| (1 + rounding); the limit itself is rounded to float32, too
+        wide = self.format.rounding + 4 * _UNIT
+        limit = torch.where(limit > 0, limit / (1 + wide), limit / (1 - wide)).float()
+        groups = text_groups(lengths, self.format.rows)
+        for group, terms, products, _ in logit_blocks(rounded, self.rounded, groups, self.format.product):
+            closed[group.texts, terms] = self.format.largest(products) <= limit[terms]
+        if len(self.formats) > 1 and closed.count_nonzero() < (1 - _LOOSE) * closed.numel():
+            del self.formats[0]
+            self._round_weight()
         return closed
 
-    def _limits(self, error: torch.Tensor, size: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """What a rounded product may reach at most with the term closed for certain, (V,)."""
-        limits = -(self.norms * error + self.residuals * size)
+    def _limits(self, parts: torch.Tensor, back: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """What max_i d^_i . w^_v may reach at most with term v closed for certain, float64 (V,)."""
+        norms, residuals = self.norms.double(), self.residuals.double()
+        limits = -self.offsets.double()
         if bias is not None:
-            limits -= bias
-        # a result of |x| stands for up to |x| (1 + 2^-8); the margin is for the arithmetic of this function
-        limits = torch.where(limits > 0, limits / (1 + _ROUNDING), limits / (1 - _ROUNDING))
-        return limits - 1e-6 * limits.abs()
+            limits -= bias.double()
+        error = (parts - back).norm(dim=1).amax().double()
+        size = back.norm(dim=1).amax().double()
+        # H products in float32 err by at most H units in the last place of |d^| |w^|, or |m| |w|; twice, for
+        # machines that round each product, and some more for norms and differences
+        units = (2 * parts.shape[1] + 16) * _UNIT
+        slack = units * (norms + residuals) * (size + error + self.centre.norm().double())
+        return limits - (norms * error + residuals * size + slack)
 
 
-def _amax(values: torch.Tensor, positive_counts: bool = False) -> torch.Tensor:
+def _amax(values: torch.Tensor) -> torch.Tensor:
     """Maximum over dimension 1 of a bfloat16 tensor without NaN, read as integers: a third of the time of ``amax``.
 
-    The bits of numbers with a clear sign bit are ordered as integers, those of negative ones the other way round. With
-    ``positive_counts`` a maximum below zero may come out as any number below zero.
+    The bits of numbers with a clear sign bit are ordered as integers, those of negative ones the other way round.
     """
     bits = values.view(torch.int16)
     largest = bits.amax(dim=1)
-    if not positive_counts:
+    if not bool((largest >= 0).all()):
         largest = torch.where(largest >= 0, largest, bits.amin(dim=1))
     return largest.view(torch.bfloat16)
 
 
 def make_screen(weight: torch.Tensor) -> Screen | None:
-    """A screen where it pays: float32 on a CPU whose products are much faster in bfloat16; else ``None``."""
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not _half_is_fast(weight.shape[1]):
+    """A screen where it pays: float32 on a CPU whose products are much faster in another format; else ``None``."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return None
-    return Screen(weight)
+    formats = _fast_formats(weight.shape[1])
+    return Screen(weight, formats) if formats else None
 
 
 @functools.cache
-def _half_is_fast(width: int) -> bool:
-    """Time both products once per width: whether a CPU has units for bfloat16 cannot be told portably."""
-    best: dict[torch.dtype, float] = {}
+def _fast_formats(width: int) -> tuple[Format, ...]:
+    """Time the products once per width: what a CPU has units for cannot be told portably. The best format first."""
+    best: dict[Format | None, float] = {}
     with torch.inference_mode():
-        products = {
-            dtype: (torch.ones(_PROBED, width, dtype=dtype), torch.empty(_PROBED, _PROBED, dtype=dtype))
-            for dtype in (torch.float32, torch.bfloat16)
-        }
-        for _ in range(_PROBES):  # in turns, so that what else the machine does hits both
-            for dtype, (factor, out) in products.items():
+        products = {}
+        for number_format in (None, BFloat16, Int8):
+            dtype = number_format.dtype if number_format else torch.float32
+            factor = torch.ones(_PROBED, width, dtype=dtype)
+            out = torch.empty(_PROBED, _PROBED, dtype=number_format.product if number_format else dtype)
+            products[number_format] = factor, out
+        for _ in range(_PROBES):  # in turns, so that what else the machine does hits all
+            for number_format, (factor, out) in list(products.items()):
                 start = time.perf_counter()
-                torch.mm(factor, factor.t(), out=out)
-                best[dtype] = min(best.get(dtype, float("inf")), time.perf_counter() - start)
-    return _WORTH * best[torch.bfloat16] < best[torch.float32]
+                try:
+                    multiply(factor, factor.t(), out)
+                except (RuntimeError, AttributeError):  # this build of torch has no product of int8
+                    del products[number_format]
+                    continue
+                best[number_format] = min(best.get(number_format, math.inf), time.perf_counter() - start)
+                if number_format and best[number_format] > 20 * best[None]:
+                    del products[number_format]  # without instructions for it a product takes seconds
+    plain = best.pop(None)
+    best = {f: seconds + _INT8_EXTRA * plain * (f is Int8) for f, seconds in best.items() if _WORTH * seconds < plain}
+    ranked = sorted(best, key=best.__getitem__)
+    # after bfloat16 nothing has smaller errors
+    return tuple(ranked[: ranked.index(BFloat16) + 1] if BFloat16 in ranked else ranked)
