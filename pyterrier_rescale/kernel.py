@@ -87,6 +87,8 @@ def packed_head(
     with torch.autocast(device, enabled=False):
         if pooling == "sum":
             return _SumHead.apply(rows, weight, bias, lengths)
+        if not torch.is_grad_enabled():  # within a Function it is off, and needs_input_grad does not know
+            return _pooled(rows, weight, bias, lengths, False, screen)[0]
         return _MaxHead.apply(rows, weight, bias, lengths, screen)
 
 

@@ -29,7 +29,7 @@ FEW_ROWS = 512
 # A pair that may be open costs about two and a half times a pair of the full product (gather and product).
 MAX_CANDIDATES = 0.25
 # Share of pairs that may be open from which the next format, with its smaller errors, is cheaper.
-_LOOSE = 0.08
+_LOOSE = 0.2
 # How many times faster than in float32 the product must be; at twice as fast the whole head was 2.4 times as fast.
 _WORTH = 1.5
 # What the more numerous candidates of int8 cost, as a share of the product in float32.

@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
 import pandas as pd
-from contenders import NAMES, OURS, OURS_HALF, SPARSE_ENCODER, SPLADE, serve
+from contenders import NAMES, OURS, OURS_HALF, OURS_LEAN, SPARSE_ENCODER, SPLADE, serve
 from models import SHAPES, build, some_texts
 
 HERE = Path(__file__).parent
@@ -156,7 +156,8 @@ def main() -> None:
 
             pairs = load_collection("docstrings").train_pairs()[: options.batch_size * options.steps]
             given |= {"pairs": pairs, "steps": options.steps}
-            rows = compare("train", shape, (OURS, SPARSE_ENCODER), folder, given, options.rounds)
+            names = (OURS, OURS_LEAN, SPARSE_ENCODER)
+            rows = compare("train", shape, names, folder, given, options.rounds)
         else:
             names = (OURS, SPLADE) if options.task == "index" else (*NAMES, OURS_HALF)
             names = tuple(name for name in names if name in (OURS, *(options.against or names)))
