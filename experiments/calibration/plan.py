@@ -96,8 +96,7 @@ def core() -> Iterator[Run]:
 
 def headline() -> Iterator[Run]:
     """Families x starts x seeds x collections; seeds are added collection by collection."""
-    first = [("scifact", 0), *(("vaswani", seed) for seed in range(5))]
-    for collection, seed in [*first, *(("scifact", seed) for seed in range(1, 5))]:
+    for collection, seed in [(collection, seed) for collection in TRAINED_ON for seed in range(5)]:
         for family in FAMILIES if seed == 0 else FAMILIES[:2]:
             for start in STARTS:
                 yield Run(family=family, collection=collection, start=start, seed=seed, unseen=start != "raw")
