@@ -77,6 +77,19 @@ def test_half_precision_stays_close(bert_folder):
     assert np.abs(half.toarray() - full).max() < 0.05
 
 
+@pytest.mark.parametrize("shortest", [1, 200, 256])
+def test_batches_bound_tokens_and_padding(shortest, bert_folder):
+    lengths = np.random.default_rng(0).integers(shortest, 257, 500)
+    batches = list(Splade(bert_folder, device="cpu").encoder._batches(lengths, 32))
+    assert sorted(np.concatenate(batches)) == list(range(500))
+    for batch in batches:
+        longest = lengths[batch].max()
+        assert len(batch) <= 32 and len(batch) * longest <= 1024
+        # beyond half of the tokens, nothing that would be padded by more than an eighth or so
+        assert (len(batch) - 1) * longest < 512 or lengths[batch].min() >= 0.85 * longest
+    assert lengths[batches[0]].max() == lengths.max()
+
+
 def test_special_positions_are_told_apart(bert_folder):
     encoder = Splade(bert_folder).encoder
     for batch in encoder.head_batches(tiny.TEXTS):
