@@ -257,8 +257,8 @@ def monitor(table: pd.DataFrame, bm25: dict) -> str:
 
 
 def single_factors(table: pd.DataFrame) -> str:
-    """Runs that leave the defaults in one field."""
-    lines = []
+    """Runs that leave the defaults in one field; p against k=16 at the same value of it, Holm-corrected."""
+    lines, tests = [], []
     for name in ("steps", "offset", "centre", "rate", "placement", "lowercase", "layers", "penalty"):
         rows = plain(table, **{name: None})
         rows = rows[(rows["family"] == "modernbert") & (rows["seed"] == 0)]
@@ -266,12 +266,20 @@ def single_factors(table: pd.DataFrame) -> str:
             continue
         for (collection, start, value), cell in rows.groupby(["collection", "start", name], sort=True):
             twins = rows[(rows["collection"] == collection) & (rows["start"] == start)]
-            if twins[name].nunique() > 1:
-                lines.append({
-                    "factor": name, "value": f"{value:g}" if isinstance(value, float) else str(value),
-                    "collection": collection, "start": start, "nDCG@10": f"{cell['ndcg'].mean():.3f}",
-                    "terms/doc": f"{cell['active'].mean():.0f}",
-                })  # fmt: skip
+            if twins[name].nunique() < 2:
+                continue
+            lines.append({
+                "factor": name, "value": f"{value:g}" if isinstance(value, float) else str(value),
+                "collection": collection, "start": start, "nDCG@10": f"{cell['ndcg'].mean():.3f}",
+                "terms/doc": f"{cell['active'].mean():.0f}",
+                **{u: spread(cell[f"ndcg_{u}"].dropna()) for u in UNSEEN},
+            })  # fmt: skip
+            if start in ("auto", "calibrated"):
+                beside = rows[(rows["collection"] == collection) & (rows[name] == value)]
+                tests.append((lines[-1], p_against(beside, start, "k=16", "")))
+    tests = [(line, p) for line, p in tests if not np.isnan(p)]
+    for (line, _), p in zip(tests, holm([p for _, p in tests]), strict=True):
+        line["p"] = number(p)
     return markdown(lines)
 
 
