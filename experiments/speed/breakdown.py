@@ -33,18 +33,17 @@ def flops(encoder, lengths: np.ndarray) -> tuple[float, float]:
     return (2.0 * body * lengths.sum() + attention) / 1e9, 2.0 * head.weight.numel() * lengths.sum() / 1e9
 
 
-def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: bool) -> dict:
+def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: str) -> dict:
+    """The row of one shape; ``screening`` is ``"no"`` or the name of a format."""
     from pyterrier_rescale import Splade
     from pyterrier_rescale.encoder import to_csr
-    from pyterrier_rescale.kernel import sparse_head
-    from pyterrier_rescale.screening import make_screen
+    from pyterrier_rescale.kernel import packed_head
+    from pyterrier_rescale.screening import BFloat16, Int8, Screen
 
     sample = some_texts(texts)
     splade = Splade(folder, device="cpu", batch_size=batch_size, max_length=MAX_LENGTH)
-    encoder = splade.encoder
-    allowed = mock.patch("pyterrier_rescale.screening._fast_formats", lambda width: ())
-    if not screening:
-        allowed.start()
+    encoder, weight, bias = splade.encoder, splade.encoder.head.weight, splade.encoder.head.bias
+    formats = {"no": (), "bfloat16": (BFloat16,), "int8": (Int8,)}[screening]
     seconds = dict.fromkeys(("tokeniser", "body", "head", "output"), 0.0)
 
     def timed(part: str, work):
@@ -57,19 +56,25 @@ def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: 
     rates = [gemm_rate(2048, SHAPES[shape][2], SHAPES[shape][3])]
     ids = timed("tokeniser", lambda: encoder._tokenise(sample))
     lengths = np.array([len(row) for row in ids])
-    padded = 0  # positions that go through the body
-    screen = timed("head", lambda: make_screen(encoder.head.weight))
+    batches = []
     for members in encoder._batches(lengths, batch_size):
-        batch = timed("body", lambda members=members: encoder._run(members, [ids[i] for i in members]))
-        padded += batch.mask.numel()
-        with torch.inference_mode():
-            weights = timed("head", lambda b=batch: sparse_head(
-                b.hidden, encoder.head.weight, encoder.head.bias, b.mask, screen=screen))  # fmt: skip
-        timed("output", lambda w=weights: to_csr(w))
+        batches.append(timed("body", lambda members=members: encoder._run(members, [ids[i] for i in members])))
         rates.append(gemm_rate(2048, SHAPES[shape][2], SHAPES[shape][3]))
-    if not screening:
-        allowed.stop()
+    undecided, is_open = [], []
+    with (
+        mock.patch("pyterrier_rescale.screening._fast_formats", lambda width: formats),
+        torch.inference_mode(),
+    ):
+        screen = timed("head", lambda: Screen(weight, formats)) if formats else None
+        for _, rows, sizes in encoder._packed(iter(batches)):
+            weights = timed("head", lambda r=rows, n=sizes: packed_head(r, n, weight, bias, screen=screen))
+            timed("output", lambda w=weights: to_csr(w))
+            rates.append(gemm_rate(2048, SHAPES[shape][2], SHAPES[shape][3]))
+            is_open.append((weights > 0).float().mean(dim=1))
+            if screen is not None:
+                undecided.append(1 - screen.closed(rows, sizes, bias).float().mean(dim=1))
     body, head = flops(encoder, lengths)
+    padded = sum(batch.mask.numel() for batch in batches)  # positions that go through the body
     rate, total = float(np.median(rates)), sum(seconds.values())
     return {
         "task": "breakdown", "shape": shape, "screening": screening,
@@ -79,4 +84,6 @@ def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: 
         "all of gemm": (body + head) / total / rate,
         "padding %": 100 * (padded / lengths.sum() - 1),
         "with padding": (body * padded / lengths.sum() + head) / total / rate,
+        "open %": 100 * float(torch.cat(is_open).mean()),
+        "undecided %": 100 * float(torch.cat(undecided).mean()) if undecided else None,
     }  # fmt: skip

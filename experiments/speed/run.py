@@ -147,7 +147,8 @@ def main() -> None:
         if options.task == "breakdown":
             from breakdown import breakdown
 
-            rows = [breakdown(shape, folder, options.texts, options.batch_size, on) for on in (False, True)]
+            rows = [breakdown(shape, folder, options.texts, options.batch_size, screening)
+                    for screening in ("no", "bfloat16", "int8")]  # fmt: skip
         elif options.task == "memory":
             rows = memory_rows(shape, folder, given)
             draw_memory(pd.DataFrame(rows), HERE / "memory.png")
