@@ -11,6 +11,7 @@ as one line in results.jsonl and is not run again; interrupt and go on as you li
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import fcntl
 import json
 import os
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--collections", type=Path, required=True)
     parser.add_argument("--blocks", nargs="+", choices=list(BLOCKS), default=list(BLOCKS))
     parser.add_argument("--starts", nargs="+", help="only these: raw, 16, auto, calibrated, learned")
+    parser.add_argument("--no-unseen", action="store_true", help="score on the collection that is trained on alone")
     parser.add_argument("--hours", type=float, help="start no run after this time")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--part", default="1/1", help="i/n: every n-th run, for several processes")
@@ -68,6 +70,9 @@ def main() -> None:
         if unknown:
             parser.error(f"--starts: no run starts from {', '.join(sorted(unknown))}")
         todo = [(block, run) for block, run in todo if run.start_name in options.starts]
+    if options.no_unseen:
+        done = finished(options.out)
+        todo = [(block, run if run.id in done else dataclasses.replace(run, unseen=False)) for block, run in todo]
     begun, took = time.monotonic(), []
     for name in (*TRAINED_ON, *UNSEEN):
         if f"bm25-{name}" not in finished(options.out) and share == 1:
