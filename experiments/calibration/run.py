@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--cache", type=Path, default=Path("runs/calibration-backbones"))
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
 
     torch.set_num_threads(options.threads)
     study = Study(options.collections, options.cache)
