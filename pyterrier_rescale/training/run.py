@@ -50,7 +50,7 @@ def train(
         >>> splade = train("answerdotai/ModernBERT-base", load_collection("docstrings"), "my-splade", rescale=16.0)
 
     Args:
-        backbone: a hub name, a folder, or a loaded masked LM (which is left as it is).
+        backbone: a hub name, a folder, or a loaded masked LM (which is left as it is: a copy of it is trained).
         data: a collection with ``train_pairs()``; an iterable of ``(query, positive[, negative, ...][, scores])``; a
             frame or Hugging Face Dataset with columns ``query``, ``positive``, ``negative*``, ``scores``; or a file.
         output_dir: folder of the encoder (loads in ``Splade``, ``SparseEncoder``, ``AutoModelForMaskedLM``), of
