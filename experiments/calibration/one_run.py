@@ -55,6 +55,7 @@ class Study:
         from pyterrier_rescale import Splade, audit, rescale, train
         from pyterrier_rescale.loading import load_backbone
         from pyterrier_rescale.rescaling import provenance
+        from pyterrier_rescale.training.start import LEARNED_START
 
         begun = time.perf_counter()
         model, tokenizer = load_backbone(self.backbone(run))
@@ -70,19 +71,21 @@ class Study:
         with tempfile.TemporaryDirectory() as out, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if run.steps:
-                as_started = model
+                start, learned = model, how == "learned"
                 if isinstance(how, float):
-                    as_started = rescale(model, how)
+                    start = rescale(model, how)
                 elif how == "auto":
-                    as_started = self.started(model, tokenizer, run, pairs)
-                row["audit"] = numbers(audit(as_started, texts=sample(pairs), tokenizer=tokenizer))
-                row["k"] = (provenance(as_started) or {}).get("k", 1.0)
-                how = None if how in ("auto",) or isinstance(how, float) else how
+                    start = self.started(model, tokenizer, run, pairs)
+                elif learned:
+                    start = rescale(model, LEARNED_START)
+                row["audit"] = numbers(audit(start, texts=sample(pairs), tokenizer=tokenizer))
                 splade = train(
-                    as_started, pairs, out, tokenizer=tokenizer, rescale=how, max_steps=run.steps, seed=run.seed,
+                    model if learned else start, pairs, out, tokenizer=tokenizer,
+                    rescale="learned" if learned else None, max_steps=run.steps, seed=run.seed,
                     ramp_steps=max(1, run.steps * 3 // 4), lambda_q=LAMBDA_Q * run.penalty,
                     lambda_d=LAMBDA_D * run.penalty, verbose=False, **TRAINING,
                 )  # fmt: skip
+                row["k"] = (provenance(splade.encoder.model if learned else start) or {}).get("k", 1.0)
                 log = pd.read_csv(Path(out) / "monitor.csv")
                 row["dynamics"] = log.loc[log["step"].isin(WATCHED), list(KEPT_COLUMNS)].round(4).to_dict("list")
             else:
