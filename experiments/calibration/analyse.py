@@ -59,11 +59,11 @@ def plain(table: pd.DataFrame, **fixed: object) -> pd.DataFrame:
     return table
 
 
-def headline(table: pd.DataFrame, bm25: dict) -> str:
+def headline(table: pd.DataFrame, bm25: dict, collections: tuple[str, ...] = TRAINED_ON) -> str:
     """nDCG@10, mean and standard deviation over seeds, in and out of domain; p against k=16, Holm-corrected."""
     rows = plain(table)
     lines, tests = [], []
-    for collection in TRAINED_ON:
+    for collection in collections:
         for family in rows["family"].unique():
             cell = rows[(rows["collection"] == collection) & (rows["family"] == family)]
             for start in [f"k={s:g}" if isinstance(s, float) else s for s in STARTS]:
@@ -86,7 +86,8 @@ def headline(table: pd.DataFrame, bm25: dict) -> str:
         some = [(line, p) for line, w, p in tests if w == where]
         for (line, _), p in zip(some, holm([p for _, p in some]), strict=True):
             line[f"p{where.replace('_', ' ')}"] = number(p)
-    note = ", ".join(f"{name} {figures['ndcg']:.3f}" for name, figures in bm25.items())
+    shown = {name: bm25[name]["ndcg"] for name in (*collections, *UNSEEN) if name in bm25}
+    note = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
     return f"{markdown(lines)}\n\nBM25 (Terrier): {note}.\n"
 
 
@@ -136,7 +137,7 @@ def grid(table: pd.DataFrame) -> str:
             line = {"collection": collection, "backbone": family, "": what}
             line |= {f"{k:g}": f"{value:{form}}" for k, value in fixed(cell).groupby("k")[column].mean().items()}
             means = cell.groupby("start")[column].mean()
-            line |= {start: f"{means[start]:{form}}" for start in ("auto", "calibrated") if start in means}
+            line |= {s: f"{means[s]:{form}}" for s in ("auto", "calibrated", "learned") if s in means}
             lines.append(line)
     return markdown(lines)
 
@@ -304,7 +305,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join([
         "# Tables of the calibration study", f"Written by `analyse.py` from `{options.results.name}`.",
-        "## Headline", headline(table, bm25), "## Dose and response: nDCG@10 by k", grid(table),
+        "## Headline", headline(table, bm25), "## A third collection", headline(table, bm25, ("medquad",)),
+        "## Dose and response: nDCG@10 by k", grid(table),
         "## Against the k of the grid that is best on the scored topics", regret(table),
         "## Collapsed runs by start (all settings)",
         markdown([{"start": s, "collapsed": f"{r['sum']} of {r['size']}"} for s, r in share.iterrows()]),

@@ -75,7 +75,7 @@ def main() -> None:
         done = finished(options.out)
         todo = [(block, run if run.id in done else dataclasses.replace(run, unseen=False)) for block, run in todo]
     begun, took = time.monotonic(), []
-    for name in (*TRAINED_ON, *UNSEEN):
+    for name in dict.fromkeys([*TRAINED_ON, *UNSEEN, *(run.collection for _, run in todo)]):
         if f"bm25-{name}" not in finished(options.out) and share == 1:
             append(options.out, {"id": f"bm25-{name}", "scores": {name: bm25(study.collection(name))}})
     for number, (block, run) in enumerate(todo, start=1):
