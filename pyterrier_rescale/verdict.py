@@ -8,7 +8,7 @@ from typing import Any
 from .head_stats import RANDOM_DOCUMENTS
 
 #: Random saturation above which scores are too far apart. In the study of small heads (experiments/calibration) those
-#: at .73 and .78 (k=8) trained best or close to it, those at .92 (k=4) ended a fifth to a quarter lower; those at .97
+#: at .73 to .82 (k=8) trained best or close to it, those at .92 (k=4) ended a fifth to a quarter lower; those at .97
 #: and above collapsed, or (3 of 27) ended a sixth to a quarter below k=16. Of 24 collapsing runs none was missed.
 SATURATED = 0.85
 #: Random saturation, in multiples of the even share, below which scores are too flat for a gradient.

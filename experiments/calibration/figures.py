@@ -13,6 +13,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 COLOURS = {"raw": "tab:red", "k=16": "tab:blue", "auto": "tab:cyan", "calibrated": "tab:green", "learned": "tab:olive"}
+#: Starts whose k is measured or learned.
+MARKS = {"auto": "s", "calibrated": "*", "learned": "D"}
 NAMES = {"bert": "BERT-like", "modernbert": "ModernBERT-like", "roberta": "RoBERTa-like"}
 
 
@@ -24,7 +26,7 @@ def draw(table: pd.DataFrame, plain: Callable[..., pd.DataFrame], bm25: dict, fo
 
 
 def dose(rows: pd.DataFrame, bm25: dict, path: Path) -> None:
-    """nDCG@10 and active terms against k; auto and calibrated as points at the k that they measured."""
+    """nDCG@10 and active terms against k; auto, calibrated and learned as points at the k that they came to."""
     rows = rows[rows["collection"] == "vaswani"]
     fixed_ks = rows[rows["start"].str.startswith("k=")].groupby("family")["k"].nunique()
     families = [f for f in ("bert", "modernbert") if fixed_ks.get(f, 0) > 2]
@@ -34,9 +36,9 @@ def dose(rows: pd.DataFrame, bm25: dict, path: Path) -> None:
     for column, family in enumerate(families):
         cell = rows[rows["family"] == family]
         for axis, value in zip(axes[:, column], ("ndcg", "active"), strict=True):
-            fixed = cell[~cell["start"].isin(["auto", "calibrated"])].groupby("k")[value].agg(["mean", "std"])
+            fixed = cell[~cell["start"].isin(MARKS)].groupby("k")[value].agg(["mean", "std"])
             axis.errorbar(fixed.index, fixed["mean"], fixed["std"], marker=".", color="tab:blue", label="W / k")
-            for start, mark in (("auto", "s"), ("calibrated", "*")):
+            for start, mark in MARKS.items():
                 found = cell[cell["start"] == start]
                 axis.scatter(found["k"], found[value], marker=mark, s=45, color=COLOURS[start], label=start, zorder=3)
             axis.set(xscale="log")
@@ -45,7 +47,7 @@ def dose(rows: pd.DataFrame, bm25: dict, path: Path) -> None:
         axes[1, column].set(yscale="log", xlabel="k (below 1: the head inflated)")
     axes[0, 0].set(ylabel="nDCG@10")
     axes[1, 0].set(ylabel="active terms per document")
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, -1].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
