@@ -82,13 +82,18 @@ def headline(table: pd.DataFrame, bm25: dict, collections: tuple[str, ...] = TRA
                     for where in ("", *(f"_{u}" for u in UNSEEN)):
                         tests.append((line, where, p_against(cell, start, "k=16", where)))
                 lines.append(line)
+    add_corrected(tests)
+    shown = {name: bm25[name]["ndcg"] for name in (*collections, *UNSEEN) if name in bm25}
+    note = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    return f"{markdown(lines)}\n\nBM25 (Terrier): {note}.\n"
+
+
+def add_corrected(tests: list[tuple[dict, str, float]]) -> None:
+    """Write p into the lines (line, ``""`` or ``"_<unseen collection>"``, p), Holm-corrected per collection scored."""
     for where in dict.fromkeys(where for _, where, _ in tests):
         some = [(line, p) for line, w, p in tests if w == where]
         for (line, _), p in zip(some, holm([p for _, p in some]), strict=True):
             line[f"p{where.replace('_', ' ')}"] = number(p)
-    shown = {name: bm25[name]["ndcg"] for name in (*collections, *UNSEEN) if name in bm25}
-    note = ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
-    return f"{markdown(lines)}\n\nBM25 (Terrier): {note}.\n"
 
 
 def spread(values: pd.Series) -> str:
@@ -277,10 +282,9 @@ def single_factors(table: pd.DataFrame) -> str:
             })  # fmt: skip
             if start in ("auto", "calibrated"):
                 beside = rows[(rows["collection"] == collection) & (rows[name] == value)]
-                tests.append((lines[-1], p_against(beside, start, "k=16", "")))
-    tests = [(line, p) for line, p in tests if not np.isnan(p)]
-    for (line, _), p in zip(tests, holm([p for _, p in tests]), strict=True):
-        line["p"] = number(p)
+                for where in ("", *(f"_{u}" for u in UNSEEN)):
+                    tests.append((lines[-1], where, p_against(beside, start, "k=16", where)))
+    add_corrected([test for test in tests if not np.isnan(test[2])])
     return markdown(lines)
 
 
