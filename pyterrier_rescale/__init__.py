@@ -9,18 +9,18 @@ __version__ = "0.1.0"
 
 # Public names resolve on first use (PEP 562): `import pyterrier_rescale` loads neither torch nor a JVM.
 _HOME = {
-    "Calibration": "calibration",
+    "Calibration": "analysis.calibration",
     "CollapseError": "training",
-    "HeadAudit": "head_audit",
-    "Splade": "transformers",
-    "audit": "head_audit",
-    "calibrate": "calibration",
+    "HeadAudit": "analysis.head_audit",
+    "Splade": "splade",
+    "audit": "analysis.head_audit",
+    "calibrate": "analysis.calibration",
     "load_collection": "collections",
-    "open_index": "engines",
-    "rescale": "rescaling",
+    "open_index": "indexing.engines",
+    "rescale": "heads.rescaling",
     "small_backbone": "backbones",
-    "compare": "comparison",
-    "systems": "pipelines",
+    "compare": "evaluation.comparison",
+    "systems": "indexing.build",
     "train": "training",
 }
 
@@ -42,16 +42,16 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .analysis.calibration import Calibration, calibrate
+    from .analysis.head_audit import HeadAudit, audit
     from .backbones import small_backbone
-    from .calibration import Calibration, calibrate
     from .collections import load_collection
-    from .comparison import compare
-    from .engines import open_index
-    from .head_audit import HeadAudit, audit
-    from .pipelines import systems
-    from .rescaling import rescale
+    from .evaluation.comparison import compare
+    from .heads.rescaling import rescale
+    from .indexing.build import systems
+    from .indexing.engines import open_index
+    from .splade import Splade
     from .training import CollapseError, train
-    from .transformers import Splade
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,8 @@ from plan import GRID, STARTS, TRAINED_ON, UNSEEN
 from run import finished
 from scipy.stats import ttest_rel
 
-from pyterrier_rescale.significance import holm
-from pyterrier_rescale.verdict import judge
+from pyterrier_rescale.analysis.verdict import judge
+from pyterrier_rescale.evaluation.significance import holm
 
 HERE = Path(__file__).parent
 #: Runs of another experiment that the monitor watched, too.

@@ -26,7 +26,7 @@ from one_run import LAMBDA_D, LAMBDA_Q, TRAINING, Study, sample, score
 from plan import Run
 
 from pyterrier_rescale import Splade, train
-from pyterrier_rescale.loading import load_backbone
+from pyterrier_rescale.heads.checkpoint import load_backbone
 
 HELD_OUT = 1500
 

@@ -53,9 +53,9 @@ class Study:
     def carry_out(self, run: Run) -> dict[str, Any]:
         """The row of a run."""
         from pyterrier_rescale import Splade, audit, rescale, train
-        from pyterrier_rescale.loading import load_backbone
-        from pyterrier_rescale.rescaling import provenance
-        from pyterrier_rescale.training.start import LEARNED_START
+        from pyterrier_rescale.heads.checkpoint import load_backbone
+        from pyterrier_rescale.heads.rescaling import provenance
+        from pyterrier_rescale.training.initialization import LEARNED_START
 
         begun = time.perf_counter()
         model, tokenizer = load_backbone(self.backbone(run))
@@ -166,7 +166,7 @@ def bm25(collection: Any) -> dict[str, Any]:
     import pyterrier as pt
     from ir_measures import nDCG
 
-    from pyterrier_rescale.java import start_java
+    from pyterrier_rescale.indexing.java import start_java
 
     start_java()
     topics, qrels = collection.topics("test"), collection.qrels("test")

@@ -67,7 +67,7 @@ def encoders(options: argparse.Namespace, texts: list[str], folder: Path):
 
 def weights(vectors, terms: np.ndarray, stamp: str, scale: int | None = None) -> Iterator[dict]:
     """What the encoders of documents (with a scale) and queries put out, from vectors encoded once."""
-    from pyterrier_rescale.terms import to_toks
+    from pyterrier_rescale.encoding.terms import to_toks
 
     for row in range(vectors.shape[0]):
         part = vectors[row].astype(np.float64)
@@ -84,7 +84,7 @@ def check(folder: Path, name: str, condition: str) -> None:
         import pyterrier as pt
 
         pt.java.init()
-    from pyterrier_rescale.engines import open_index
+    from pyterrier_rescale.indexing.engines import open_index
 
     with open(folder / f"{name}.pickle", "rb") as file:
         docnos, vectors, queries, terms, stamp, truth = pickle.load(file)

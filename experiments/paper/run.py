@@ -184,7 +184,7 @@ def collect(settings: dict[str, Any], work: Path) -> pd.DataFrame:
     """A row per finished system and task, with p-values against the raw twin (paired t-test, Holm within a task)."""
     import pandas as pd
 
-    from pyterrier_rescale.significance import holm_against_twins
+    from pyterrier_rescale.evaluation.significance import holm_against_twins
 
     rows = []
     for task in settings["tasks"]:
@@ -280,7 +280,7 @@ def _data(settings: dict[str, Any], work: Path, dry_run: bool) -> AbstractContex
 
 
 def _slug(name: str) -> str:
-    from pyterrier_rescale.pipelines import slug
+    from pyterrier_rescale.indexing.build import slug
 
     return slug(name)
 

@@ -36,9 +36,9 @@ def flops(encoder, lengths: np.ndarray) -> tuple[float, float]:
 def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: str) -> dict:
     """The row of one shape; ``screening`` is ``"no"`` or the name of a format."""
     from pyterrier_rescale import Splade
-    from pyterrier_rescale.encoder import to_csr
-    from pyterrier_rescale.kernel import packed_head
-    from pyterrier_rescale.screening import BFloat16, Int8, Screen
+    from pyterrier_rescale.encoding.kernel import packed_head
+    from pyterrier_rescale.encoding.screening import BFloat16, Int8, Screen
+    from pyterrier_rescale.encoding.text_encoder import to_csr
 
     sample = some_texts(texts)
     splade = Splade(folder, device="cpu", batch_size=batch_size, max_length=MAX_LENGTH)
@@ -62,7 +62,7 @@ def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: 
         rates.append(gemm_rate(2048, SHAPES[shape][2], SHAPES[shape][3]))
     undecided, is_open = [], []
     with (
-        mock.patch("pyterrier_rescale.screening._fast_formats", lambda width: formats),
+        mock.patch("pyterrier_rescale.encoding.screening._fast_formats", lambda width: formats),
         torch.inference_mode(),
     ):
         screen = timed("head", lambda: Screen(weight, formats)) if formats else None

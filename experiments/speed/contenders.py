@@ -97,7 +97,7 @@ def indexing(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
     import pyterrier as pt
 
     from pyterrier_rescale import open_index
-    from pyterrier_rescale.java import start_java
+    from pyterrier_rescale.indexing.java import start_java
 
     start_java()
     stage = _stage(name, folder, options["batch_size"], "safe")
@@ -125,7 +125,7 @@ def training(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
     from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
     from transformers import TrainerCallback
 
-    import pyterrier_rescale.training.evaluation
+    import pyterrier_rescale.training.dev_evaluation
     import pyterrier_rescale.training.trainer  # noqa: F401
 
     if name in (OURS, OURS_LEAN):

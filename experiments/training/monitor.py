@@ -54,7 +54,7 @@ def main() -> None:
     from plan import Run
 
     from pyterrier_rescale import train
-    from pyterrier_rescale.loading import load_backbone
+    from pyterrier_rescale.heads.checkpoint import load_backbone
 
     study = Study(options.collections, options.cache)
     collection = study.collection("vaswani")

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..loading import no_weight_bars
-from ..memory import keep_freed_memory
-from ..paths import cache_dir, whole_folder
+from .._utils.memory import keep_freed_memory
+from .._utils.paths import cache_dir, whole_folder
+from ..heads.checkpoint import no_weight_bars
 from .settings import FAMILIES, BackboneSettings
 
 __all__ = ["FAMILIES", "BackboneSettings", "small_backbone"]

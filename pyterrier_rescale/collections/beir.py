@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import pandas as pd
 
-from ..paths import whole_folder
+from .._utils.paths import whole_folder
 from .base import Collection, make_document, order_splits
 
 

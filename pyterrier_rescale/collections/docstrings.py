@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pandas as pd
 
-from ..paths import cache_dir, whole_folder
+from .._utils.paths import cache_dir, whole_folder
 from .base import Collection, make_document, order_splits
 from .beir import BeirCollection, write_beir_files
 from .docstring_source import read_docstrings, versions

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from .data import Row, Rows, text_id
+from .data.rows import Row, Rows, text_id
 from .distributed import world
-from .module import SparseHead
+from .model import SparseHead
 
 
 class GlobalBatches(Sampler[list[int]]):

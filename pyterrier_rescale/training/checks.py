@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from .config import CONFIG_FILE, TrainConfig
-from .data import Facts, Rows
+from .data.rows import Facts, Rows
 from .distributed import world
 from .losses import LOSSES
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..kernel import POOLINGS
+from ..encoding.kernel import POOLINGS
 from .losses import LOSSES
 from .regularizers import REGULARIZERS
 from .schedule import RAMPS
@@ -150,7 +150,7 @@ class TrainConfig:
 
 
 def _check_rescale(rescale: Any) -> None:
-    from ..rescaling import check_k
+    from ..heads.rescaling import check_k
 
     if rescale is None or rescale in RESCALES:
         return

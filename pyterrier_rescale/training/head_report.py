@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..head import find_head
-from ..head_audit import HeadAudit, audit
-from ..probe import MIN_TEXTS
+from ..analysis.head_audit import HeadAudit, audit
+from ..analysis.measurement import MIN_TEXTS
+from ..heads.decoder import find_head
 from .config import TrainConfig
-from .start import sample_pairs
+from .initialization import sample_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .data import Rows
+    from .data.rows import Rows
 
 # Pairs of the training data that a head is measured on, and texts per batch: seconds, whatever the backbone.
 _PAIRS = 32

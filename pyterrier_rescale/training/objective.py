@@ -10,7 +10,7 @@ from torch import nn
 
 from .config import TrainConfig
 from .losses import LOSSES, Targets
-from .module import SparseHead
+from .model import SparseHead
 from .regularizers import REGULARIZERS
 from .schedule import Ramp
 

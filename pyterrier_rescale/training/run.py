@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import os
@@ -10,18 +9,18 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..layout import save_encoder
-from ..memory import keep_freed_memory, return_freed_memory
+from .._utils.memory import keep_freed_memory, return_freed_memory
+from ..encoding.model_folder import save_encoder
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..transformers import Splade
-    from .data import Rows
-    from .evaluation import DevWatch
-    from .module import SparseHead
+    from ..splade import Splade
+    from .data.rows import Rows
+    from .dev_evaluation import DevWatch
+    from .model import SparseHead
 
 #: Name of the log in the output folder.
 LOG_FILE = "monitor.csv"
@@ -57,7 +56,7 @@ def train(
             ``monitor.csv`` and of ``train_config.json``.
         tokenizer: default: the backbone's.
         texts: where the texts stand, if the data are ids: a collection, or ``(documents, topics)``; see
-            :class:`~pyterrier_rescale.training.ids.IdRows`.
+            :class:`~pyterrier_rescale.training.data.ids.IdRows`.
         config: options as an object, e.g. read from a file by ``TrainConfig.from_json``; keyword options win.
         dev: a collection with a dev split, or ``(documents, topics, qrels)``: nDCG@10 is measured every ``eval_steps``
             (default 100) by exact scores, written to ``dev.csv``, and the best state is what is saved.
@@ -102,23 +101,23 @@ def train(
     config = TrainConfig.from_dict({**(config.to_dict() if config is not None else {}), **options})
     join(cpu=on_cpu(config.device))
     from .checks import check_rows, prepare_output
-    from .data import load_rows
+    from .data.rows import load_rows
 
     folder = prepare_output(output_dir, config, resume, overwrite)
     if resume and (folder / "modules.json").exists():
         return _load(folder, config)
     rows = load_rows(data, texts)
     if config.mine_negatives:
-        from .mining import mine_negatives
+        from .negatives import mine_negatives
 
         rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
     negatives = check_rows(rows, config)
 
-    from .card import Origin, write_card
     from .checkpoints import latest
-    from .evaluation import DevSet, DevWatch
+    from .dev_evaluation import DevSet, DevWatch
     from .head_report import measure_head
-    from .start import starting_model, trainable
+    from .initialization import starting_model, trainable
+    from .model_card import Origin, write_card
 
     model, loaded_tokenizer = starting_model(backbone, tokenizer, config)
     main = world()[0] == 0
@@ -163,9 +162,8 @@ def _run(
     verbose: bool,
 ) -> None:  # fmt: skip
     """The loop itself; the module is trained in place."""
-    from .attention import lean_attention
     from .batches import Collator
-    from .bookkeeping import Bookkeeper
+    from .callbacks import Bookkeeper
     from .checkpoints import whole_checkpoints
     from .trainer import Encoder, Trainer
 
@@ -186,8 +184,7 @@ def _run(
         bookkeeper.report = trainer.log
     trainer.objective.ramp.warn_if_short(config.query_lambda, config.lambda_d)
     try:
-        with lean_attention(module.mlm) if on_cpu(config.device) else contextlib.nullcontext():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         bookkeeper.close()
     module.eval()
@@ -202,7 +199,7 @@ def _set_memory(module: SparseHead, config: TrainConfig) -> None:
 
 
 def _load(folder: Path, config: TrainConfig) -> Splade:
-    from ..transformers import Splade
+    from ..splade import Splade
 
     return Splade(folder, device=config.device)
 

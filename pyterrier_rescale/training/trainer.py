@@ -18,9 +18,9 @@ from transformers.trainer_callback import PrinterCallback
 from .batches import Collator, GlobalBatches, Loader
 from .checkpoints import load_state, save_state, seal
 from .config import TrainConfig
-from .data import Rows
+from .data.rows import Rows
 from .distributed import on_cpu
-from .module import SparseHead
+from .model import SparseHead
 from .objective import Objective
 
 

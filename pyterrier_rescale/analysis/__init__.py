@@ -1,0 +1,1 @@
+"""Measuring heads: numbers, audit, verdict, calibration, figures."""

@@ -1,0 +1,201 @@
+"""One forward pass over a few texts that keeps what an audit and a calibration need, bounded in memory.
+
+For max pooling the bias does not depend on the position: max_i z_iv = max_i w_v . t_i + b_v. So the pooled linear part
+(N, V) and the bias (V,), kept apart, give the weights of every rescaled or shifted head without another pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..encoding.text_encoder import HeadBatch, TextEncoder, check_positive, check_texts, position_limit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+#: Fewer texts than this tell nothing about scores.
+MIN_TEXTS = 8
+# Positions of each kind (content, special) whose t is kept, over all documents together.
+_POSITIONS = 256
+# Rows of W per product: bounds the logits of one batch to a few MB.
+_VOCAB_CHUNK = 1024
+# Words of a text that stand for its query where no queries are given.
+_QUERY_WORDS = (3, 12)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one forward pass over N queries and N documents left behind.
+
+    Attributes:
+        queries: max_i w_v . t_i over all attended positions of each query, (N, V) float32, without the bias.
+        content: the same for the documents over content positions; -inf where a text has none.
+        special: the same over special positions ([CLS], [SEP], ...); -inf where a text has none.
+        weight: W, less the mean row where one was given, (V, H) float32.
+        bias: b, (V,) float32; zeros where the head has none.
+        used: rows whose id the tokenizer knows, bool (V,).
+        counts: occurrences of each token id at content positions of the documents, (V,).
+        content_hidden: t at up to 256 content positions, (M, H), spread evenly over and within the documents.
+        content_text: the document of each of them, (M,).
+        special_hidden: t at up to 256 special positions, (M', H).
+    """
+
+    queries: np.ndarray
+    content: np.ndarray
+    special: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    used: np.ndarray
+    counts: np.ndarray
+    content_hidden: np.ndarray
+    content_text: np.ndarray
+    special_hidden: np.ndarray
+
+    @property
+    def documents(self) -> np.ndarray:
+        """max_i w_v . t_i over all attended positions of each document, which is what the encoder computes; (N, V)."""
+        return np.maximum(self.content, self.special)
+
+
+def as_pairs(texts: Iterable[Any], sample: int, seed: int) -> tuple[list[str], list[str]]:
+    """Queries and documents of equal number from texts or (query, document) pairs.
+
+    A single text is the document, and its first words are the query: a quarter of them, between 3 and 12. Scores of
+    queries against OTHER documents are then what they would be; the initial loss is somewhat low, since each query is
+    part of its document. Give pairs to measure what training will see. Blank texts (and pairs with a blank side) are
+    left out; of more than ``sample`` texts, a random ``sample`` are kept, in their order.
+
+    Raises:
+        TypeError: if ``texts`` is one string or not iterable.
+        ValueError: for an element that is neither a string nor a pair of strings, or fewer than 8 texts.
+    """
+    check_positive("sample", sample)
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be a list of strings or of (query, document) pairs, got {type(texts).__name__}")
+    texts = list(texts)
+    if texts and all(isinstance(text, (tuple, list)) for text in texts):
+        wrong = [position for position, text in enumerate(texts) if len(text) != 2]
+        if wrong:
+            raise ValueError(f"texts must hold pairs (query, document), element {wrong[0]} has {len(texts[wrong[0]])}")
+        queries, documents = (check_texts([text[side] for text in texts]) for side in (0, 1))
+    else:
+        documents = check_texts(texts)
+        queries = [leading_words(text) for text in documents]
+    pairs = list(zip(queries, documents, strict=True))
+    keep = [i for i, pair in enumerate(pairs) if all(side.strip() for side in pair)]
+    if len(keep) < MIN_TEXTS:
+        raise ValueError(f"texts must hold at least {MIN_TEXTS} texts that are not blank, got {len(keep)}")
+    if len(keep) > sample:
+        keep = sorted(np.random.default_rng(seed).choice(keep, size=sample, replace=False))
+    return [pairs[i][0] for i in keep], [pairs[i][1] for i in keep]
+
+
+def leading_words(text: str) -> str:
+    """The first quarter of a text's words, at least 3 and at most 12."""
+    words = text.split()
+    least, most = _QUERY_WORDS
+    return " ".join(words[: max(least, min(most, len(words) // 4))])
+
+
+def used_rows(tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> np.ndarray:
+    """Rows of W whose id the tokenizer knows, bool (V,); all of them without a tokenizer."""
+    if tokenizer is None:
+        return np.ones(vocab_size, dtype=bool)
+    used = np.zeros(vocab_size, dtype=bool)
+    used[[i for i in tokenizer.get_vocab().values() if i < vocab_size]] = True
+    return used
+
+
+def run_probe(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    *,
+    max_length: int = 256,
+    batch_size: int = 32,
+    lowercase: bool = False,
+    device: Any = None,
+    mean_row: np.ndarray | None = None,
+) -> Probe:
+    """Run the model once over N queries and N documents; it is left on its device and in its mode.
+
+    With ``mean_row`` (H,) everything is measured of W less this row. Memory: three (N, V) float32 arrays and one
+    batch; the (B, L, V) logits never exist.
+    """
+    place, training = model.device, model.training
+    try:
+        encoder = TextEncoder(
+            model, tokenizer, max_length=min(max_length, position_limit(model) or max_length),
+            batch_size=batch_size, lowercase=lowercase, device=device,
+        )  # fmt: skip
+        with torch.inference_mode():
+            weight = encoder.head.weight
+            if mean_row is not None:
+                weight = weight - torch.from_numpy(mean_row).to(weight)
+            return _collect(encoder, queries, documents, weight)
+    finally:
+        model.to(place).train(training)
+
+
+def _collect(
+    encoder: TextEncoder, queries: Sequence[str], documents: Sequence[str], weight: torch.Tensor
+) -> Probe:
+    size, vocab_size = len(documents), encoder.vocab_size
+    names = ("queries", "content", "special")
+    pooled = {name: np.full((size, vocab_size), -np.inf, dtype=np.float32) for name in names}
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    kept: dict[str, list[np.ndarray]] = {"content": [], "special": []}
+    owners: list[np.ndarray] = []
+    for batch in encoder.head_batches([*queries, *documents]):
+        asked, content = batch.texts < size, batch.mask & ~batch.special
+        sides, masks = (asked, ~asked, ~asked), (batch.mask, content, batch.special)
+        for side, name, mask in zip(sides, names, masks, strict=True):
+            if side.any():
+                pooled[name][batch.texts[side] - size * (name != "queries")] = _pool(batch, side, mask, weight)
+        for row in np.flatnonzero(~asked):
+            for name, mask in (("content", content), ("special", batch.special)):
+                where = mask[row].nonzero().ravel()
+                if name == "content":
+                    counts += np.bincount(batch.input_ids[row, where].cpu().numpy(), minlength=vocab_size)[:vocab_size]
+                where = where[_spread(len(where), max(1, _POSITIONS // size))]
+                kept[name].append(batch.hidden[row, where].float().cpu().numpy())
+                if name == "content":
+                    owners.append(np.full(len(where), batch.texts[row] - size))
+    bias = encoder.head.bias
+    return Probe(
+        **pooled,
+        weight=weight.detach().float().cpu().numpy(),
+        bias=np.zeros(vocab_size, dtype=np.float32) if bias is None else bias.detach().float().cpu().numpy(),
+        used=used_rows(encoder.tokenizer, vocab_size),
+        counts=counts,
+        content_hidden=np.concatenate(kept["content"]),
+        content_text=np.concatenate(owners),
+        special_hidden=np.concatenate(kept["special"]),
+    )
+
+
+def _pool(batch: HeadBatch, texts: np.ndarray, mask: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
+    """max_i w_v . t_i of some texts of a batch over the positions of a mask, (n, V); -inf without a position."""
+    chosen = torch.from_numpy(np.flatnonzero(texts)).to(mask.device)
+    mask = mask[chosen]
+    rows, lengths = batch.hidden[chosen][mask], mask.sum(dim=1).tolist()
+    pooled = torch.full((len(lengths), len(weight)), -torch.inf, device=rows.device)
+    for start in range(0, len(weight), _VOCAB_CHUNK):
+        terms = slice(start, start + _VOCAB_CHUNK)
+        logits = (rows @ weight[terms].T).float()
+        for text, span in enumerate(logits.split(lengths)):
+            if len(span):
+                torch.amax(span, dim=0, out=pooled[text, terms])
+    return pooled.cpu().numpy()
+
+
+def _spread(length: int, most: int) -> np.ndarray:
+    """At most ``most`` of the indices 0 .. length-1, the middles of equal parts."""
+    number = min(length, most)
+    return ((np.arange(number) + 0.5) * length / max(1, number)).astype(np.int64)

@@ -1,0 +1,78 @@
+"""From the numbers of an audit to a verdict in words: thresholds, findings, and what to do about them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .head_statistics import RANDOM_DOCUMENTS
+
+#: Random saturation above which scores are too far apart. In the study of small heads (experiments/calibration) those
+#: at .73 to .82 (k=8) trained best or close to it, those at .92 (k=4) ended a fifth to a quarter lower; those at .97
+#: and above collapsed, or (3 of 27) ended a sixth to a quarter below k=16. Of 24 collapsing runs none was missed.
+SATURATED = 0.85
+#: Random saturation, in multiples of the even share, below which scores are too flat for a gradient.
+FLAT = 1.2
+#: Share of the vocabulary that fires per document, above which the start counts as dense.
+DENSE = 0.2
+#: Share of the firing terms whose maximum lies at a special position, above which this is a sink.
+SINK = 0.5
+#: Mean cosine of t between different texts, above which the backbone counts as anisotropic.
+ANISOTROPIC = 0.9
+
+
+def mismatched(numbers: dict[str, Any]) -> bool:
+    """Whether the random saturation of an audit with texts lies outside of what was seen to train."""
+    even = 1 / min(RANDOM_DOCUMENTS, numbers["texts"] - 1)
+    return not (FLAT * even <= numbers["random_saturation"] <= SATURATED)
+
+
+def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...], str]:
+    """Findings and what to do, from the numbers of an audit.
+
+    Args:
+        numbers: a row of an audit's frame.
+        suggested_k: the constant that the audit suggests.
+    """
+    found: dict[str, str] = {}
+    again = numbers["rescaled_by"]
+    done = "" if math.isnan(again) else f" (rescaled by {again:g} already: start from the original backbone)"
+    if "texts" not in numbers:
+        if suggested_k > 1:
+            found["scale mismatch"] = (
+                f"mean row norm x gain is {numbers['row_norm_mean']:.3g} x {numbers['norm_gain']:.3g}; "
+                f"k={suggested_k:g} brings it to ModernBERT's at k=16; give texts to measure it{done}"
+            )
+        return _worded(found, "the row norms are small; give texts to measure scores, density, sinks and anisotropy")
+    if numbers["random_saturation"] > 0 and mismatched(numbers):
+        # measured ks never enlarge a head, so a flat one is mended by a number only
+        measured = ", or rescale='auto'" if suggested_k >= 1 else ", which enlarges the head"
+        found["scale mismatch"] = (
+            f"the strongest of {min(RANDOM_DOCUMENTS, numbers['texts'] - 1)} random documents takes "
+            f"{numbers['random_saturation']:.0%} of a query's softmax (a query's scores spread over "
+            f"{numbers['score_spread'] / numbers['temperature']:.3g} temperatures; loss {numbers['loss']:.3g}, ln B "
+            f"{numbers['chance_loss']:.3g}); rescale with k={suggested_k:.3g}{measured}{done}"
+        )
+    if numbers["active_terms"] == 0:
+        found["dead"] = "no term fires in any text; shift the bias: calibrate(model, texts)"
+    elif numbers["active_share"] > DENSE:
+        found["dense start"] = (
+            f"{numbers['active_share']:.0%} of the vocabulary fires per document; no k changes that much, a shift per "
+            "term does: calibrate(model, texts), or rescale='calibrated'"
+        )
+    if numbers["special_share"] > SINK:
+        found["sink"] = (
+            f"{numbers['special_share']:.0%} of the firing terms have their maximum at a special position; no k cures "
+            "it, a shift per term does as far as content rises above it: audit calibrate(model, texts).apply(model)"
+        )
+    if numbers["cosine_hidden"] > ANISOTROPIC:
+        found["anisotropic"] = (
+            f"hidden vectors of different texts have a mean cosine of {numbers['cosine_hidden']:.2f}; neither k nor an "
+            "offset cures it: pretrain longer or take another backbone"
+        )
+    return _worded(found, "scale, density and directions are in the range that trains")
+
+
+def _worded(found: dict[str, str], otherwise: str) -> tuple[tuple[str, ...], str]:
+    text = "; ".join(f"{name}: {why}" for name, why in found.items())
+    return tuple(found), text or f"fine: {otherwise}"

@@ -1,0 +1,5 @@
+"""The command ``pyterrier-rescale``."""
+
+from .app import main
+
+__all__ = ["main"]

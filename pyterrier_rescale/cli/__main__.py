@@ -1,0 +1,5 @@
+"""``python -m pyterrier_rescale.cli``."""
+
+from .app import main
+
+main()

@@ -1,0 +1,287 @@
+"""The command ``pyterrier-rescale``: the package's verbs at a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from .train import train
+
+app = typer.Typer(
+    name="pyterrier-rescale",
+    help="Make any masked-LM backbone a good SPLADE: audit its head, rescale it, train, index, search, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Model = Annotated[str, typer.Argument(help="Hub name or folder of a masked LM.", show_default=False)]
+Collection = Annotated[
+    str, typer.Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.", show_default=False)
+]
+RescaleOption = Annotated[
+    str, typer.Option("--rescale", help="none, a number, auto, calibrated or learned.", metavar="SPEC")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+MaxLength = Annotated[int, typer.Option(help="Tokens per text.", min=3)]
+Engine = Annotated[str, typer.Option(help="terrier, pisa or exact.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
+        False
+    ),
+) -> None:
+    """Options of the command itself."""
+
+
+@app.command(epilog="Example: pyterrier-rescale audit answerdotai/ModernBERT-base google-bert/bert-base-uncased")
+def audit(
+    models: Annotated[list[str], typer.Argument(help="Hub names or folders of masked LMs.", show_default=False)],
+    texts: Annotated[str | None, typer.Option(help="A collection: measures activations on its documents.")] = None,
+    n_texts: Annotated[int, typer.Option(help="Texts to measure on.", min=2)] = 128,
+    plot: Annotated[Path | None, typer.Option(help="Write the figure here (.png, .svg, .pdf).")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table here.")] = None,
+) -> None:
+    """Measure heads: row norms, scores at the start, sinks; a verdict and a k for each."""
+    from .. import audit as run
+
+    sample = None if texts is None else _some_texts(texts, n_texts)
+    result = run({name: name for name in models} if len(models) > 1 else models[0], sample)
+    frame = result.to_frame()
+    numbers = frame.drop(columns=["model", "verdict"]).T  # the verdict is a sentence: it follows in lines of its own
+    numbers.columns = [Path(name).name for name in models]
+    typer.echo(numbers.to_string(float_format=lambda value: f"{value:.4g}"))
+    typer.echo(str(result.verdict))
+    if csv is not None:
+        frame.to_csv(csv, index=False)
+    if plot is not None:
+        result.plot().savefig(plot, dpi=150, bbox_inches="tight")
+        typer.echo(f"figure: {plot}")
+
+
+@app.command(epilog="Example: pyterrier-rescale rescale answerdotai/ModernBERT-base modernbert-k16 --rescale 16")
+def rescale(
+    model: Model,
+    output: Annotated[Path, typer.Argument(help="Folder of the rescaled model.", show_default=False)],
+    spec: RescaleOption = "16",
+    texts: Annotated[str | None, typer.Option(help="A collection, for auto and calibrated.")] = None,
+    n_texts: Annotated[int, typer.Option(help="Texts to calibrate on.", min=2)] = 256,
+    bias: Annotated[bool, typer.Option(help="Divide the bias, too (fixed k only).")] = False,
+    placement: Annotated[str, typer.Option(help="decoder, norm or tied (fixed k only).")] = "decoder",
+) -> None:
+    """Divide a head and save the model with its tokenizer: a backbone that stock tools load."""
+    from .. import calibrate
+    from .. import rescale as run
+    from ..evaluation.comparison import parse_rescale
+    from ..heads.checkpoint import load_backbone, no_weight_bars
+    from ..heads.rescaling import provenance
+
+    value = parse_rescale(spec)
+    if value is None or value == "learned":
+        raise ValueError(f"--rescale must be a number, auto or calibrated here, got {spec!r}")
+    _refuse_existing(output)
+    loaded, tokenizer = load_backbone(model)
+    if isinstance(value, str):
+        if texts is None:
+            raise ValueError(f"--rescale {value} measures on texts: give a collection with --texts")
+        calibration = calibrate(loaded, _some_texts(texts, n_texts), tokenizer=tokenizer, offset=value == "calibrated")
+        loaded = calibration.apply(loaded, inplace=True)
+    else:
+        loaded = run(loaded, value, bias=bias, placement=placement, inplace=True)
+    with no_weight_bars():
+        loaded.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    typer.echo(f"{output}: {provenance(loaded)}")
+
+
+app.command(
+    epilog="Example: pyterrier-rescale train answerdotai/ModernBERT-base irds:beir/scifact splade "
+    "--rescale 16 --max-steps 1000 --set warmup_steps=50"
+)(train)
+
+
+@app.command(epilog="Example: pyterrier-rescale index splade irds:beir/scifact scifact.index")
+def index(
+    encoder: Annotated[str, typer.Argument(help="Folder or hub name of a SPLADE encoder.", show_default=False)],
+    collection: Collection,
+    path: Annotated[Path, typer.Argument(help="Folder of the index.", show_default=False)],
+    engine: Engine = "terrier",
+    scale: Annotated[float, typer.Option(help="Units per weight.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Texts per batch.", min=1)] = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Encode and index the documents of a collection."""
+    from .. import Splade, load_collection, open_index
+
+    documents = load_collection(collection).corpus()
+    splade = Splade(encoder, batch_size=batch_size)
+    target = open_index(path, engine, scale=scale)
+    (splade.doc_encoder(scale=scale) >> target.indexer(verbose=not quiet)).index(documents, batch_size=2048)
+    typer.echo(f"{path}: {len(target):,} documents, {target.size_bytes / 1e6:.1f} MB")
+
+
+@app.command(epilog="Example: pyterrier-rescale search scifact.index splade 'vitamin D and bone density'")
+def search(
+    path: Annotated[Path, typer.Argument(help="Folder of an index.", show_default=False)],
+    encoder: Annotated[str, typer.Argument(help="The encoder that the index was made with.", show_default=False)],
+    query: Annotated[str | None, typer.Argument(help="A query; or use --topics.", show_default=False)] = None,
+    topics: Annotated[str | None, typer.Option(help="A collection: search all its topics.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the topics.")] = "test",
+    run_file: Annotated[Path | None, typer.Option("--run", help="Write a TREC run here.")] = None,
+    n: Annotated[int, typer.Option("-n", help="Documents per query; 1000 for --topics.", min=1)] = 10,
+    engine: Engine = "terrier",
+    explain: Annotated[bool, typer.Option(help="Show the query's heaviest terms.")] = False,
+) -> None:
+    """Search an index, for one query or for all topics of a collection."""
+    import pandas as pd
+    import pyterrier as pt
+
+    from .. import Splade, load_collection, open_index
+
+    if (query is None) == (topics is None):
+        raise ValueError("give either a query or --topics, not both or neither")
+    target = open_index(path, engine)
+    if not target.built:
+        raise FileNotFoundError(f"no whole {engine} index at {str(path)!r}: make one with `pyterrier-rescale index`")
+    splade = Splade(encoder)
+    if query is not None:
+        frame = pd.DataFrame({"qid": ["1"], "query": [query]})
+    else:
+        frame = load_collection(topics).topics(split)
+        n = max(n, 1000)
+    results = (splade.query_encoder() >> target.retriever(n))(frame)
+    if explain and query is not None:
+        typer.echo("  ".join(f"{term} {weight:.2f}" for term, weight in splade.top_terms(query)))
+    if run_file is not None:
+        pt.io.write_results(results, str(run_file))
+        typer.echo(f"{run_file}: {len(results):,} results of {results['qid'].nunique():,} queries")
+    else:
+        shown = results[["qid", "docno", "rank", "score"]]
+        typer.echo(shown.to_string(index=False) if len(shown) else "no document shares a term with the query")
+
+
+@app.command(
+    epilog="Example: pyterrier-rescale compare irds:beir/scifact runs/scifact "
+    "--backbone modernbert=answerdotai/ModernBERT-base --rescale none --rescale 16 --rescale calibrated"
+)
+def compare(
+    collection: Collection,
+    output: Annotated[Path, typer.Argument(help="Folder for tables, figures, runs, encoders.", show_default=False)],
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=MODEL or MODEL; default: two small ones pretrained on the collection.", metavar="M"),
+    ] = None,
+    rescale: Annotated[
+        list[str] | None, typer.Option(help="none, a number, auto, calibrated, learned.", metavar="SPEC")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split that is scored.")] = "test",
+    engine: Engine = "terrier",
+    untrained: Annotated[bool, typer.Option(help="Score the encoders before training, too.")] = False,
+    max_steps: Annotated[int, typer.Option(help="Training steps of each encoder.", min=1)] = 250,
+    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    learning_rate: Annotated[float, typer.Option(help="5e-4 suits the small backbones, 2e-5 full-size ones.")] = 5e-4,
+    lambda_q: Annotated[float | None, typer.Option(help="FLOPS weight, queries.")] = None,
+    lambda_d: Annotated[float | None, typer.Option(help="FLOPS weight, documents.")] = None,
+    ramp_steps: Annotated[int | None, typer.Option(help="Steps until full regularisation.")] = None,
+    max_length: MaxLength = 128,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train backbones x rescalings alike, index each, and compare them with BM25 in one pt.Experiment."""
+    from .. import load_collection
+    from ..evaluation.comparison import compare as run
+    from ..evaluation.demo import small_backbones
+
+    loaded = load_collection(collection)
+    if backbone:
+        models = dict(item.split("=", 1) if "=" in item else (Path(item).name, item) for item in backbone)
+    else:
+        models = small_backbones(loaded, seed=seed, verbose=not quiet)
+    training: dict[str, Any] = {
+        "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "monitor": "warn",
+        "ramp_steps": ramp_steps or max(1, max_steps * 3 // 4),
+    }  # fmt: skip
+    training.update({k: v for k, v in {"lambda_q": lambda_q, "lambda_d": lambda_d}.items() if v is not None})
+    comparison = run(
+        loaded, models, output, rescalings=rescale or ["none", "16", "calibrated"], split=split, engine=engine,
+        untrained=untrained, max_length=max_length, seed=seed, training=training, say=_clock(), verbose=not quiet,
+    )  # fmt: skip
+    _show(comparison)
+
+
+@app.command(epilog="Example: pyterrier-rescale demo --output demo")
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for tables, figures, runs, encoders.")] = Path("demo"),
+    docs: Annotated[int | None, typer.Option(help="Documents that are indexed.", min=10)] = None,
+    topics: Annotated[int | None, typer.Option(help="Topics that are scored.", min=2)] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each encoder.", min=1)] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Show the effect in minutes: small backbones, raw, divided and calibrated heads, on docstrings. No download."""
+    from ..evaluation.demo import demo as run
+
+    sizes = {k: v for k, v in {"n_docs": docs, "n_topics": topics, "steps": steps}.items() if v is not None}
+    _show(run(output, seed=seed, say=_clock(), verbose=not quiet, **sizes))
+
+
+def _clock() -> Callable[[str], None]:
+    """Print lines with the time since now in front."""
+    start = time.monotonic()
+
+    def say(line: str) -> None:
+        typer.echo(f"{time.monotonic() - start:5.0f} s  {line}")
+
+    return say
+
+
+def _show(comparison: Any) -> None:
+    from ..evaluation.figures import markdown_table
+
+    typer.echo(markdown_table(comparison.results))
+    typer.echo("p: paired t-test on nDCG@10 against the raw twin, Holm-corrected. Untrained rows: exact engine.")
+    typer.echo(f"everything else is in {comparison.output_dir}/")
+
+
+def _some_texts(collection: str, n: int) -> list[str]:
+    """The first n non-blank documents of a collection."""
+    from itertools import islice
+
+    from .. import load_collection
+
+    return list(islice((d["text"] for d in load_collection(collection).corpus() if d["text"].strip()), n))
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"output {str(path)!r} exists and is not an empty folder: choose another")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; errors of the user's making end as one line on stderr and exit status 1."""
+    import os
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(args=arguments)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; run the same command again to go on")
+    except (ValueError, TypeError, OSError, KeyError, ImportError, RuntimeError) as error:
+        message = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+        sys.exit(f"pyterrier-rescale: error: {message}")

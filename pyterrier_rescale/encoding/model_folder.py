@@ -1,0 +1,163 @@
+"""The standard folder of a SPLADE encoder: what AutoModelForMaskedLM, SparseEncoder and pyterrier_splade load.
+
+Where queries are encoded otherwise than documents, sentence-transformers' Router tells the two apart: ``encode_query``
+and ``encode_document`` of ``SparseEncoder`` follow it. The masked LM stays at the root, so that tools which know
+nothing of queries load it still (and encode both sides as documents).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..heads.checkpoint import no_weight_bars
+from .query_encoder import QuerySide
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Names that sentence-transformers 5.0 and later (6.x) resolve.
+_TYPES = "sentence_transformers.sparse_encoder.models"
+_ROUTER = "sentence_transformers.models.Router"
+_POOLING = "1_SpladePooling"
+_QUERY_POOLING = "query_1_SpladePooling"
+_QUERY_WEIGHTS = "query_0_SparseStaticEmbedding"
+_MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": f"{_TYPES}.MLMTransformer"},
+    {"idx": 1, "name": "1", "path": _POOLING, "type": f"{_TYPES}.SpladePooling"},
+]
+
+
+def save_encoder(
+    path: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    pooling: str,
+    max_length: int,
+    queries: QuerySide | None = None,
+) -> None:
+    """Save model, tokenizer, pooling and length so that stock tools compute the same vectors.
+
+    Args:
+        path: the folder.
+        model: the masked LM.
+        tokenizer: its tokenizer.
+        pooling: ``"max"`` or ``"sum"``, of documents.
+        max_length: tokens per text.
+        queries: how queries are encoded; ``None``: as documents.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"path must be a folder, {str(path)!r} is a file")
+    path.mkdir(parents=True, exist_ok=True)
+    with no_weight_bars():
+        model.save_pretrained(path)
+    _save_tokenizer(path, tokenizer, max_length)
+    _write(path / _POOLING / "config.json", _pooling(pooling))
+    _write(path / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    _write(
+        path / "config_sentence_transformers.json",
+        {"model_type": "SparseEncoder", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"},
+    )
+    modules = _MODULES
+    if queries is not None and not queries.alike:
+        modules = [{"idx": 0, "name": "0", "path": "", "type": _ROUTER}]
+        _save_queries(path, tokenizer, queries, max_length)
+    _write(path / "modules.json", modules)  # last: its presence marks a whole folder
+
+
+def _save_queries(path: Path, tokenizer: PreTrainedTokenizerBase, queries: QuerySide, max_length: int) -> None:
+    """The Router's configuration and its query modules; "." is the masked LM at the root."""
+    types = {".": f"{_TYPES}.MLMTransformer", _POOLING: f"{_TYPES}.SpladePooling"}
+    if queries.weights is None:
+        route = [".", _QUERY_POOLING]
+        types[_QUERY_POOLING] = f"{_TYPES}.SpladePooling"
+        _write(path / _QUERY_POOLING / "config.json", _pooling(str(queries.pooling)))
+    else:
+        import torch
+        from safetensors.torch import save_file
+
+        route = [_QUERY_WEIGHTS]
+        types[_QUERY_WEIGHTS] = f"{_TYPES}.SparseStaticEmbedding"
+        folder = path / _QUERY_WEIGHTS
+        # SparseStaticEmbedding takes as many weights as its tokenizer has tokens: name the head's padding rows
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.add_tokens([f"[row {i}]" for i in range(len(tokenizer.get_vocab()), len(queries.weights))])
+        _save_tokenizer(folder, tokenizer, queries.max_length or max_length)
+        save_file({"weight": torch.from_numpy(np.ascontiguousarray(queries.weights))}, folder / "model.safetensors")
+        _write(folder / "config.json", {"frozen": False})
+    _write(
+        path / "router_config.json",
+        {
+            "types": types,
+            "structure": {"query": route, "document": [".", _POOLING]},
+            "parameters": {"default_route": "document", "allow_empty_key": True, "route_mappings": {}},
+        },
+    )
+
+
+def saved_settings(path: str | Path) -> dict[str, Any]:
+    """``pooling``, ``max_length`` and ``queries`` of a saved encoder; empty for a plain masked LM or a hub name.
+
+    Raises:
+        ValueError: if its queries are encoded in a way that is not ours.
+    """
+    path = Path(path).expanduser()
+    if not (path / "modules.json").exists():
+        return {}
+    settings: dict[str, Any] = _saved_queries(path)
+    for file, key, name in (
+        (f"{_POOLING}/config.json", "pooling_strategy", "pooling"),
+        ("sentence_bert_config.json", "max_seq_length", "max_length"),
+        ("tokenizer_config.json", "model_max_length", "max_length"),
+    ):
+        if name not in settings and (path / file).exists():
+            value = _read(path / file).get(key)
+            if isinstance(value, str) or (isinstance(value, int) and value < 1_000_000):
+                settings[name] = value
+    return settings
+
+
+def _saved_queries(path: Path) -> dict[str, Any]:
+    if not any(str(module.get("type")).endswith(".Router") for module in _read(path / "modules.json")):
+        return {}
+    route = _read(path / "router_config.json").get("structure", {}).get("query")
+    if route == [".", _QUERY_POOLING]:
+        return {"queries": QuerySide(pooling=_read(path / _QUERY_POOLING / "config.json")["pooling_strategy"])}
+    if route == [_QUERY_WEIGHTS]:
+        from safetensors.numpy import load_file
+
+        weights = load_file(path / _QUERY_WEIGHTS / "model.safetensors")["weight"]
+        length = _read(path / _QUERY_WEIGHTS / "tokenizer_config.json")["model_max_length"]
+        return {"queries": QuerySide(weights=weights, max_length=length)}
+    raise ValueError(
+        f"{str(path)!r} sends queries through {route}, which Splade cannot follow: it knows another SpladePooling of "
+        "the documents' model, and one SparseStaticEmbedding, as saved by this package"
+    )
+
+
+def _pooling(pooling: str) -> dict[str, str]:
+    return {"pooling_strategy": pooling, "activation_function": "relu"}
+
+
+def _save_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = max_length
+    tokenizer.save_pretrained(path)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,97 @@
+"""Queries encoded otherwise than documents: pooled in another way, or without a model at all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from .text_encoder import TextEncoder
+
+
+@dataclass(frozen=True, eq=False)
+class QuerySide:
+    """How queries are encoded; as documents are, where nothing is said.
+
+    Attributes:
+        pooling: ``"max"`` or ``"sum"`` over positions, or ``None``: the documents'.
+        weights: static weights of all tokens, (V,) float32, all >= 0, or ``None``: the model gives them.
+        max_length: tokens per query, where weights are static; ``None``: the documents'.
+    """
+
+    pooling: str | None = None
+    weights: np.ndarray | None = None
+    max_length: int | None = None
+
+    @property
+    def alike(self) -> bool:
+        """Whether queries are encoded as documents are."""
+        return self.pooling is None and self.weights is None
+
+    def encoder(self, documents: TextEncoder) -> TextEncoder | StaticEncoder:
+        """The encoder of queries beside that of documents, which it shares model and tokenizer with.
+
+        Raises:
+            ValueError: if the static weights belong to another vocabulary.
+        """
+        if self.weights is not None:
+            if len(self.weights) != documents.vocab_size:
+                raise ValueError(
+                    f"static query weights must be {documents.vocab_size}, one per row of the head, got "
+                    f"{len(self.weights)}"
+                )
+            return StaticEncoder(documents.tokenizer, self.weights, self.max_length or documents.max_length)
+        if self.pooling in (None, documents.pooling):
+            return documents
+        encoder = copy.copy(documents)  # the lock of the model is shared, too
+        encoder.pooling = self.pooling
+        return encoder
+
+
+class StaticEncoder:
+    """Inference-free query encoder: the weight of a token is its own, wherever it stands (arXiv:2411.04403).
+
+    Equal to sentence-transformers' ``SparseStaticEmbedding``: x_v = weight_v where v is among the tokens, without
+    special ones, else 0.
+
+    Args:
+        tokenizer: the tokenizer.
+        weights: (V,).
+        max_length: tokens per text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, weights: np.ndarray, max_length: int) -> None:
+        self.tokenizer, self.weights, self.max_length = tokenizer, weights, max_length
+
+    def encode(
+        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
+    ) -> csr_matrix:
+        """Term weights of N texts, (N, V), float32; ``batch_size`` is of no importance here.
+
+        Raises:
+            ValueError: for a text that is not a string, naming its position.
+        """
+        from .text_encoder import check_texts
+
+        texts = check_texts(texts)
+        ids = [[] for _ in texts] if not texts else self.tokenizer(
+            texts, add_special_tokens=False, truncation=True, max_length=self.max_length, return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]  # fmt: skip
+        # a blank text has no terms, whatever the tokenizer makes of white space
+        ids = [np.unique(row) if text.strip() else [] for row, text in zip(ids, texts, strict=True)]
+        indptr = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
+        indices = np.concatenate([*ids, []]).astype(np.int32)
+        shape = (len(texts), len(self.weights))
+        vectors = csr_matrix((self.weights[indices].astype(np.float32), indices, indptr), shape=shape)
+        vectors.eliminate_zeros()
+        if progress:
+            progress(len(texts))
+        return vectors

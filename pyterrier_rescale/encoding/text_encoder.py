@@ -1,0 +1,303 @@
+"""Texts to term weights: tokenise, sort by length, batch under a token budget, run the kernel, return CSR."""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix, vstack
+
+from .._utils.memory import keep_freed_memory
+from ..heads.decoder import check_head, head_input
+from .kernel import POOLINGS, packed_head
+from .screening import make_screen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Texts that are tokenised and sorted together: enough for batches of nearly equal lengths, little to hold.
+_WINDOW = 2048
+# Padded tokens of one batch on a CPU: a hidden state of a few MB, which keeps the layers' temporaries in the cache, and
+# few texts together, which are of nearly equal lengths.
+_CPU_TOKENS = 1024
+# A text shorter than this share of its batch's longest is better off in the next batch.
+_SIMILAR = 0.85
+# Rows from which the head's product is at its full rate.
+_HEAD_ROWS = 3072
+
+_MANY_TEXTS = 8
+
+
+class HeadBatch(NamedTuple):
+    """One batch on its way through the head.
+
+    Attributes:
+        texts: positions of the B texts in the input.
+        hidden: t, shape (B, L, H).
+        mask: attended positions, bool (B, L).
+        special: attended positions of special tokens ([CLS], [SEP], ...), bool (B, L).
+        input_ids: token ids, shape (B, L).
+    """
+
+    texts: np.ndarray
+    hidden: torch.Tensor
+    mask: torch.Tensor
+    special: torch.Tensor
+    input_ids: torch.Tensor
+
+
+class TextEncoder:
+    """Encode texts with a masked LM's sparse head.
+
+    Args:
+        model: a loaded masked LM.
+        tokenizer: its tokenizer.
+        pooling: ``"max"`` or ``"sum"`` over positions.
+        max_length: tokens per text, special ones included; what exceeds it is cut.
+        batch_size: texts per batch at most; on CPUs a batch is further bounded to 1,024 padded tokens, and either way
+            memory is bounded whatever the number of texts.
+        lowercase: lower-case texts first (within the tokenizer, so that saved folders do the same everywhere).
+        device: torch device or its name; default: CUDA where present, else CPU.
+
+    Raises:
+        TypeError, ValueError: for a model without a usable head, an unknown pooling, a max_length that the model
+            cannot hold, a batch_size < 1.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pooling: str = "max",
+        max_length: int = 256,
+        batch_size: int = 32,
+        lowercase: bool = False,
+        device: str | torch.device | None = None,
+    ) -> None:
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be 'max' or 'sum', got {pooling!r}")
+        self.batch_size = check_positive("batch_size", batch_size)
+        self.max_length = check_max_length(max_length, model)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device).eval()
+        self.tokenizer = lowercasing(tokenizer) if lowercase else tokenizer
+        self.pooling = pooling
+        self.head = check_head(self.model)
+        if len(self.tokenizer) > self.vocab_size:
+            raise ValueError(
+                f"tokenizer has {len(self.tokenizer)} tokens, but the model only {self.vocab_size} rows: "
+                "they do not belong together"
+            )
+        # The decoder is bypassed on the model itself while a batch runs: one thread at a time.
+        self._lock = threading.Lock()
+
+    @property
+    def vocab_size(self) -> int:
+        """V: rows of the decoder, padding rows included."""
+        return self.head.weight.shape[0]
+
+    def encode(
+        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
+    ) -> csr_matrix:
+        """Term weights of texts.
+
+        Args:
+            texts: N strings; a blank one gets an all-zero row.
+            batch_size: texts per batch at most; default: the encoder's.
+            progress: called with the number of texts finished since the last call.
+
+        Returns:
+            x, shape (N, V), float32; column = token id, columns ascending within a row.
+
+        Raises:
+            ValueError: for a text that is not a string, naming its position.
+        """
+        texts = check_texts(texts)
+        parts: list[csr_matrix] = []
+        order: list[np.ndarray] = []
+        # one screen for all batches; a few texts would not pay for it
+        many = self.pooling == "max" and len(texts) >= _MANY_TEXTS
+        screen = make_screen(self.head.weight) if many else None
+        for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
+            with torch.inference_mode():
+                weights = packed_head(
+                    rows, lengths, self.head.weight, self.head.bias, self.pooling, screen=screen
+                )
+            parts.append(to_csr(weights))
+            order.append(members)
+            if progress:
+                progress(len(members))
+        blank = len(texts) - sum(map(len, order))
+        if progress and blank:
+            progress(blank)
+        return _in_order(parts, order, len(texts), self.vocab_size)
+
+    def head_batches(self, texts: Sequence[str], *, batch_size: int | None = None) -> Iterator[HeadBatch]:
+        """Run the model up to its decoder in batches of similar lengths, not in input order; blank texts are left out.
+
+        Tokenising the next window of texts overlaps with the model's work on this one.
+        """
+        batch_size = self.batch_size if batch_size is None else check_positive("batch_size", batch_size)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        present = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
+        windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            pending = [pool.submit(self._tokenise, [texts[i] for i in window]) for window in windows[:1]]
+            for number, window in enumerate(windows):
+                ids = pending.pop().result()
+                if number + 1 < len(windows):
+                    pending.append(pool.submit(self._tokenise, [texts[i] for i in windows[number + 1]]))
+                for members in self._batches(np.array([len(row) for row in ids]), batch_size):
+                    yield self._run(window[members], [ids[i] for i in members])
+
+    def _packed(self, batches: Iterator[HeadBatch]) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+        """Several batches' (texts, rows without padding, rows of each text) at once, as the head's product likes it."""
+        few = _HEAD_ROWS if self.device.type == "cpu" else 1
+        held: list[tuple[np.ndarray, torch.Tensor, torch.Tensor]] = []
+        for batch in batches:
+            held.append((batch.texts, batch.hidden[batch.mask], batch.mask.sum(dim=1)))
+            if sum(len(rows) for _, rows, _ in held) >= few:
+                yield _joined(held)
+                held = []
+        if held:
+            yield _joined(held)
+
+    def _tokenise(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(
+            texts,
+            truncation=True,
+            max_length=self.max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+
+    def _batches(self, lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+        """Longest first, so that a batch that does not fit the memory fails at once and not at the end."""
+        on_cpu = self.device.type == "cpu"
+        budget = _CPU_TOKENS if on_cpu else batch_size * self.max_length
+        order = np.argsort(-lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            longest = max(1, lengths[order[start]])
+            size = max(1, min(batch_size, budget // longest))
+            if on_cpu:  # half a budget will do where more texts would be padded
+                similar = np.count_nonzero(lengths[order[start : start + size]] >= _SIMILAR * longest)
+                size = min(size, max(similar, math.ceil(budget / 2 / longest)))
+            yield order[start : start + size]
+            start += size
+
+    def _run(self, members: np.ndarray, ids: list[list[int]]) -> HeadBatch:
+        length = max(map(len, ids))
+        padding = self.tokenizer.pad_token_id or 0
+        input_ids = np.full((len(ids), length), padding, dtype=np.int64)
+        mask = np.zeros((len(ids), length), dtype=bool)
+        for row, row_ids in enumerate(ids):
+            input_ids[row, : len(row_ids)] = row_ids
+            mask[row, : len(row_ids)] = True
+        special = np.isin(input_ids, self.tokenizer.all_special_ids) & mask
+        tokens = torch.from_numpy(input_ids).to(self.device)
+        attended = torch.from_numpy(mask).to(self.device)
+        with torch.inference_mode(), self._lock:
+            hidden = head_input(self.model, input_ids=tokens, attention_mask=attended.long())
+        return HeadBatch(members, hidden, attended, torch.from_numpy(special).to(self.device), tokens)
+
+
+def _joined(
+    held: list[tuple[np.ndarray, torch.Tensor, torch.Tensor]],
+) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    members, rows, lengths = zip(*held, strict=True)
+    return np.concatenate(members), torch.cat(rows), torch.cat(lengths)
+
+
+def to_csr(weights: torch.Tensor) -> csr_matrix:
+    """A dense (B, V) tensor of weights >= 0 as a float32 CSR matrix of its non-zeros."""
+    rows, columns = weights.nonzero(as_tuple=True)
+    data = weights[rows, columns].float().cpu().numpy()
+    counts = np.bincount(rows.cpu().numpy(), minlength=weights.shape[0])
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return csr_matrix((data, columns.cpu().numpy().astype(np.int32), indptr), shape=tuple(weights.shape))
+
+
+def _in_order(parts: list[csr_matrix], order: list[np.ndarray], size: int, vocab_size: int) -> csr_matrix:
+    """Stack the parts and put their rows where the texts stood; absent rows are all zero."""
+    if not parts:
+        return csr_matrix((size, vocab_size), dtype=np.float32)
+    place = np.full(size, -1, dtype=np.int64)
+    members = np.concatenate(order)
+    place[members] = np.arange(len(members))
+    stacked = vstack([*parts, csr_matrix((1, vocab_size), dtype=np.float32)], format="csr")  # row -1 is empty
+    result = stacked[place]
+    result.sort_indices()
+    return result
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """A list of strings.
+
+    Raises:
+        TypeError: if ``texts`` is one string.
+        ValueError: for an element that is not a string (None, NaN), naming its position.
+    """
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list of strings, got one string; wrap it: [text]")
+    texts = list(texts)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {position} must be a string, got {text!r}; drop it or replace it by ''")
+    return texts
+
+
+def check_positive(name: str, value: int) -> int:
+    """Raise ``ValueError`` unless ``value`` is an integer >= 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+    return int(value)
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Tokens that the model has positions for, or ``None`` where it has no such limit."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    # RoBERTa-like models number positions from padding_idx + 1
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return positions - module.padding_idx - 1
+    return positions
+
+
+def check_max_length(max_length: int, model: PreTrainedModel) -> int:
+    """Raise ``ValueError`` unless ``max_length`` is at least 3 tokens and the model has positions for them."""
+    max_length = check_positive("max_length", max_length)
+    limit = position_limit(model)
+    if limit is not None and max_length > limit:
+        raise ValueError(f"max_length must be at most {limit} for this {type(model).__name__}, got {max_length}")
+    if max_length < 3:
+        raise ValueError(f"max_length must be at least 3 (two special tokens and one of text), got {max_length}")
+    return max_length
+
+
+def lowercasing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy of a fast tokenizer that lower-cases its input first.
+
+    Raises:
+        ValueError: if the tokenizer is not a fast one.
+    """
+    from tokenizers import normalizers
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(f"lowercase=True needs a fast tokenizer, got a {type(tokenizer).__name__}")
+    tokenizer = copy.deepcopy(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer is not None else [])
+    backend.normalizer = normalizers.Sequence(steps)
+    return tokenizer

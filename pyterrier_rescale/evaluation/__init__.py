@@ -1,0 +1,1 @@
+"""Several encoders to one table: comparison, significance, figures, the demonstration."""

@@ -1,0 +1,187 @@
+"""Tables and figures of a comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from .comparison import Comparison
+
+#: Column of the results -> heading and format in printed tables.
+_COLUMNS = {
+    "name": ("system", "{}"),
+    "nDCG@10": ("nDCG@10", "{:.3f}"),
+    "p nDCG@10": ("p", None),
+    "RR@10": ("RR@10", "{:.3f}"),
+    "R@100": ("R@100", "{:.3f}"),
+    "AP": ("MAP", "{:.3f}"),
+    "active_q": ("terms/query", "{:,.0f}"),
+    "active_d": ("terms/doc", "{:,.0f}"),
+    "index_mb": ("index MB", "{:.1f}"),
+    "ms_per_query": ("ms/query", "{:.1f}"),
+    "train_s": ("train s", "{:.0f}"),
+}
+_COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#edae49", "#6f4a8e", "#7d8597")
+
+
+def format_p(p: float | None) -> str:
+    """A p-value for people; empty where there was no test."""
+    if p is None or pd.isna(p):
+        return ""
+    return "<.001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
+
+
+def markdown_table(results: pd.DataFrame) -> str:
+    """The results as a Markdown table; p is Holm-corrected, against the unrescaled twin, on nDCG@10."""
+    columns = {key: spec for key, spec in _COLUMNS.items() if key in results}
+    rows = [[heading for heading, _ in columns.values()]]
+    for _, row in results.iterrows():
+        cells = []
+        for key, (_, form) in columns.items():
+            value = row[key]
+            if form is None:
+                cells.append(format_p(value))
+            else:
+                cells.append("" if value is None or pd.isna(value) else form.format(value))
+        rows.append(cells)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    lines = [
+        "| " + " | ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ) + " |"
+        for row in rows
+    ]  # fmt: skip
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def draw_figures(comparison: Comparison) -> list[Path]:
+    """Draw head norms, training dynamics and effectiveness against active terms, each as PNG and SVG."""
+    folder = comparison.output_dir / "figures"
+    folder.mkdir(exist_ok=True)
+    figures = {
+        "head_norms": head_norms(comparison),
+        "training": training_curves(comparison),
+        "effectiveness": effectiveness(comparison),
+    }
+    written = []
+    for name, figure in figures.items():
+        for ending in ("png", "svg"):
+            path = folder / f"{name}.{ending}"
+            figure.savefig(path, dpi=150, bbox_inches="tight")
+            written.append(path)
+    return written
+
+
+def _figure(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, Any]:
+    """Axes without pyplot: no display, no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    return figure, axes
+
+
+def _styles(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Colour by rescaling, line and marker by backbone: the same in all figures."""
+    results = comparison.results.dropna(subset=["backbone"])
+    rescalings = list(dict.fromkeys(results["rescale"]))
+    backbones = list(dict.fromkeys(results["backbone"]))
+    styles = {}
+    for _, row in results.iterrows():
+        number = backbones.index(row["backbone"])
+        styles[row["name"]] = {
+            "color": _COLOURS[rescalings.index(row["rescale"]) % len(_COLOURS)],
+            "linestyle": ("-", "--", ":", "-.")[number % 4],
+            "marker": "osD^"[number % 4],
+        }
+    return styles
+
+
+def head_norms(comparison: Comparison) -> Figure:
+    """Distribution of the decoder's row norms, one panel per backbone, raw and after the paper's k."""
+    import numpy as np
+
+    from ..heads.checkpoint import load_backbone
+    from ..heads.decoder import find_head
+
+    backbones = comparison.config["backbones"]
+    figure, axes = _figure(len(backbones))
+    divisors = [label for label in comparison.config["rescalings"] if label.startswith("k=")]
+    for axis, (name, folder) in zip(axes.flat, backbones.items(), strict=True):
+        model, _ = load_backbone(folder, need_tokenizer=False)
+        norms = np.linalg.norm(find_head(model).weight.detach().float().numpy(), axis=1)
+        for number, label in enumerate(["raw", *divisors]):
+            scaled = norms if label == "raw" else norms / float(label[2:])
+            axis.hist(scaled, bins=60, color=_COLOURS[number % len(_COLOURS)], alpha=0.6,
+                      label=f"{label}, mean {scaled.mean():.3f}")  # fmt: skip
+        axis.set(title=name, xlabel="row norm of W", ylabel="terms", xscale="log")
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def training_curves(comparison: Comparison) -> Figure:
+    """Training loss, score spread and active terms per document over the steps."""
+    panels = {
+        "loss": "training loss",
+        "score_std": "std of in-batch scores",
+        "active_d": "active terms per document",
+    }
+    figure, axes = _figure(len(panels))
+    styles = _styles(comparison)
+    results = comparison.results
+    for _, row in results[results["trained"].eq(True)].iterrows():
+        from ..indexing.build import slug
+
+        log = comparison.output_dir / "encoders" / slug(row["name"]) / "monitor.csv"
+        if not log.exists():
+            continue
+        steps = pd.read_csv(log)
+        style = {key: value for key, value in styles[row["name"]].items() if key != "marker"}
+        for axis, column in zip(axes.flat, panels, strict=True):
+            if column in steps:
+                shown = steps[["step", column]].dropna()
+                smooth = shown[column].rolling(max(1, len(shown) // 40), min_periods=1).mean()
+                axis.plot(shown["step"], smooth, label=row["name"], **style)
+    for axis, (_, title) in zip(axes.flat, panels.items(), strict=True):
+        axis.set(xlabel="step", title=title, yscale="symlog" if "loss" in title else "log")
+    _legend(figure, axes[0, 0])
+    return figure
+
+
+def effectiveness(comparison: Comparison) -> Figure:
+    """NDCG@10 against active terms per document; BM25 as a line."""
+    figure, axes = _figure(1, width=6.4, height=4.2)
+    axis = axes[0, 0]
+    styles = _styles(comparison)
+    results = comparison.results
+    for _, row in results.dropna(subset=["backbone"]).iterrows():
+        style = styles[row["name"]]
+        axis.scatter(
+            max(row["active_d"], 1), row["nDCG@10"], s=55, marker=style["marker"], edgecolors=style["color"],
+            facecolors=style["color"] if row["trained"] else "none", label=row["name"], zorder=3,
+        )  # fmt: skip
+    bm25 = results.loc[results["name"] == "BM25", "nDCG@10"].iloc[0]
+    axis.axhline(bm25, color="#444444", linewidth=1, linestyle=":", label="BM25")
+    axis.set(xscale="log", xlabel="active terms per document", ylabel="nDCG@10")
+    axis.set_title("filled: after SPLADE training; open: before", fontsize=9)
+    _legend(figure, axis)
+    return figure
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)

@@ -1,0 +1,1 @@
+"""A masked LM and its output head: find it, load it, divide it."""

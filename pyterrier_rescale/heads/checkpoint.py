@@ -1,0 +1,151 @@
+"""Load a masked LM and its tokenizer from a hub name, a folder, or an object; every failure names its cause."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_backbone(
+    model: str | os.PathLike[str] | PreTrainedModel,
+    tokenizer: Any = None,
+    *,
+    dtype: Any = None,
+    need_tokenizer: bool = True,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """Return a masked LM and its tokenizer.
+
+    Args:
+        model: a hub name, a folder, or a loaded ``PreTrainedModel`` (returned as it is).
+        tokenizer: a tokenizer, or its name or folder; default: the model's own.
+        dtype: torch dtype (or its name) of the weights; default: float32.
+        need_tokenizer: if false, no tokenizer is loaded where none is given.
+        trust_remote_code: run code from the checkpoint's repository; off by default, as it executes foreign code.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or a hub name cannot be reached.
+        TypeError: if ``model`` is of another type or holds no masked-LM head.
+        ValueError: if no tokenizer is found, or weights of the head are missing.
+    """
+    from transformers import PreTrainedModel
+
+    if isinstance(model, PreTrainedModel):
+        if tokenizer is None and need_tokenizer:
+            tokenizer = model.config.name_or_path or None
+            if tokenizer is None:
+                raise ValueError("tokenizer must be given where model is a loaded PreTrainedModel without a name")
+        loaded = model
+    elif isinstance(model, (str, os.PathLike)):
+        name = os.fspath(model)
+        loaded = _load_model(name, dtype, trust_remote_code)
+        if tokenizer is None and need_tokenizer:
+            tokenizer = name
+    else:
+        raise TypeError(f"model must be a hub name, a folder or a PreTrainedModel, got {type(model).__name__}")
+    if isinstance(tokenizer, (str, os.PathLike)):
+        tokenizer = _load_tokenizer(os.fspath(tokenizer), trust_remote_code)
+    from .decoder import find_head
+    from .rescaling import keep_dead_bias_in_step, provenance
+
+    if provenance(loaded) and not loaded.config.tie_word_embeddings:
+        try:
+            keep_dead_bias_in_step(loaded)
+        except (TypeError, ValueError):
+            pass  # a head that find_head refuses has no second bias of ours to keep
+    elif not need_tokenizer or tokenizer is not None:
+        if loaded.get_output_embeddings() is None:
+            find_head(loaded)  # raises, naming the class
+    return loaded, tokenizer
+
+
+@contextmanager
+def no_weight_bars() -> Iterator[None]:
+    """Silence transformers' bars over weights and shards, which last milliseconds and bury our own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _check_source(name: str, what: str) -> None:
+    """Tell a missing folder from a hub name before transformers' long message does."""
+    if not name:
+        raise ValueError(f"{what} must be a hub name or a folder, got an empty string")
+    path = Path(name).expanduser()
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if looks_local and not path.exists():
+        raise FileNotFoundError(f"{what} folder {name!r} does not exist")
+    if path.is_dir() and what == "model" and not (path / "config.json").exists():
+        raise FileNotFoundError(f"model folder {name!r} has no config.json: it is not a saved transformers model")
+
+
+def _unreachable(name: str, error: Exception) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{name!r} is neither a folder here nor a model that could be loaded from the hub "
+        f"(no network, or no such name): {str(error).splitlines()[0]}"
+    )
+
+
+def _load_model(name: str, dtype: Any, trust_remote_code: bool) -> PreTrainedModel:
+    import torch
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    _check_source(name, "model")
+    options = {"trust_remote_code": trust_remote_code}
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError("dtype must be a torch floating dtype or its name, e.g. 'bfloat16'")
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+    except OSError as error:
+        raise _unreachable(name, error) from error
+    try:
+        with no_weight_bars():
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                name, config=config, dtype=dtype or torch.float32, output_loading_info=True, **options
+            )
+    except OSError as error:
+        raise _unreachable(name, error) from error
+    except ValueError as error:
+        if "Unrecognized configuration class" in str(error):
+            architecture = (config.architectures or [type(config).__name__])[0]
+            raise TypeError(f"{name!r} holds a {architecture}, which has no masked-LM head") from error
+        raise
+    missing = sorted(info["missing_keys"])
+    if missing:
+        architecture = (config.architectures or [type(config).__name__])[0]
+        raise TypeError(
+            f"{name!r} holds a {architecture} without a whole masked-LM head: "
+            f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''} would be random"
+        )
+    return model.eval()
+
+
+def _load_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    _check_source(name, "tokenizer")
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any(
+        (folder / file).exists()
+        for file in ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
+                     "sentencepiece.bpe.model", "tokenizer_config.json")
+    ):
+        raise ValueError(f"no tokenizer in {name!r}: save one there, or pass tokenizer=")
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise _unreachable(name, error) from error

@@ -1,0 +1,1 @@
+"""Documents to indexes and queries to rankings: engines, building, Java."""

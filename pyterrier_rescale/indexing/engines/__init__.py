@@ -1,0 +1,47 @@
+"""Index engines behind one pair of verbs: `open_index(path, engine)`, then `.indexer()` and `.retriever()`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING
+
+from ..._utils.defaults import DefaultInt
+
+if TYPE_CHECKING:
+    from .base import EngineIndex
+
+_SCALE_100 = DefaultInt(100)
+ENGINES = {"terrier": ("terrier", "TerrierEngine"), "pisa": ("pisa", "PisaEngine"), "exact": ("exact", "ExactEngine")}
+
+
+def open_index(path: str | os.PathLike, engine: str = "terrier", *, scale: float | None = _SCALE_100) -> EngineIndex:
+    """The index at `path`, there already or still to be built.
+
+    Args:
+        path: the index's folder.
+        engine: "terrier" (Java), "pisa" (the extra `pisa`), or "exact" (a sparse matrix on disk, no Java).
+        scale: what the document encoder multiplies weights by before rounding them. Left out: what the index was built
+            with, or 100 for a new index. The scores are divided by it, so they are true dot products.
+
+    Returns:
+        An index with `.indexer()` for `(splade.doc_encoder() >> index.indexer()).index(docs)` and `.retriever()` for
+        `splade.query_encoder() >> index.retriever(num_results=1000)`.
+
+    Raises:
+        ValueError: an unknown engine, or the index at `path` has another engine or scale.
+        ImportError: the engine's package is not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {sorted(ENGINES)}, got {engine!r}")
+    module, name = ENGINES[engine]
+    if scale is _SCALE_100:
+        scale = None
+    return getattr(importlib.import_module(f".{module}", __name__), name)(path, scale=scale)
+
+
+def __getattr__(name: str):
+    for module, cls in ENGINES.values():
+        if name == cls:
+            return getattr(importlib.import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,249 @@
+"""Splade, the PyTerrier adapter: settings and factory of the roles. No mathematics here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from .._utils.defaults import DefaultInt, DefaultStr
+from ..encoding.terms import TermMap
+from .stages import SpladeDocEncoder, SpladeQueryEncoder, SpladeScorer, schematic
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..encoding.query_encoder import StaticEncoder
+    from ..encoding.text_encoder import TextEncoder
+
+
+_MAX_POOLING = DefaultStr("max")
+_LENGTH_256 = DefaultInt(256)
+
+
+class Splade(pt.Transformer):
+    """A SPLADE encoder: a masked LM whose head gives term weights; factory of PyTerrier stages.
+
+    Called itself, it encodes: queries (``qid, query`` -> ``+query_toks``), documents (``docno, text`` -> ``+toks``) or
+    scores results (``qid, query, docno, text`` -> ``+score, rank``).
+
+    Args:
+        model: a hub name, a folder, or a loaded masked LM.
+        tokenizer: a tokenizer, its name or folder; default: the model's.
+        rescale: divide the head by this constant first (:func:`~pyterrier_rescale.rescale`), or ``None``.
+        pooling: ``"max"`` or ``"sum"`` over positions; default: what the folder was saved with, else ``"max"``. A
+            folder that was trained with queries of their own (``query_pooling``, ``queries="static"``) keeps them.
+        max_length: tokens per text; default: what the folder was saved with, else 256 (fewer where the model has
+            fewer positions).
+        batch_size: texts per batch at most.
+        text_field: column of the documents' text.
+        lowercase: lower-case texts first.
+        device: torch device; default: CUDA where present, else CPU.
+        dtype: torch dtype of the weights, or its name; default: float32.
+        verbose: show progress bars.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: for a model, tokenizer or setting that cannot serve.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        rescale: float | None = None,
+        pooling: str = _MAX_POOLING,
+        max_length: int = _LENGTH_256,
+        batch_size: int = 32,
+        text_field: str = "text",
+        lowercase: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        from ..encoding.model_folder import saved_settings
+        from ..encoding.query_encoder import QuerySide
+        from ..encoding.text_encoder import TextEncoder, check_positive, position_limit
+        from ..heads.checkpoint import load_backbone
+        from ..heads.rescaling import check_k
+        from ..heads.rescaling import rescale as rescale_head
+        from ..indexing.java import ensure_java
+
+        if isinstance(rescale, str):
+            raise ValueError(
+                f"rescale must be a number or None here, got {rescale!r}: 'auto' and 'calibrated' need texts; use "
+                "calibrate(model, texts).apply(model), or train(..., rescale=...)"
+            )
+        if rescale is not None:
+            check_k(rescale)
+        check_positive("batch_size", batch_size)
+        saved = saved_settings(model) if isinstance(model, (str, os.PathLike)) else {}
+        pooling = saved.get("pooling", pooling) if pooling is _MAX_POOLING else pooling
+        max_length = saved.get("max_length", max_length) if max_length is _LENGTH_256 else max_length
+        self.query_side: QuerySide = saved.get("queries", QuerySide())
+        loaded, loaded_tokenizer = load_backbone(model, tokenizer, dtype=dtype)
+        if max_length is _LENGTH_256:
+            max_length = min(256, position_limit(loaded) or 256)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.rescale = rescale
+        self.pooling = pooling
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self.text_field = text_field
+        self.lowercase = lowercase
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+        if rescale is not None:
+            loaded = rescale_head(loaded, rescale, inplace=loaded is not model)
+        if loaded is model and dtype is not None:
+            raise ValueError("dtype cannot be changed for a loaded model: load it with the dtype wanted")
+        self.encoder: TextEncoder = TextEncoder(
+            loaded,
+            loaded_tokenizer,
+            pooling=str(pooling),
+            max_length=int(max_length),
+            batch_size=batch_size,
+            lowercase=lowercase,
+            device=device,
+        )
+        self.queries_encoder: TextEncoder | StaticEncoder = self.query_side.encoder(self.encoder)
+        self._terms: dict[str, TermMap] = {}
+        # A plain Terrier index may follow in the pipeline: choose its JVM while it can still be chosen. Machines
+        # without any Java still encode, score, and use the exact engine.
+        with suppress(RuntimeError):
+            ensure_java()
+
+    # Roles
+
+    def doc_encoder(
+        self,
+        *,
+        text_field: str | None = None,
+        batch_size: int | None = None,
+        scale: float = 100,
+        terms: str = "safe",
+        verbose: bool | None = None,
+    ) -> SpladeDocEncoder:
+        """Stage ``docno, text`` -> ``+toks``: {term: rounded int(scale * weight) >= 1}, ready for an index.
+
+        Args:
+            text_field: column of the text; default: the factory's.
+            batch_size: texts per batch at most; default: the factory's.
+            scale: units per weight; 100 keeps .99 of the exact top 10.
+            terms: ``"safe"`` or ``"raw"``, see :mod:`pyterrier_rescale.encoding.terms`.
+            verbose: show a progress bar; default: the factory's.
+        """
+        return SpladeDocEncoder(
+            self, text_field=text_field, batch_size=batch_size, scale=scale, terms=terms, verbose=verbose
+        )
+
+    def query_encoder(
+        self, *, batch_size: int | None = None, scale: float = 1.0, terms: str = "safe", verbose: bool | None = None
+    ) -> SpladeQueryEncoder:
+        """Stage ``qid, query`` -> ``+query_toks``: {term: scale * weight}, floats > 0.
+
+        Arguments as for :meth:`doc_encoder`.
+        """
+        return SpladeQueryEncoder(self, batch_size=batch_size, scale=scale, terms=terms, verbose=verbose)
+
+    def scorer(
+        self, *, text_field: str | None = None, batch_size: int | None = None, verbose: bool | None = None
+    ) -> SpladeScorer:
+        """Stage ``qid, query, docno, text`` -> ``+score, rank``: exact dot products, no index needed.
+
+        Arguments as for :meth:`doc_encoder`.
+        """
+        return SpladeScorer(self, text_field=text_field, batch_size=batch_size, verbose=verbose)
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Encode queries or documents, or score results, as the columns tell."""
+        with pt.validate.any(inp, context=self) as v:
+            v.columns(includes=["qid", "query", "docno", self.text_field], mode="score")
+            v.columns(includes=["docno", self.text_field], excludes=["qid"], mode="documents")
+            v.columns(includes=["qid", "query"], mode="queries")
+        roles = {"score": self.scorer, "documents": self.doc_encoder, "queries": self.query_encoder}
+        return roles[v.mode]()(inp)
+
+    # Vectors
+
+    def encode_docs(self, texts: Iterable[str]) -> csr_matrix:
+        """Unscaled document vectors, shape (N, V), float32; column = token id; a blank text gives a zero row."""
+        return self._encode(list(texts), None, self.verbose, "doc")
+
+    def encode_queries(self, texts: Iterable[str]) -> csr_matrix:
+        """Unscaled query vectors, shape (N, V), float32; column = token id; a blank text gives a zero row."""
+        return self._encode(list(texts), None, self.verbose, "query")
+
+    def _encode(self, texts: list[str], batch_size: int | None, verbose: bool | None, unit: str) -> csr_matrix:
+        verbose = self.verbose if verbose is None else verbose
+        encoder = self.queries_encoder if unit == "query" else self.encoder
+        if not verbose:
+            return encoder.encode(texts, batch_size=batch_size)
+        with pt.tqdm(total=len(texts), desc="Splade", unit=unit) as bar:
+            return encoder.encode(texts, batch_size=batch_size, progress=bar.update)
+
+    def term_map(self, terms: str = "safe") -> TermMap:
+        """The terms of this encoder's vocabulary, by token id."""
+        if terms not in self._terms:
+            self._terms[terms] = TermMap(self.encoder.tokenizer, self.encoder.vocab_size, terms)
+        return self._terms[terms]
+
+    def top_terms(self, text: str, n: int = 10) -> list[tuple[str, float]]:
+        """The n heaviest terms of a text with their weights, readable, heaviest first."""
+        row = self.encode_docs([text])
+        best = np.lexsort((row.indices, -row.data))[:n]
+        terms, tokenizer = self.term_map(), self.encoder.tokenizer
+        return [(terms.readable(int(row.indices[i]), tokenizer), float(row.data[i])) for i in best]
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Save the folder that ``Splade(path)``, AutoModelForMaskedLM, SparseEncoder and pyterrier_splade load."""
+        from ..encoding.model_folder import save_encoder
+
+        encoder = self.encoder
+        save_encoder(
+            path, encoder.model, encoder.tokenizer, pooling=encoder.pooling, max_length=encoder.max_length,
+            queries=self.query_side,
+        )  # fmt: skip
+
+    # What PyTerrier asks of a transformer
+
+    def subtransformers(self) -> dict[str, Any]:
+        """A factory holds no stages."""
+        return {}
+
+    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
+        """Drawing of the stage, made offline."""
+        return schematic(self, "Splade")
+
+    @cached_property
+    def _identity(self) -> tuple[Any, ...]:
+        model = str(self.model) if isinstance(self.model, (str, os.PathLike)) else id(self.model)
+        tokenizer = self.tokenizer if isinstance(self.tokenizer, (str, type(None))) else id(self.tokenizer)
+        return (
+            model, tokenizer, self.rescale, self.pooling, self.max_length, self.text_field, self.lowercase,
+            str(self.device), str(self.dtype),
+        )  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Splade) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __repr__(self) -> str:
+        model = self.model
+        name = repr(str(model)) if isinstance(model, (str, os.PathLike)) else f"<{type(model).__name__}>"
+        defaults = {"rescale": None, "pooling": "max", "max_length": 256, "batch_size": 32, "text_field": "text",
+                    "lowercase": False, "device": None, "dtype": None}  # fmt: skip
+        given = [f"{k}={getattr(self, k)!r}" for k, default in defaults.items() if getattr(self, k) != default]
+        return f"Splade({', '.join([name, *given])})"

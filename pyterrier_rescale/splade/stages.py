@@ -1,0 +1,238 @@
+"""The three roles of a Splade as PyTerrier stages: documents to toks, queries to query_toks, results to scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from ..encoding.terms import MODES, Toks, to_toks
+from ..encoding.text_encoder import check_positive
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from .encoder import Splade
+
+HELP_URL = "https://pyterrier.readthedocs.io/en/latest/ext/pyterrier-rescale/"
+
+
+class _Role(pt.Transformer):
+    """What the three roles share: arguments under their own names, equality, repr in call syntax."""
+
+    splade: Splade
+    _call: str
+    _defaults: dict[str, Any]
+    _label: str
+
+    def subtransformers(self) -> dict[str, Any]:
+        """The factory is no stage of its own."""
+        return {}
+
+    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
+        """Drawing of the stage, made offline."""
+        return schematic(self, self._label)
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self._defaults)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and (self.splade, self._values()) == (other.splade, other._values())
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.splade, self._values()))
+
+    def __repr__(self) -> str:
+        given = [
+            f"{name}={getattr(self, name)!r}"
+            for name, default in self._defaults.items()
+            if getattr(self, name) != default
+        ]
+        return f"{self.splade!r}.{self._call}({', '.join(given)})"
+
+
+class SpladeDocEncoder(_Role):
+    """Documents to ``toks``; made by :meth:`Splade.doc_encoder`."""
+
+    _call, _label = "doc_encoder", "SPLADE documents"
+    _defaults = {"text_field": None, "batch_size": None, "scale": 100, "terms": "safe"}
+
+    def __init__(
+        self,
+        splade: Splade,
+        *,
+        text_field: str | None = None,
+        batch_size: int | None = None,
+        scale: float = 100,
+        terms: str = "safe",
+        verbose: bool | None = None,
+    ) -> None:
+        self.splade = splade
+        self.text_field = splade.text_field if text_field is None else text_field
+        self._defaults = {**type(self)._defaults, "text_field": splade.text_field, "batch_size": splade.batch_size}
+        self.batch_size = _batch_size(splade, batch_size)
+        self.scale = _check_scale(scale)
+        self.terms = _check_terms(terms)
+        self.verbose = splade.verbose if verbose is None else verbose
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Add ``toks`` to a frame with ``docno`` and the text column; rows and other columns stay."""
+        with pt.validate.any(inp, context=self) as v:
+            v.document_frame(extra_columns=[self.text_field])
+            v.columns(includes=["docno", self.text_field])
+        return inp.assign(toks=_column(self._toks(inp[self.text_field].tolist()), inp))
+
+    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The same over dicts, without a frame in between: what indexing pipelines call."""
+        records = list(inp)
+        for position, record in enumerate(records):
+            missing = [name for name in ("docno", self.text_field) if name not in record]
+            if missing:
+                raise KeyError(
+                    f"document {position} ({record.get('docno', 'no docno')!r}) lacks {missing}, which {self!r} needs; "
+                    f"it has {sorted(record)}"
+                )
+        toks = self._toks([record[self.text_field] for record in records])
+        for record, weights in zip(records, toks, strict=True):
+            yield {**record, "toks": weights}
+
+    def _toks(self, texts: list[str]) -> list[Toks]:
+        if not texts:
+            return []
+        codes, unique = pd.factorize(np.array(_check_column(texts, self.text_field, self), dtype=object))
+        vectors = self.splade._encode(unique.tolist(), self.batch_size, self.verbose, "doc")
+        # float64: 100 * a float32 weight near n + .5 must round the way numpy's rint of the product does
+        data = np.rint(vectors.data.astype(np.float64) * self.scale).astype(np.int64)
+        vectors = _drop_below_one(vectors, data)
+        toks = _toks_of(self, *vectors)
+        return [toks[code] for code in codes]
+
+
+class SpladeQueryEncoder(_Role):
+    """Queries to ``query_toks``; made by :meth:`Splade.query_encoder`."""
+
+    _call, _label = "query_encoder", "SPLADE queries"
+    _defaults = {"batch_size": None, "scale": 1.0, "terms": "safe"}
+
+    def __init__(
+        self,
+        splade: Splade,
+        *,
+        batch_size: int | None = None,
+        scale: float = 1.0,
+        terms: str = "safe",
+        verbose: bool | None = None,
+    ) -> None:
+        self.splade = splade
+        self._defaults = {**type(self)._defaults, "batch_size": splade.batch_size}
+        self.batch_size = _batch_size(splade, batch_size)
+        self.scale = _check_scale(scale)
+        self.terms = _check_terms(terms)
+        self.verbose = splade.verbose if verbose is None else verbose
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Add ``query_toks`` to a frame with ``qid`` and ``query``; rows and other columns stay."""
+        with pt.validate.any(inp, context=self) as v:
+            v.query_frame(extra_columns=["query"])
+            v.columns(includes=["qid", "query"])
+        texts = _check_column(inp["query"].tolist(), "query", self)
+        toks: list[Toks] = []
+        if texts:
+            codes, unique = pd.factorize(np.array(texts, dtype=object))
+            vectors = self.splade._encode(unique.tolist(), self.batch_size, self.verbose, "query")
+            weights = vectors.data.astype(np.float64) * self.scale
+            encoded = _toks_of(self, vectors.indptr, vectors.indices, weights)
+            toks = [encoded[code] for code in codes]
+        return inp.assign(query_toks=_column(toks, inp))
+
+
+class SpladeScorer(_Role):
+    """Results to scores; made by :meth:`Splade.scorer`."""
+
+    _call, _label = "scorer", "SPLADE scorer"
+    _defaults = {"text_field": None, "batch_size": None}
+
+    def __init__(
+        self,
+        splade: Splade,
+        *,
+        text_field: str | None = None,
+        batch_size: int | None = None,
+        verbose: bool | None = None,
+    ) -> None:
+        self.splade = splade
+        self.text_field = splade.text_field if text_field is None else text_field
+        self._defaults = {"text_field": splade.text_field, "batch_size": splade.batch_size}
+        self.batch_size = _batch_size(splade, batch_size)
+        self.verbose = splade.verbose if verbose is None else verbose
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Score each (query, text) pair by the dot product of its vectors, and rank per query."""
+        pt.validate.result_frame(inp, extra_columns=["query", self.text_field], context=self)
+        scores = np.zeros(len(inp))
+        if len(inp):
+            queries = _check_column(inp["query"].tolist(), "query", self)
+            texts = _check_column(inp[self.text_field].tolist(), self.text_field, self)
+            query_codes, unique_queries = pd.factorize(np.array(queries, dtype=object))
+            text_codes, unique_texts = pd.factorize(np.array(texts, dtype=object))
+            encode = self.splade._encode
+            query_vectors = encode(unique_queries.tolist(), self.batch_size, False, "query")
+            text_vectors = encode(unique_texts.tolist(), self.batch_size, self.verbose, "doc")
+            for start in range(0, len(inp), 4096):  # bounds the gathered rows
+                part = slice(start, start + 4096)
+                product = query_vectors[query_codes[part]].multiply(text_vectors[text_codes[part]])
+                scores[part] = np.asarray(product.sum(axis=1, dtype=np.float64)).ravel()
+        return pt.model.add_ranks(inp.assign(score=scores))
+
+
+def schematic(transformer: pt.Transformer, label: str) -> dict[str, Any]:
+    """A drawing that needs no network: without ``help_url`` PyTerrier would download its documentation's index."""
+    return {"label": label, "name": repr(transformer), "help_url": HELP_URL}
+
+
+def _batch_size(splade: Splade, batch_size: int | None) -> int:
+    return splade.batch_size if batch_size is None else check_positive("batch_size", batch_size)
+
+
+def _check_scale(scale: float) -> float:
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+        raise ValueError(f"scale must be a finite number > 0, got {scale!r}")
+    return scale
+
+
+def _check_terms(terms: str) -> str:
+    if terms not in MODES:
+        raise ValueError(f"terms must be 'safe' or 'raw', got {terms!r}")
+    return terms
+
+
+def _check_column(texts: list[Any], column: str, role: pt.Transformer) -> list[str]:
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"{role!r}: row {position} of column {column!r} must be a string, got {text!r}; "
+                "drop the row or replace the value by ''"
+            )
+    return texts
+
+
+def _toks_of(
+    role: SpladeDocEncoder | SpladeQueryEncoder, indptr: np.ndarray, indices: np.ndarray, data: np.ndarray
+) -> list[Toks]:
+    terms = role.splade.term_map(role.terms)
+    return to_toks(terms.terms, indptr, indices, data, vocab=f"{terms.fingerprint}:{role.scale:g}")
+
+
+def _column(values: list[Any], frame: pd.DataFrame) -> pd.Series:
+    """An object column that fits the frame's index, also when it is empty."""
+    return pd.Series(values, index=frame.index, dtype=object)
+
+
+def _drop_below_one(vectors: csr_matrix, data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """indptr, indices, data without entries < 1: a zero weight corrupts a posting list."""
+    keep = data >= 1
+    kept = np.concatenate([[0], np.cumsum(keep)])
+    return kept[vectors.indptr], vectors.indices[keep], data[keep]

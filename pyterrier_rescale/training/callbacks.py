@@ -1,0 +1,161 @@
+"""The callback between the loop and everything that watches it: clipping, log, verdicts, progress bar, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .config import TrainConfig
+from .distributed import batch_mean, world
+from .model import SparseHead
+from .monitor import CollapseError, Judge, Log, measure
+from .objective import StepParts
+
+if TYPE_CHECKING:
+    from .dev_evaluation import DevWatch
+
+# Rows of W whose norms are followed: enough for a mean, at no cost.
+_SAMPLED_ROWS = 1024
+
+
+class Bookkeeper(TrainerCallback):
+    """Watches every step.
+
+    Args:
+        config: the run's options.
+        module: the module in training.
+        log_path: of ``monitor.csv``.
+        watch: scores the run on a dev split, or ``None``.
+        verbose: show a progress bar.
+    """
+
+    def __init__(
+        self, config: TrainConfig, module: SparseHead, log_path: Path, *, watch: DevWatch | None, verbose: bool
+    ) -> None:
+        self.config, self.module, self.log_path, self.verbose = config, module, log_path, verbose
+        self.watch = watch
+        self.main = world()[0] == 0
+        self.judge = Judge(module.get_embedding_dimension(), config.ramp_steps)
+        self.parts: list[StepParts] = []  # the objective's list, set by train
+        self.report: Any = None  # the trainer's log method, where somebody listens
+        self._log: Log | None = None
+        self._bar: Any = None
+        self._row: dict[str, Any] = {}
+        self._warned: set[str] = set()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Open the log and the bar."""
+        self._started = time.perf_counter()
+        self.judge.warmup_steps = args.get_warmup_steps(state.max_steps)
+        if not self.main:
+            return
+        self._log = Log(self.log_path, state.global_step)
+        if self.verbose:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
+    ) -> None:
+        """Clip the gradient, note the figures, and stop before a step that would destroy the weights."""
+        step = state.global_step + 1
+        norm = clip_gradient(self.module, self.config.max_grad_norm)
+        logged = step % self.config.log_steps == 0 or step == state.max_steps or step == 1
+        finite = math.isfinite(norm)
+        if logged or not finite:
+            row = self._figures(step, norm, optimizer)
+            if self.config.monitor:
+                self._verdict(self.judge(row))
+            self._row = row
+        else:
+            self._row = {}
+        self.parts.clear()
+
+    def _figures(self, step: int, norm: float, optimizer: Any) -> dict[str, Any]:
+        parts = self.parts[-1]
+        row: dict[str, Any] = measure(parts, self.config.temperature)
+        for name, attribute in (
+            ("ranking", "ranking"), ("penalty_q", "query_penalty"), ("penalty_d", "document_penalty"),
+        ):  # fmt: skip
+            # over micro-batches and processes
+            row[name] = float(batch_mean(torch.stack([getattr(part, attribute) for part in self.parts])))
+        lambda_q, lambda_d = self.config.query_lambda * parts.share, self.config.lambda_d * parts.share
+        penalty = lambda_q * row["penalty_q"] + lambda_d * row["penalty_d"]
+        loss = row["ranking"] + penalty
+        weight = self.module.head.weight.detach()
+        rows = weight[:: max(1, len(weight) // _SAMPLED_ROWS)].float()
+        log_k = self.module.log_k
+        k = 1.0 if log_k is None else math.exp(float(log_k.detach()))
+        row.update(
+            step=step,
+            loss=loss,
+            lambda_q=lambda_q,
+            lambda_d=lambda_d,
+            regularizer_share=penalty / loss if loss else 0.0,
+            grad_norm=norm,
+            head_norm=float(torch.linalg.vector_norm(rows, dim=1).mean()) / k,
+            finite=int(all(map(math.isfinite, (loss, norm, row["max_weight"])))),
+            lr=float(optimizer.param_groups[0]["lr"]),
+            k=k,
+            seconds=time.perf_counter() - self._started,
+        )
+        if self._log is not None:
+            self._log.write(row)
+        return row
+
+    def _verdict(self, verdict: CollapseError | None) -> None:
+        if verdict is None:
+            return
+        if self.config.monitor == "warn":
+            if verdict.verdict not in self._warned:
+                self._warned.add(verdict.verdict)
+                warnings.warn(str(verdict), stacklevel=2)
+            return
+        raise verdict
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Move the bar, report, and ask for checkpoints."""
+        row = self._row
+        if self._bar is not None:
+            self._bar.update()
+            if row:
+                self._bar.set_postfix_str(
+                    f"loss {row['loss']:.3g}, active q/d {row['active_q']:.0f}/{row['active_d']:.0f}, "
+                    f"score std {row['score_std']:.3g}",
+                    refresh=False,
+                )
+        if self.report is not None and row:
+            self.report({name: value for name, value in row.items() if name != "step"})
+        if self.watch is not None and self.main and self.watch.due(state.global_step, state.max_steps):
+            self.watch(self.module, state.global_step)
+        every = self.config.save_steps
+        control.should_save = bool(every) and state.global_step % every == 0 and state.global_step < state.max_steps
+
+    def close(self) -> None:
+        """Close log and bar, however the run ended."""
+        if self._log is not None:
+            self._log.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+@torch.no_grad()
+def clip_gradient(module: torch.nn.Module, max_norm: float) -> float:
+    """Scale the gradient down to ``max_norm`` (0: leave it) and return its norm before."""
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    if not gradients:
+        return 0.0
+    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part.float()) for part in gradients])))
+    if max_norm and norm > max_norm and math.isfinite(norm):
+        for part in gradients:
+            part.mul_(max_norm / norm)
+    return norm

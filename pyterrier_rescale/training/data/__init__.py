@@ -1,0 +1,1 @@
+"""Training data: rows of texts, from objects, files, or ids."""

@@ -1,0 +1,142 @@
+"""Training files, JSONL or TSV, read row by row: memory holds where the rows begin, not the texts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .rows import TEXTS, Facts, Names, Row, Rows, check_columns, clean, parse, say_skipped
+
+_ENDINGS = (".jsonl", ".tsv", ".jsonl.gz", ".tsv.gz")
+
+
+def open_data(source: str | os.PathLike[str]) -> Any:
+    """Rows of a training file, or the collection of that name or folder.
+
+    A line of ``.jsonl`` is an object with ``query``, ``positive``, ``negatives`` (a list) or ``negative*``, and
+    ``scores``, or a list as in ``train``; a line of ``.tsv`` is a query, a positive and negatives, under a header with
+    those names or none. Compressed files are read into memory, others are streamed.
+
+    Raises:
+        FileNotFoundError: if there is no such file, folder or collection.
+        ValueError: for another kind of file, a broken line (naming it), or a file without rows.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() or path.name.endswith(_ENDINGS):
+        check_file(path)
+        return list(file_examples(path)) if path.name.endswith(".gz") else FileRows(path)
+    from ...collections import load_collection
+
+    return load_collection(os.fspath(source))
+
+
+def check_file(path: Path) -> None:
+    """Raise ``FileNotFoundError`` or ``ValueError`` unless there is such a file and it has a known ending."""
+    if not path.is_file():
+        raise FileNotFoundError(f"data file {str(path)!r} does not exist")
+    if not path.name.endswith(_ENDINGS):
+        raise ValueError(f"data file must end in {', '.join(_ENDINGS)}, got {path.name!r}")
+
+
+def file_examples(path: Path, names: Names = TEXTS) -> Iterator[Any]:
+    """Tuples or dicts of a training file, plain or compressed, line by line.
+
+    Raises:
+        ValueError: for a broken line or columns that are wrong.
+    """
+    opened: Any = gzip.open(path) if path.name.endswith(".gz") else path.open("rb")
+    with opened as file:
+        read = _reader(path, file, names)
+        for _, line in _lines(file):
+            if line.strip():
+                yield read(line)
+
+
+class FileRows(Rows):
+    """Rows of a plain file; a first pass checks every line, then rows are read where they stand.
+
+    Raises:
+        ValueError: for a broken line, or if no row is left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.facts = Facts()
+        self._starts = array("q")
+        skipped: Counter[str] = Counter()
+        with path.open("rb") as file:
+            self._read = _reader(path, file)
+            for number, (start, line) in enumerate(_lines(file)):
+                if not line.strip():
+                    continue
+                row = clean(parse(self._read(line), number), number, skipped)
+                if row is not None:
+                    self._starts.append(start)
+                    self.facts.add(row)
+        self.skipped = dict(skipped)
+        say_skipped(skipped, len(self))
+        if not self._starts:
+            raise ValueError(f"data file {str(path)!r} must hold at least one pair of texts, but none is left")
+        self._file = path.open("rb")
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        self._file.seek(self._starts[index])
+        row = clean(parse(self._read(self._file.readline()), index), index, Counter())
+        if row is None:
+            raise ValueError(f"{str(self.path)!r} has changed since it was opened")
+        return row
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    start = file.tell()
+    for line in iter(file.readline, b""):
+        yield start, line
+        start += len(line)
+
+
+def _reader(path: Path, file: BinaryIO, names_known: Names = TEXTS) -> Callable[[bytes], Any]:
+    """What turns a line into an example; a TSV header is read off the file."""
+    if ".jsonl" in path.suffixes:
+
+        def read_json(line: bytes) -> Any:
+            try:
+                return json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{str(path)!r}: not JSON: {line[:80]!r} ({error})") from error
+
+        return read_json
+    names = file.readline().decode("utf-8").rstrip("\r\n").split("\t")
+    if any(set(names) & set(known) for known in names_known):
+        check_columns(names, names_known)
+    else:
+        file.seek(0)
+        names = []
+
+    def read_tsv(line: bytes) -> Any:
+        values = line.decode("utf-8").rstrip("\r\n").split("\t")
+        if not names:
+            return values
+        if len(values) != len(names):
+            raise ValueError(f"{str(path)!r}: {len(values)} fields where the header has {len(names)}: {line[:80]!r}")
+        return {name: _number(value) if name in ("score", "label") else value for name, value in
+                zip(names, values, strict=True)}  # fmt: skip
+
+    return read_tsv
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ValueError(f"a score must be a number, got {value!r}") from error

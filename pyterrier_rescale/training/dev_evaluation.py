@@ -1,0 +1,161 @@
+"""nDCG@10 on a dev split while training: exact scores, judged by ir-measures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..encoding.text_encoder import TextEncoder
+from .checkpoints import Best
+from .config import TrainConfig
+from .model import SparseHead
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURE = "nDCG@10"
+_DEPTH = 10
+
+
+class DevSet:
+    """Documents, topics and judgements that a run is measured on.
+
+    Args:
+        dev: a collection with a ``dev`` split, or ``(documents, topics, qrels)``: dicts or a frame with docno and
+            text; frames with qid, query and with qid, docno, label.
+
+    Raises:
+        TypeError, ValueError: if something is missing or empty.
+    """
+
+    def __init__(self, dev: Any) -> None:
+        if hasattr(dev, "corpus") and hasattr(dev, "topics"):
+            dev = (dev.corpus(), dev.topics("dev"), dev.qrels("dev"))
+        if not isinstance(dev, (tuple, list)) or len(dev) != 3:
+            raise TypeError(
+                "dev must be a collection with a dev split or a tuple (documents, topics, qrels), got "
+                f"{type(dev).__name__}"
+            )
+        documents, topics, qrels = dev
+        self.docnos, self.texts = _documents(documents)
+        self.qids = [str(qid) for qid in _column(topics, "qid", "topics")]
+        self.queries = list(_column(topics, "query", "topics"))
+        self.qrels = _qrels(qrels)
+        if not self.docnos or not self.queries or not len(self.qrels):
+            raise ValueError("dev must hold at least one document, one topic and one judgement")
+
+    def score(self, module: SparseHead, *, max_length: int, query_max_length: int) -> float:
+        """nDCG@10 of the module as it is now."""
+        import ir_measures
+
+        device = module.head.weight.device
+        with _folded(module):
+            by_document, by_query = (
+                TextEncoder(module.mlm, module.tokenizer, pooling=module.pooling, max_length=length, device=device)
+                for length in (max_length, query_max_length)
+            )
+            documents = by_document.encode(self.texts)
+            queries = module.query_side().encoder(by_query).encode(self.queries)
+        run = list(self._run(queries, documents))
+        measure = ir_measures.parse_measure(MEASURE)
+        return float(ir_measures.calc_aggregate([measure], self.qrels, run)[measure])
+
+    def _run(self, queries: Any, documents: Any) -> Iterator[Any]:
+        """The ten best documents of each query, ties broken by position."""
+        import ir_measures
+
+        for start in range(0, queries.shape[0], 256):
+            scores = (queries[start : start + 256] @ documents.T).toarray()
+            for qid, row in zip(self.qids[start : start + 256], scores, strict=True):
+                depth = min(_DEPTH, len(row))
+                best = np.argpartition(-row, depth - 1)[:depth]
+                for place in best:
+                    if row[place] > 0:
+                        yield ir_measures.ScoredDoc(qid, self.docnos[place], float(row[place]))
+
+
+def _documents(documents: Any) -> tuple[list[str], list[str]]:
+    if hasattr(documents, "to_dict"):
+        documents = documents.to_dict("records")
+    docnos, texts = [], []
+    for document in documents:
+        if "docno" not in document or "text" not in document:
+            raise ValueError(f"dev documents must have docno and text, got {', '.join(map(str, document))}")
+        title = document.get("title")
+        text = document["text"]
+        docnos.append(str(document["docno"]))
+        texts.append(f"{title} {text}" if title and not text.startswith(title) else text)
+    return docnos, texts
+
+
+def _column(frame: pd.DataFrame, name: str, what: str) -> Iterable[Any]:
+    if name not in getattr(frame, "columns", ()):
+        raise ValueError(f"dev {what} must be a frame with a column {name!r}")
+    return frame[name]
+
+
+def _qrels(frame: pd.DataFrame) -> Any:
+    import pandas as pd
+
+    columns = [_column(frame, name, "qrels") for name in ("qid", "docno", "label")]
+    return pd.DataFrame({
+        "query_id": columns[0].astype(str), "doc_id": columns[1].astype(str), "relevance": columns[2].astype(int)
+    })  # fmt: skip
+
+
+@contextmanager
+def _folded(module: SparseHead) -> Iterator[None]:
+    """While open, a learned k is divided into W; afterwards W is bit for bit what it was."""
+    if module.log_k is None:
+        yield
+        return
+    weight = module.head.weight
+    original = weight.data
+    weight.data = original / torch.exp(module.log_k.detach()).to(original.dtype)
+    try:
+        yield
+    finally:
+        weight.data = original
+
+
+class DevWatch:
+    """Scores a run every few steps, writes ``dev.csv``, and keeps the best state.
+
+    Args:
+        dev_set: what to score on.
+        config: the run's options.
+        folder: of the run.
+    """
+
+    def __init__(self, dev_set: DevSet, config: TrainConfig, folder: Path) -> None:
+        self.set = dev_set
+        self.every = config.eval_steps or 100
+        self.lengths = {
+            "max_length": config.max_length, "query_max_length": config.query_max_length or config.max_length
+        }  # fmt: skip
+        self.best = Best(folder / "checkpoints" / "best.pt")
+        self.path = folder / "dev.csv"
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether to score after a step."""
+        return step % self.every == 0 or step == last
+
+    def __call__(self, module: SparseHead, step: int) -> float:
+        """Score, log, and keep the state if it is the best."""
+        training = module.training
+        score = self.set.score(module, **self.lengths)
+        module.train(training)
+        self.best.offer(score, step, module.state_dict())
+        rows = []
+        if self.path.exists():  # a resumed run repeats the steps after its checkpoint
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) < step]
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["step", MEASURE], *rows, [step, f"{score:.6f}"]])
+        return score

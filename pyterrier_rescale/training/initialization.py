@@ -1,0 +1,157 @@
+"""The model that training starts from: the backbone, its head rescaled as asked."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..encoding.text_encoder import check_max_length, lowercasing
+from ..heads.checkpoint import load_backbone
+from ..heads.decoder import check_head, find_head, mean_row_norm
+from ..heads.rescaling import record, refuse_rescaled, rescale, untie
+from .config import TrainConfig
+from .losses import LOSSES
+from .model import SparseHead
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .data.rows import Rows
+
+#: Where a learned k starts: the paper's constant.
+LEARNED_START = 16.0
+# Pairs that calibration looks at, spread evenly over the training data.
+_CALIBRATION_PAIRS = 512
+# Share of texts in which a calibrated term fires; one text where there are few.
+_FIRING_RATE = 0.03
+# Rows whose documents give the inverse document frequencies, and documents tokenised at a time.
+_IDF_ROWS = 50_000
+_IDF_BATCH = 1000
+
+
+def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
+    """Load a backbone (a loaded one is copied, never changed), rescale its head, and make it trainable.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: as ``rescale``, ``calibrate`` and ``load_backbone``.
+    """
+    return trainable(*starting_model(backbone, tokenizer, config), rows, config)
+
+
+def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[PreTrainedModel, Any]:
+    """The backbone as it is (a copy of a loaded one) and the tokenizer, both found fit for the options.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: as ``load_backbone``.
+    """
+    model, tokenizer = load_backbone(backbone, tokenizer)
+    if model is backbone:
+        model = copy.deepcopy(model)
+    check_head(model)
+    for length in (config.max_length, config.query_max_length):
+        if length is not None:
+            check_max_length(length, model)
+    if config.lowercase:
+        tokenizer = lowercasing(tokenizer)
+    return model, tokenizer
+
+
+def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
+    """Rescale the head of a model that may be changed, and wrap it for training.
+
+    Raises:
+        TypeError, ValueError: as ``rescale`` and ``calibrate``.
+    """
+    model = rescaled(model, tokenizer, config, rows)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+    weights = None
+    if config.queries == "static":
+        weights = idf_weights(rows, tokenizer, len(find_head(model).weight), max_length=config.max_length)
+    return SparseHead(
+        model,
+        tokenizer,
+        pooling=config.pooling,
+        query_pooling=config.query_pooling,
+        query_weights=weights,
+        max_length=config.max_length,
+        learned_k=LEARNED_START if config.rescale == "learned" else None,
+    )
+
+
+def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> torch.Tensor:
+    """ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); 0 for special tokens.
+
+    That is BM25's, which stays above zero. At most 50,000 rows spread evenly are looked at, each document once.
+    """
+    step = -(-len(rows) // _IDF_ROWS)
+    documents = list({text: None for number in range(0, len(rows), step) for text in rows[number].documents})
+    counts = torch.zeros(vocab_size)
+    for begin in range(0, len(documents), _IDF_BATCH):
+        ids = tokenizer(documents[begin : begin + _IDF_BATCH], truncation=True, max_length=max_length)["input_ids"]
+        for row in ids:
+            counts[list(set(row))] += 1
+    idf = torch.log1p((len(documents) - counts + 0.5) / (counts + 0.5))
+    idf[tokenizer.all_special_ids] = 0.0
+    return idf
+
+
+def rescaled(model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows) -> PreTrainedModel:
+    """Apply the option ``rescale`` to a model that may be changed; measured ones look at the training pairs."""
+    how = config.rescale
+    if how is None:
+        return model
+    if how == "learned":
+        refuse_rescaled(model)
+        before = mean_row_norm(find_head(model).weight)
+        untie(model)
+        record(
+            model, k=LEARNED_START, method="learned", placement="decoder", bias=False, mean_row_norm_before=before
+        )
+        return model
+    if isinstance(how, str):
+        from ..analysis.calibration import calibrate
+
+        pairs = sample_pairs(rows)
+        calibration = calibrate(
+            model,
+            pairs,
+            tokenizer=tokenizer,
+            offset=how == "calibrated",
+            rate=max(_FIRING_RATE, 1 / len(pairs)),
+            temperature=config.temperature,
+            max_length=config.max_length,
+            batch_size=config.batch_size,
+            device=config.device,
+            seed=config.seed,
+            **_aim(rows, config),
+        )
+        return calibration.apply(model, inplace=True)
+    return rescale(model, how, inplace=True)
+
+
+def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, str]]:
+    """Pairs of query and positive spread evenly over the rows, each document once."""
+    step = max(1, len(rows) // size)
+    pairs = {rows[number].documents[0]: rows[number].query for number in range(0, len(rows), step)}
+    return [(query, document) for document, query in pairs.items()][:size]
+
+
+def _aim(rows: Rows, config: TrainConfig) -> dict[str, Any]:
+    """What calibration aims at: margins like the teacher's for losses that distil, else its default."""
+    if not LOSSES[config.loss].needs_scores:
+        return {}
+    step = max(1, len(rows) // _CALIBRATION_PAIRS)
+    margins = [
+        row.scores[0] - score
+        for row in (rows[number] for number in range(0, len(rows), step))
+        if row.scores is not None
+        for score in row.scores[1:]
+    ]
+    target = math.sqrt(sum(margin * margin for margin in margins) / len(margins))
+    # MarginMSE divides the student's scores alone by the temperature
+    unit = config.temperature if config.loss == "margin_mse" else 1.0
+    return {"criterion": "margin", "target": max(target, 1e-3) * unit}

@@ -1,0 +1,153 @@
+"""The module that stands in for MLM logits and SpladePooling in a SparseEncoder: same vectors, no (B, L, V)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from sentence_transformers.base.modules import InputModule
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..encoding.kernel import packed_head
+from ..encoding.query_encoder import QuerySide
+from ..heads.decoder import decoder_bypassed, find_head
+from ..heads.rescaling import record
+from .micro_batches import SharedLookup, split
+
+
+class SparseHead(InputModule):
+    """A masked LM up to its decoder, then the sparse head kernel.
+
+    Args:
+        model: the masked LM.
+        tokenizer: its tokenizer.
+        pooling: ``"max"`` or ``"sum"``.
+        query_pooling: the same of queries; ``None``: as documents.
+        query_weights: start of trainable static weights of queries, (V,), or ``None``: the model gives them.
+        max_length: tokens per text.
+        learned_k: start of a trainable k that divides W (``rescale="learned"``), or ``None``.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pooling: str = "max",
+        query_pooling: str | None = None,
+        query_weights: torch.Tensor | None = None,
+        max_length: int = 256,
+        learned_k: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.mlm = model
+        self.head = find_head(model)
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.query_pooling = query_pooling or pooling
+        self.query_weights = None if query_weights is None else torch.nn.Parameter(query_weights)
+        self.max_length = max_length
+        self.log_k = None if learned_k is None else torch.nn.Parameter(torch.tensor(math.log(learned_k)))
+
+    def preprocess(self, inputs: list[str], prompt: str | None = None, **_: Any) -> dict[str, torch.Tensor]:
+        """Token ids and mask, (B, L), padded to the longest text."""
+        return self.tokenise(list(inputs), self.max_length)
+
+    def tokenise(self, texts: list[str], max_length: int, *, queries: bool = False) -> dict[str, torch.Tensor]:
+        """Token ids and mask, (B, L), of texts cut to ``max_length`` tokens; static queries have no special ones."""
+        return dict(
+            self.tokenizer(
+                texts,
+                add_special_tokens=not queries or self.query_weights is None,
+                truncation=True,
+                max_length=max_length,
+                padding=True,
+                return_token_type_ids=False,
+                return_tensors="pt",
+            )
+        )
+
+    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Add ``sentence_embedding``, the term weights x (B, V), or ``sentence_embeddings`` of several sides.
+
+        Args:
+            features: ``input_ids`` and ``attention_mask`` (B, L), and ``queries``: true where the texts are queries. Or
+                ``sides``, a list of such, which share one lookup of embeddings and one head, so that W has one gradient
+                of each; with ``mini_batch_size``, so many texts at a time, whose activations are computed again in
+                the backward pass: GradCache (arXiv:2101.06983), where memory holds one mini-batch.
+        """
+        if "sides" in features:
+            features["sentence_embeddings"] = self._encode(features["sides"], features.get("mini_batch_size"))
+        else:
+            (features["sentence_embedding"],) = self._encode([features], None)
+        return features
+
+    def _encode(self, sides: list[dict[str, Any]], mini_batch_size: int | None) -> list[torch.Tensor]:
+        vectors: list[Any] = [None] * len(sides)
+        pooled: dict[str, list[int]] = {}
+        for number, side in enumerate(sides):
+            queries = side.get("queries", False)
+            if queries and self.query_weights is not None:
+                vectors[number] = self._static(side["input_ids"], side["attention_mask"])
+            else:
+                pooled.setdefault(self.query_pooling if queries else self.pooling, []).append(number)
+        encoded = [number for numbers in pooled.values() for number in numbers]
+        lookup = SharedLookup(self.mlm.get_input_embeddings(), [sides[number]["input_ids"] for number in encoded])
+        for pooling, numbers in pooled.items():
+            rows, lengths, orders = [], [], []
+            for number in numbers:
+                ids, mask = sides[number]["input_ids"], sides[number]["attention_mask"]
+                parts = split(mask, mini_batch_size)
+                for members in parts:
+                    longest = int(mask[members].sum(dim=1).max()) if len(parts) > 1 else mask.shape[1]
+                    part = ids[members, :longest], mask[members, :longest], lookup
+                    again = mini_batch_size is not None and len(parts) > 1 and torch.is_grad_enabled()
+                    rows.append(checkpoint(self._hidden, *part, use_reentrant=False) if again else self._hidden(*part))
+                    lengths.append(part[1].sum(dim=1))
+                orders.append(torch.argsort(torch.cat(parts)))
+            hidden = torch.cat(rows)
+            if self.log_k is not None:
+                # t (W / k)^T = (t / k) W^T: the division is done where it is cheap
+                hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)
+            found = packed_head(hidden, torch.cat(lengths), self.head.weight, self.head.bias, pooling)
+            for number, order, part in zip(numbers, orders, found.split([len(o) for o in orders]), strict=True):
+                vectors[number] = part[order]
+        return vectors
+
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, lookup: SharedLookup) -> torch.Tensor:
+        """The decoder's input t at the attended positions of some texts, text after text, (T, H)."""
+        with lookup(), decoder_bypassed(self.head.decoder):
+            return self.mlm(input_ids=ids, attention_mask=mask).logits[mask.bool()]
+
+    def _static(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """relu(weight_v) where v is among the tokens of a text, else 0; (B, V)."""
+        present = torch.zeros(len(ids), self.get_embedding_dimension(), device=ids.device)
+        # ids of a batch of empty texts come as floats
+        present = present.scatter_add(1, ids.long(), mask.to(present.dtype)).clamp_max(1)
+        return present * torch.relu(self.query_weights)
+
+    def query_side(self) -> QuerySide:
+        """How queries are encoded, as it is now."""
+        if self.query_weights is not None:
+            return QuerySide(weights=torch.relu(self.query_weights.detach()).float().cpu().numpy())
+        return QuerySide(pooling=None if self.query_pooling == self.pooling else self.query_pooling)
+
+    def fold(self) -> PreTrainedModel:
+        """The masked LM with a learned k divided into W for good (and recorded); the same object where none is."""
+        if self.log_k is not None:
+            k = math.exp(float(self.log_k.detach()))
+            with torch.no_grad():
+                self.head.weight.div_(k)
+            record(self.mlm, k=k)
+            self.log_k = None
+        return self.mlm
+
+    def get_embedding_dimension(self) -> int:
+        """V."""
+        return self.head.weight.shape[0]
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """Not used: encoders are saved in the standard layout by ``layout.save_encoder``."""
+        raise NotImplementedError("save with pyterrier_rescale.encoding.model_folder.save_encoder")

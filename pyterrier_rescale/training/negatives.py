@@ -1,0 +1,77 @@
+"""Hard negatives: what BM25 in Terrier finds for a training query beside its positives."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import warnings
+
+import pandas as pd
+
+from .data.rows import Row, Rows, text_id
+
+# Results asked for beyond those wanted: room for the positives among them.
+_SPARE = 20
+
+
+def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = False) -> Rows:
+    """Add ``number`` hard negatives to every row: the best documents by BM25 that no row calls relevant to its query.
+
+    The documents searched are all those in the rows. A query for which BM25 finds fewer gets random documents for
+    the rest; how many is said in a warning.
+
+    Args:
+        rows: the training rows; teacher scores are dropped, as none exist for mined documents.
+        number: negatives to add per row.
+        seed: of the random ones.
+        verbose: show a progress bar.
+
+    Raises:
+        ValueError: if there are not enough different documents.
+    """
+    documents = list(dict.fromkeys(text for row in rows for text in row.documents))
+    ids = [text_id(text) for text in documents]
+    queries = list(dict.fromkeys(row.query for row in rows))
+    ranked = _bm25(documents, queries, number + _SPARE, verbose)
+    draw = random.Random(seed)
+    mined: list[Row] = []
+    drawn = 0
+    for row in rows:
+        excluded = rows.positives(row.query) | {text_id(text) for text in row.documents}
+        if len(documents) < len(excluded) + number:
+            raise ValueError(
+                f"mine_negatives must be at most {max(0, len(documents) - len(excluded))}, the number of documents of "
+                f"data that are no positives of {row.query[:60]!r}, got {number}"
+            )
+        negatives = [place for place in ranked.get(row.query, []) if ids[place] not in excluded][:number]
+        drawn += number - len(negatives)
+        while len(negatives) < number:
+            place = draw.randrange(len(documents))
+            if ids[place] not in excluded and place not in negatives:
+                negatives.append(place)
+        mined.append(Row(row.query, (*row.documents, *(documents[place] for place in negatives))))
+    if drawn:
+        warnings.warn(
+            f"BM25 found too few negatives: {drawn} of {number * len(mined)} are random documents", stacklevel=3
+        )
+    return Rows(mined, rows.skipped)
+
+
+def _bm25(documents: list[str], queries: list[str], depth: int, verbose: bool) -> dict[str, list[int]]:
+    """Places of the best documents of each query, best first."""
+    from ..indexing.java import ensure_java
+
+    ensure_java()
+    import pyterrier as pt
+
+    frame = pd.DataFrame({"qid": [str(number) for number in range(len(queries))], "query": queries})
+    with tempfile.TemporaryDirectory() as folder:
+        index = pt.terrier.TerrierIndex(f"{folder}/index")
+        feed = pt.tqdm(documents, desc="mining: indexing", unit="doc") if verbose else documents
+        index.indexer(meta={"docno": 20}).index({"docno": str(place), "text": text} for place, text in enumerate(feed))
+        retrieve = pt.rewrite.tokenise() >> index.bm25(num_results=depth)
+        results = retrieve(frame).sort_values(["qid", "rank"])
+    ranked: dict[str, list[int]] = {}
+    for qid, docno in zip(results["qid"], results["docno"], strict=True):
+        ranked.setdefault(queries[int(qid)], []).append(int(docno))
+    return ranked

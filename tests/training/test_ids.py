@@ -1,0 +1,153 @@
+"""Training data of ids: every form gives the rows that its texts would, and what is missing is counted."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pyterrier_rescale import train
+from pyterrier_rescale.collections import BeirCollection
+from pyterrier_rescale.training.data.rows import Row, load_rows, text_id
+
+DOCUMENTS = [{"docno": f"{i}", "text": f"d{i}"} for i in range(1, 7)] + [{"docno": "9", "text": "  "}]
+TOPICS = {"1": "q1", "2": "q2", "3": " "}
+TEXTS = (DOCUMENTS, TOPICS)
+FRAMES = (pd.DataFrame(DOCUMENTS), pd.DataFrame(TOPICS.items(), columns=["qid", "query"]))
+TRIPLES = [("1", "2", "3"), ("2", "4", "5")]
+ROWS = [Row("q1", ("d2", "d3")), Row("q2", ("d4", "d5"))]
+
+
+class DocPair(NamedTuple):
+    query_id: str
+    doc_id_a: str
+    doc_id_b: str
+
+
+FRAME = pd.DataFrame(TRIPLES, columns=["qid", "docno", "negative"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TRIPLES,
+        [tuple(map(int, row)) for row in TRIPLES],
+        [tuple(map(np.int64, row)) for row in TRIPLES],
+        [DocPair(*row) for row in TRIPLES],
+        [{"qid": q, "docno": p, "negatives": [n]} for q, p, n in TRIPLES],
+        FRAME,
+        FRAME.assign(query="the text itself", negative=FRAME["negative"].astype(float)),
+        FRAME.rename(columns={"qid": "query_id", "docno": "positive_id", "negative": "negative_id"}),
+        FRAME.rename(columns={"qid": "query", "docno": "positive"}),
+    ],
+)
+@pytest.mark.parametrize("texts", [TEXTS, FRAMES])
+def test_forms(data, texts):
+    rows = load_rows(data, texts)
+    assert list(rows) == ROWS and rows.skipped == {}
+    assert rows.positives("q1") == {text_id("d2")}
+
+
+def test_hugging_face_dataset():
+    from datasets import Dataset
+
+    assert list(load_rows(Dataset.from_pandas(FRAME), TEXTS)) == ROWS
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_files(tmp_path, compress):
+    plain = "\n".join("\t".join(row) for row in TRIPLES) + "\n"
+    objects = "\n".join(json.dumps({"qid": int(q), "docno": int(p), "negative": int(n)}) for q, p, n in TRIPLES)
+    lists = "\n".join(json.dumps([*map(int, row), [2.0, 1.0]]) for row in TRIPLES)
+    for name, text in (("a.tsv", plain), ("b.tsv", "qid\tdocno\tnegative\n" + plain), ("c.jsonl", objects)):
+        path = tmp_path / (name + (".gz" if compress else ""))
+        path.write_bytes(gzip.compress(text.encode()) if compress else text.encode())
+        assert list(load_rows(path, TEXTS)) == ROWS
+    (tmp_path / "d.jsonl").write_text(lists)
+    assert [row.scores for row in load_rows(tmp_path / "d.jsonl", TEXTS)] == [(2.0, 1.0)] * 2
+
+
+def test_scores_and_several_negatives():
+    rows = load_rows([("1", "2", "3", "4", np.array([3, 2, 1])), ("2", "4", "5")], TEXTS)
+    assert list(rows) == [Row("q1", ("d2", "d3", "d4"), (3.0, 2.0, 1.0)), Row("q2", ("d4", "d5"))]
+    assert rows.facts.negatives == (1, 2, 1) and rows.facts.unscored == 1
+    with pytest.raises(ValueError, match="row 0 of data: 2 documents need 2 scores, got 3"):
+        load_rows([("1", "2", "3", [3, 2, 1])], TEXTS)
+
+
+def test_what_is_missing_is_counted():
+    data = [*TRIPLES, ("8", "2", "3"), ("1", "77", "3"), ("1", "2", None), ("3", "2", "3"), ("1", "2", "9"),
+            ("1", "2", "3", [1.0, float("nan")])]  # fmt: skip
+    with pytest.warns(UserWarning, match="6 training rows dropped .*2 are left"):
+        rows = load_rows(data, TEXTS)
+    assert list(rows) == ROWS
+    assert rows.skipped == {
+        "a missing id": 1, "a missing teacher score": 1, "a query id that texts does not know": 1,
+        "a document id that texts does not know": 1, "a blank query": 1, "a blank document": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "texts", "error", "message"),
+    [
+        ([], TEXTS, ValueError, "at least one row of ids that texts knows, but it is empty"),
+        ([("x", "y")], TEXTS, ValueError, "all 1 rows were dropped; its first ids are 'x' and 'y'"),
+        (TRIPLES, "msmarco", TypeError, r"texts must be a collection or a tuple \(documents, topics\), got str"),
+        (TRIPLES, (["d1"], TOPICS), ValueError, "documents must be dicts with docno and text, got 'd1'"),
+        (TRIPLES, (DOCUMENTS, ["q1"]), ValueError, "topics must be a frame with columns 'qid' and 'query'"),
+        ([("1",)], TEXTS, ValueError, r"row 0 of data must hold a query and a positive, got 1 id\(s\)"),
+        (pd.DataFrame({"docno": ["1"]}), TEXTS, ValueError, "no query column .one of qid, query_id"),
+        ("no-such.tsv", TEXTS, FileNotFoundError, "does not exist"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*training rows dropped")
+def test_refused(data, texts, error, message):
+    with pytest.raises(error, match=message):
+        load_rows(data, texts)
+
+
+@pytest.fixture
+def collection(tmp_path):
+    folder = tmp_path / "tiny-collection"
+    (folder / "qrels").mkdir(parents=True)
+    documents = (json.dumps({"_id": d["docno"], "title": "", "text": f"text {d['text']}"}) for d in DOCUMENTS[:6])
+    (folder / "corpus.jsonl").write_text("\n".join(documents))
+    (folder / "queries.jsonl").write_text("\n".join(json.dumps({"_id": q, "text": f"find {t}"}) for q, t in
+                                                    list(TOPICS.items())[:2]))  # fmt: skip
+    (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n1\t2\t1\n")
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n2\t4\t1\n")
+    return folder
+
+
+def test_collection_gives_the_topics_of_all_splits(collection):
+    rows = load_rows(TRIPLES, BeirCollection(collection))
+    assert list(rows)[1] == Row("find q2", ("text d4", "text d5"))
+    with pytest.raises(TypeError, match="leave texts out"):
+        load_rows(BeirCollection(collection), BeirCollection(collection))
+
+
+def test_trains_at_the_command_line(collection, bert_folder, tmp_path):
+    from pyterrier_rescale.cli import main
+
+    (tmp_path / "triples.tsv").write_text("\n".join("\t".join(row) for row in [*TRIPLES, ("1", "2", "77")]))
+    arguments = ["train", bert_folder, str(tmp_path / "triples.tsv"), str(tmp_path / "out"), "--texts", str(collection),
+                 "--max-steps", "2", "--batch-size", "2", "--max-length", "16", "--quiet"]  # fmt: skip
+    with pytest.warns(UserWarning, match="1 with a document id that texts does not know"):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+    assert not stop.value.code
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "`triples.tsv`, texts from `tiny-collection`: 2 rows" in card
+    assert "left out: 1 with a document id that texts does not know." in card
+    assert " triples.tsv splade --texts tiny-collection --config train_config.json" in card
+    assert str(tmp_path) not in card
+
+
+def test_train_takes_ids(bert_folder, tmp_path):
+    splade = train(bert_folder, TRIPLES, tmp_path / "out", texts=TEXTS, max_steps=1, batch_size=2, max_length=16,
+                   ramp_steps=100, verbose=False)  # fmt: skip
+    assert splade.encode_docs(["d1"]).nnz > 0
