@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +117,7 @@ class Splade(pt.Transformer):
         )
         self.queries_encoder: TextEncoder | StaticEncoder = self.query_side.encoder(self.encoder)
         self._terms: dict[str, TermMap] = {}
+        self._fingerprint: tuple[Any, str] | None = None
         # A plain Terrier index may follow in the pipeline: choose its JVM while it can still be chosen. Machines
         # without any Java still encode, score, and use the exact engine.
         with suppress(RuntimeError):
@@ -225,20 +225,34 @@ class Splade(pt.Transformer):
         """Drawing of the stage, made offline."""
         return schematic(self, "Splade")
 
-    @cached_property
-    def _identity(self) -> tuple[Any, ...]:
-        model = str(self.model) if isinstance(self.model, (str, os.PathLike)) else id(self.model)
-        tokenizer = self.tokenizer if isinstance(self.tokenizer, (str, type(None))) else id(self.tokenizer)
-        return (
-            model, tokenizer, self.rescale, self.pooling, self.max_length, self.text_field, self.lowercase,
-            str(self.device), str(self.dtype),
-        )  # fmt: skip
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of what this encoder computes: weights, tokenizer, pooling and lengths of both sides.
+
+        Computed once (a gigabyte of weights takes about a second), and again after the model has been trained on. The
+        column that documents are read from is their reader's matter, ``text_field`` does not count; nor do the batch
+        size and the device.
+        """
+        from ..encoding.fingerprint import encoder_fingerprint, state_of
+
+        state = state_of(self.encoder.model)
+        if self._fingerprint is None or self._fingerprint[0] != state:
+            self._fingerprint = state, encoder_fingerprint(self.encoder, self.queries_encoder)
+        return self._fingerprint[1]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Splade) and self._identity == other._identity
+        """Whether both compute the same vectors and read the same column, whatever folder they came from."""
+        if self is other:
+            return True
+        return (
+            isinstance(other, Splade)
+            and self.text_field == other.text_field
+            and self.encoder.vocab_size == other.encoder.vocab_size
+            and self.fingerprint == other.fingerprint
+        )
 
     def __hash__(self) -> int:
-        return hash(self._identity)
+        return hash((self.fingerprint, self.text_field))
 
     def __repr__(self) -> str:
         model = self.model

@@ -1,0 +1,95 @@
+"""A Splade is what it computes: equal vectors, equal fingerprints; anything that changes a vector changes them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from pyterrier_rescale import Splade, rescale
+from pyterrier_rescale.encoding.model_folder import save_encoder
+from pyterrier_rescale.encoding.query_encoder import QuerySide
+
+
+def test_retraining_into_one_folder_makes_another_encoder(tmp_path):
+    path = tiny.save("bert", tmp_path / "m")
+    before, twin = Splade(path), Splade(path)
+    assert before == twin and hash(before) == hash(twin) and before.fingerprint == twin.fingerprint
+    assert before.query_encoder() == twin.query_encoder()
+    rescale(path, 4).save_pretrained(path)
+    after = Splade(path)
+    assert before != after and hash(before) != hash(after) and before.query_encoder() != after.query_encoder()
+    assert before == twin
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "roberta", "xlm-roberta"])
+def test_the_same_after_saving_loading_and_copying(family, tmp_path):
+    model, tok = tiny.build(family)
+    splade = Splade(rescale(model, 4), tokenizer=tok, max_length=48, pooling="sum", lowercase=True)
+    splade.encode_docs(tiny.TEXTS)  # what the tokenizer was called with leaves no trace
+    splade.save_pretrained(tmp_path / "a")
+    once = Splade(tmp_path / "a", batch_size=3)
+    once.save_pretrained(tmp_path / "b")
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
+    assert len({s.fingerprint for s in (splade, once, Splade(tmp_path / "b"), Splade(str(tmp_path / "c")))}) == 1
+
+
+def test_everything_that_changes_a_vector_changes_it(tmp_path):
+    path = tiny.save("bert", tmp_path / "m")
+    tokens = AutoTokenizer.from_pretrained(path)
+    model, _ = tiny.build("bert")
+
+    def folder(name: str, **changes) -> str:
+        shutil.copytree(path, tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, **changes}))
+        return str(tmp_path / name)
+
+    def queries(name: str, **side) -> str:
+        save_encoder(tmp_path / name, model, tokens, pooling="max", max_length=32, queries=QuerySide(**side))
+        return str(tmp_path / name)
+
+    state = json.loads(tokens.backend_tokenizer.to_str())
+    words = state["model"]["vocab"]
+    one, two = [word for word in words if word.isalpha()][-2:]
+    words[one], words[two] = words[two], words[one]
+    other = copy.deepcopy(tokens)
+    other._tokenizer = Tokenizer.from_str(json.dumps(state))
+    left = AutoTokenizer.from_pretrained(path, truncation_side="left")
+    weights = np.linspace(0, 1, len(tokens), dtype=np.float32)
+    made = {
+        "plain": Splade(path, max_length=32),
+        "rescaled": Splade(path, max_length=32, rescale=2),
+        "longer": Splade(path, max_length=33),
+        "sum": Splade(path, max_length=32, pooling="sum"),
+        "half": Splade(path, max_length=32, dtype="bfloat16"),
+        "heads": Splade(folder("heads", num_attention_heads=2), max_length=32),
+        "eps": Splade(folder("eps", layer_norm_eps=0.1), max_length=32),
+        "swapped words": Splade(path, max_length=32, tokenizer=other),
+        "cut at the left": Splade(path, max_length=32, tokenizer=left),
+        "summed queries": Splade(queries("sq", pooling="sum")),
+        "static": Splade(queries("st", weights=weights)),
+        "other static": Splade(queries("os", weights=weights[::-1].copy())),
+        "shorter static": Splade(queries("ss", weights=weights, max_length=16)),
+    }
+    seen = {name: splade.fingerprint for name, splade in made.items()}
+    assert len(set(seen.values())) == len(seen), seen
+    assert Splade(path, max_length=32, text_field="body").fingerprint == seen["plain"]
+    assert Splade(path, max_length=32, text_field="body") != made["plain"]
+
+
+def test_an_encoder_whose_model_is_trained_on_is_no_longer_the_same():
+    model, tok = tiny.build("bert")
+    splade = Splade(model, tokenizer=tok)
+    before = splade.fingerprint
+    assert splade.fingerprint == before
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7].add_(1)
+    assert splade.fingerprint != before
