@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..encoding.query_encoder import StaticEncoder
     from ..encoding.text_encoder import TextEncoder
+    from .explanation import Explanation
 
 
 _MAX_POOLING = DefaultStr("max")
@@ -204,6 +205,12 @@ class Splade(pt.Transformer):
         best = np.lexsort((row.indices, -row.data))[:n]
         terms, tokenizer = self.term_map(), self.encoder.tokenizer
         return [(terms.readable(int(row.indices[i]), tokenizer), float(row.data[i])) for i in best]
+
+    def explain(self, query: str, text: str) -> Explanation:
+        """The query's terms, their weights on both sides, and what each adds to the score of a text; sums to it."""
+        from .explanation import explain
+
+        return explain(self, query, text)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Save the folder that ``Splade(path)``, AutoModelForMaskedLM, SparseEncoder and pyterrier_splade load."""
