@@ -1,5 +1,5 @@
 """The command ``pyterrier-rescale``."""
 
-from .app import main
+from .entry import main
 
 __all__ = ["main"]

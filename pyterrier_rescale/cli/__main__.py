@@ -1,5 +1,5 @@
 """``python -m pyterrier_rescale.cli``."""
 
-from .app import main
+from .entry import main
 
 main()

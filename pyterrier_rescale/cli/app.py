@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +45,7 @@ def _main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
         False
     ),
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
 ) -> None:
     """Options of the command itself."""
 
@@ -234,7 +234,10 @@ def demo(
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Show the effect in minutes: small backbones, raw, divided and calibrated heads, on docstrings. No download."""
+    """Show the effect in minutes: small backbones, raw, divided and calibrated heads, on docstrings.
+
+    No model or data are downloaded, only Terrier's jars (about 100 MB) at the first use.
+    """
     from ..evaluation.demo import demo as run
 
     sizes = {k: v for k, v in {"n_docs": docs, "n_topics": topics, "steps": steps}.items() if v is not None}
@@ -271,17 +274,3 @@ def _some_texts(collection: str, n: int) -> list[str]:
 def _refuse_existing(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"output {str(path)!r} exists and is not an empty folder: choose another")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command; errors of the user's making end as one line on stderr and exit status 1."""
-    import os
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        app(args=arguments)
-    except KeyboardInterrupt:
-        sys.exit("interrupted; run the same command again to go on")
-    except (ValueError, TypeError, OSError, KeyError, ImportError, RuntimeError) as error:
-        message = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-        sys.exit(f"pyterrier-rescale: error: {message}")

