@@ -22,9 +22,12 @@ def cache_dir(*parts: str) -> Path:
 
     Raises:
         PermissionError: if the folder cannot be created or written to.
+        ValueError: if there is no home folder to put it in.
     """
-    home = os.environ.get(HOME_VARIABLE)
-    root = Path(home).expanduser() if home else Path.home() / ".cache" / "pyterrier_rescale"
+    try:
+        root = expand(os.environ.get(HOME_VARIABLE) or "~/.cache/pyterrier_rescale")
+    except ValueError as error:
+        raise ValueError(f"no cache folder: {error}, or set {HOME_VARIABLE} to a folder that is writable") from error
     folder = root.joinpath(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,6 +37,18 @@ def cache_dir(*parts: str) -> Path:
     if not writable:
         raise PermissionError(_unwritable(folder, ""))
     return folder
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced by the home folder.
+
+    Raises:
+        ValueError: if it starts so and there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(f"{os.fspath(path)!r}: there is no such home folder; write the path in full") from error
 
 
 def _unwritable(folder: Path, reason: str) -> str:
@@ -52,7 +67,7 @@ def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         FileExistsError: if `target` exists already and is not empty.
     """
-    target = Path(target)
+    target = expand(target)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise FileExistsError(f"{str(target)!r} exists already and is not an empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .._utils.paths import expand
 from .base import Collection
 from .beir import BeirCollection, write_beir
 
@@ -24,7 +25,7 @@ def load_collection(name_or_path: str | os.PathLike[str]) -> Collection:
     Raises:
         FileNotFoundError: if the folder, or its corpus, does not exist.
         TypeError: if `name_or_path` is neither a str nor a path.
-        ValueError: if the name is unknown; the message lists what is possible.
+        ValueError: if the name is unknown; the message says what is near.
 
     Example:
         >>> scifact = load_collection("irds:beir/scifact")
@@ -33,13 +34,13 @@ def load_collection(name_or_path: str | os.PathLike[str]) -> Collection:
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise TypeError(f"name_or_path must be a str or a path, got {type(name_or_path).__name__}")
     name = os.fspath(name_or_path)
-    path = Path(name).expanduser()
     if not name:
         raise ValueError("name_or_path must be a folder or the name of a collection, got an empty string")
+    path = expand(name)
     if any((path / file).is_file() for file in ("corpus.jsonl", "corpus.jsonl.gz")):
         return BeirCollection(path)
     if isinstance(name_or_path, os.PathLike) or _looks_like_path(name):
-        return BeirCollection(path)  # raises, saying what is missing
+        return _named_like_a_path(name, path)
     if name == "docstrings":
         from .docstrings import docstring_collection
 
@@ -51,3 +52,17 @@ def load_collection(name_or_path: str | os.PathLike[str]) -> Collection:
 
 def _looks_like_path(name: str) -> bool:
     return ":" not in name and ("/" in name or os.sep in name or name.startswith((".", "~"))) or os.path.isabs(name)
+
+
+def _named_like_a_path(name: str, path: Path) -> Collection:
+    """Open a folder; where there is none, the error may know the collection that was meant."""
+    try:
+        return BeirCollection(path)  # raises, saying what is missing
+    except FileNotFoundError as error:
+        if path.exists() or name.startswith((".", "~")) or path.is_absolute():
+            raise
+        from .named import nearest_names
+
+        if not (near := nearest_names(name)):
+            raise
+        raise FileNotFoundError(f"{error}; did you mean {' or '.join(map(repr, near))}?") from None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from .sampling import choose_docnos, choose_qids
+from .store import DocumentStore
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .sampling import SampledCollection
+    from .text_loader import TextLoader
 
 
 class Collection(ABC):
@@ -97,9 +101,41 @@ class Collection(ABC):
         Raises:
             ValueError: if a number is below 1, or `n_docs` is too small for the relevant documents.
         """
-        from .sampling import SampledCollection
-
         return SampledCollection(self, n_docs, n_topics, seed, split=split, pairs_in_sample=pairs_in_sample)
+
+    def text_loader(
+        self, fields: Literal["*"] | str | Iterable[str] = "*", *, verbose: bool = False
+    ) -> TextLoader:
+        """Return a stage that adds the documents' texts to results, e.g. for ``splade.scorer()``.
+
+        The corpus is read once, at the first frame that has rows, into a temporary database of its size on disk
+        (ir_datasets' collections use that package's own); memory holds only the documents of the frame.
+
+        Args:
+            fields: columns to add; ``"*"``: text, title and body. Other keys of the documents can be named.
+            verbose: for PyTerrier's protocol of text loaders; nothing is shown.
+
+        Raises:
+            TypeError: if `fields` is neither a name nor names.
+            ValueError: from the stage, if the collection lacks a docno, or a document lacks a field.
+
+        Example:
+            >>> pipeline = splade.query_encoder() >> index.retriever(100) >> collection.text_loader() >> other.scorer()
+        """
+        from .text_loader import FIELDS, TextLoader
+
+        names = FIELDS if fields == "*" else (fields,) if isinstance(fields, str) else tuple(fields)
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise TypeError(f"fields must be '*', a name, or a list of names, got {fields!r}")
+        return TextLoader(self, names, verbose=verbose)
+
+    def find(self, docnos: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
+        """Return the documents of those docnos that the collection has, by docno; see `text_loader`."""
+        return self._store.find(docnos)
+
+    @cached_property
+    def _store(self) -> DocumentStore:
+        return DocumentStore(self)
 
     def check_split(self, split: str) -> None:
         """Raise a ValueError that lists the splits, if `split` is not one of them."""
@@ -143,6 +179,88 @@ class Collection(ABC):
             else:
                 blank += 1
         return pairs, {"documents without a title or without a body": blank}
+
+
+class SampledCollection(Collection):
+    """A sample of a collection; made by `Collection.sample`, which explains the arguments.
+
+    The choice is made once, at the first use, in one pass over the corpus.
+    """
+
+    def __init__(
+        self,
+        base: Collection,
+        n_docs: int | None,
+        n_topics: int | None,
+        seed: int = 0,
+        *,
+        split: str = "test",
+        pairs_in_sample: bool = False,
+    ):
+        for argument, value in (("n_docs", n_docs), ("n_topics", n_topics)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{argument} must be an int >= 1 or None, got {value!r}")
+        base.check_split(split)
+        self.base = base
+        self.n_docs = n_docs
+        self.n_topics = n_topics
+        self.seed = seed
+        self.split = split
+        self.pairs_in_sample = pairs_in_sample
+        self.name = f"{base.name}-{n_docs or 'all'}-{n_topics or 'all'}-s{seed}"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The one split that was sampled."""
+        return (self.split,)
+
+    def corpus(self) -> Iterator[dict[str, str]]:
+        """Iterate over the kept documents, in the order of the whole collection."""
+        keep = self._docnos
+        return self.base.corpus() if keep is None else (doc for doc in self.base.corpus() if doc["docno"] in keep)
+
+    def topics(self, split: str = "test") -> pd.DataFrame:
+        """Return the kept queries: qid (str), query (str)."""
+        self.check_split(split)
+        return self._topics.copy()
+
+    def qrels(self, split: str = "test") -> pd.DataFrame:
+        """Return the judgements of kept queries on kept documents: qid (str), docno (str), label (int)."""
+        self.check_split(split)
+        qrels = self.base.qrels(split)
+        kept = qrels["qid"].isin(set(self._topics["qid"]))
+        if self._docnos is not None:
+            kept &= qrels["docno"].isin(self._docnos)
+        return qrels[kept].reset_index(drop=True)
+
+    def _judged_pairs(self, only: frozenset[str] | None = None) -> tuple[list[tuple[str, str]], dict[str, int]]:
+        return self.base._judged_pairs(self._pair_docnos(only))
+
+    def _title_pairs(self, only: frozenset[str] | None = None) -> tuple[list[tuple[str, str]], dict[str, int]]:
+        # The sample has no train split of its own, so that the base class asks here for both kinds of pairs.
+        only = self._pair_docnos(only)
+        return self.base._judged_pairs(only) if "train" in self.base.splits else self.base._title_pairs(only)
+
+    def _pair_docnos(self, only: frozenset[str] | None) -> frozenset[str] | None:
+        if not self.pairs_in_sample or self._docnos is None:
+            return only
+        return self._docnos if only is None else self._docnos & only
+
+    @cached_property
+    def _topics(self) -> pd.DataFrame:
+        topics = self.base.topics(self.split)
+        if self.n_topics is None or self.n_topics >= len(topics):
+            return topics
+        return topics[topics["qid"].isin(choose_qids(topics["qid"], self.n_topics, self.seed))].reset_index(drop=True)
+
+    @cached_property
+    def _docnos(self) -> frozenset[str] | None:
+        """The docnos kept; None: all."""
+        if self.n_docs is None:
+            return None
+        qrels = self.base.qrels(self.split)
+        relevant = qrels["docno"][(qrels["label"] > 0) & qrels["qid"].isin(set(self._topics["qid"]))]
+        return choose_docnos((doc["docno"] for doc in self.base.corpus()), set(relevant), self.n_docs, self.seed)
 
 
 def make_document(docno: str, title: str, body: str) -> dict[str, str]:

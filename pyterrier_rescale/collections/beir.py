@@ -5,15 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pandas as pd
 
-from .._utils.paths import whole_folder
+from .._utils.paths import expand, whole_folder
+from .._utils.text_lines import has_surrogates
 from .base import Collection, make_document, order_splits
+from .ids import SeenIds, check_id
+from .jsonl import read_jsonl
+from .qrels_file import read_qrels
 
 
 class BeirCollection(Collection):
@@ -21,7 +26,8 @@ class BeirCollection(Collection):
 
     Args:
         path: the folder, with ``corpus.jsonl`` (``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``)
-            and ``qrels/<split>.tsv`` (a header, then query-id, corpus-id, score); each may end in ``.gz``.
+            and ``qrels/<split>.tsv`` (query-id, corpus-id, score, under a header or without); each may end in
+            ``.gz``. Hidden files are passed over, byte-order marks and CRLF are understood.
         name: default: the folder's name.
 
     Raises:
@@ -29,7 +35,7 @@ class BeirCollection(Collection):
     """
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None):
-        self.path = Path(path).expanduser()
+        self.path = expand(path)
         if not self.path.is_dir():
             raise FileNotFoundError(f"collection folder {str(self.path)!r} does not exist")
         self.name = name or self.path.resolve().name
@@ -38,9 +44,12 @@ class BeirCollection(Collection):
     @cached_property
     def _qrels_files(self) -> dict[str, Path]:
         files: dict[str, Path] = {}
-        for file in sorted((self.path / "qrels").glob("*.tsv*")):
-            if file.name.endswith((".tsv", ".tsv.gz")):
-                files.setdefault(file.name.removesuffix(".gz").removesuffix(".tsv"), file)
+        folder = self.path / "qrels"
+        for file in sorted(folder.rglob("*.tsv*")):
+            inner = file.relative_to(folder)
+            hidden = any(part.startswith(".") for part in inner.parts)  # e.g. ._test.tsv, which a Mac adds to archives
+            if file.name.endswith((".tsv", ".tsv.gz")) and not hidden and file.is_file():
+                files.setdefault(inner.as_posix().removesuffix(".gz").removesuffix(".tsv"), file)
         return files
 
     @property
@@ -52,44 +61,68 @@ class BeirCollection(Collection):
         """Iterate over the documents, read line by line; the keys of ``metadata`` come along if it is an object.
 
         Raises:
-            ValueError: at a malformed line; the message names file and line.
+            ValueError: at a malformed line, an id with white space, or an id that was there before; the message names
+                file, line and id. In files of more than 65,536 documents repeated ids may be found that much later.
         """
-        for where, row in _read_jsonl(self._corpus_file):
-            doc = make_document(_identifier(row, where), _string(row, "title", where, ""), _string(row, "text", where))
-            extra = row.get("metadata")
+        seen = SeenIds()
+        for row in read_jsonl(self._corpus_file):
+            docno = row.identifier()
+            if suspects := seen.add(docno):
+                _refuse_repeated(self._corpus_file, suspects)
+            doc = make_document(docno, row.string("title", ""), row.string("text"))
+            extra = row.fields.get("metadata")
             yield {**extra, **doc} if isinstance(extra, dict) else doc
+        if suspects := seen.flush():
+            _refuse_repeated(self._corpus_file, suspects)
 
     def topics(self, split: str = "test") -> pd.DataFrame:
-        """Return the queries that the qrels of a split judge: qid (str), query (str), in the order of the file."""
+        """Return the queries that the qrels of a split judge: qid (str), query (str), in the order of the file.
+
+        Judged queries that ``queries.jsonl`` lacks are left out; they and blank queries, which find nothing, are told
+        in a warning.
+
+        Raises:
+            ValueError: if there is no such split, a line is malformed, an id comes twice, or none of the judged
+                queries is there.
+        """
         judged = set(self.qrels(split)["qid"])
         rows = [(qid, query) for qid, query in self._queries.items() if qid in judged]
+        missing = sorted(judged.difference(self._queries))
+        if judged and not rows:
+            raise ValueError(
+                f"collection {self.name!r}: none of the {len(judged):,} queries that split {split!r} judges, such as "
+                f"{missing[0]!r}, is in {self._file('queries.jsonl')}"
+            )
+        blank = [qid for qid, query in rows if not query.strip()]
+        for qids, what in ((missing, "judged but missing"), (blank, "blank")):
+            if qids:
+                shown = ", ".join(map(repr, qids[:3]))
+                warnings.warn(
+                    f"collection {self.name!r}, split {split!r}: {len(qids):,} queries are {what} ({shown}"
+                    f"{', ...' if len(qids) > 3 else ''})",
+                    stacklevel=2,
+                )
         return pd.DataFrame(rows, columns=["qid", "query"], dtype=str)
 
     def qrels(self, split: str = "test") -> pd.DataFrame:
-        """Return the judgements of a split: qid (str), docno (str), label (int), in the order of the file."""
+        """Return the judgements of a split: qid (str), docno (str), label (int), in the order of the file.
+
+        Columns are found by the header's names, see `read_qrels`. Whether the corpus has the documents is not checked:
+        those that it lacks count as relevant and not found, and `train_pairs` counts and leaves them out.
+        """
         self.check_split(split)
-        qids, docnos, labels = [], [], []
-        file = self._qrels_files[split]
-        with _open_text(file) as lines:
-            for number, line in enumerate(_guarded(lines, file), start=1):
-                cells = line.rstrip("\r\n").split("\t")
-                if cells == [""] or (number == 1 and len(cells) == 3 and not _is_int(cells[2])):
-                    continue  # a blank line, or the header
-                if len(cells) != 3 or not _is_int(cells[2]) or not cells[0] or not cells[1]:
-                    raise ValueError(
-                        f"{file}, line {number}: must be query-id, corpus-id and a whole score with tabs between, "
-                        f"got {line.strip()[:80]!r}"
-                    )
-                qids.append(cells[0])
-                docnos.append(cells[1])
-                labels.append(int(float(cells[2])))
-        frame = pd.DataFrame({"qid": qids, "docno": docnos}, dtype=str)
-        return frame.assign(label=pd.Series(labels, dtype="int64"))
+        return read_qrels(self._qrels_files[split])
 
     @cached_property
     def _queries(self) -> dict[str, str]:
-        rows = _read_jsonl(self._file("queries.jsonl"))
-        return {_identifier(row, where): _string(row, "text", where) for where, row in rows}
+        file = self._file("queries.jsonl")
+        queries: dict[str, str] = {}
+        for row in read_jsonl(file):
+            qid = row.identifier()
+            if qid in queries:
+                _refuse_repeated(file, {hash(qid)})
+            queries[qid] = row.string("text")
+        return queries
 
     def _file(self, name: str) -> Path:
         for file in (self.path / name, self.path / f"{name}.gz"):
@@ -109,6 +142,8 @@ def write_beir(collection: Collection, path: str | os.PathLike[str]) -> BeirColl
 
     Raises:
         FileExistsError: if there is something in `path` already.
+        ValueError: for what the format cannot hold: ids with white space, lone surrogates, metadata that are no JSON,
+            names of splits that are no file names, one qid with two queries.
     """
     with whole_folder(path) as folder:
         write_beir_files(collection, folder)
@@ -119,71 +154,42 @@ def write_beir_files(collection: Collection, folder: Path) -> None:
     """Write the files of BEIR's format into a folder that exists."""
     with gzip.open(folder / "corpus.jsonl.gz", "wt", encoding="utf-8", compresslevel=4) as out:
         for doc in collection.corpus():
-            row: dict[str, Any] = {"_id": doc["docno"], "title": doc["title"], "text": doc["body"]}
+            docno = check_id(doc["docno"], "docno")
+            title, body = doc.get("title") or "", doc.get("body")
+            row: dict[str, Any] = {"_id": docno, "title": title, "text": doc["text"] if body is None else body}
             extra = {key: value for key, value in doc.items() if key not in ("docno", "text", "title", "body")}
-            if extra:
-                row["metadata"] = extra
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    (folder / "qrels").mkdir()
+            out.write(_json_line({**row, "metadata": extra} if extra else row, f"document {docno!r}"))
     queries: dict[str, str] = {}
     for split in collection.splits:
-        topics = collection.topics(split)
-        queries.update(zip(topics["qid"], topics["query"], strict=True))
-        with open(folder / "qrels" / f"{split}.tsv", "w", encoding="utf-8") as out:
+        if any(part.startswith(".") or not part for part in split.split("/")) or "\0" in split:
+            raise ValueError(f"split {split!r} of {collection.name!r} cannot name a file: dots may not begin a part")
+        for qid, query in collection.topics(split)[["qid", "query"]].itertuples(index=False):
+            if queries.setdefault(check_id(qid, "qid"), query) != query:
+                raise ValueError(f"qid {qid!r} has two queries, {queries[qid]!r} and, in split {split!r}, {query!r}")
+        file = folder / "qrels" / f"{split}.tsv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "w", encoding="utf-8") as out:
             out.write("query-id\tcorpus-id\tscore\n")
-            out.writelines(f"{row.qid}\t{row.docno}\t{row.label}\n" for row in collection.qrels(split).itertuples())
+            for row in collection.qrels(split).itertuples():
+                out.write(f"{check_id(row.qid, 'qid')}\t{check_id(row.docno, 'docno')}\t{row.label}\n")
     with open(folder / "queries.jsonl", "w", encoding="utf-8") as out:
-        out.writelines(json.dumps({"_id": k, "text": v}, ensure_ascii=False) + "\n" for k, v in queries.items())
+        out.writelines(_json_line({"_id": qid, "text": query}, f"query {qid!r}") for qid, query in queries.items())
 
 
-def _open_text(file: Path) -> TextIO:
-    return gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, encoding="utf-8")
-
-
-def _guarded(lines: TextIO, file: Path) -> Iterator[str]:
-    """Pass lines on; what goes wrong below them (cut archive, other encoding) names the file."""
-    number = 0
+def _json_line(row: dict[str, Any], what: str) -> str:
     try:
-        for number, line in enumerate(lines, start=1):  # noqa: B007
-            yield line
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}, after line {number}: cannot be read on: {error}") from error
+        line = json.dumps(row, ensure_ascii=False) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what} cannot be written as JSON: {error}") from error
+    if has_surrogates(line):
+        raise ValueError(f"{what} cannot be written as UTF-8: it holds a lone surrogate")
+    return line
 
 
-def _read_jsonl(file: Path) -> Iterator[tuple[tuple[Path, int], dict[str, Any]]]:
-    with _open_text(file) as lines:
-        for number, line in enumerate(_guarded(lines, file), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number}: is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{file}, line {number}: must be a JSON object, got {line.strip()[:80]!r}")
-            yield (file, number), row
-
-
-def _identifier(row: dict[str, Any], where: tuple[Path, int]) -> str:
-    value = row.get("_id")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{where[0]}, line {where[1]}: '_id' must be a non-empty str, got {value!r}")
-    return value
-
-
-def _string(row: dict[str, Any], key: str, where: tuple[Path, int], default: str | None = None) -> str:
-    value = row.get(key)
-    if value is None and default is not None:
-        return default
-    if not isinstance(value, str):
-        raise ValueError(f"{where[0]}, line {where[1]}: {key!r} must be a str, got {value!r}")
-    return value
-
-
-def _is_int(cell: str) -> bool:
-    try:
-        return float(cell).is_integer()
-    except ValueError:
-        return False
+def _refuse_repeated(file: Path, suspects: set[int]) -> None:
+    """Raise, naming both lines, if the file has an id twice among those with the hashes given."""
+    lines: dict[str, int] = {}
+    for row in read_jsonl(file):
+        identifier = row.identifier()
+        if hash(identifier) in suspects and lines.setdefault(identifier, row.line) != row.line:
+            raise row.error(f"'_id' {identifier!r} was there before, in line {lines[identifier]}")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .._utils.text_lines import has_surrogates
 from .base import Collection, make_document, order_splits
+from .ids import check_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,16 +48,21 @@ class NamedCollection(Collection):
 
         Raises:
             ConnectionError: if the corpus cannot be downloaded.
-            ValueError: if the dataset has no corpus, or its documents have none of those fields.
+            ValueError: if the dataset has no corpus, or its documents have none of those fields or no fit docno.
         """
         with _clear_errors(self.name, "corpus"):
-            for doc in self.dataset.get_corpus_iter(verbose=False):
-                field = next((f for f in _BODY_FIELDS if isinstance(doc.get(f), str)), None)
-                if field is None:
-                    raise ValueError(
-                        f"documents of {self.name!r} have none of the fields {_BODY_FIELDS}, they have {sorted(doc)}"
-                    )
-                yield make_document(str(doc["docno"]), doc.get("title") or "", doc[field])
+            yield from map(self._document, self.dataset.get_corpus_iter(verbose=False))
+
+    def _document(self, doc: Mapping[str, Any]) -> dict[str, str]:
+        field = next((f for f in _BODY_FIELDS if isinstance(doc.get(f), str)), None)
+        if field is None:
+            raise ValueError(
+                f"documents of {self.name!r} have none of the fields {_BODY_FIELDS}, they have {sorted(doc)}"
+            )
+        docno = check_id(doc["docno"], f"docno in {self.name!r}")
+        if has_surrogates(doc[field]) or has_surrogates(doc.get("title") or ""):
+            raise ValueError(f"document {docno!r} of {self.name!r} holds a lone surrogate, half of a character")
+        return make_document(docno, doc.get("title") or "", doc[field])
 
     def topics(self, split: str = "test") -> pd.DataFrame:
         """Return the queries of a split: qid (str), query (str)."""
@@ -110,6 +119,13 @@ class IrdsCollection(NamedCollection):
         """Names of the splits that have topics and qrels."""
         return order_splits(set(self._split_ids))
 
+    def find(self, docnos: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return the documents of those docnos, from ir_datasets' own store on disk."""
+        wanted = {docno for docno in docnos if isinstance(docno, str)}
+        with _clear_errors(self.name, "corpus"):
+            found = self.dataset.irds_ref().docs_store().get_many(wanted) if wanted else {}
+        return {docno: self._document({**doc._asdict(), "docno": docno}) for docno, doc in found.items()}
+
     def check_split(self, split: str) -> None:
         """Raise a ValueError for an unknown split; look a known one up."""
         super().check_split(split)
@@ -123,14 +139,17 @@ def named_collection(name: str) -> NamedCollection:
     """Return the collection of a PyTerrier dataset name or an ``irds:`` name; nothing is downloaded yet.
 
     Raises:
-        ValueError: if the name is unknown; the message lists what is possible.
+        ValueError: if the name is unknown (the message says what is near), or there is no home folder to keep it in.
     """
     import pyterrier as pt
 
+    own_place = "PYTERRIER_HOME" in os.environ and not name.startswith("irds:")  # ir_datasets asks for a home anyway
+    if os.path.expanduser("~") == "~" and not own_place:  # PyTerrier would make a folder called ~
+        raise ValueError(f"collection {name!r} is kept in the home folder, but there is none: set HOME to a folder")
     try:
         dataset = pt.get_dataset(name)
     except KeyError as error:
-        raise ValueError(_unknown(name)) from error
+        raise ValueError(unknown_name(name)) from error
     if name.startswith("irds:"):
         return IrdsCollection(name, dataset)
     from ..indexing.java import ensure_java
@@ -142,20 +161,33 @@ def named_collection(name: str) -> NamedCollection:
     return NamedCollection(name, dataset, {"test": (dataset, None)} if topics and qrels else {})
 
 
-def _unknown(name: str) -> str:
-    if name.startswith("irds:"):
-        import ir_datasets
-
-        names = [f"irds:{i}" for i in ir_datasets.registry]
-    else:
-        providers = importlib.metadata.entry_points(group="pyterrier.dataset_provider", name="builtin")
-        names = sorted(known for provider in providers for known in provider.load()().list_dataset_names())
-    close = difflib.get_close_matches(name, [*names, "docstrings"], n=3)
-    possible = "see https://ir-datasets.com" if name.startswith("irds:") else f"PyTerrier names: {', '.join(names)}"
+def unknown_name(name: str) -> str:
+    """Return the message for an unknown name, with the nearest that there are."""
+    near = " or ".join(map(repr, nearest_names(name)))
     return (
-        f"unknown collection {name!r}{'; did you mean ' + ' or '.join(map(repr, close)) + '?' if close else ''}. "
-        f"Possible: a folder in BEIR format, 'docstrings', 'irds:<id>', or a PyTerrier dataset name ({possible})"
+        f"unknown collection {name!r}{f'; did you mean {near}?' if near else '.'} Possible: a folder in BEIR format, "
+        f"'docstrings', 'irds:<id>' (https://ir-datasets.com), or a name of pt.datasets.list_datasets()"
     )
+
+
+def nearest_names(name: str) -> list[str]:
+    """Return up to three collection names that look like the one given, whatever its case; prefixes may be missing."""
+    try:
+        from ir_datasets import registry
+    except RuntimeError:  # there is no home folder
+        registry = ()
+    providers = importlib.metadata.entry_points(group="pyterrier.dataset_provider", name="builtin")
+    names = ["docstrings", *sorted(n for provider in providers for n in provider.load()().list_dataset_names())]
+    ids = sorted(registry, key=lambda one: (one.count("/"), one))
+    by_key: dict[str, str] = {}
+    for key, known in [
+        *((n, n) for n in names),
+        *((f"irds:{i}", f"irds:{i}") for i in ids),
+        *((i, f"irds:{i}") for i in ids),
+        *((i.rpartition("/")[2], f"irds:{i}") for i in ids if i.count("/") == 1),
+    ]:
+        by_key.setdefault(key.lower(), known)
+    return list(dict.fromkeys(by_key[key] for key in difflib.get_close_matches(name.lower(), by_key, n=3, cutoff=0.7)))
 
 
 @contextmanager
@@ -169,5 +201,9 @@ def _clear_errors(name: str, part: str) -> Iterator[None]:
         # requests' errors are OSErrors; ir_datasets raises a RuntimeError after its last mirror
         if isinstance(error, RuntimeError) and "download" not in str(error).lower():
             raise
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ConnectionError(f"{part} of {name!r} could not be read or downloaded (no network?): {first}") from error
+        hosts = dict.fromkeys(re.findall(r"host=\\*'([^'\\]+)", str(error)))
+        reason = f"no answer from {' or '.join(hosts)}" if hosts else (str(error).splitlines() or [""])[0][:200]
+        raise ConnectionError(
+            f"{part} of {name!r} could not be read or downloaded (no network?): {reason or type(error).__name__}. "
+            f"Without a network, 'docstrings' and folders in BEIR format serve"
+        ) from error

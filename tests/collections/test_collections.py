@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import sys
 
 import pandas as pd
 import pytest
 
-from pyterrier_rescale._utils.paths import cache_dir, whole_folder
 from pyterrier_rescale.collections import BeirCollection, load_collection, write_beir
 from pyterrier_rescale.collections.base import Collection, make_document, order_splits
 from pyterrier_rescale.collections.named import IrdsCollection, NamedCollection
@@ -254,6 +251,11 @@ def test_named_collection_has_the_same_interface():
         (OSError("name resolution failed"), ConnectionError, "corpus of 'fake' could not be read or downloaded"),
         (RuntimeError("All download sources failed"), ConnectionError, "no network"),
         (RuntimeError("something else"), RuntimeError, "something else"),
+        (
+            RuntimeError("All download sources failed", ["MaxRetryError('HTTPPool(host=\'a.org\', port=80): ...')"]),
+            ConnectionError,
+            "^corpus of 'fake' could not be read or downloaded .no network.*: no answer from a.org. Without a",
+        ),
         (NotImplementedError("no docs"), ValueError, "'fake' has no corpus"),
     ],
 )
@@ -276,11 +278,32 @@ def test_irds_names_know_their_splits_without_a_download():
         scifact.topics("dev")
 
 
-def test_unknown_names_list_what_is_possible():
-    with pytest.raises(ValueError, match=r"unknown collection 'vaswanj'; did you mean 'vaswani'.*docstrings.*antique"):
-        load_collection("vaswanj")
-    with pytest.raises(ValueError, match=r"unknown collection 'irds:beir/scifacts'; did you mean 'irds:beir/scifact'"):
-        load_collection("irds:beir/scifacts")
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("vaswanj", "'vaswani'"),
+        ("Vaswani", "'vaswani'"),
+        ("docstring", "'docstrings'"),
+        ("irds:beir/scifacts", "'irds:beir/scifact'"),
+        ("scifact", "'irds:beir/scifact'"),
+        ("SciFact", "'irds:beir/scifact'"),
+        ("msmarco-pasage", "'msmarco_passage'|'irds:msmarco-passage'"),
+    ],
+)
+def test_unknown_names_show_the_nearest(name, near):
+    with pytest.raises(ValueError, match=f"unknown collection '{name}'; did you mean.*({near}).*BEIR format") as error:
+        load_collection(name)
+    assert len(str(error.value)) < 320, "the nearest, not all"
+
+
+def test_names_like_paths_show_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="'beir/scifact' does not exist; did you mean 'irds:beir/scifact'"):
+        load_collection("beir/scifact")
+    with pytest.raises(ValueError, match="unknown collection 'zzzqqq'. Possible"):
+        load_collection("zzzqqq")
+    with pytest.raises(FileNotFoundError, match="nothing/of/it' does not exist$"):
+        load_collection("nothing/of/it")
 
 
 def test_pyterrier_names(monkeypatch):
@@ -293,33 +316,3 @@ def test_a_folder_wins_over_a_name(tmp_path, monkeypatch):
     make_folder(tmp_path / "vaswani")
     monkeypatch.chdir(tmp_path)
     assert isinstance(load_collection("vaswani"), BeirCollection)
-
-
-def test_cache_dir(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTERRIER_RESCALE_HOME", str(tmp_path / "home"))
-    assert cache_dir("a", "b") == tmp_path / "home" / "a" / "b" and (tmp_path / "home" / "a" / "b").is_dir()
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("PYTERRIER_RESCALE_HOME", str(tmp_path / "file"))
-    with pytest.raises(PermissionError, match="set PYTERRIER_RESCALE_HOME to a folder that is writable"):
-        cache_dir("a")
-
-
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
-def test_cache_dir_read_only(tmp_path, monkeypatch):
-    tmp_path.chmod(0o500)
-    monkeypatch.setenv("PYTERRIER_RESCALE_HOME", str(tmp_path))
-    with pytest.raises(PermissionError, match="cannot write to the cache folder"):
-        cache_dir()
-
-
-def test_whole_folder_is_whole_or_absent(tmp_path):
-    target = tmp_path / "built"
-    with pytest.raises(RuntimeError), whole_folder(target) as beside:
-        (beside / "half").write_text("")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    with whole_folder(target) as first, whole_folder(target) as second:
-        (first / "from").write_text("first")
-        (second / "from").write_text("second")
-    assert (target / "from").read_text() == "second", "the block that ends first is kept"
-    assert list(tmp_path.iterdir()) == [target]
