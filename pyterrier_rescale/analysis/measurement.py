@@ -128,19 +128,15 @@ def run_probe(
     With ``mean_row`` (H,) everything is measured of W less this row. Memory: three (N, V) float32 arrays and one
     batch; the (B, L, V) logits never exist.
     """
-    place, training = model.device, model.training
-    try:
-        encoder = TextEncoder(
-            model, tokenizer, max_length=min(max_length, position_limit(model) or max_length),
-            batch_size=batch_size, lowercase=lowercase, device=device,
-        )  # fmt: skip
-        with torch.inference_mode():
-            weight = encoder.head.weight
-            if mean_row is not None:
-                weight = weight - torch.from_numpy(mean_row).to(weight)
-            return _collect(encoder, queries, documents, weight)
-    finally:
-        model.to(place).train(training)
+    encoder = TextEncoder(
+        model, tokenizer, max_length=min(max_length, position_limit(model) or max_length),
+        batch_size=batch_size, lowercase=lowercase, device=device,
+    )  # fmt: skip
+    with torch.inference_mode():
+        weight = encoder.head.weight
+        if mean_row is not None:
+            weight = weight - torch.from_numpy(mean_row).to(weight)
+        return _collect(encoder, queries, documents, weight)
 
 
 def _collect(

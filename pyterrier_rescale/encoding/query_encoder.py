@@ -50,7 +50,7 @@ class QuerySide:
             return StaticEncoder(documents.tokenizer, self.weights, self.max_length or documents.max_length)
         if self.pooling in (None, documents.pooling):
             return documents
-        encoder = copy.copy(documents)  # the lock of the model is shared, too
+        encoder = copy.copy(documents)
         encoder.pooling = self.pooling
         return encoder
 
@@ -78,13 +78,10 @@ class StaticEncoder:
         Raises:
             ValueError: for a text that is not a string, naming its position.
         """
-        from .text_encoder import check_texts
+        from .text_encoder import check_texts, token_ids
 
         texts = check_texts(texts)
-        ids = [[] for _ in texts] if not texts else self.tokenizer(
-            texts, add_special_tokens=False, truncation=True, max_length=self.max_length, return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]  # fmt: skip
+        ids = token_ids(self.tokenizer, texts, self.max_length, special=False) if texts else []
         # a blank text has no terms, whatever the tokenizer makes of white space
         ids = [np.unique(row) if text.strip() else [] for row, text in zip(ids, texts, strict=True)]
         indptr = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)

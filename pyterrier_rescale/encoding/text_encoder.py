@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,8 +12,9 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
 
+from .._utils.locks import lock_of
 from .._utils.memory import keep_freed_memory
-from ..heads.decoder import check_head, head_input
+from ..heads.decoder import check_head, evaluating, head_input
 from .kernel import POOLINGS, packed_head
 from .screening import make_screen
 
@@ -56,8 +56,8 @@ class TextEncoder:
     """Encode texts with a masked LM's sparse head.
 
     Args:
-        model: a loaded masked LM.
-        tokenizer: its tokenizer.
+        model: a loaded masked LM; it is left in its mode and on its device (another ``device`` gets a copy).
+        tokenizer: its tokenizer; copied.
         pooling: ``"max"`` or ``"sum"`` over positions.
         max_length: tokens per text, special ones included; what exceeds it is cut.
         batch_size: texts per batch at most; on CPUs a batch is further bounded to 1,024 padded tokens, and either way
@@ -85,9 +85,11 @@ class TextEncoder:
             raise ValueError(f"pooling must be 'max' or 'sum', got {pooling!r}")
         self.batch_size = check_positive("batch_size", batch_size)
         self.max_length = check_max_length(max_length, model)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.to(self.device).eval()
-        self.tokenizer = lowercasing(tokenizer) if lowercase else tokenizer
+        self.model = on_device(model, default_device(device))
+        self.device = self.model.device
+        self._modules = list(self.model.modules())
+        # its own: truncation and padding are a tokenizer's state, which others would switch in the middle of a call
+        self.tokenizer = lowercasing(tokenizer) if lowercase else copy.deepcopy(tokenizer)
         self.pooling = pooling
         self.head = check_head(self.model)
         if len(self.tokenizer) > self.vocab_size:
@@ -95,8 +97,6 @@ class TextEncoder:
                 f"tokenizer has {len(self.tokenizer)} tokens, but the model only {self.vocab_size} rows: "
                 "they do not belong together"
             )
-        # The decoder is bypassed on the model itself while a batch runs: one thread at a time.
-        self._lock = threading.Lock()
 
     @property
     def vocab_size(self) -> int:
@@ -171,13 +171,7 @@ class TextEncoder:
             yield _joined(held)
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(
-            texts,
-            truncation=True,
-            max_length=self.max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
+        return token_ids(self.tokenizer, texts, self.max_length)
 
     def _batches(self, lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         """Longest first, so that a batch that does not fit the memory fails at once and not at the end."""
@@ -205,7 +199,7 @@ class TextEncoder:
         special = np.isin(input_ids, self.tokenizer.all_special_ids) & mask
         tokens = torch.from_numpy(input_ids).to(self.device)
         attended = torch.from_numpy(mask).to(self.device)
-        with torch.inference_mode(), self._lock:
+        with torch.inference_mode(), evaluating(self.model, self._modules):
             hidden = head_input(self.model, input_ids=tokens, attention_mask=attended.long())
         return HeadBatch(members, hidden, attended, torch.from_numpy(special).to(self.device), tokens)
 
@@ -237,6 +231,33 @@ def _in_order(parts: list[csr_matrix], order: list[np.ndarray], size: int, vocab
     result = stacked[place]
     result.sort_indices()
     return result
+
+
+def default_device(device: str | torch.device | None = None) -> torch.device:
+    """The device that is asked for; else CUDA where present, else the CPU."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def on_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """The model itself where it is there already, else a copy: others may hold the model."""
+    here = model.device
+    same = here.type == device.type and (device.index is None or here.index == device.index)
+    return model if same else copy.deepcopy(model).to(device)
+
+
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, *, special: bool = True
+) -> list[list[int]]:
+    """Token ids of texts, cut to ``max_length``, without padding; one thread at a time per tokenizer."""
+    with lock_of(tokenizer):
+        return tokenizer(
+            texts,
+            add_special_tokens=special,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:

@@ -6,10 +6,13 @@ decoder (W: (V, H), b: (V,)) is almost always tied to the input embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from .._utils.locks import lock_of
 
 if TYPE_CHECKING:
     import torch
@@ -98,24 +101,64 @@ def mean_row_norm(weight: torch.Tensor) -> float:
         return float(torch.linalg.vector_norm(weight.float(), dim=1).mean())
 
 
-@contextmanager
-def decoder_bypassed(decoder: torch.nn.Module) -> Iterator[None]:
-    """While open, the decoder returns its input: the model's "logits" are then t (B, L, H)."""
-    decoder.forward = _identity
-    try:
-        yield
-    finally:
-        del decoder.forward
+class _InputOf:
+    """A forward pre-hook of the decoder that keeps its input and passes on none of its rows, for calls of one thread.
 
+    So the decoder's product, and whatever follows it, is one over nothing, while every other hook and patch of model
+    and decoder (accelerate's, a user's) runs as ever, and other threads' calls of the model get their logits.
+    """
 
-def _identity(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return hidden
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.hidden: list[torch.Tensor] = []
+
+    def __call__(self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if threading.get_ident() != self.thread:
+            return None
+        name, hidden = next(iter(kwargs.items())) if not args else (None, args[0])
+        self.hidden.append(hidden)
+        empty = hidden[..., :0, :]
+        return ((empty, *args[1:]), kwargs) if args else ((), {**kwargs, name: empty})
 
 
 def head_input(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
-    """Run a masked LM up to its decoder and return t (B, L, H), without ever building the (B, L, V) logits."""
-    with decoder_bypassed(model.get_output_embeddings()):
-        return model(**inputs).logits
+    """Run a masked LM up to its decoder and return t (B, L, H), without ever building the (B, L, V) logits.
+
+    Differentiable. Several threads may run one model; its forward, hooks and parameters stay as they are.
+
+    Raises:
+        ValueError: if the model does not call its decoder once (it multiplies by the weight itself).
+    """
+    decoder = model.get_output_embeddings()
+    keep = _InputOf()
+    handle = decoder.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        model(**inputs)
+    finally:
+        handle.remove()
+    if len(keep.hidden) != 1:
+        raise ValueError(
+            f"{type(model).__name__} calls its output embeddings ({type(decoder).__name__}) {len(keep.hidden)} times "
+            "per batch, not once; this head is not supported"
+        )
+    return keep.hidden[0]
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module, modules: Sequence[torch.nn.Module] | None = None) -> Iterator[None]:
+    """While open, the model belongs to this thread and is in eval mode; then each module is as it was.
+
+    ``modules`` are the model's, where they are at hand already: to list them takes a fifth of a millisecond.
+    """
+    with lock_of(model):
+        training = [module for module in (model.modules() if modules is None else modules) if module.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
 
 def probe_ids(model: PreTrainedModel) -> torch.Tensor:
@@ -136,21 +179,19 @@ def check_head(model: PreTrainedModel) -> Head:
     import torch
 
     head = find_head(model)
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            ids = probe_ids(model)
-            expected = model(input_ids=ids).logits
+    with evaluating(model), torch.inference_mode():
+        ids = probe_ids(model)
+        expected = model(input_ids=ids).logits
+        try:
             hidden = head_input(model, input_ids=ids)
-            fits = hidden.shape[-1] == head.weight.shape[1]
-            if fits:
-                got = torch.nn.functional.linear(hidden, head.weight, head.bias)
-                scale = expected.float().abs().max().clamp_min(1e-6)
-                tolerance = 1e-3 if expected.dtype == torch.float32 else 5e-2
-                fits = float((got.float() - expected.float()).abs().max() / scale) < tolerance
-    finally:
-        model.train(training)
+        except ValueError:
+            hidden = expected[..., :0]
+        fits = hidden.shape[-1] == head.weight.shape[1]
+        if fits:
+            got = torch.nn.functional.linear(hidden, head.weight, head.bias)
+            scale = expected.float().abs().max().clamp_min(1e-6)
+            tolerance = 1e-3 if expected.dtype == torch.float32 else 5e-2
+            fits = float((got.float() - expected.float()).abs().max() / scale) < tolerance
     if not bool(expected.isfinite().all()):
         raise ValueError(f"{type(model).__name__}: the logits are not finite; the checkpoint holds NaN or infinity")
     if not fits:
@@ -179,13 +220,10 @@ def last_norm(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.Tensor, to
             outputs.append((module, output))
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             logits = model(input_ids=probe_ids(model)).logits
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     norm, hidden = outputs[-1] if outputs else (None, None)

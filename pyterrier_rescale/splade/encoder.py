@@ -36,8 +36,9 @@ class Splade(pt.Transformer):
     scores results (``qid, query, docno, text`` -> ``+score, rank``).
 
     Args:
-        model: a hub name, a folder, or a loaded masked LM.
-        tokenizer: a tokenizer, its name or folder; default: the model's.
+        model: a hub name, a folder, or a loaded masked LM. A loaded one is left as it is, mode and device included:
+            it is shared, so that training it further shows, but copied where ``rescale`` or another ``device`` asks.
+        tokenizer: a tokenizer (copied), its name or folder; default: the model's.
         rescale: divide the head by this constant first (:func:`~pyterrier_rescale.rescale`), or ``None``.
         pooling: ``"max"`` or ``"sum"`` over positions; default: what the folder was saved with, else ``"max"``. A
             folder that was trained with queries of their own (``query_pooling``, ``queries="static"``) keeps them.
@@ -71,7 +72,7 @@ class Splade(pt.Transformer):
     ) -> None:
         from ..encoding.model_folder import saved_settings
         from ..encoding.query_encoder import QuerySide
-        from ..encoding.text_encoder import TextEncoder, check_positive, position_limit
+        from ..encoding.text_encoder import TextEncoder, check_positive, default_device, position_limit
         from ..heads.checkpoint import load_backbone
         from ..heads.rescaling import check_k
         from ..heads.rescaling import rescale as rescale_head
@@ -108,7 +109,7 @@ class Splade(pt.Transformer):
         if loaded is model and dtype is not None:
             raise ValueError("dtype cannot be changed for a loaded model: load it with the dtype wanted")
         self.encoder: TextEncoder = TextEncoder(
-            loaded,
+            loaded if loaded is model else loaded.to(default_device(device)),
             loaded_tokenizer,
             pooling=str(pooling),
             max_length=int(max_length),

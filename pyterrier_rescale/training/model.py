@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding.kernel import packed_head
 from ..encoding.query_encoder import QuerySide
-from ..heads.decoder import decoder_bypassed, find_head
+from ..heads.decoder import find_head, head_input
 from ..heads.rescaling import record
 from .micro_batches import SharedLookup, split
 
@@ -118,8 +118,8 @@ class SparseHead(InputModule):
 
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, lookup: SharedLookup) -> torch.Tensor:
         """The decoder's input t at the attended positions of some texts, text after text, (T, H)."""
-        with lookup(), decoder_bypassed(self.head.decoder):
-            return self.mlm(input_ids=ids, attention_mask=mask).logits[mask.bool()]
+        with lookup():
+            return head_input(self.mlm, input_ids=ids, attention_mask=mask)[mask.bool()]
 
     def _static(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """relu(weight_v) where v is among the tokens of a text, else 0; (B, V)."""
