@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from .._utils.locks import lock_of
 from .._utils.memory import keep_freed_memory
+from .._utils.text_lines import has_surrogates
 from ..heads.decoder import check_head, evaluating, head_input
 from .kernel import POOLINGS, packed_head
 from .screening import make_screen
@@ -273,6 +274,8 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"text {position} must be a string, got {text!r}; drop it or replace it by ''")
+        if has_surrogates(text):
+            raise ValueError(f"text {position} holds a lone surrogate, half of a character: {text!r:.80}")
     return texts
 
 

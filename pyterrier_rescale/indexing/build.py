@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._utils.documents import as_documents
+
 if TYPE_CHECKING:
     import pyterrier as pt
 
@@ -146,8 +148,7 @@ def _reiterable(corpus: Any) -> Callable[[], Iterable[dict[str, Any]]]:
     """A function that gives a fresh iterator over the documents; a one-shot iterator is kept in memory."""
     if hasattr(corpus, "corpus"):
         return corpus.corpus
-    if hasattr(corpus, "to_dict"):
-        corpus = corpus.to_dict("records")
+    corpus = as_documents(corpus)
     if iter(corpus) is corpus:
         corpus = list(corpus)
     return lambda: iter(corpus)

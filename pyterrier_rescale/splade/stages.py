@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from .._utils.text_lines import has_surrogates
 from ..encoding.terms import MODES, Toks, to_toks
 from ..encoding.text_encoder import check_positive
 
@@ -83,26 +84,31 @@ class SpladeDocEncoder(_Role):
         with pt.validate.any(inp, context=self) as v:
             v.document_frame(extra_columns=[self.text_field])
             v.columns(includes=["docno", self.text_field])
-        return inp.assign(toks=_column(self._toks(inp[self.text_field].tolist()), inp))
+        return inp.assign(toks=_column(self._toks(inp[self.text_field].tolist(), inp["docno"].tolist()), inp))
 
     def transform_iter(self, inp: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The same over dicts, without a frame in between: what indexing pipelines call."""
         records = list(inp)
         for position, record in enumerate(records):
+            if not isinstance(record, Mapping):
+                raise TypeError(
+                    f"document {position} must be a dict with docno and {self.text_field}, got {record!r:.80}: give "
+                    "one split of a dataset, a frame's to_dict('records'), a collection's corpus()"
+                )
             missing = [name for name in ("docno", self.text_field) if name not in record]
             if missing:
                 raise KeyError(
                     f"document {position} ({record.get('docno', 'no docno')!r}) lacks {missing}, which {self!r} needs; "
                     f"it has {sorted(record)}"
                 )
-        toks = self._toks([record[self.text_field] for record in records])
+        toks = self._toks([record[self.text_field] for record in records], [record["docno"] for record in records])
         for record, weights in zip(records, toks, strict=True):
             yield {**record, "toks": weights}
 
-    def _toks(self, texts: list[str]) -> list[Toks]:
+    def _toks(self, texts: list[str], docnos: list[Any]) -> list[Toks]:
         if not texts:
             return []
-        codes, unique = pd.factorize(np.array(_check_column(texts, self.text_field, self), dtype=object))
+        codes, unique = pd.factorize(np.array(_check_column(texts, self.text_field, self, docnos), dtype=object))
         vectors = self.splade._encode(unique.tolist(), self.batch_size, self.verbose, "doc")
         # float64: 100 * a float32 weight near n + .5 must round the way numpy's rint of the product does
         data = np.rint(vectors.data.astype(np.float64) * self.scale).astype(np.int64)
@@ -138,7 +144,7 @@ class SpladeQueryEncoder(_Role):
         with pt.validate.any(inp, context=self) as v:
             v.query_frame(extra_columns=["query"])
             v.columns(includes=["qid", "query"])
-        texts = _check_column(inp["query"].tolist(), "query", self)
+        texts = _check_column(inp["query"].tolist(), "query", self, inp["qid"].tolist())
         toks: list[Toks] = []
         if texts:
             codes, unique = pd.factorize(np.array(texts, dtype=object))
@@ -174,8 +180,8 @@ class SpladeScorer(_Role):
         pt.validate.result_frame(inp, extra_columns=["query", self.text_field], context=self)
         scores = np.zeros(len(inp))
         if len(inp):
-            queries = _check_column(inp["query"].tolist(), "query", self)
-            texts = _check_column(inp[self.text_field].tolist(), self.text_field, self)
+            queries = _check_column(inp["query"].tolist(), "query", self, inp["qid"].tolist())
+            texts = _check_column(inp[self.text_field].tolist(), self.text_field, self, inp["docno"].tolist())
             query_codes, unique_queries = pd.factorize(np.array(queries, dtype=object))
             text_codes, unique_texts = pd.factorize(np.array(texts, dtype=object))
             encode = self.splade._encode
@@ -209,13 +215,16 @@ def _check_terms(terms: str) -> str:
     return terms
 
 
-def _check_column(texts: list[Any], column: str, role: pt.Transformer) -> list[str]:
+def _check_column(texts: list[Any], column: str, role: pt.Transformer, ids: list[Any]) -> list[str]:
+    """The texts, if all are; else an error that names the docno, or for queries the qid."""
     for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(
-                f"{role!r}: row {position} of column {column!r} must be a string, got {text!r}; "
-                "drop the row or replace the value by ''"
-            )
+        if isinstance(text, str) and not has_surrogates(text):
+            continue
+        what = "must be a string" if not isinstance(text, str) else "holds a lone surrogate, half of a character"
+        raise ValueError(
+            f"{role!r}: row {position} of column {column!r} {what}, got {text!r:.80} for "
+            f"{'qid' if column == 'query' else 'docno'} {ids[position]!r}; drop the row or replace the value by ''"
+        )
     return texts
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .._utils.documents import as_documents
 from ..encoding.text_encoder import TextEncoder
 from .checkpoints import Best
 from .config import TrainConfig
@@ -81,10 +82,8 @@ class DevSet:
 
 
 def _documents(documents: Any) -> tuple[list[str], list[str]]:
-    if hasattr(documents, "to_dict"):
-        documents = documents.to_dict("records")
     docnos, texts = [], []
-    for document in documents:
+    for document in as_documents(documents):
         if "docno" not in document or "text" not in document:
             raise ValueError(f"dev documents must have docno and text, got {', '.join(map(str, document))}")
         title = document.get("title")

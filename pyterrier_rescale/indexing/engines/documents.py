@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..._utils.documents import as_documents
+
 MAX_WEIGHT = 2**24 - 1  # integers up to here are exact in float32
 MAX_SUM = 2**31 - 1  # of a document's weights, its length to Terrier and PISA
 MAX_DOCNO = 10_000
@@ -42,13 +44,13 @@ class DocumentStream:
         fingerprint: of the vocabulary, if the weights know it (see `parse_stamp`).
 
     Args:
-        docs: dicts with docno (str) and toks ({term: int >= 1}), or a data frame of them.
+        docs: dicts with docno (str) and toks ({term: int >= 1}), or a frame or Hugging Face Dataset of them.
         check_term: raises ValueError for a term that the engine cannot hold; asked once per term.
         scale: of the index; must be the encoder's, if the weights know it.
     """
 
     def __init__(self, docs: Iterable[Mapping], check_term: Callable[[str], None], scale: float):
-        self.docs = docs.to_dict("records") if hasattr(docs, "to_dict") else docs
+        self.docs = as_documents(docs)
         self.check_term = check_term
         self.scale = scale
         self.docnos: list[str] = []

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from ..._utils.documents import as_documents
 from .documents import parse_stamp
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class EngineIndexer(pt.Indexer):
         """
         if self.verbose:
             total = len(iter) if hasattr(iter, "__len__") else None
-            iter = iter.to_dict("records") if hasattr(iter, "to_dict") else iter
+            iter = as_documents(iter)
             iter = pt.tqdm(iter, desc=f"indexing ({self._index.engine})", unit="d", total=total)
         return self._index.build(iter, mode=self.mode)
 

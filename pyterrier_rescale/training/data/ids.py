@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..._utils.documents import as_documents
 from .rows import IDS, Facts, Row, Rows, examples_of, parse, say_skipped, teacher_scores
 
 
@@ -119,8 +120,7 @@ def _sources(texts: Any) -> tuple[Iterable[tuple[Any, Any]], Iterable[tuple[Any,
     if not isinstance(texts, (tuple, list)) or len(texts) != 2:
         raise TypeError(f"texts must be a collection or a tuple (documents, topics), got {type(texts).__name__}")
     documents, topics = texts
-    if hasattr(documents, "to_dict"):
-        documents = documents.to_dict("records")
+    documents = as_documents(documents)
     if not isinstance(topics, Mapping) and not {"qid", "query"} <= set(getattr(topics, "columns", ())):
         raise ValueError("texts: topics must be a frame with columns 'qid' and 'query', or a dict of queries by qid")
     pairs = topics.items() if isinstance(topics, Mapping) else zip(topics["qid"], topics["query"], strict=True)

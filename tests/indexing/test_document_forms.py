@@ -1,0 +1,99 @@
+"""Documents as lists, frames, Hugging Face datasets and collections: all the same index, or one clear refusal."""
+
+from __future__ import annotations
+
+import datasets
+import pandas as pd
+import pytest
+import tiny
+
+from pyterrier_rescale import Splade, open_index, systems
+from pyterrier_rescale._utils.documents import as_documents
+from pyterrier_rescale.training.data.ids import IdRows
+
+DOCS = [{"docno": f"d{i}", "text": text} for i, text in enumerate(tiny.TEXTS)]
+QUERY = pd.DataFrame({"qid": ["q"], "query": [tiny.TEXTS[3]]})
+
+
+@pytest.fixture(scope="module")
+def splade(bert_folder):
+    return Splade(bert_folder, max_length=32)
+
+
+FORMS = {
+    "list": lambda docs: docs,
+    "frame": pd.DataFrame,
+    "dataset": datasets.Dataset.from_list,
+    "streamed": lambda docs: datasets.Dataset.from_list(docs).to_iterable_dataset(),
+    "iterator": iter,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_index(splade, tmp_path, form):
+    expected = systems({"a": splade}, DOCS, tmp_path / "list", engine="exact")["a"](QUERY)
+    pd.testing.assert_frame_equal(
+        systems({"a": splade}, FORMS[form](DOCS), tmp_path / "form", engine="exact")["a"](QUERY), expected
+    )
+    encoded = list(splade.doc_encoder()(DOCS))
+    index = open_index(tmp_path / "toks", "exact")
+    if form in ("dataset", "streamed"):  # Arrow's structs have every term in every row
+        index = (splade.doc_encoder() >> index.indexer(verbose=True)).index(FORMS[form](DOCS))
+    else:
+        index = index.indexer(verbose=True).index(FORMS[form](encoded))
+    found = (splade.query_encoder() >> index.retriever())(QUERY)
+    assert list(found["docno"]) == list(expected["docno"])
+    if form != "iterator":
+        assert IdRows([("q", "d3")], (FORMS[form](DOCS), {"q": "w"}))[0].documents == (tiny.TEXTS[3],)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (datasets.DatasetDict(train=datasets.Dataset.from_list(DOCS)), r"one split, e.g. dataset\['train'\], got a D"),
+        (DOCS[0], "documents must be an iterable of dicts, a frame or a Hugging Face Dataset, got {'docno'"),
+        ("corpus.jsonl", "documents must be an iterable of dicts.*got 'corpus.jsonl'"),
+        (7, "documents must be an iterable of dicts.*got 7"),
+    ],
+    ids=["all splits", "one dict", "a name", "a number"],
+)
+def test_other_forms_are_refused(splade, tmp_path, wrong, message):
+    for use in (
+        as_documents,
+        open_index(tmp_path / "a", "exact").indexer().index,
+        lambda docs: systems({"a": splade}, docs, tmp_path / "b", engine="exact"),
+        lambda docs: IdRows([("q", "d3")], (docs, {"q": "w"})),
+    ):
+        with pytest.raises(TypeError, match=message):
+            use(wrong)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong", [datasets.DatasetDict(train=datasets.Dataset.from_list(DOCS)), pd.DataFrame(DOCS), "text"]
+)
+def test_a_pipeline_refuses_what_it_would_iterate_wrongly(splade, tmp_path, wrong):
+    with pytest.raises(TypeError, match="document 0 must be a dict with docno and text, got '.*give one split of a"):
+        (splade.doc_encoder() >> open_index(tmp_path / "a", "exact").indexer()).index(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"), [("a \ud83d b", "holds a lone surrogate"), (None, "must be a string, got None")]
+)
+def test_errors_about_a_document_name_its_docno(splade, tmp_path, text, what):
+    docs = [*DOCS[:7], {"docno": "bad", "text": text}]
+    wrong = rf"row 7 of column 'text' {what}.* for docno 'bad'"
+    pipeline = splade.doc_encoder() >> open_index(tmp_path / "a", "exact").indexer()
+    results = pd.DataFrame(docs, dtype=object).assign(qid="q", query="w", score=0.0, rank=0)
+    for use in (
+        lambda: pipeline.index(iter(docs)),
+        lambda: splade.doc_encoder()(pd.DataFrame(docs, dtype=object)),
+        lambda: splade.scorer()(results),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            use()
+    topics = pd.DataFrame({"qid": ["q1", "q2"], "query": ["w", text]}, dtype=object)
+    with pytest.raises(ValueError, match=f"row 1 of column 'query' {what}.* for qid 'q2'"):
+        splade.query_encoder()(topics)
+    with pytest.raises(ValueError, match=f"text 7 {what}"):
+        splade.encode_docs([doc["text"] for doc in docs])
