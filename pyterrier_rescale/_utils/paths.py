@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .durable import settle, sync
+
 HOME_VARIABLE = "PYTERRIER_RESCALE_HOME"
 
 
@@ -59,7 +61,8 @@ def _unwritable(folder: Path, reason: str) -> str:
 def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a folder beside `target` to write into; it becomes `target` if the block ends without an error.
 
-    Two processes may build the same target: the first one to finish is kept, the other result is thrown away.
+    Two processes may build the same target: the first one to finish is kept, the other result is thrown away. Files and
+    folders get the modes that the umask gives (a cache may be shared), and reach the disk before the name does.
 
     Args:
         target: the folder to be; its parent is created.
@@ -74,9 +77,10 @@ def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield beside
-        beside.chmod(0o755)  # mkdtemp makes it private; a cache may be shared
+        settle(beside)
         try:
             os.replace(beside, target)
+            sync(target.parent)
         except OSError:
             if not target.is_dir():
                 raise

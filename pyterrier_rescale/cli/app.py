@@ -88,6 +88,7 @@ def rescale(
     """Divide a head and save the model with its tokenizer: a backbone that stock tools load."""
     from .. import calibrate
     from .. import rescale as run
+    from .._utils.paths import whole_folder
     from ..evaluation.comparison import parse_rescale
     from ..heads.checkpoint import load_backbone, no_weight_bars
     from ..heads.rescaling import provenance
@@ -104,9 +105,9 @@ def rescale(
         loaded = calibration.apply(loaded, inplace=True)
     else:
         loaded = run(loaded, value, bias=bias, placement=placement, inplace=True)
-    with no_weight_bars():
-        loaded.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    with whole_folder(output) as folder, no_weight_bars():
+        loaded.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     typer.echo(f"{output}: {provenance(loaded)}")
 
 

@@ -30,7 +30,7 @@ def encoder_fingerprint(documents: TextEncoder, queries: TextEncoder | StaticEnc
     and the device, which change a vector by rounding at most, and the column that texts are read from do not count.
     """
     model = documents.model
-    parts = [model_fingerprint(model), _config(model), tokenizer_fingerprint(documents.tokenizer)]
+    parts = [model_fingerprint(model), config_content(model), tokenizer_fingerprint(documents.tokenizer)]
     return settings_fingerprint([*parts, _side(documents), _side(queries)])
 
 
@@ -65,6 +65,7 @@ def _side(encoder: TextEncoder | StaticEncoder) -> list[Any]:
     return [encoder.pooling, encoder.max_length]
 
 
-def _config(model: PreTrainedModel) -> Any:
+def config_content(model: PreTrainedModel) -> Any:
+    """What a model's config says about what it computes, as plain JSON values."""
     content = {key: value for key, value in model.config.to_dict().items() if key not in _ABOUT}
     return json.loads(json.dumps(content, default=str))  # keys as they are after a load

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._utils.durable import put_in_place, settle, sync
 from ..heads.checkpoint import no_weight_bars
 from .query_encoder import QuerySide
 
@@ -30,6 +35,10 @@ _MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": f"{_TYPES}.MLMTransformer"},
     {"idx": 1, "name": "1", "path": _POOLING, "type": f"{_TYPES}.SpladePooling"},
 ]
+_MARK = "modules.json"
+# Weights as transformers names them, whole or in shards: older ones beside new ones would be loaded in their place.
+_WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+_STAGE = ".saving-"
 
 
 def save_encoder(
@@ -42,6 +51,9 @@ def save_encoder(
     queries: QuerySide | None = None,
 ) -> None:
     """Save model, tokenizer, pooling and length so that stock tools compute the same vectors.
+
+    All is written and flushed beside first, then moved in, ``modules.json`` last: with it the folder is whole. Files
+    get the modes that the umask gives.
 
     Args:
         path: the folder.
@@ -58,6 +70,42 @@ def save_encoder(
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"path must be a folder, {str(path)!r} is a file")
     path.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=path))
+    try:
+        _write_encoder(stage, model, tokenizer, pooling, max_length, queries)
+        settle(stage)
+        _move_in(stage, path)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def remove_half_saved(path: str | Path) -> None:
+    """Remove what killed saves left in an encoder's folder, which nobody else may be saving into."""
+    for stage in Path(path).glob(f"{_STAGE}*"):
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _move_in(stage: Path, path: Path) -> None:
+    """Move the files of a stage to where they belong, the mark of a whole folder last."""
+    (path / _MARK).unlink(missing_ok=True)
+    files = sorted(file.relative_to(stage) for file in stage.rglob("*") if file.is_file())
+    for old in path.iterdir():
+        if _WEIGHTS.fullmatch(old.name) and Path(old.name) not in files:
+            old.unlink()
+    for folder in sorted({file.parent for file in files}):
+        (path / folder).mkdir(parents=True, exist_ok=True)
+    for file in files:
+        if file != Path(_MARK):
+            os.replace(stage / file, path / file)
+    for folder in {file.parent for file in files}:
+        sync(path / folder)
+    put_in_place(stage / _MARK, path / _MARK)
+
+
+def _write_encoder(
+    path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pooling: str, max_length: int,
+    queries: QuerySide | None,
+) -> None:  # fmt: skip
     with no_weight_bars():
         model.save_pretrained(path)
     _save_tokenizer(path, tokenizer, max_length)
@@ -71,7 +119,7 @@ def save_encoder(
     if queries is not None and not queries.alike:
         modules = [{"idx": 0, "name": "0", "path": "", "type": _ROUTER}]
         _save_queries(path, tokenizer, queries, max_length)
-    _write(path / "modules.json", modules)  # last: its presence marks a whole folder
+    _write(path / _MARK, modules)
 
 
 def _save_queries(path: Path, tokenizer: PreTrainedTokenizerBase, queries: QuerySide, max_length: int) -> None:
@@ -151,6 +199,7 @@ def _pooling(pooling: str) -> dict[str, str]:
 def _save_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = max_length
+    tokenizer.padding_side = "right"  # as we pad: on the left, a text's positions would follow its batch mates
     tokenizer.save_pretrained(path)
 
 

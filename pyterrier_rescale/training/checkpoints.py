@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .._utils.durable import put_in_place, settle, sync
 
 #: Written last, so that its presence marks a whole checkpoint.
 _MARK = "complete"
@@ -32,8 +33,11 @@ def latest(folder: Path) -> Path | None:
 
 
 def seal(checkpoint: Path) -> None:
-    """Mark a checkpoint as whole and remove older ones."""
+    """Mark a checkpoint as whole, once all of it is on the disk, and remove older ones."""
+    settle(checkpoint)
     (checkpoint / _MARK).write_text("", encoding="utf-8")
+    sync(checkpoint)
+    sync(checkpoint.parent)
     for older in whole_checkpoints(checkpoint.parent):
         if older != checkpoint:
             shutil.rmtree(older, ignore_errors=True)
@@ -68,7 +72,7 @@ class Best:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_suffix(".new")
         torch.save({"score": score, "step": step, "state": state}, beside)
-        os.replace(beside, self.path)
+        put_in_place(beside, self.path)
         return True
 
     def state(self) -> dict[str, torch.Tensor] | None:

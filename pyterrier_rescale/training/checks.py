@@ -88,9 +88,10 @@ def prepare_output(output_dir: str | os.PathLike[str], config: TrainConfig, resu
                 f"{str(path)!r} was begun with other options, so it cannot be resumed with {'; '.join(differences)}"
             )
     elif not overwrite and (begun or (path / "modules.json").exists()):
+        going_on = "resume=True goes on with it, " if begun else ""
         raise FileExistsError(
-            f"output_dir {str(path)!r} holds {'a training run' if begun else 'an encoder'} already: resume=True goes "
-            "on with it, overwrite=True starts anew, or choose another folder"
+            f"output_dir {str(path)!r} holds {'a training run' if begun else 'an encoder'} already: {going_on}"
+            "overwrite=True starts anew, or choose another folder"
         )
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._utils.durable import write_whole
 from ..encoding.kernel import POOLINGS
 from .losses import LOSSES
 from .regularizers import REGULARIZERS
@@ -137,7 +138,7 @@ class TrainConfig:
 
     def to_json(self, path: str | Path) -> None:
         """Write all options to a JSON file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Options that differ and would change the weights, as ``name: ours instead of theirs``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from .._utils.documents import as_documents
 from ..encoding.text_encoder import TextEncoder
 from .checkpoints import Best
 from .config import TrainConfig
+from .data.rows import packed
 from .model import SparseHead
 
 if TYPE_CHECKING:
@@ -50,6 +52,16 @@ class DevSet:
         self.qrels = _qrels(qrels)
         if not self.docnos or not self.queries or not len(self.qrels):
             raise ValueError("dev must hold at least one document, one topic and one judgement")
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of documents, topics and judgements."""
+        digest = hashlib.blake2b(digest_size=8)
+        for pair in (*zip(self.docnos, self.texts, strict=True), *zip(self.qids, self.queries, strict=True)):
+            digest.update(packed(pair))
+        for qid, docno, label in self.qrels.itertuples(index=False, name=None):
+            digest.update(packed((qid, docno), (label,)))
+        return digest.hexdigest()
 
     def score(self, module: SparseHead, *, max_length: int, query_max_length: int) -> float:
         """nDCG@10 of the module as it is now."""

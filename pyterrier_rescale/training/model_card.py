@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import __version__
+from .._utils.durable import write_whole
 from ..heads.rescaling import provenance
 from .config import TrainConfig
 from .head_report import head_table
@@ -80,13 +81,13 @@ def write_card(
         "from sentence_transformers import SparseEncoder",
         *('SparseEncoder("this folder").encode_document(["a text"])  # encode_query for queries', "```", ""),
         *("## Head", "", *head_table(*audits), "", "## Data", ""),
-        f"{_source(origin.data)}{f', texts from {_source(origin.texts)}' if origin.texts is not None else ''}: "
+        f"{source_name(origin.data)}{f', texts from {source_name(origin.texts)}' if origin.texts is not None else ''}: "
         f"{len(rows):,} rows of a query and {1 + rows.facts.negatives[0]} document(s)"
         + (f"; left out: {left_out}." if left_out else "."),
         *("", "## Run", "", *_run_table(log), "", *_reproduction(origin, config)),
         *("", "Options (`train_config.json`):", "", "```json", json.dumps(config.to_dict(), indent=2), "```", ""),
     ]
-    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    write_whole(folder / "README.md", "\n".join(lines))
 
 
 def _queries(config: TrainConfig) -> str:
@@ -115,8 +116,8 @@ def _reproduction(origin: Origin, config: TrainConfig) -> list[str]:
     return [*lines, f"with pyterrier_rescale {__version__}, {versions}; default options are left out of the call."]
 
 
-def _source(source: Any) -> str:
-    """What a data source is, in a few words."""
+def source_name(source: Any) -> str:
+    """What a data source is, in a few words, without the folders of this machine."""
     name = _command_name(source)
     return f"`{name}`" if name else f"a {type(source).__name__}"
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.memory import keep_freed_memory, return_freed_memory
-from ..encoding.model_folder import save_encoder
+from ..encoding.model_folder import remove_half_saved, save_encoder
 from ..indexing.java import python_signals
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
+from .inputs import INPUTS_FILE, check_inputs, describe_inputs, record_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,7 +62,8 @@ def train(
         config: options as an object, e.g. read from a file by ``TrainConfig.from_json``; keyword options win.
         dev: a collection with a dev split, or ``(documents, topics, qrels)``: nDCG@10 is measured every ``eval_steps``
             (default 100) by exact scores, written to ``dev.csv``, and the best state is what is saved.
-        resume: go on from the last checkpoint in ``output_dir``; from the start where there is none.
+        resume: go on from the last checkpoint in ``output_dir``, or return its encoder if it is finished; from the
+            start where there is none. Backbone, tokenizer, data, dev and options must be those that it was begun with.
         overwrite: start anew where ``output_dir`` holds a run already.
         verbose: show a progress bar.
         **options: see below; all are plain values.
@@ -105,31 +107,42 @@ def train(
     from .data.rows import load_rows
 
     folder = prepare_output(output_dir, config, resume, overwrite)
-    if resume and (folder / "modules.json").exists():
-        return _load(folder, config)
-    rows = load_rows(data, texts)
-    if config.mine_negatives:
-        from .negatives import mine_negatives
+    begun = resume and (folder / CONFIG_FILE).exists()
+    finished = begun and (folder / "modules.json").exists()
+    rows = given = load_rows(data, texts)
+    if not finished:
+        if config.mine_negatives:
+            from .negatives import mine_negatives
 
-        rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
-    negatives = check_rows(rows, config)
+            rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
+        negatives = check_rows(rows, config)
 
     from .checkpoints import latest
     from .dev_evaluation import DevSet, DevWatch
-    from .head_report import measure_head
     from .initialization import starting_model, trainable
     from .model_card import Origin, write_card
 
     model, loaded_tokenizer = starting_model(backbone, tokenizer, config)
+    dev_set = DevSet(dev) if dev is not None else None
+    origin = Origin(backbone, data, texts=texts, tokenizer=tokenizer, dev=dev)
+    inputs = describe_inputs(origin, model, loaded_tokenizer, given, dev_set)
+    if begun:
+        check_inputs(folder, inputs, finished=finished)
+    if finished:
+        return _load(folder, config)
+
+    from .head_report import measure_head
+
     main = world()[0] == 0
     before = measure_head(model, loaded_tokenizer, rows, config) if main else None
     module = trainable(model, loaded_tokenizer, rows, config)
-    dev_set = DevSet(dev) if dev is not None else None
     barrier()  # all have looked at the folder before one of them changes it
     if main:
-        if not resume:
+        remove_half_saved(folder)
+        if not begun:
             _clear(folder)
-        config.to_json(folder / CONFIG_FILE)
+            record_inputs(folder, inputs)
+        config.to_json(folder / CONFIG_FILE)  # after the inputs: with it the run is begun
         latest(folder / _CHECKPOINTS)  # removes broken ones
     barrier()
     watch = DevWatch(dev_set, config, folder) if dev_set is not None else None
@@ -140,7 +153,6 @@ def train(
     if main:
         model = module.fold()
         audits = before, measure_head(model, module.tokenizer, rows, config)
-        origin = Origin(backbone, data, texts=texts, tokenizer=tokenizer, dev=dev)
         write_card(folder, origin, model, rows, config, folder / LOG_FILE, audits)
         queries = dataclasses.replace(module.query_side(), max_length=config.query_max_length)
         save_encoder(
@@ -153,7 +165,7 @@ def train(
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left, first of all the mark of a whole encoder."""
-    for name in ("modules.json", CONFIG_FILE, LOG_FILE, "dev.csv"):
+    for name in ("modules.json", CONFIG_FILE, INPUTS_FILE, LOG_FILE, "dev.csv"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
 

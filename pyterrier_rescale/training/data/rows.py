@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import struct
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,6 +65,12 @@ class Facts:
         self.identical = True
         self.contrasting = False
         self.relevant: dict[int, set[int]] = defaultdict(set)
+        self._digest = hashlib.blake2b(digest_size=8)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of every text and score of all rows, in their order."""
+        return self._digest.hexdigest()
 
     def add(self, row: Row) -> None:
         """Take one more row into account."""
@@ -80,6 +87,7 @@ class Facts:
         self.contrasting = self.contrasting or any(text != row.documents[0] for text in row.documents[1:])
         self.relevant[query].add(positive)
         self.count += 1
+        self._digest.update(packed((row.query, *row.documents), row.scores or ()))
 
 
 class Rows(Sequence[Row]):
@@ -106,6 +114,13 @@ class Rows(Sequence[Row]):
     def positives(self, query: str) -> set[int]:
         """Ids of the documents that any row calls relevant to the query."""
         return self.facts.relevant.get(text_id(query), set())
+
+
+def packed(texts: Sequence[str], numbers: Sequence[float] = ()) -> bytes:
+    """Texts and numbers as bytes that no others have, to be hashed."""
+    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
+    sizes = [len(parts), len(numbers), *map(len, parts)]
+    return struct.pack(f"<{len(sizes)}q{len(numbers)}d", *sizes, *numbers) + b"".join(parts)
 
 
 def text_id(text: str) -> int:

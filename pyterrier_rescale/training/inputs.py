@@ -1,0 +1,99 @@
+"""What a run is begun with, recorded in its folder, so that nothing else is resumed or returned in its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._utils.durable import write_whole
+from ..encoding.fingerprint import config_content, tokenizer_fingerprint
+from ..heads.fingerprint import model_fingerprint, settings_fingerprint
+from .distributed import world
+from .model_card import Origin, source_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .data.rows import Rows
+    from .dev_evaluation import DevSet
+
+#: Name of the record in the output folder, beside ``train_config.json``.
+INPUTS_FILE = "train_inputs.json"
+
+
+def describe_inputs(
+    origin: Origin, model: PreTrainedModel, tokenizer: Any, rows: Rows, dev: DevSet | None
+) -> dict[str, Any]:
+    """Names and fingerprints of all that a run learns from, as plain JSON values.
+
+    Names are for people and leave out the folders of this machine; only fingerprints (and the number of processes,
+    which share a step's batch) tell one run from another.
+
+    Args:
+        origin: what ``train`` was called with.
+        model: the backbone before its head is rescaled.
+        tokenizer: as it will be used.
+        rows: the training rows as they were given, before negatives are mined. Texts that ids stand for are in them.
+        dev: what the best state is chosen by, or ``None``.
+    """
+    texts = "" if origin.texts is None else f", texts from {source_name(origin.texts)}"
+    return {
+        "backbone": {
+            "name": f"{origin.name} ({type(model).__name__})",
+            "fingerprint": settings_fingerprint([model_fingerprint(model), config_content(model)]),
+        },
+        "tokenizer": {
+            "name": "the backbone's" if origin.tokenizer is None else source_name(origin.tokenizer),
+            "fingerprint": tokenizer_fingerprint(tokenizer),
+        },
+        "data": {
+            "name": f"{source_name(origin.data)}, {len(rows):,} rows{texts}",
+            "fingerprint": rows.facts.fingerprint,
+        },
+        "dev": {
+            "name": "none" if dev is None else source_name(origin.dev),
+            "fingerprint": "" if dev is None else dev.fingerprint,
+        },
+        "processes": {"name": "", "fingerprint": str(world()[1])},
+    }
+
+
+def record_inputs(folder: Path, inputs: dict[str, Any]) -> None:
+    """Write the record of a run that begins."""
+    write_whole(folder / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
+
+
+def check_inputs(folder: Path, inputs: dict[str, Any], *, finished: bool) -> None:
+    """Check that the run in a folder was begun with the same inputs.
+
+    Args:
+        folder: of the run.
+        inputs: of this call, from :func:`describe_inputs`.
+        finished: whether its encoder is whole: then it does not matter how many processes there are now.
+
+    Raises:
+        ValueError: if it was not, naming what differs, or if there is no record to tell by.
+    """
+    path = folder / INPUTS_FILE
+    if not path.exists():
+        raise ValueError(
+            f"{str(folder)!r} has no {INPUTS_FILE}, so nothing tells which backbone and data its run was begun with: "
+            "overwrite=True starts anew, or choose another folder"
+        )
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    differ = [
+        f"{what} {_told(now)} instead of {_told(begun.get(what, {}))}"
+        for what, now in inputs.items()
+        if now["fingerprint"] != begun.get(what, {}).get("fingerprint") and not (finished and what == "processes")
+    ]
+    if differ:
+        raise ValueError(
+            f"{str(folder)!r} was begun with other inputs, so it cannot be resumed with {'; '.join(differ)}: "
+            "overwrite=True starts anew, or choose another folder"
+        )
+
+
+def _told(entry: dict[str, str]) -> str:
+    name, fingerprint = entry.get("name", ""), entry.get("fingerprint", "")
+    return " ".join(part for part in (name, f"[{fingerprint}]" if fingerprint and name else fingerprint) if part)
