@@ -108,9 +108,12 @@ class _InputOf:
     and decoder (accelerate's, a user's) runs as ever, and other threads' calls of the model get their logits.
     """
 
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
+    def __init__(self, thread: int | None = None) -> None:
+        self.thread = thread
         self.hidden: list[torch.Tensor] = []
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()  # a copy of the model made in the middle of a run holds one that does nothing
 
     def __call__(self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self.thread:
@@ -130,7 +133,7 @@ def head_input(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
         ValueError: if the model does not call its decoder once (it multiplies by the weight itself).
     """
     decoder = model.get_output_embeddings()
-    keep = _InputOf()
+    keep = _InputOf(threading.get_ident())
     handle = decoder.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         model(**inputs)

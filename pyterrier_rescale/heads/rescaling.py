@@ -217,7 +217,7 @@ def _copy_dead_bias(model: PreTrainedModel, prefix: str, keep_vars: bool) -> Non
     dead = getattr(module, name)
     if dead is head.bias or dead.shape != head.bias.shape:  # e.g. after resize_token_embeddings
         _split_dead_bias(head)
-    else:
+    elif not torch.equal(dead, head.bias):  # a write shows in the parameter's version
         with torch.no_grad():
             dead.copy_(head.bias)
 

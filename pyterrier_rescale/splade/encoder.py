@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,6 +15,7 @@ import pyterrier as pt
 
 from .._utils.defaults import DefaultInt, DefaultStr
 from ..encoding.terms import TermMap
+from .pickling import reduce
 from .stages import SpladeDocEncoder, SpladeQueryEncoder, SpladeScorer, schematic
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Splade(pt.Transformer):
         dtype: Any = None,
         verbose: bool = False,
     ) -> None:
+        from ..encoding.fingerprint import state_of
         from ..encoding.model_folder import saved_settings
         from ..encoding.query_encoder import QuerySide
         from ..encoding.text_encoder import TextEncoder, check_positive, default_device, position_limit
@@ -120,6 +123,7 @@ class Splade(pt.Transformer):
         self.queries_encoder: TextEncoder | StaticEncoder = self.query_side.encoder(self.encoder)
         self._terms: dict[str, TermMap] = {}
         self._fingerprint: tuple[Any, str] | None = None
+        self._loaded_state = state_of(self.encoder.model) if isinstance(model, (str, os.PathLike)) else None
         # A plain Terrier index may follow in the pipeline: choose its JVM while it can still be chosen. Machines
         # without any Java still encode, score, and use the exact engine.
         with suppress(RuntimeError):
@@ -261,6 +265,29 @@ class Splade(pt.Transformer):
 
     def __hash__(self) -> int:
         return hash((self.fingerprint, self.text_field))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For other processes: by folder or hub name, or with the model where it was given loaded or trained on."""
+        from ..encoding.fingerprint import state_of
+
+        return reduce(self, by_name=self._loaded_state == state_of(self.encoder.model))
+
+    def __copy__(self) -> Splade:
+        """Another object over the same model."""
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Splade:
+        """One with a model and a tokenizer of its own; nothing is read from disk."""
+        from ..encoding.fingerprint import state_of
+
+        twin = memo[id(self)] = self.__copy__()
+        vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
+        if self._loaded_state is not None:
+            same = self._loaded_state == state_of(self.encoder.model)
+            twin._loaded_state = state_of(twin.encoder.model) if same else ()
+        return twin
 
     def __repr__(self) -> str:
         model = self.model

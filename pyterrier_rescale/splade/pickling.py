@@ -1,0 +1,65 @@
+"""Splade in other processes: by the name of its model where that still stands for it, else with the model itself."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .encoder import Splade
+
+_SETTINGS = ("batch_size", "text_field", "device", "verbose")
+_SHOWN = ("model", "tokenizer", "rescale", "lowercase", "dtype")
+
+
+def reduce(splade: Splade, *, by_name: bool) -> tuple[Any, tuple[Any, ...]]:
+    """What ``__reduce__`` returns: the name with the fingerprint to find there, or the loaded model."""
+    settings = {name: getattr(splade, name) for name in _SETTINGS}
+    encoder = splade.encoder
+    if by_name:
+        settings |= {name: getattr(splade, name) for name in _SHOWN}
+        settings |= {name: _absolute(settings[name]) for name in ("model", "tokenizer")}
+        settings |= {"pooling": encoder.pooling, "max_length": encoder.max_length}
+        return _from_name, (type(splade), settings, splade.fingerprint)
+    model = encoder.model if encoder.model.device.type == "cpu" else copy.deepcopy(encoder.model).cpu()
+    shown = {name: getattr(splade, name) for name in _SHOWN if name != "model"}
+    return _from_model, (
+        type(splade), model, encoder.tokenizer, encoder.pooling, encoder.max_length, splade.query_side, settings, shown
+    )  # fmt: skip
+
+
+def _from_name(kind: type[Splade], settings: dict[str, Any], fingerprint: str) -> Splade:
+    splade = kind(**settings)
+    if splade.fingerprint != fingerprint:
+        raise ValueError(
+            f"{settings['model']!r} no longer holds the encoder that was pickled: its fingerprint is "
+            f"{splade.fingerprint}, that of the pickled one {fingerprint}; it was trained or saved anew in between"
+        )
+    return splade
+
+
+def _from_model(
+    kind: type[Splade],
+    model: PreTrainedModel,
+    tokenizer: Any,
+    pooling: str,
+    max_length: int,
+    query_side: Any,
+    settings: dict[str, Any],
+    shown: dict[str, Any],
+) -> Splade:
+    splade = kind(model, tokenizer=tokenizer, pooling=pooling, max_length=max_length, **settings)
+    splade.query_side, splade.queries_encoder = query_side, query_side.encoder(splade.encoder)
+    vars(splade).update(shown)  # how it came about, for repr; the model has been rescaled already
+    return splade
+
+
+def _absolute(name: Any) -> Any:
+    """A folder's absolute path: another process may run elsewhere."""
+    if isinstance(name, (str, os.PathLike)) and Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser().resolve())
+    return name
