@@ -13,11 +13,14 @@ _HOME = {
     "CollapseError": "training",
     "HeadAudit": "analysis.head_audit",
     "Splade": "splade",
+    "Vectors": "indexing.vectors.folder",
     "add_mlm_head": "heads.mlm_head",
     "audit": "analysis.head_audit",
     "calibrate": "analysis.calibration",
+    "encode": "indexing.vectors.run",
     "load_collection": "collections",
     "open_index": "indexing.engines",
+    "open_vectors": "indexing.vectors.folder",
     "rescale": "heads.rescaling",
     "small_backbone": "backbones",
     "compare": "evaluation.comparison",
@@ -30,13 +33,16 @@ __all__ = [
     "CollapseError",
     "HeadAudit",
     "Splade",
+    "Vectors",
     "__version__",
     "add_mlm_head",
     "audit",
     "calibrate",
     "compare",
+    "encode",
     "load_collection",
     "open_index",
+    "open_vectors",
     "rescale",
     "small_backbone",
     "systems",
@@ -53,6 +59,8 @@ if TYPE_CHECKING:
     from .heads.rescaling import rescale
     from .indexing.build import systems
     from .indexing.engines import open_index
+    from .indexing.vectors.folder import Vectors, open_vectors
+    from .indexing.vectors.run import encode
     from .splade import Splade
     from .training import CollapseError, train
 

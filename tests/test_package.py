@@ -48,7 +48,9 @@ def test_public_names_resolve():
     )
     with pytest.raises(AttributeError, match="no attribute 'rescle'"):
         pyterrier_rescale.rescle  # noqa: B018
-    for name in ("audit", "rescale", "calibrate", "train", "systems", "compare", "load_collection", "open_index"):
+    for name in ("audit", "rescale", "calibrate", "train", "systems", "compare", "encode"):
+        assert callable(getattr(pyterrier_rescale, name)), f"{name} must be the function, not a module of that name"
+    for name in ("load_collection", "open_index", "open_vectors"):
         assert callable(getattr(pyterrier_rescale, name)), f"{name} must be the function, not a module of that name"
 
 

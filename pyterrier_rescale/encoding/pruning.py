@@ -1,0 +1,47 @@
+"""Sparsity as a choice: a text's heaviest terms, and no term below a weight."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+
+def check_pruning(max_terms: Any, min_weight: Any) -> tuple[int | None, float]:
+    """The two settings, checked.
+
+    Raises:
+        ValueError: ``max_terms`` is neither None nor an integer >= 1, or ``min_weight`` no finite number >= 0.
+    """
+    whole = isinstance(max_terms, (int, np.integer)) and not isinstance(max_terms, bool)
+    if max_terms is not None and not (whole and max_terms >= 1):
+        raise ValueError(f"max_terms must be None or an integer >= 1, got {max_terms!r}")
+    number = isinstance(min_weight, (int, float, np.number)) and not isinstance(min_weight, bool)
+    if not number or not math.isfinite(min_weight) or min_weight < 0:
+        raise ValueError(f"min_weight must be a finite number >= 0, got {min_weight!r}")
+    return None if max_terms is None else int(max_terms), float(min_weight)
+
+
+def prune(vectors: csr_matrix, max_terms: int | None = None, min_weight: float = 0.0) -> csr_matrix:
+    """Each row's ``max_terms`` heaviest entries of at least ``min_weight``; of equal weights the lower column stays.
+
+    Args:
+        vectors: shape (N, V), columns ascending within a row.
+        max_terms: entries kept per row at most; ``None``: all.
+        min_weight: entries below it go.
+    """
+    counts = np.diff(vectors.indptr)
+    if min_weight <= 0 and (max_terms is None or not len(counts) or counts.max() <= max_terms):
+        return vectors
+    keep = vectors.data >= np.float32(min_weight)
+    if max_terms is not None:
+        rows = np.repeat(np.arange(len(counts)), counts)
+        # Within a row: kept ones first, the heaviest first, then by column, which is their order already.
+        order = np.lexsort((-vectors.data, rows))
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order)) - np.repeat(vectors.indptr[:-1], counts)
+        keep &= place < max_terms
+    kept = np.concatenate([[0], np.cumsum(keep)])
+    return csr_matrix((vectors.data[keep], vectors.indices[keep], kept[vectors.indptr]), shape=vectors.shape)

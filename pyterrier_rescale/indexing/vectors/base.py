@@ -1,0 +1,195 @@
+"""Document vectors, wherever they are kept: what engines, exports and people ask of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ...encoding.terms import to_toks
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy.sparse import csr_matrix
+
+    from .scorer import VectorScorer
+
+
+class Block(NamedTuple):
+    """Some documents' vectors.
+
+    Attributes:
+        docnos: of n documents.
+        vectors: their weights, shape (n, V), float32; column = number of the term.
+    """
+
+    docnos: list[str]
+    vectors: csr_matrix
+
+
+class SparseVectors:
+    """Term weights of documents, in order. Subclasses say where they come from.
+
+    Attributes:
+        terms: the terms as engines hold them, (V,), by column.
+        readable: the same for people.
+        vocabulary: fingerprint of the terms, or None.
+        quantised: units per weight where weights were rounded to such units (read back from an index), or None.
+    """
+
+    terms: np.ndarray
+    readable: np.ndarray
+    vocabulary: str | None
+    quantised: float | None = None
+
+    def __len__(self) -> int:
+        """The number of documents."""
+        raise NotImplementedError
+
+    def blocks(self) -> Iterator[Block]:
+        """All documents in order, some thousands at a time."""
+        raise NotImplementedError
+
+    def __bool__(self) -> bool:
+        """True, whatever the number of documents."""
+        return True
+
+    def documents(self, scale: float | None = None) -> Iterator[dict[str, Any]]:
+        """Documents as indexers take them: ``docno`` and ``toks`` ({term: rounded int(scale * weight) >= 1}).
+
+        Args:
+            scale: units per weight; default: that of the rounded weights, else 100.
+        """
+        scale = self.quantised or 100.0 if scale is None else check_scale(scale)
+        stamp = None if self.vocabulary is None else f"{self.vocabulary}:{scale:g}"
+        for docnos, vectors in self.blocks():
+            toks = to_toks(self.terms, *round_weights(vectors, scale), vocab=stamp)
+            for docno, weights in zip(docnos, toks, strict=True):
+                yield {"docno": docno, "toks": weights if stamp else dict(weights)}
+
+    def to_csr(self) -> csr_matrix:
+        """All vectors in memory, shape (N, V), float32, rows in the order of ``docnos``."""
+        from scipy.sparse import csr_matrix, vstack
+
+        parts = [vectors for _, vectors in self.blocks()]
+        return vstack(parts, format="csr") if parts else csr_matrix((0, len(self.terms)), dtype=np.float32)
+
+    @cached_property
+    def docnos(self) -> list[str]:
+        """The docnos, in order."""
+        return [docno for docnos, _ in self.blocks() for docno in docnos]
+
+    @cached_property
+    def places(self) -> pd.Index:
+        """Docnos as a pandas index, which finds a docno's row."""
+        import pandas as pd
+
+        return pd.Index(self.docnos, dtype=object)
+
+    def vector(self, docno: str) -> csr_matrix:
+        """One document's vector, shape (1, V).
+
+        Raises:
+            KeyError: there is no such document.
+        """
+        return self._row(self._place(docno))
+
+    def top_terms(self, docno: str, n: int = 10) -> list[tuple[str, float]]:
+        """The n heaviest terms of a document with their weights, readable, heaviest first.
+
+        Raises:
+            KeyError: there is no such document.
+        """
+        row = self.vector(docno)
+        best = np.lexsort((row.indices, -row.data))[:n]
+        return [(str(self.readable[row.indices[i]]), float(row.data[i])) for i in best]
+
+    def stats(self, *, scale: float | None = None, top: int = 20) -> dict[str, Any]:
+        """What engines have to hold, in one pass.
+
+        Args:
+            scale: units per weight for what depends on rounding; default: as ``documents``.
+            top: how many frequent terms are named.
+
+        Returns:
+            documents, postings, terms (that occur), empty (documents without terms), active_mean, active_p99,
+            active_max (active terms per document), weight_mean, weight_max, scale, dropped (share of weights that
+            round to zero at this scale), clipped_8bit (share of those that round to more than 255), frequent_terms
+            ({readable term: documents that have it}, the most frequent first).
+        """
+        scale = self.quantised or 100.0 if scale is None else check_scale(scale)
+        active, frequencies = np.zeros(1, dtype=np.int64), np.zeros(len(self.terms), dtype=np.int64)
+        total, largest, dropped, clipped = 0.0, 0.0, 0, 0
+        for _, vectors in self.blocks():
+            counted = np.bincount(np.diff(vectors.indptr), minlength=len(active))
+            counted[: len(active)] += active
+            active = counted
+            frequencies += np.bincount(vectors.indices, minlength=len(frequencies))
+            total += float(vectors.data.sum(dtype=np.float64))
+            largest = max(largest, float(vectors.data.max(initial=0)))
+            rounded = np.rint(vectors.data.astype(np.float64) * scale)
+            dropped += int((rounded < 1).sum())
+            clipped += int((rounded > 255).sum())
+        documents, postings = int(active.sum()), int(frequencies.sum())
+        order = np.argsort(-frequencies, kind="stable")[:top]
+        reached = np.cumsum(active) >= math.ceil(0.99 * documents)
+        return {
+            "documents": documents,
+            "postings": postings,
+            "terms": int((frequencies > 0).sum()),
+            "empty": int(active[0]),
+            "active_mean": postings / documents if documents else 0.0,
+            "active_p99": int(reached.argmax()),
+            "active_max": len(active) - 1 if documents else 0,
+            "weight_mean": total / postings if postings else 0.0,
+            "weight_max": largest,
+            "scale": scale,
+            "dropped": dropped / postings if postings else 0.0,
+            "clipped_8bit": clipped / postings if postings else 0.0,
+            "frequent_terms": {str(self.readable[i]): int(frequencies[i]) for i in order if frequencies[i]},
+        }
+
+    def scorer(self, *, verbose: bool = False) -> VectorScorer:
+        """A stage that re-scores candidates (qid, query_toks, docno) by these vectors: no model, no text.
+
+        The vectors are read into memory (eight bytes per posting) when it is first used.
+        """
+        from .scorer import VectorScorer
+
+        return VectorScorer(self, verbose=verbose)
+
+    def _place(self, docno: str) -> int:
+        place = int(self.places.get_indexer([docno])[0])
+        if place < 0:
+            raise KeyError(f"there is no document {docno!r} in {self!r}")
+        return place
+
+    def _row(self, place: int) -> csr_matrix:
+        start = 0
+        for docnos, vectors in self.blocks():
+            if place < start + len(docnos):
+                return vectors[place - start]
+            start += len(docnos)
+        raise IndexError(place)
+
+
+def round_weights(vectors: csr_matrix, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """indptr, indices and whole weights >= 1: the nearest ints to scale * weight, zeros dropped."""
+    # float64: 100 * a float32 weight near n + .5 must round the way numpy's rint of the product does
+    data = np.rint(vectors.data.astype(np.float64) * scale).astype(np.int64)
+    keep = data >= 1  # a zero weight corrupts a posting list
+    kept = np.concatenate([[0], np.cumsum(keep)])
+    return kept[vectors.indptr], vectors.indices[keep], data[keep]
+
+
+def check_scale(scale: Any) -> float:
+    """Raise ``ValueError`` unless ``scale`` is a finite number > 0."""
+    number = isinstance(scale, (int, float, np.number)) and not isinstance(scale, bool)
+    if not number or not math.isfinite(scale) or scale <= 0:
+        raise ValueError(f"scale must be a finite number > 0, got {scale!r}")
+    return float(scale)
+
+

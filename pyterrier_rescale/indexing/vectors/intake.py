@@ -1,0 +1,194 @@
+"""Documents on their way to the encoder: checked one by one, counted, hashed, cut into shards and windows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..._utils.documents import as_documents
+
+MAX_DOCNO = 10_000
+# Documents that are encoded together: the encoder sorts so many by length. Windows end where shards do, so that a
+# shard's vectors do not depend on what was encoded before it.
+WINDOW = 2048
+
+
+@dataclass
+class ShardEnd:
+    """What is known of a shard's documents when the last of them was read."""
+
+    rows: int
+    digest: str
+
+
+@dataclass
+class Window:
+    """Documents that are encoded together; ``end`` is there in a shard's last window."""
+
+    shard: int
+    docnos: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    end: ShardEnd | None = None
+
+
+class Intake:
+    """Reads the documents once.
+
+    Args:
+        documents: dicts with docno and the text field, a frame or Hugging Face Dataset of them, or a collection.
+        text_field: the key of the text.
+        shard_size: documents per shard.
+        progress: called for every document.
+
+    Attributes:
+        ends: of each shard read to its end, in order.
+        count: documents read.
+    """
+
+    def __init__(
+        self, documents: Any, text_field: str, shard_size: int, progress: Callable[[], Any] | None = None
+    ) -> None:
+        self.documents = documents.corpus() if hasattr(documents, "corpus") else as_documents(documents)
+        self.text_field = text_field
+        self.shard_size = shard_size
+        self.progress = progress
+        self.ends: list[ShardEnd] = []
+        self.count = 0
+        self._corpus = hashlib.sha256()
+        self._seen = SeenDocnos()
+
+    @property
+    def corpus_fingerprint(self) -> str:
+        """Of all documents read: their number, and sixteen hex digits of their docnos and texts."""
+        return f"{self.count}:{self._corpus.hexdigest()[:16]}"
+
+    def windows(
+        self, wanted: Callable[[int], bool], passed: Callable[[int, ShardEnd], Any] | None = None
+    ) -> Iterator[Window]:
+        """The documents of the wanted shards in windows; those of the others are read, checked and counted.
+
+        Args:
+            wanted: asked once for each shard, before its first document is given.
+            passed: called at the end of each shard that is not wanted.
+
+        Raises:
+            TypeError, KeyError, ValueError: a document that cannot be encoded (the message names it), or none at all.
+        """
+        window: Window | None = None
+        digest, docnos, encode = hashlib.sha256(), [], False
+        for docno, text in self._checked():
+            if len(docnos) == self.shard_size:
+                yield from self._end(window, digest, docnos, passed)
+                window, digest, docnos = None, hashlib.sha256(), []
+            if not docnos:
+                encode = wanted(len(self.ends))
+            if encode:
+                if window is not None and len(window.docnos) == WINDOW:
+                    yield window
+                    window = None
+                window = window or Window(len(self.ends))
+                window.docnos.append(docno)
+                window.texts.append(text)
+            docnos.append(docno)
+            entry = _hashed(docno, text)
+            digest.update(entry)
+            self._corpus.update(entry)
+            self.count += 1
+            if self.progress:
+                self.progress()
+        if not docnos:
+            raise ValueError("documents must hold at least one document, got none")
+        yield from self._end(window, digest, docnos, passed)
+
+    def _end(
+        self, window: Window | None, digest: Any, docnos: list[str], passed: Callable[[int, ShardEnd], Any] | None
+    ) -> Iterator[Window]:
+        self._seen.add(docnos)
+        end = ShardEnd(len(docnos), digest.hexdigest())
+        self.ends.append(end)
+        if window is not None:
+            window.end = end
+            yield window
+        elif passed:
+            passed(len(self.ends) - 1, end)
+
+    def _checked(self) -> Iterator[tuple[str, str]]:
+        for number, document in enumerate(self.documents):
+            if not isinstance(document, Mapping):
+                raise TypeError(
+                    f"document {number} must be a dict with docno and {self.text_field}, got {type(document).__name__}"
+                )
+            if "docno" not in document:
+                raise KeyError(f"document {number} has no 'docno' (it has {sorted(map(str, document))})")
+            docno = check_docno(document["docno"], number)
+            if self.text_field not in document:
+                raise KeyError(
+                    f"document {docno!r} has no {self.text_field!r} (it has {sorted(map(str, document))}); "
+                    "Splade(..., text_field=...) names the text's key"
+                )
+            text = document[self.text_field]
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"document {docno!r}: {self.text_field!r} must be a string, got {text!r}; "
+                    "drop the document or replace the value by ''"
+                )
+            check_utf8(text, f"{self.text_field!r} of document {docno!r}")
+            yield docno, text
+
+
+class SeenDocnos:
+    """Finds docnos that occur twice, by hashes of 64 bits: eight bytes per document, whatever their length."""
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def add(self, docnos: list[str]) -> None:
+        """Remember a shard's docnos.
+
+        Raises:
+            ValueError: one of them occurs twice, or was seen before.
+        """
+        hashes = np.array(
+            [int.from_bytes(hashlib.blake2b(d.encode(), digest_size=8).digest(), "little") for d in docnos],
+            dtype=np.uint64,
+        )
+        ordered = np.sort(hashes)
+        again = ordered[1:][ordered[1:] == ordered[:-1]]
+        for run in self._runs:
+            place = np.minimum(np.searchsorted(run, ordered), len(run) - 1)
+            again = np.concatenate([again, ordered[run[place] == ordered]])
+        if len(again):
+            first = docnos[int(np.flatnonzero(hashes == again[0])[-1])]
+            raise ValueError(f"docno {first!r} occurs twice; docnos must be unique")
+        # Runs at least double in size: few to look into, each document merged a few times.
+        while self._runs and len(self._runs[-1]) <= len(ordered):
+            ordered = np.sort(np.concatenate([self._runs.pop(), ordered]), kind="stable")
+        self._runs.append(ordered)
+
+
+def check_docno(docno: Any, number: int) -> str:
+    """Raise unless ``docno`` is a str that every engine holds."""
+    if not isinstance(docno, str):
+        raise TypeError(f"docno of document {number} must be a str, got {docno!r}")
+    if not docno or len(docno) > MAX_DOCNO or any(c in docno for c in "\n\r\0"):
+        raise ValueError(
+            f"docno of document {number} must have 1 to {MAX_DOCNO} characters, no line break, got {docno[:80]!r}"
+        )
+    check_utf8(docno, f"docno of document {number}")
+    return docno
+
+
+def check_utf8(text: str, what: str) -> None:
+    """Raise ``ValueError`` for a text with half a character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} cannot be written as UTF-8: {text[error.start :][:1]!r} at {error.start}") from None
+
+
+def _hashed(docno: str, text: str) -> bytes:
+    return f"{len(docno)} {len(text)}\n{docno}{text}".encode()
