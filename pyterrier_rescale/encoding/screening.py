@@ -10,7 +10,9 @@ is above zero are computed in full precision; all others are zero for certain. m
 outlying dimensions of a trained model first of all, and so makes the errors smaller.
 
 Two formats, the one that the CPU at hand multiplies faster: bfloat16 (matrix units, AMX, multiply it six times as fast
-as float32, AVX-512 instructions twice) and int8 (AVX-512 VNNI: four times; its errors are seven times larger).
+as float32, AVX-512 instructions twice) and int8 (AVX-512 VNNI: four times; its errors are seven times larger). Neither
+is taken on trust: without VNNI, sums of two products of int8 saturate at 16 bits. A format is used only where products
+at its extremes came out as the bound assumes (:func:`_exact`), and faster than in float32.
 """
 
 from __future__ import annotations
@@ -36,8 +38,11 @@ _WORTH = 1.5
 _INT8_EXTRA = 0.05
 # Rows of the square products that are timed, and how often: some 50 ms on two cores.
 _PROBED, _PROBES = 512, 15
+# Rows of the products that are proved.
+_PROVED = 96
 _SLICE = 4096  # rows of W that are rounded at a time
 _UNIT = 2.0**-24  # the rounding of float32, relative
+_TINY = torch.finfo(torch.float32).tiny
 
 
 class BFloat16:
@@ -49,6 +54,8 @@ class BFloat16:
     rounding = 2.0**-8
     #: Of a block: of two bytes, twice as many fit the cache.
     rows = 4096
+    #: A value with all bits of its fraction set.
+    extreme = 255 / 128
 
     @staticmethod
     def rounded(values: torch.Tensor, *, together: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -63,18 +70,19 @@ class BFloat16:
 
 
 class Int8:
-    """int8 from -127 to 127 of a unit; products are exact."""
+    """int8 from -127 to 127 of a unit; products are exact, where :func:`_exact` says so."""
 
     dtype, product = torch.int8, torch.int32
     rounding = _UNIT  # read as float32
     rows = None  # the default
+    extreme = 127
 
     @staticmethod
     def rounded(values: torch.Tensor, *, together: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As :meth:`BFloat16.rounded`."""
         sizes = values.abs()
         largest = sizes.amax() if together else sizes.amax(dim=1)
-        unit = (largest / 127).clamp_min_(torch.finfo(torch.float32).tiny)  # zeros alone may have any
+        unit = (largest / 127).clamp_min_(_TINY)  # zeros alone may have any
         column = unit[..., None]
         back = torch.div(values, column, out=sizes).round_()
         return back.to(torch.int8), back.mul_(column), unit
@@ -162,11 +170,19 @@ class Screen:
             limits -= bias.double()
         error = (parts - back).norm(dim=1).amax().double()
         size = back.norm(dim=1).amax().double()
-        # H products in float32 err by at most H units in the last place of |d^| |w^|, or |m| |w|; twice, for
-        # machines that round each product, and some more for norms and differences
-        units = (2 * parts.shape[1] + 16) * _UNIT
+        units = _summing(parts.shape[1])  # of |d^| |w^| and |m| |w|
         slack = units * (norms + residuals) * (size + error + self.centre.norm().double())
+        # instructions for bfloat16 take what is below the smallest normal number, in or out, as zero
+        slack += parts.shape[1] * _TINY * (1 + norms + size)
         return limits - (norms * error + residuals * size + slack)
+
+
+def _summing(width: int) -> float:
+    """Error of a sum of H products in float32, in |a| |b|: H units in the last place.
+
+    Twice, for machines that round each product, and some more for norms and differences.
+    """
+    return (2 * width + 16) * _UNIT
 
 
 def _amax(values: torch.Tensor) -> torch.Tensor:
@@ -189,13 +205,42 @@ def make_screen(weight: torch.Tensor) -> Screen | None:
     return Screen(weight, formats) if formats else None
 
 
+def _exact(number_format: Format, width: int) -> bool:
+    """Whether products of H = ``width`` terms are what the bound assumes, at extremes of the format.
+
+    Factors of +-127, or of the bfloat16 with most bits, in patterns of signs with the largest partial sums: all alike,
+    and alternating by 1, 2, 4, ... terms, and in halves; each with each and with its opposite; and signs at random.
+    Of int8 the integers must be right, of bfloat16 the error no more than float32's sum and one rounding.
+    """
+    place = torch.arange(width)
+    periods = [2**power for power in range(width.bit_length() + 1)] + [-(-width // 2)]
+    signs = torch.stack([1 - 2 * (place // period % 2) for period in periods])
+    generator = torch.Generator().manual_seed(width)  # the caller's random numbers stay as they are
+    random = torch.randint(2, (_PROVED - 2 * len(signs), width), generator=generator) * 2 - 1
+    factor = torch.cat([signs, -signs, random]).double() * number_format.extreme
+    for count in (_PROVED, 1, 5):  # few rows may have a kernel of their own
+        rows = factor[:count]
+        out = torch.empty(count, _PROVED, dtype=number_format.product)
+        try:
+            multiply(rows.to(number_format.dtype), factor.to(number_format.dtype).t(), out)
+        except (RuntimeError, AttributeError):  # this build of torch has no product of int8
+            return False
+        exact = rows @ factor.t()
+        allowed = torch.zeros_like(exact)
+        if number_format.dtype.is_floating_point:
+            allowed = number_format.rounding * exact.abs() + _summing(width) * width * number_format.extreme**2
+        if not ((out.double() - exact).abs() <= allowed).all():
+            return False
+    return True
+
+
 @functools.cache
 def _fast_formats(width: int) -> tuple[Format, ...]:
-    """Time the products once per width: what a CPU has units for cannot be told portably. The best format first."""
+    """Prove and time the products, once per width: what a CPU does cannot be told portably. The best format first."""
     best: dict[Format | None, float] = {}
     with torch.inference_mode():
         products = {}
-        for number_format in (None, BFloat16, Int8):
+        for number_format in (None, *(f for f in (BFloat16, Int8) if _exact(f, width))):
             dtype = number_format.dtype if number_format else torch.float32
             factor = torch.ones(_PROBED, width, dtype=dtype)
             out = torch.empty(_PROBED, _PROBED, dtype=number_format.product if number_format else dtype)
@@ -203,11 +248,7 @@ def _fast_formats(width: int) -> tuple[Format, ...]:
         for _ in range(_PROBES):  # in turns, so that what else the machine does hits all
             for number_format, (factor, out) in list(products.items()):
                 start = time.perf_counter()
-                try:
-                    multiply(factor, factor.t(), out)
-                except (RuntimeError, AttributeError):  # this build of torch has no product of int8
-                    del products[number_format]
-                    continue
+                multiply(factor, factor.t(), out)
                 best[number_format] = min(best.get(number_format, math.inf), time.perf_counter() - start)
                 if number_format and best[number_format] > 20 * best[None]:
                     del products[number_format]  # without instructions for it a product takes seconds

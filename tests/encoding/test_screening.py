@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from pyterrier_rescale.encoding import kernel, screening
+from pyterrier_rescale.encoding import blocks, kernel, screening
 from pyterrier_rescale.encoding.blocks import text_groups
 from pyterrier_rescale.encoding.kernel import sparse_head
-from pyterrier_rescale.encoding.screening import BFloat16, Int8, Screen, _amax, make_screen
+from pyterrier_rescale.encoding.screening import BFloat16, Int8, Screen, _amax, _exact, make_screen
 
 LENGTHS = torch.tensor([40, 3, 0, 25, 1, 31])
 FORMATS = [BFloat16, Int8]
+
+
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch):
+    """The bounds hold where products do; on CPUs whose int8 products saturate, exact ones stand in."""
+    if not _exact(Int8, 96):
+
+        def multiply(rows, columns, out, given=blocks.multiply):
+            if rows.dtype == torch.int8:
+                return out.copy_(rows.double() @ columns.double())
+            return given(rows, columns, out)
+
+        monkeypatch.setattr(blocks, "multiply", multiply)
 
 
 def head(seed=0, scale=1.0, vocab=3000, width=96, spread=0.0):
@@ -137,14 +154,91 @@ def test_the_format_is_what_this_cpu_multiplies_fastest(monkeypatch, seconds, ex
     clock = [0.0]
 
     def product(rows, columns, out):
-        took = {torch.float32: 1.0, **seconds}[rows.dtype]
-        if took is None:
-            raise RuntimeError("not implemented")
-        clock[0] += took
+        clock[0] += {torch.float32: 1.0, **seconds}[rows.dtype]
 
     monkeypatch.setattr(screening, "multiply", product)
+    monkeypatch.setattr(screening, "_exact", lambda number_format, width: seconds[number_format.dtype] is not None)
     monkeypatch.setattr(screening.time, "perf_counter", lambda: clock[0])
     assert screening._fast_formats.__wrapped__(64) == expected
+
+
+def saturating(rows, columns, apart, shifted):
+    """As without VNNI: one factor + 128 as unsigned, sums of two products in 16 bits, the shift taken out again."""
+    a, b = rows.int(), columns.t().int()
+    if shifted == "columns":
+        return saturating(columns.t(), rows.t(), apart, "rows").t()
+    products = (a[:, None] + 128) * b[None]
+    wide = torch.nn.functional.pad(products, (0, -products.shape[2] % (2 * apart))).unflatten(2, (-1, 2, apart))
+    return wide.sum(dim=3).clamp(-(2**15), 2**15 - 1).sum(dim=(2, 3)) - 128 * b.sum(dim=1)
+
+
+FAULTS = {
+    "16 bits": lambda a, b: saturating(a, b, 1, "rows"),
+    "16 bits, the other factor shifted": lambda a, b: saturating(a, b, 1, "columns"),
+    "16 bits, terms four apart": lambda a, b: saturating(a, b, 4, "rows"),
+    "7 bits": lambda a, b: a.int().clamp(-64, 63) @ b.int(),
+    "the last term left out": lambda a, b: a[:, :-1].int() @ b[:-1].int(),
+    "only few rows": lambda a, b: a.int() @ b.int() - (len(a) == 1),
+    "sums in bfloat16": lambda a, b: sum(part[:, None] * b[k] for k, part in enumerate(a.t())),
+    "halves rounded": lambda a, b: a[:, :48] @ b[:48] + a[:, 48:] @ b[48:],
+    "no such product": None,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_format_whose_products_are_others_is_not_used(fault, monkeypatch):
+    number_format = BFloat16 if fault in ("sums in bfloat16", "halves rounded") else Int8
+
+    def multiply(rows, columns, out):
+        if FAULTS[fault] is None:
+            raise RuntimeError("not implemented")
+        out.copy_(FAULTS[fault](rows, columns))
+
+    state = torch.get_rng_state()
+    assert _exact(BFloat16, 96)
+    monkeypatch.setattr(screening, "multiply", multiply)
+    assert not _exact(number_format, 96)
+    monkeypatch.setattr(screening, "multiply", lambda a, b, out: out.copy_(a.double() @ b.double()))
+    assert _exact(number_format, 96)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86 instructions")
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])
+def test_a_head_that_lines_up_on_older_cpus(instructions):
+    """Rows and W of the largest values with equal signs, whose sums saturate 16 bits."""
+    code = """if True:
+        import torch
+        from pyterrier_rescale.encoding import screening
+        from pyterrier_rescale.encoding.kernel import sparse_head
+        screening._WORTH = 0  # whatever it takes
+        signs = 1 - 2.0 * (torch.arange(128)[:, None] // 8 % 2)
+        weight = torch.ones(128, 96) * torch.linspace(0.2, 1, 128)[:, None] * signs
+        hidden = torch.cat([torch.ones(1, 600, 96), -torch.ones(1, 600, 96)])
+        mask = torch.ones(2, 600)
+        bias = torch.full((128,), -28.0)
+        formats = screening._fast_formats(96)
+        assert screening.BFloat16 in formats
+        for used in (formats, *([f] for f in formats)):
+            got = sparse_head(hidden, weight, bias, mask, screen=screening.Screen(weight, used))
+            truth = torch.log1p(torch.relu(hidden[:, 0].double() @ weight.double().T + bias.double())).float()
+            assert 0 < truth.count_nonzero() < truth.numel() / 2
+            torch.testing.assert_close(got, truth, atol=5e-5, rtol=1e-5)  # logits of some 100, float32
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "ONEDNN_MAX_CPU_ISA": instructions},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("number_format", FORMATS)
+def test_numbers_below_the_smallest_normal_one(number_format):
+    """Instructions for bfloat16 take them as zero; terms open by so little stay open."""
+    weight = torch.full((8, 16), 1e-39)
+    rows = torch.ones(4, 16)
+    rows[0] = 3
+    assert not Screen(weight, [number_format]).closed(rows, torch.tensor([4]), None).any()
 
 
 @pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
