@@ -70,7 +70,8 @@ def small_backbone(
     root = cache_dir("backbones") if cache is None else Path(cache).expanduser()
     folder = root / f"{family}-{chosen.fingerprint(texts, versions)}"
     if not (folder / "backbone.json").is_file():
-        with suppress(FileExistsError), whole_folder(folder) as beside:  # it exists if another process was quicker
+        # it exists if another process was quicker
+        with suppress(FileExistsError), whole_folder(folder) as beside, keep_freed_memory():
             _build(chosen, texts, versions, beside, verbose)
     return folder
 
@@ -82,7 +83,6 @@ def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str
     from .architectures import build_model, train_tokenizer
     from .mlm import make_windows, own_token_share, pretrain
 
-    keep_freed_memory()
     tokenizer = train_tokenizer(settings, texts)
     windows = make_windows(tokenizer, texts, settings)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are

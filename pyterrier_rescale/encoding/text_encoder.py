@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -143,14 +144,14 @@ class TextEncoder:
     def head_batches(self, texts: Sequence[str], *, batch_size: int | None = None) -> Iterator[HeadBatch]:
         """Run the model up to its decoder in batches of similar lengths, not in input order; blank texts are left out.
 
-        Tokenising the next window of texts overlaps with the model's work on this one.
+        Tokenising the next window of texts overlaps with the model's work on this one. Until the last batch is taken,
+        malloc's settings are others on a CPU, unless the texts are few (:func:`._utils.memory.keep_freed_memory`).
         """
         batch_size = self.batch_size if batch_size is None else check_positive("batch_size", batch_size)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         present = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        on_heap = self.device.type == "cpu" and len(present) >= _MANY_TEXTS
+        with keep_freed_memory() if on_heap else nullcontext(), ThreadPoolExecutor(max_workers=1) as pool:
             pending = [pool.submit(self._tokenise, [texts[i] for i in window]) for window in windows[:1]]
             for number, window in enumerate(windows):
                 ids = pending.pop().result()

@@ -235,16 +235,17 @@ class _Documents:
         """BM25 over the same ``text``, Terrier's defaults (Porter stems, stop words, k1=1.2, b=0.75)."""
         import pyterrier as pt
 
-        from ..indexing.java import ensure_java
+        from ..indexing.java import errors_only, start_java
 
-        ensure_java()
+        start_java()
         if not (self._path / "data.properties").exists():
             say("BM25: indexing")
             building = self._path.with_name("BM25.building")
             shutil.rmtree(building, ignore_errors=True)
             longest = max(len(document["docno"]) for document in self._collection.corpus())
             fields = ({"docno": d["docno"], "text": d["text"]} for d in self._collection.corpus())
-            pt.terrier.TerrierIndex(building).indexer(meta={"docno": longest}).index(fields)
+            with errors_only():
+                pt.terrier.TerrierIndex(building).indexer(meta={"docno": longest}).index(fields)
             os.replace(building, self._path)
         index = pt.terrier.TerrierIndex(self._path)
         return pt.rewrite.tokenise() >> index.bm25(num_results=num_results)

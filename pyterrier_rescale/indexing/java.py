@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 MIN_JAVA = 11
@@ -83,8 +85,6 @@ def ensure_java() -> None:
         pt.java.set_java_home(home)
     options = [ENCODING_OPTION, SIGNALS_OPTION]
     options += [opt for since, opts in _QUIET_OPTIONS.items() if version >= since for opt in opts]
-    if pt.java.configure["log_level"] == "WARN":
-        pt.java.set_log_level("ERROR")  # Terrier warns of every index with an empty document
     given = pt.java.configure["options"]
     for option in options:
         if option not in given:
@@ -123,6 +123,27 @@ def python_signals() -> None:
         handler = signal.getsignal(number)
         if handler is not None:
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def errors_only() -> Iterator[None]:
+    """Within the block, Terrier's log shows errors alone, then what it showed before; needs a running JVM.
+
+    For our own indexing with Terrier, which warns of each collection with an empty document. A level that the user has
+    set to other than PyTerrier's default, ``WARN``, stays; so do the levels of all that is outside such blocks.
+    """
+    import pyterrier as pt
+
+    root = pt.java.autoclass("org.slf4j.LoggerFactory").getLogger("ROOT")
+    level = pt.java.cast("ch.qos.logback.classic.Logger", root).getLevel().toString()
+    if level != "WARN":
+        yield
+        return
+    pt.java.set_log_level("ERROR")
+    try:
+        yield
+    finally:
+        pt.java.set_log_level(level)
 
 
 def _candidates():

@@ -59,7 +59,7 @@ def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = Fa
 
 def _bm25(documents: list[str], queries: list[str], depth: int, verbose: bool) -> dict[str, list[int]]:
     """Places of the best documents of each query, best first."""
-    from ..indexing.java import start_java
+    from ..indexing.java import errors_only, start_java
 
     start_java()
     import pyterrier as pt
@@ -68,7 +68,10 @@ def _bm25(documents: list[str], queries: list[str], depth: int, verbose: bool) -
     with tempfile.TemporaryDirectory() as folder:
         index = pt.terrier.TerrierIndex(f"{folder}/index")
         feed = pt.tqdm(documents, desc="mining: indexing", unit="doc") if verbose else documents
-        index.indexer(meta={"docno": 20}).index({"docno": str(place), "text": text} for place, text in enumerate(feed))
+        with errors_only():
+            index.indexer(meta={"docno": 20}).index(
+                {"docno": str(place), "text": text} for place, text in enumerate(feed)
+            )
         retrieve = pt.rewrite.tokenise() >> index.bm25(num_results=depth)
         results = retrieve(frame).sort_values(["qid", "rank"])
     ranked: dict[str, list[int]] = {}

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import os
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +182,6 @@ def _run(
     from .trainer import Encoder, Trainer
 
     python_signals()
-    _set_memory(module, config)
     collator = Collator(
         rows,
         module,
@@ -198,18 +198,19 @@ def _run(
         bookkeeper.report = trainer.log
     trainer.objective.ramp.warn_if_short(config.query_lambda, config.lambda_d)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with _malloc_for(module, config):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         bookkeeper.close()
     module.eval()
 
 
-def _set_memory(module: SparseHead, config: TrainConfig) -> None:
+def _malloc_for(module: SparseHead, config: TrainConfig) -> AbstractContextManager[bool]:
     """A small model's steps take a third less time on a heap that grows; a large one's activations would not fit it."""
     sizes = module.mlm.config
     width, layers = getattr(sizes, "hidden_size", None), getattr(sizes, "num_hidden_layers", None)
     states = 4 * config.batch_size * config.max_length * (width or 0) * (layers or 0)
-    (keep_freed_memory if 0 < states <= _SMALL_STATES else return_freed_memory)()
+    return keep_freed_memory() if 0 < states <= _SMALL_STATES else return_freed_memory()
 
 
 def _load(folder: Path, config: TrainConfig) -> Splade:

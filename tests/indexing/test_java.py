@@ -107,3 +107,41 @@ def test_jars_that_cannot_be_had_are_named(home, tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("RuntimeError: Terrier's jars (about 100 MB, a download at the first use)"), done.stderr
     assert "PYTERRIER_HOME" in last
+
+
+def test_the_log_level_is_the_users():
+    """Constructing encoders and indexes leaves it; our own Terrier indexing is quiet unless the user chose a level."""
+    code = """if True:
+        import tempfile
+        import tiny
+        import pyterrier as pt
+        from pyterrier_rescale import Splade, open_index
+        from pyterrier_rescale.indexing.java import errors_only, start_java
+        from pyterrier_rescale.training.negatives import _bm25
+        model, tokenizer = tiny.build("bert")
+        splade = Splade(model, tokenizer=tokenizer, max_length=32)
+        assert pt.java.configure["log_level"] == "WARN"
+        folder = tempfile.mkdtemp()
+        open_index(folder + "/i").indexer().index([{"docno": "d1", "toks": {"a": 3}}, {"docno": "d2", "toks": {}}])
+
+        def level():
+            root = pt.java.autoclass("org.slf4j.LoggerFactory").getLogger("ROOT")
+            return pt.java.cast("ch.qos.logback.classic.Logger", root).getLevel().toString()
+
+        assert level() == "WARN"
+        _bm25(["word", ""], ["word"], 2, False)  # Terrier would warn of the empty document
+        assert level() == "WARN"
+        for chosen, within in (("INFO", "INFO"), ("ERROR", "ERROR"), ("WARN", "ERROR")):
+            pt.java.set_log_level(chosen)
+            try:
+                with errors_only():
+                    assert level() == within
+                    raise KeyError
+            except KeyError:
+                assert level() == chosen
+    """
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "WARN" not in done.stderr

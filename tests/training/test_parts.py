@@ -32,7 +32,7 @@ def test_small_models_keep_their_freed_memory(sizes, expected, monkeypatch):
     called = []
     monkeypatch.setattr(run, "keep_freed_memory", lambda: called.append("keep"))
     monkeypatch.setattr(run, "return_freed_memory", lambda: called.append("return"))
-    run._set_memory(SimpleNamespace(mlm=SimpleNamespace(config=SimpleNamespace(**sizes))), TrainConfig())
+    run._malloc_for(SimpleNamespace(mlm=SimpleNamespace(config=SimpleNamespace(**sizes))), TrainConfig())
     assert called == [expected]
 
 
