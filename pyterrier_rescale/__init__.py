@@ -12,6 +12,7 @@ _HOME = {
     "Calibration": "analysis.calibration",
     "CollapseError": "training",
     "HeadAudit": "analysis.head_audit",
+    "LexicalEncoder": "splade",
     "Splade": "splade",
     "Vectors": "indexing.vectors.folder",
     "add_mlm_head": "heads.mlm_head",
@@ -32,6 +33,7 @@ __all__ = [
     "Calibration",
     "CollapseError",
     "HeadAudit",
+    "LexicalEncoder",
     "Splade",
     "Vectors",
     "__version__",
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
     from .indexing.engines import open_index
     from .indexing.vectors.folder import Vectors, open_vectors
     from .indexing.vectors.run import encode
-    from .splade import Splade
+    from .splade import LexicalEncoder, Splade
     from .training import CollapseError, train
 
 

@@ -1,5 +1,6 @@
-"""Splade, what a user types: settings and factory, and the three stages that it makes."""
+"""What a user types: Splade, the model-free LexicalEncoder of the same interface, and the stages that they make."""
 
 from .encoder import Splade
+from .lexical import LexicalEncoder
 
-__all__ = ["Splade"]
+__all__ = ["LexicalEncoder", "Splade"]
