@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .._utils.checks import check_number, check_share
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import find_head, mean_row_norm
 from ..heads.rescaling import ensure_bias, record, refuse_rescaled, rescale, untie
-from .k_search import check_above_zero, check_criterion, check_ks, search_k
+from .k_search import check_criterion, check_ks, search_k
 from .measurement import Probe, as_pairs, run_probe, used_rows
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def calibrate(
             bias where ``offset`` is asked for, or a head in which no term fires.
         TypeError: for texts that are no texts.
     """
-    _check_share(rate)
+    check_share("rate", rate, ends=False)
     ks = check_ks(ks)
     if positions not in POSITIONS:
         raise ValueError(f"positions must be 'attended' or 'content', got {positions!r}")
@@ -203,7 +204,9 @@ def calibrate(
     if centre not in (True, False, None):
         raise ValueError(f"centre must be True, False or None, got {centre!r}")
     centre = bool(offset) if centre is None else bool(centre)
-    check_above_zero(temperature=temperature, target=target, least_k=least_k)
+    for name, value in (("temperature", temperature), ("target", target), ("least_k", least_k)):
+        if value is not None:
+            check_number(name, value)
     target = check_criterion(criterion, target)
     queries, documents = as_pairs(texts, sample, seed)
     if offset and rate * len(documents) < 1:
@@ -280,9 +283,3 @@ def _set_bias(model: PreTrainedModel, bias: np.ndarray) -> None:
     parameter = ensure_bias(model)
     with torch.no_grad():
         parameter.copy_(torch.from_numpy(bias))
-
-
-def _check_share(rate: float) -> None:
-    """Raise ``ValueError`` unless ``rate`` is a number above 0 and below 1."""
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < 1:
-        raise ValueError(f"rate must be a number above 0 and below 1, got {rate!r}")

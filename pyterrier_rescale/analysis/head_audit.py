@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .._utils.checks import check_number
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import Head, find_head, last_norm
 from ..heads.rescaling import provenance
 from .head_statistics import density_numbers, logit_numbers, mean_cosine, score_numbers, spearman, term_weights
-from .k_search import CRITERIA, check_above_zero, search_k
+from .k_search import CRITERIA, search_k
 from .measurement import Probe, as_pairs, run_probe, used_rows
 from .verdict import judge, mismatched
 
@@ -139,7 +140,7 @@ def audit(
         TypeError, ValueError, FileNotFoundError: for a model without a usable head, texts that are no texts, or a
             temperature that is not above zero.
     """
-    check_above_zero(temperature=temperature)
+    check_number("temperature", temperature)
     pairs = None if texts is None else as_pairs(texts, sample, seed)
     options = {"max_length": max_length, "batch_size": batch_size, "lowercase": lowercase, "device": device}
     if isinstance(model, Mapping) or (isinstance(model, Sequence) and not isinstance(model, str)):

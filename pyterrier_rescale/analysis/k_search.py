@@ -102,14 +102,6 @@ def _narrow(
         value(math.sqrt(above * below))
 
 
-def check_above_zero(**values: float | None) -> None:
-    """Raise ``ValueError`` for a value that is given and not a finite number > 0, naming it."""
-    for name, value in values.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (number and 0 < value < math.inf):
-            raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
-
-
 def check_criterion(criterion: str, target: float | None) -> float:
     """The target, by default the criterion's own.
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..encoding.text_encoder import HeadBatch, TextEncoder, check_positive, check_texts, position_limit
+from .._utils.checks import check_integer
+from ..encoding.text_encoder import HeadBatch, TextEncoder, check_texts, position_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,7 +75,7 @@ def as_pairs(texts: Iterable[Any], sample: int, seed: int) -> tuple[list[str], l
         TypeError: if ``texts`` is one string or not iterable.
         ValueError: for an element that is neither a string nor a pair of strings, or fewer than 8 texts.
     """
-    check_positive("sample", sample)
+    check_integer("sample", sample)
     if isinstance(texts, str) or not isinstance(texts, Iterable):
         raise TypeError(f"texts must be a list of strings or of (query, document) pairs, got {type(texts).__name__}")
     texts = list(texts)

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from .._utils.checks import check_integer, check_number, check_share
+
+_set = object.__setattr__  # in frozen classes: numpy's numbers become Python's
+
 FAMILIES = ("bert", "modernbert", "roberta")
 BUILD = 2  # raise it when the way of pretraining changes: caches of another build are not used
 
@@ -62,8 +66,7 @@ class BackboneSettings:
         if self.hidden % 32:
             raise ValueError(f"hidden must be a multiple of 32, got {self.hidden}")
         _check_masking(self)
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate!r}")
+        _set(self, "learning_rate", check_number("learning_rate", self.learning_rate))
 
     @classmethod
     def make(cls, family: str, settings: dict[str, Any]) -> BackboneSettings:
@@ -119,8 +122,7 @@ class HeadSettings:
             raise ValueError("frozen_steps + joint_steps must be at least 1, got 0")
         _check_masking(self)
         for name in ("frozen_learning_rate", "head_learning_rate", "body_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)!r}")
+            _set(self, name, check_number(name, getattr(self, name)))
 
     @property
     def steps(self) -> int:
@@ -140,17 +142,14 @@ class HeadSettings:
 
 def _check_ints(settings: Any, least: dict[str, int]) -> None:
     for name, low in least.items():
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"{name} must be an int >= {low}, got {value!r}")
+        _set(settings, name, check_integer(name, getattr(settings, name), low))
     if settings.max_length > 512:
         raise ValueError(f"max_length must be at most 512, the number of positions, got {settings.max_length}")
 
 
 def _check_masking(settings: Any) -> None:
     for name in ("warmup", "chosen", "masked", "random"):
-        if not 0 <= getattr(settings, name) <= 1:
-            raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(settings, name)!r}")
+        _set(settings, name, check_share(name, getattr(settings, name)))
     if settings.chosen == 0:
         raise ValueError("chosen must be above 0: there would be nothing to predict")
     if settings.masked + settings.random > 1:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from .._utils.checks import check_integer
 from .sampling import choose_docnos, choose_qids
 from .store import DocumentStore
 
@@ -197,13 +198,10 @@ class SampledCollection(Collection):
         split: str = "test",
         pairs_in_sample: bool = False,
     ):
-        for argument, value in (("n_docs", n_docs), ("n_topics", n_topics)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{argument} must be an int >= 1 or None, got {value!r}")
         base.check_split(split)
         self.base = base
-        self.n_docs = n_docs
-        self.n_topics = n_topics
+        self.n_docs = check_integer("n_docs", n_docs, optional=True)
+        self.n_topics = check_integer("n_topics", n_topics, optional=True)
         self.seed = seed
         self.split = split
         self.pairs_in_sample = pairs_in_sample

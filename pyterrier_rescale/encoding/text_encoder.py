@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
 
+from .._utils.checks import check_integer
 from .._utils.locks import lock_of
 from .._utils.memory import keep_freed_memory
 from .._utils.text_lines import has_surrogates
@@ -85,7 +86,7 @@ class TextEncoder:
     ) -> None:
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be 'max' or 'sum', got {pooling!r}")
-        self.batch_size = check_positive("batch_size", batch_size)
+        self.batch_size = check_integer("batch_size", batch_size)
         self.max_length = check_max_length(max_length, model)
         self.model = on_device(model, default_device(device))
         self.device = self.model.device
@@ -147,7 +148,7 @@ class TextEncoder:
         Tokenising the next window of texts overlaps with the model's work on this one. Until the last batch is taken,
         malloc's settings are others on a CPU, unless the texts are few (:func:`._utils.memory.keep_freed_memory`).
         """
-        batch_size = self.batch_size if batch_size is None else check_positive("batch_size", batch_size)
+        batch_size = self.batch_size if batch_size is None else check_integer("batch_size", batch_size)
         present = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
         on_heap = self.device.type == "cpu" and len(present) >= _MANY_TEXTS
@@ -280,13 +281,6 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     return texts
 
 
-def check_positive(name: str, value: int) -> int:
-    """Raise ``ValueError`` unless ``value`` is an integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    return int(value)
-
-
 def position_limit(model: PreTrainedModel) -> int | None:
     """Tokens that the model has positions for, or ``None`` where it has no such limit."""
     positions = getattr(model.config, "max_position_embeddings", None)
@@ -301,7 +295,7 @@ def position_limit(model: PreTrainedModel) -> int | None:
 
 def check_max_length(max_length: int, model: PreTrainedModel) -> int:
     """Raise ``ValueError`` unless ``max_length`` is at least 3 tokens and the model has positions for them."""
-    max_length = check_positive("max_length", max_length)
+    max_length = check_integer("max_length", max_length)
     limit = position_limit(model)
     if limit is not None and max_length > limit:
         raise ValueError(f"max_length must be at most {limit} for this {type(model).__name__}, got {max_length}")

@@ -8,10 +8,10 @@ so that it survives save, load, resize and further training in stock tools.
 from __future__ import annotations
 
 import copy
-import math
 import os
 from typing import TYPE_CHECKING, Any
 
+from .._utils.checks import check_number
 from .decoder import Head, check_head, find_head, head_input, kind_of, last_norm, mean_row_norm, probe_ids
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def check_k(k: float) -> float:
     Raises:
         ValueError: unless ``k`` is a finite number > 0.
     """
-    if isinstance(k, bool) or not isinstance(k, (int, float)) or not math.isfinite(k) or k <= 0:
-        raise ValueError(f"k must be a finite number > 0, got {k!r}")
-    return float(k)
+    return float(check_number("k", k))
 
 
 def rescale(

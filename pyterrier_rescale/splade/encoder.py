@@ -72,10 +72,11 @@ class Splade(pt.Transformer):
         dtype: Any = None,
         verbose: bool = False,
     ) -> None:
+        from .._utils.checks import check_integer
         from ..encoding.fingerprint import state_of
         from ..encoding.model_folder import saved_settings
         from ..encoding.query_encoder import QuerySide
-        from ..encoding.text_encoder import TextEncoder, check_positive, default_device, position_limit
+        from ..encoding.text_encoder import TextEncoder, default_device, position_limit
         from ..heads.checkpoint import load_backbone
         from ..heads.rescaling import check_k
         from ..heads.rescaling import rescale as rescale_head
@@ -88,7 +89,7 @@ class Splade(pt.Transformer):
             )
         if rescale is not None:
             check_k(rescale)
-        check_positive("batch_size", batch_size)
+        check_integer("batch_size", batch_size)
         saved = saved_settings(model) if isinstance(model, (str, os.PathLike)) else {}
         pooling = saved.get("pooling", pooling) if pooling is _MAX_POOLING else pooling
         max_length = saved.get("max_length", max_length) if max_length is _LENGTH_256 else max_length

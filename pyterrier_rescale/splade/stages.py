@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from .._utils.checks import check_integer, check_number
 from .._utils.text_lines import has_surrogates
 from ..encoding.terms import MODES, Toks, to_toks
-from ..encoding.text_encoder import check_positive
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -75,7 +75,7 @@ class SpladeDocEncoder(_Role):
         self.text_field = splade.text_field if text_field is None else text_field
         self._defaults = {**type(self)._defaults, "text_field": splade.text_field, "batch_size": splade.batch_size}
         self.batch_size = _batch_size(splade, batch_size)
-        self.scale = _check_scale(scale)
+        self.scale = check_number("scale", scale)
         self.terms = _check_terms(terms)
         self.verbose = splade.verbose if verbose is None else verbose
 
@@ -135,7 +135,7 @@ class SpladeQueryEncoder(_Role):
         self.splade = splade
         self._defaults = {**type(self)._defaults, "batch_size": splade.batch_size}
         self.batch_size = _batch_size(splade, batch_size)
-        self.scale = _check_scale(scale)
+        self.scale = check_number("scale", scale)
         self.terms = _check_terms(terms)
         self.verbose = splade.verbose if verbose is None else verbose
 
@@ -200,13 +200,7 @@ def schematic(transformer: pt.Transformer, label: str) -> dict[str, Any]:
 
 
 def _batch_size(splade: Splade, batch_size: int | None) -> int:
-    return splade.batch_size if batch_size is None else check_positive("batch_size", batch_size)
-
-
-def _check_scale(scale: float) -> float:
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
-        raise ValueError(f"scale must be a finite number > 0, got {scale!r}")
-    return scale
+    return splade.batch_size if batch_size is None else check_integer("batch_size", batch_size)
 
 
 def _check_terms(terms: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._utils.checks import check_integer, check_number
 from .._utils.durable import write_whole
 from ..encoding.kernel import POOLINGS
 from .losses import LOSSES
@@ -20,6 +20,7 @@ CONFIG_FILE = "train_config.json"
 RESCALES = ("auto", "calibrated", "learned")
 QUERIES = ("model", "static")
 MONITORS = (True, False, "warn")
+_set = object.__setattr__  # in a frozen class: numpy's numbers become Python's, which JSON can hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _check_rescale(self.rescale)
+        _set(self, "rescale", _checked_rescale(self.rescale))
         _choice("loss", self.loss, LOSSES)
         _choice("regularizer", self.regularizer, REGULARIZERS)
         if self.query_regularizer is not None:
@@ -86,18 +87,16 @@ class TrainConfig:
         if self.monitor not in MONITORS or isinstance(self.monitor, int) and not isinstance(self.monitor, bool):
             raise ValueError(f"monitor must be True, False or 'warn', got {self.monitor!r}")
         for name in ("batch_size", "max_length", "gradient_accumulation", "log_steps"):
-            _integer(name, getattr(self, name), 1)
+            _set(self, name, check_integer(name, getattr(self, name)))
         for name in ("max_steps", "query_max_length", "negatives", "mini_batch_size", "eval_steps"):
-            if getattr(self, name) is not None:
-                _integer(name, getattr(self, name), 0 if name == "negatives" else 1)
-        if self.warmup_steps is not None:
-            _integer("warmup_steps", self.warmup_steps, 0)
+            _set(self, name, check_integer(name, getattr(self, name), 0 if name == "negatives" else 1, optional=True))
+        _set(self, "warmup_steps", check_integer("warmup_steps", self.warmup_steps, 0, optional=True))
         for name in ("ramp_steps", "mine_negatives", "seed", "save_steps"):
-            _integer(name, getattr(self, name), 0)
+            _set(self, name, check_integer(name, getattr(self, name), 0))
         for name in ("learning_rate", "temperature", "scale_learning_rate", "static_learning_rate", "epochs"):
-            _number(name, getattr(self, name), positive=True)
+            _set(self, name, check_number(name, getattr(self, name)))
         for name in ("lambda_q", "lambda_d", "weight_decay", "max_grad_norm"):
-            _number(name, getattr(self, name), positive=False)
+            _set(self, name, check_number(name, getattr(self, name), zero=True))
         if self.mine_negatives and LOSSES[self.loss].needs_scores:
             raise ValueError(f"mine_negatives has no teacher scores to give to loss={self.loss!r}; use loss='infonce'")
         if self.device not in (None, "cpu", "cuda", "mps"):
@@ -150,15 +149,11 @@ class TrainConfig:
         ]
 
 
-def _check_rescale(rescale: Any) -> None:
-    from ..heads.rescaling import check_k
-
-    if rescale is None or rescale in RESCALES:
-        return
-    if isinstance(rescale, str):
-        raise ValueError(f"rescale must be None, a number > 0 or one of {', '.join(RESCALES)}, got {rescale!r}")
+def _checked_rescale(rescale: Any) -> Any:
+    if rescale is None or (isinstance(rescale, str) and rescale in RESCALES):
+        return rescale
     try:
-        check_k(rescale)
+        return check_number("rescale", rescale)
     except ValueError:
         raise ValueError(
             f"rescale must be None, a finite number > 0 or one of {', '.join(RESCALES)}, got {rescale!r}"
@@ -168,14 +163,3 @@ def _check_rescale(rescale: Any) -> None:
 def _choice(name: str, value: Any, choices: Any) -> None:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(sorted(choices))}, got {value!r}")
-
-
-def _integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-
-
-def _number(name: str, value: Any, *, positive: bool) -> None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < 0 or (positive and value == 0):
-        raise ValueError(f"{name} must be a finite number {'> 0' if positive else '>= 0'}, got {value!r}")

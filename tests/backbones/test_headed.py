@@ -103,11 +103,11 @@ def test_minilm_is_taken_from_its_package_or_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"frozen_steps": -1}, "frozen_steps must be an int >= 0"),
+        ({"frozen_steps": -1}, "frozen_steps must be an integer >= 0"),
         ({"frozen_steps": 0, "joint_steps": 0}, "at least 1"),
         ({"chosen": 0}, "nothing to predict"),
         ({"masked": 0.9, "random": 0.2}, "at most 1"),
-        ({"body_learning_rate": 0}, "body_learning_rate must be > 0"),
+        ({"body_learning_rate": 0}, "body_learning_rate must be a finite number > 0"),
         ({"max_length": 513}, "at most 512"),
     ],
 )

@@ -202,8 +202,8 @@ def test_sample_training_pairs():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 4), "n_docs must be an int >= 1 or None, got 0"),
-        ((20, 1.5), "n_topics must be an int >= 1 or None, got 1.5"),
+        ((0, 4), "n_docs must be an integer >= 1 or None, got 0"),
+        ((20, 1.5), "n_topics must be an integer >= 1 or None, got 1.5"),
         ((3, 10), "n_docs must be at least 10"),
     ],
 )

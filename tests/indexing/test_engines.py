@@ -154,7 +154,7 @@ def test_wrong_arguments(tmp_path):
             open_index(tmp_path / "i", "exact", scale=scale)
     index = open_index(tmp_path / "i", "exact")
     for bad in (0, -5, 2.5, True, None):
-        with pytest.raises(ValueError, match="num_results must be an int >= 1"):
+        with pytest.raises(ValueError, match="num_results must be an integer >= 1"):
             index.retriever(bad)
     with pytest.raises(ValueError, match="mode must be one of"):
         index.indexer(mode="replace")

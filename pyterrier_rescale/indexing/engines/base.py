@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pyterrier as pt
 
+from ..._utils.checks import check_number
 from . import storage
 from .documents import DocumentStream
 from .roles import EngineIndexer, EngineRetriever
@@ -39,8 +38,8 @@ class EngineIndex(pt.Artifact):
 
     def __init__(self, path: str | os.PathLike, *, scale: float | None = None):
         super().__init__(path)
-        if scale is not None and not (_is_number(scale) and math.isfinite(scale) and scale > 0):
-            raise ValueError(f"scale must be a finite number > 0, got {scale!r}")
+        if scale is not None:
+            scale = check_number("scale", scale)
         meta = self._checked_meta(scale)
         self.scale = float(scale if scale is not None else meta["scale"] if meta else DEFAULT_SCALE)
         self._searcher: Searcher | None = None
@@ -203,7 +202,3 @@ class EngineIndex(pt.Artifact):
                 f"leave scale out, or say scale={meta['scale']:g}"
             )
         return meta
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_))

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
+from ..._utils.checks import is_number
 from ..._utils.documents import as_documents
 
 MAX_WEIGHT = 2**24 - 1  # integers up to here are exact in float32
@@ -167,9 +166,7 @@ def _plain_weights(toks: Mapping, docno: str) -> dict[str, int]:
 
 
 def _is_weight(value: Any) -> bool:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        return False
-    return value == value and 1 <= value <= MAX_WEIGHT and float(value).is_integer()
+    return is_number(value) and 1 <= value <= MAX_WEIGHT and float(value).is_integer()
 
 
 def _check_utf8(text: str, what: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from ..._utils.checks import check_integer, is_number
 from ..._utils.documents import as_documents
 from .documents import parse_stamp
 
@@ -74,14 +73,12 @@ class EngineRetriever(pt.Transformer):
     """
 
     def __init__(self, index: EngineIndex, num_results: int = 1000, *, threads: int = 1, verbose: bool = False):
-        for name, value in (("num_results", num_results), ("threads", threads)):
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+        num_results, threads = check_integer("num_results", num_results), check_integer("threads", threads)
         if threads > 1 and not index.concurrent:
             raise ValueError(f"threads must be 1 with engine {index.engine!r}, got {threads}")
         self.index = index
-        self.num_results = int(num_results)
-        self.threads = int(threads)
+        self.num_results = num_results
+        self.threads = threads
         self.verbose = verbose
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
@@ -167,8 +164,7 @@ def _query_weights(toks: Any, qid: Any) -> dict[str, float]:
     for term, weight in toks.items():
         if not isinstance(term, str):
             raise TypeError(f"query {qid!r}: a term must be a str, got {term!r}")
-        number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight) or weight < 0:
+        if not is_number(weight) or weight < 0:
             raise ValueError(
                 f"query {qid!r}: a term's weight must be a finite number >= 0, got {weight!r} for {term!r}"
             )
