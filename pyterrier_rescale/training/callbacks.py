@@ -48,6 +48,7 @@ class Bookkeeper(TrainerCallback):
         self._bar: Any = None
         self._row: dict[str, Any] = {}
         self._warned: set[str] = set()
+        self.left_out = 0  # steps whose loss or gradient was not finite
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -66,19 +67,29 @@ class Bookkeeper(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
     ) -> None:
-        """Clip the gradient, note the figures, and stop before a step that would destroy the weights."""
+        """Clip the gradient, note the figures, and stop or leave out a step that would destroy the weights."""
         step = state.global_step + 1
         norm = clip_gradient(self.module, self.config.max_grad_norm)
         logged = step % self.config.log_steps == 0 or step == state.max_steps or step == 1
-        finite = math.isfinite(norm)
+        finite = math.isfinite(norm) and self._loss_is_finite()
         if logged or not finite:
             row = self._figures(step, norm, optimizer)
+            finite = finite and bool(row["finite"])
             if self.config.monitor:
                 self._verdict(self.judge(row))
             self._row = row
         else:
             self._row = {}
+        if not finite:
+            self._check_weights(step)
+            self.left_out += 1
+            drop_gradient(self.module)
         self.parts.clear()
+
+    def _loss_is_finite(self) -> bool:
+        """Whether all parts of the loss are, over micro-batches and processes: all leave out the same steps."""
+        parts = [part for each in self.parts for part in (each.ranking, each.query_penalty, each.document_penalty)]
+        return math.isfinite(float(batch_mean(torch.stack([part.float() for part in parts]))))
 
     def _figures(self, step: int, norm: float, optimizer: Any) -> dict[str, Any]:
         parts = self.parts[-1]
@@ -103,7 +114,7 @@ class Bookkeeper(TrainerCallback):
             regularizer_share=penalty / loss if loss else 0.0,
             grad_norm=norm,
             head_norm=float(torch.linalg.vector_norm(rows, dim=1).mean()) / k,
-            finite=int(all(map(math.isfinite, (loss, norm, row["max_weight"])))),
+            finite=int(all(map(math.isfinite, (loss, norm)))),
             lr=float(optimizer.param_groups[0]["lr"]),
             k=k,
             seconds=time.perf_counter() - self._started,
@@ -135,10 +146,31 @@ class Bookkeeper(TrainerCallback):
                 )
         if self.report is not None and row:
             self.report({name: value for name, value in row.items() if name != "step"})
-        if self.watch is not None and self.main and self.watch.due(state.global_step, state.max_steps):
-            self.watch(self.module, state.global_step)
-        every = self.config.save_steps
-        control.should_save = bool(every) and state.global_step % every == 0 and state.global_step < state.max_steps
+        every, step, last = self.config.save_steps, state.global_step, state.max_steps
+        watched = self.watch is not None and self.watch.due(step, last)
+        control.should_save = bool(every) and step % every == 0 and step < last
+        if watched or control.should_save or step == last:
+            self._check_weights(step)
+        if step == last and self.left_out:
+            self._tell_left_out(step)
+        if watched and self.main:
+            self.watch(self.module, step)
+
+    def _check_weights(self, step: int) -> None:
+        """Raise :class:`CollapseError` where nothing can become of the weights, before they are scored or saved."""
+        broken = not_finite(self.module)
+        if broken:
+            raise CollapseError(
+                "nan", step,
+                f"step {step}: weights are not finite: {broken}; they are not saved. Lower learning_rate, or set "
+                "max_grad_norm",
+            )  # fmt: skip
+
+    def _tell_left_out(self, step: int) -> None:
+        told = f"{self.left_out} of {step} steps were left out, as their loss or gradient was not finite"
+        if self.left_out == step:
+            raise CollapseError("nan", step, f"{told}: nothing was learnt, and nothing is saved")
+        warnings.warn(told, stacklevel=2)
 
     def close(self) -> None:
         """Close log and bar, however the run ended."""
@@ -146,6 +178,19 @@ class Bookkeeper(TrainerCallback):
             self._log.close()
         if self._bar is not None:
             self._bar.close()
+
+
+def drop_gradient(module: torch.nn.Module) -> None:
+    """Leave the optimizer nothing to do: without a gradient it moves no weight, not even by momentum or decay."""
+    for parameter in module.parameters():
+        parameter.grad = None
+
+
+@torch.no_grad()
+def not_finite(module: torch.nn.Module) -> str:
+    """Names of parameters that hold NaN or infinity, at most three; empty where all are finite."""
+    names = [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from ..encoding.text_encoder import check_max_length, lowercasing
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm
 from ..heads.rescaling import record, refuse_rescaled, rescale, untie
+from .callbacks import not_finite
 from .config import TrainConfig
 from .losses import LOSSES
 from .model import SparseHead
@@ -51,6 +52,9 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
     if model is backbone:
         model = copy.deepcopy(model)
     check_head(model)
+    broken = not_finite(model)
+    if broken:
+        raise ValueError(f"backbone holds NaN or infinity in {broken}: no training mends it; load another copy")
     for length in (config.max_length, config.query_max_length):
         if length is not None:
             check_max_length(length, model)

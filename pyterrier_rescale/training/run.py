@@ -90,7 +90,8 @@ def train(
     - ``negatives=None``: hard negatives used per query (default: as many as every row has);
       ``mine_negatives=0``: so many more found by BM25 (Terrier) among the documents of the data.
     - ``seed=0``; ``bf16=False``; ``device=None``.
-    - ``monitor=True``: stop a collapsed run with a diagnosis; ``"warn"``: only warn; ``False``: never mind.
+    - ``monitor=True``: stop a collapsed run with a diagnosis; ``"warn"``: only warn; ``False``: never mind. A step
+      whose loss or gradient is not finite is never made, and weights that are not finite are never saved.
       ``log_steps=1``, ``save_steps=500`` (0: no checkpoints), ``report_to=None`` (``"tensorboard"``, ``"wandb"``).
 
     Returns:
@@ -100,7 +101,8 @@ def train(
         ValueError, TypeError, FileNotFoundError: before the first step, for options, data or a backbone that cannot
             serve.
         FileExistsError: if ``output_dir`` holds a run, and neither ``resume`` nor ``overwrite`` is set.
-        CollapseError: if the run collapses (``monitor=True``); ``monitor.csv`` holds it up to the last step.
+        CollapseError: if the run collapses (``monitor=True``), or its weights are not finite; ``monitor.csv`` holds it
+            up to the last step.
     """
     config = TrainConfig.from_dict({**(config.to_dict() if config is not None else {}), **options})
     join(cpu=on_cpu(config.device))

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from .batches import Collator, GlobalBatches, Loader
+from .callbacks import not_finite
 from .checkpoints import load_state, save_state, seal
 from .config import TrainConfig
 from .data.rows import Rows
@@ -112,6 +113,12 @@ class Trainer(SparseEncoderTrainer):
     def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
         state = load_state(Path(checkpoint_path))
         self.module.load_state_dict(state["module"])
+        broken = not_finite(self.module)
+        if broken:
+            raise ValueError(
+                f"{checkpoint_path!r} holds weights that are not finite ({broken}), so nothing can be resumed: "
+                "overwrite=True starts anew"
+            )
         self.objective.query_regularizer.load_state_dict(state["query_regularizer"])
         self.objective.document_regularizer.load_state_dict(state["document_regularizer"])
 
