@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .._utils.checks import check_integer
+from .._utils.sampling import spread
 from ..encoding.text_encoder import HeadBatch, TextEncoder, check_texts, position_limit
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _collect(
                 where = mask[row].nonzero().ravel()
                 if name == "content":
                     counts += np.bincount(batch.input_ids[row, where].cpu().numpy(), minlength=vocab_size)[:vocab_size]
-                where = where[_spread(len(where), max(1, _POSITIONS // size))]
+                where = where[spread(len(where), max(1, _POSITIONS // size))]
                 kept[name].append(batch.hidden[row, where].float().cpu().numpy())
                 if name == "content":
                     owners.append(np.full(len(where), batch.texts[row] - size))
@@ -190,9 +191,3 @@ def _pool(batch: HeadBatch, texts: np.ndarray, mask: torch.Tensor, weight: torch
             if len(span):
                 torch.amax(span, dim=0, out=pooled[text, terms])
     return pooled.cpu().numpy()
-
-
-def _spread(length: int, most: int) -> np.ndarray:
-    """At most ``most`` of the indices 0 .. length-1, the middles of equal parts."""
-    number = min(length, most)
-    return ((np.arange(number) + 0.5) * length / max(1, number)).astype(np.int64)

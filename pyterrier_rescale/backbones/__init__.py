@@ -12,6 +12,7 @@ from typing import Any
 
 from .._utils.memory import keep_freed_memory
 from .._utils.paths import cache_dir, whole_folder
+from .._utils.sampling import spread
 from ..heads.checkpoint import no_weight_bars
 from .common import NOTE, check_texts, library_versions
 from .headed import MINILM, headed_backbone, minilm_folder
@@ -95,7 +96,7 @@ def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str
                 bar.update()
 
             report = pretrain(model, windows, settings, progress)
-    share = own_token_share(model, tokenizer, texts[:: max(1, len(texts) // 64)][:64])
+    share = own_token_share(model, tokenizer, [texts[place] for place in spread(len(texts), 64)])
     with no_weight_bars():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._utils.sampling import spread
 from ..encoding.text_encoder import check_max_length, lowercasing
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm
@@ -91,8 +92,8 @@ def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int)
 
     That is BM25's, which stays above zero. At most 50,000 rows spread evenly are looked at, each document once.
     """
-    step = -(-len(rows) // _IDF_ROWS)
-    documents = list({text: None for number in range(0, len(rows), step) for text in rows[number].documents})
+    places = spread(len(rows), _IDF_ROWS)
+    documents = list({text: None for place in places for text in rows[int(place)].documents})
     counts = torch.zeros(vocab_size)
     for begin in range(0, len(documents), _IDF_BATCH):
         ids = tokenizer(documents[begin : begin + _IDF_BATCH], truncation=True, max_length=max_length)["input_ids"]
@@ -138,20 +139,27 @@ def rescaled(model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: 
 
 
 def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, str]]:
-    """Pairs of query and positive spread evenly over the rows, each document once."""
-    step = max(1, len(rows) // size)
-    pairs = {rows[number].documents[0]: rows[number].query for number in range(0, len(rows), step)}
-    return [(query, document) for document, query in pairs.items()][:size]
+    """At most ``size`` pairs of query and positive, spread evenly over all rows, each document once.
+
+    Where rows share documents, up to 16 rows are read for each pair that is wanted.
+    """
+    pairs: dict[str, str] = {}
+    for factor in (1, 4, 16):
+        looked_at = spread(len(rows), factor * size)
+        pairs = {row.documents[0]: row.query for row in (rows[int(place)] for place in looked_at)}
+        if len(pairs) >= size or len(looked_at) == len(rows):
+            break
+    found = [(query, document) for document, query in pairs.items()]
+    return [found[place] for place in spread(len(found), size)]
 
 
 def _aim(rows: Rows, config: TrainConfig) -> dict[str, Any]:
     """What calibration aims at: margins like the teacher's for losses that distil, else its default."""
     if not LOSSES[config.loss].needs_scores:
         return {}
-    step = max(1, len(rows) // _CALIBRATION_PAIRS)
     margins = [
         row.scores[0] - score
-        for row in (rows[number] for number in range(0, len(rows), step))
+        for row in (rows[int(place)] for place in spread(len(rows), _CALIBRATION_PAIRS))
         if row.scores is not None
         for score in row.scores[1:]
     ]

@@ -64,6 +64,7 @@ class SparseHead(InputModule):
                 truncation=True,
                 max_length=max_length,
                 padding=True,
+                padding_side="right",  # as TextEncoder pads; on the left, positions would follow the batch mates
                 return_token_type_ids=False,
                 return_tensors="pt",
             )
@@ -101,7 +102,7 @@ class SparseHead(InputModule):
                 ids, mask = sides[number]["input_ids"], sides[number]["attention_mask"]
                 parts = split(mask, mini_batch_size)
                 for members in parts:
-                    longest = int(mask[members].sum(dim=1).max()) if len(parts) > 1 else mask.shape[1]
+                    longest = _last_attended(mask[members]) if len(parts) > 1 else mask.shape[1]
                     part = ids[members, :longest], mask[members, :longest], lookup
                     again = mini_batch_size is not None and len(parts) > 1 and torch.is_grad_enabled()
                     rows.append(checkpoint(self._hidden, *part, use_reentrant=False) if again else self._hidden(*part))
@@ -151,3 +152,9 @@ class SparseHead(InputModule):
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Not used: encoders are saved in the standard layout by ``layout.save_encoder``."""
         raise NotImplementedError("save with pyterrier_rescale.encoding.model_folder.save_encoder")
+
+
+def _last_attended(mask: torch.Tensor) -> int:
+    """Columns of a mask (B, L) up to the last that any text attends to, wherever it is padded; at least 1."""
+    columns = mask.bool().any(dim=0).nonzero()
+    return int(columns.max()) + 1 if len(columns) else 1

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import nn
 
-from .distributed import batch_mean
+from .distributed import batch_mean, world
 
 
 class Regularizer(nn.Module):
@@ -77,12 +77,12 @@ class DFFlops(Regularizer):
 
 
 class AntiZero(Flops):
-    """FLOPS plus 1 / (sum of all weights of the batch)^2: keeps a batch from going all zero."""
+    """FLOPS plus 1 / (sum of all weights of the batch, of all processes)^2: keeps a batch from going all zero."""
 
     def forward(self, weights: torch.Tensor) -> torch.Tensor:
         """The penalty of x (B, V)."""
         mean = batch_mean(weights)
-        total = mean.sum() * len(weights)
+        total = mean.sum() * (len(weights) * world()[1])
         return mean.square().sum() + 1 / (total.square() + 1e-8)
 
 

@@ -20,19 +20,20 @@ from pyterrier_rescale import train
 pairs = [(" ".join(text.split()[:3]), text) for text in tiny.TEXTS]
 train({backbone!r}, pairs, sys.argv[1], batch_size=int(sys.argv[2]), max_steps=8, learning_rate=1e-3, max_length=32,
       ramp_steps=4, lambda_q=0.05, lambda_d=0.05, rescale=4.0, save_steps=3, device="cpu", verbose=False,
-      queries={queries!r})
+      queries={queries!r}, regularizer={regularizer!r})
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("queries", ["model", "static"])
-def test_two_processes_equal_one(queries, tmp_path):
+@pytest.mark.parametrize(("queries", "regularizer"), [("model", "flops"), ("static", "flops"), ("model", "anti_zero")])
+def test_two_processes_equal_one(queries, regularizer, tmp_path):
     from safetensors.torch import load_file
 
     backbone = tiny.save("bert", tmp_path / "still", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     script = tmp_path / "script.py"
     tests = tiny.__file__.rsplit("/", 1)[0]
-    script.write_text(textwrap.dedent(SCRIPT).format(tests=tests, backbone=backbone, queries=queries))
+    options = {"backbone": backbone, "queries": queries, "regularizer": regularizer}
+    script.write_text(textwrap.dedent(SCRIPT).format(tests=tests, **options))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for command in ([sys.executable, script, tmp_path / "one", "6"], [*torchrun, script, tmp_path / "two", "3"]):
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)

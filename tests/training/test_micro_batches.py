@@ -67,3 +67,35 @@ def test_one_lookup_gives_one_gradient_of_the_embeddings():
     sum(part.square().sum() for part in parts).backward()
     torch.testing.assert_close(embeddings.weight.grad, expected)
     assert not embeddings._forward_hooks
+
+
+@pytest.mark.parametrize("mini_batch_size", [1, 2, 3])
+def test_tokenizers_that_pad_on_the_left(mini_batch_size):
+    """Trained on the vectors that the encoder gives, and split as unsplit."""
+    from pyterrier_rescale import Splade
+
+    model, tokenizer = tiny.build("bert")
+    tokenizer.padding_side = "left"
+    module = SparseHead(model.eval(), tokenizer, max_length=64)
+    side = module.tokenise(tiny.TEXTS, 64)
+    whole = module({"sides": [dict(side)]})["sentence_embeddings"][0]
+    parts = module({"sides": [dict(side)], "mini_batch_size": mini_batch_size})["sentence_embeddings"][0]
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+    expected = Splade(model, tokenizer=tokenizer, max_length=64).encode_docs(tiny.TEXTS).toarray()
+    torch.testing.assert_close(parts.detach(), torch.from_numpy(expected), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mini_batch_size", [1, 2, 3])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])
+def test_any_mask_is_split_as_unsplit(family, mini_batch_size):
+    """Features padded on the left or with holes, as others may give them: no text loses a token."""
+    model, tokenizer = tiny.build(family)
+    module = SparseHead(model.eval(), tokenizer, max_length=64)
+    ids = torch.randint(5, 200, (4, 12), generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(4, 12, dtype=torch.long)
+    mask[0, 9:] = mask[1, 2:] = mask[2, ::3] = mask[3, :4] = 1
+    side = {"input_ids": ids, "attention_mask": mask}
+    whole = module({"sides": [dict(side)]})["sentence_embeddings"][0]
+    parts = module({"sides": [dict(side)], "mini_batch_size": mini_batch_size})["sentence_embeddings"][0]
+    assert (parts.detach().sum(dim=1) > 0).all()
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)

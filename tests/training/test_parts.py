@@ -10,6 +10,8 @@ import torch
 from scipy.special import logsumexp
 
 from pyterrier_rescale.training.config import TrainConfig
+from pyterrier_rescale.training.data.rows import Row, Rows
+from pyterrier_rescale.training.initialization import sample_pairs
 from pyterrier_rescale.training.losses import LOSSES, Targets
 from pyterrier_rescale.training.monitor import Judge, measure
 from pyterrier_rescale.training.objective import StepParts
@@ -98,6 +100,42 @@ def test_flops_l1_antizero(vectors):
     assert float(REGULARIZERS["l1"](20)(x)) == pytest.approx(documents.sum(axis=1).mean())
     assert float(REGULARIZERS["anti_zero"](20)(x)) == pytest.approx(flops + 1 / documents.sum() ** 2)
     assert float(REGULARIZERS["anti_zero"](20)(x * 0)) > 1e6
+
+
+@pytest.mark.parametrize("name", sorted(REGULARIZERS))
+def test_penalties_do_not_depend_on_the_number_of_processes(name, vectors, monkeypatch):
+    """Two processes with half of a batch each, whose means are averaged, give the penalty of one with all of it."""
+    from pyterrier_rescale.training import regularizers
+
+    x = torch.tensor(vectors[1])
+    expected = REGULARIZERS[name](20)(x)
+    monkeypatch.setattr(regularizers, "world", lambda: (0, 2))
+    halves = {}
+
+    def mean_of_both(half):  # called on the first half; the other process's is the same function of the second
+        other = x[3:] if half.dtype == x.dtype and torch.equal(half, x[:3]) else (x[3:] > 0).float()
+        halves[half.dtype] = True
+        return (half.mean(dim=0) + other.mean(dim=0)) / 2
+
+    monkeypatch.setattr(regularizers, "batch_mean", mean_of_both)
+    assert float(REGULARIZERS[name](20)(x[:3])) == pytest.approx(float(expected), rel=1e-6)
+    assert halves
+
+
+@pytest.mark.parametrize("number", [1, 7, 512, 513, 1000, 1023, 1500, 5000])
+def test_pairs_are_spread_over_all_rows(number):
+    rows = Rows(Row(f"q{i}", (f"d{i}",)) for i in range(number))
+    places = [int(document[1:]) for _, document in sample_pairs(rows)]
+    assert len(places) == len(set(places)) == min(number, 512) and places == sorted(places)
+    gaps = np.diff([-1, *places, number])
+    assert gaps.max() <= np.ceil(number / 512) + 1  # head, middle and end alike
+
+
+def test_pairs_of_rows_that_share_documents():
+    rows = Rows(Row(f"q{i}", (f"d{i // 100}",)) for i in range(2000))  # 20 documents
+    pairs = sample_pairs(rows, 8)
+    assert len({document for _, document in pairs}) == len(pairs) == 8
+    assert pairs[-1][1] in ("d18", "d19") and all(int(d[1:]) == int(q[1:]) // 100 for q, d in pairs)
 
 
 def test_df_flops(vectors):
