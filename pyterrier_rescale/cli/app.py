@@ -60,12 +60,14 @@ def audit(
 ) -> None:
     """Measure heads: row norms, scores at the start, sinks; a verdict and a k for each."""
     from .. import audit as run
+    from ..evaluation.system import short_names
 
+    models = list(dict.fromkeys(models))
     sample = None if texts is None else _some_texts(texts, n_texts)
     result = run({name: name for name in models} if len(models) > 1 else models[0], sample)
     frame = result.to_frame()
     numbers = frame.drop(columns=["model", "verdict"]).T  # the verdict is a sentence: it follows in lines of its own
-    numbers.columns = [Path(name).name for name in models]
+    numbers.columns = short_names(models)
     typer.echo(numbers.to_string(float_format=lambda value: f"{value:.4g}"))
     typer.echo(str(result.verdict))
     if csv is not None:
@@ -89,7 +91,7 @@ def rescale(
     from .. import calibrate
     from .. import rescale as run
     from .._utils.paths import whole_folder
-    from ..evaluation.comparison import parse_rescale
+    from ..evaluation.system import parse_rescale
     from ..heads.checkpoint import load_backbone, no_weight_bars
     from ..heads.rescaling import provenance
 
@@ -208,11 +210,11 @@ def compare(
     from .. import load_collection
     from ..evaluation.comparison import compare as run
     from ..evaluation.demo import small_backbones
+    from ..evaluation.system import named_backbones
 
+    models = named_backbones(backbone or [])
     loaded = load_collection(collection)
-    if backbone:
-        models = dict(item.split("=", 1) if "=" in item else (Path(item).name, item) for item in backbone)
-    else:
+    if not models:
         models = small_backbones(loaded, seed=seed, verbose=not quiet)
     training: dict[str, Any] = {
         "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "monitor": "warn",

@@ -58,7 +58,7 @@ def train(
     """Train a SPLADE encoder from a backbone, its head rescaled first. Defaults stand in brackets."""
     from .. import load_collection
     from .. import train as run
-    from ..evaluation.comparison import parse_rescale
+    from ..evaluation.system import parse_rescale
     from ..training import TrainConfig
 
     given: dict[str, Any] = {

@@ -4,47 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..indexing.build import build_index, slug
+from .._utils.durable import write_whole
+from .._utils.paths import expand
+from ..heads.fingerprint import settings_fingerprint
+from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser
+from ..indexing.build import build_index
+from ..indexing.engines.documents import NoTermsError
+from .encoders import system_encoder
+from .system import System, check_backbones, parse_rescale, rescale_label
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..splade import Splade
-
+_CONFIG = "config.json"
+_WRITTEN = ("encoders", "indexes", "runs", "figures", "results.csv", "results.md", "per_query.csv")
 MEASURES = ("nDCG@10", "RR@10", "R@100", "AP")
-NAMED_RESCALINGS = ("auto", "calibrated", "learned")
-
-
-@dataclass(frozen=True)
-class System:
-    """One row of a comparison.
-
-    Attributes:
-        backbone: name of the backbone.
-        rescale: ``None``, a number, ``"auto"``, ``"calibrated"`` or ``"learned"``.
-        trained: whether SPLADE training followed.
-    """
-
-    backbone: str
-    rescale: float | str | None
-    trained: bool = True
-
-    @property
-    def name(self) -> str:
-        """What the table shows, e.g. ``modernbert k=16`` or ``bert raw (untrained)``."""
-        return f"{self.backbone} {rescale_label(self.rescale)}{'' if self.trained else ' (untrained)'}"
-
-    @property
-    def twin(self) -> str:
-        """Name of the unrescaled system that this one is tested against."""
-        return System(self.backbone, None, self.trained).name
 
 
 @dataclass
@@ -52,7 +32,7 @@ class Comparison:
     """Results of :func:`compare`.
 
     Attributes:
-        results: a row per system.
+        results: a row per system; ``folder`` names its folder in ``encoders/`` and ``indexes/``.
         per_query: ``name, qid, measure, value``.
         output_dir: the folder with everything.
     """
@@ -61,33 +41,6 @@ class Comparison:
     per_query: pd.DataFrame
     output_dir: Path
     config: dict[str, Any] = field(repr=False)
-
-
-def rescale_label(rescale: float | str | None) -> str:
-    """``raw``, ``k=16``, ``auto``, ``calibrated`` or ``learned``."""
-    if rescale is None:
-        return "raw"
-    return rescale if isinstance(rescale, str) else f"k={rescale:g}"
-
-
-def parse_rescale(value: float | str | None) -> float | str | None:
-    """What a user types for a rescaling, as a value: ``none`` or ``raw``, a number, or one of the named ones.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    from ..heads.rescaling import check_k
-
-    if value is None or str(value).lower() in ("none", "raw", ""):
-        return None
-    if str(value) in NAMED_RESCALINGS:
-        return str(value)
-    try:
-        return check_k(float(value))
-    except ValueError:
-        raise ValueError(
-            f"rescale must be none, a number > 0, {', '.join(NAMED_RESCALINGS)}; got {value!r}"
-        ) from None
 
 
 def compare(
@@ -108,7 +61,9 @@ def compare(
 ) -> Comparison:
     """Train every backbone with every rescaling, index, retrieve, evaluate, test, and draw.
 
-    Interrupted and called again with the same arguments, it reuses every encoder and index that is complete.
+    Interrupted and called again with the same arguments, it reuses every encoder and index that is complete. What tells
+    data and backbones from others is recorded, so nothing is reused for changed ones, whatever they are called. A
+    system that finds nothing, or whose training collapses, gets a row of zeros.
 
     Args:
         collection: a collection with training pairs, or the name of one.
@@ -123,7 +78,7 @@ def compare(
         num_results: documents per query.
         max_length: tokens per text.
         seed: of the training.
-        training: further arguments of :func:`~pyterrier_rescale.train`.
+        training: further arguments of :func:`~pyterrier_rescale.train`; ``monitor="warn"`` if it is not among them.
         say: told each step, one line each.
         verbose: show progress bars.
 
@@ -131,48 +86,64 @@ def compare(
         The table, the values per query and the folder.
 
     Raises:
-        ValueError: for bad arguments, or if ``output_dir`` holds another comparison.
+        ValueError: for bad arguments, names that cannot name files, or if ``output_dir`` holds another comparison.
         OSError: if ``output_dir`` cannot be written.
     """
     from ..collections import load_collection
+    from .experiment import experiment, nothing
 
     if isinstance(collection, (str, os.PathLike)):
         collection = load_collection(collection)
-    if not backbones:
-        raise ValueError("backbones must hold at least one name -> model, got none")
+    check_backbones(backbones)
     rescalings = list(dict.fromkeys(parse_rescale(value) for value in rescalings))
     if not rescalings:
         raise ValueError("rescalings must hold at least one of none, a number, auto, calibrated, learned")
     topics, qrels = collection.topics(split), collection.qrels(split)
-    training = dict(training or {})
+    if not topics["qid"].isin(qrels["qid"]).any():
+        raise ValueError(f"split {split!r} of {collection.name!r} has no topic with judgements: nothing can be scored")
+    pairs = collection.train_pairs()
+    training = {"monitor": "warn", **(training or {})}
+    made_from = _fingerprints(collection, topics, qrels, pairs, backbones)
     config = {
         "collection": collection.name, "split": split, "topics": len(topics),
-        "backbones": {name: str(model) for name, model in backbones.items()},
+        "backbones": {name: os.fspath(model) for name, model in backbones.items()},
         "rescalings": [rescale_label(value) for value in rescalings],
         "engine": engine, "untrained": untrained, "num_results": num_results, "max_length": max_length, "seed": seed,
-        "training": training,
+        "training": training, "made_from": made_from,
     }  # fmt: skip
     output_dir = claim_folder(output_dir, config)
-    documents = _Documents(collection, output_dir)
-    documents.count_and_fingerprint()
     trained = [System(name, value) for name in backbones for value in rescalings]
     plain = [System(name, value, False) for name in backbones for value in rescalings if value != "learned"]
     listed = (plain if untrained else []) + trained
-    rows: dict[str, dict[str, Any]] = {}
-    pipelines: dict[str, Any] = {"BM25": documents.bm25(num_results, say)}
-    rows["BM25"] = {"index_mb": documents.bm25_bytes() / 1e6}
-    pairs = collection.train_pairs()
+    indexes = output_dir / "indexes"
+    found = _bm25(collection, topics, indexes / "BM25", made_from, num_results, say, verbose)
+    pipelines: dict[str, Any] = {"BM25": found}
+    rows: dict[str, dict[str, Any]] = {
+        "BM25": {"index_mb": sum(file.stat().st_size for file in (indexes / "BM25").iterdir()) / 1e6}
+    }
+    options = {"max_length": max_length, "seed": seed, **training}
     for number, system in enumerate(listed, start=1):
         say(f"[{number}/{len(listed)}] {system.name}")
-        splade, facts = _encoder(
-            system, backbones[system.backbone], pairs, output_dir,
-            {"max_length": max_length, "seed": seed, "verbose": verbose, **training},
+        splade, facts = system_encoder(
+            system, backbones[system.backbone], pairs, output_dir / "encoders" / system.folder,
+            {**options, "verbose": verbose},
+            {"backbone": made_from["backbones"][system.backbone], "pairs": made_from["pairs"],
+             "options": _plain({**options, "rescale": system.rescale})},
         )  # fmt: skip
         row_engine = engine if system.trained else "exact"
-        index = build_index(
-            splade, collection.corpus, output_dir / "indexes" / slug(system.name),
-            engine=row_engine, corpus_id=documents.fingerprint, verbose=verbose,
-        )  # fmt: skip
+        index = None
+        if splade is None:
+            say(f"{system.name}: its training collapsed, a row of zeros: {facts.pop('collapsed')}")
+        else:
+            with suppress(NoTermsError):  # experiment() says so
+                index = build_index(
+                    splade, collection.corpus, indexes / system.folder,
+                    engine=row_engine, corpus_id=made_from["documents"], verbose=verbose,
+                )  # fmt: skip
+        if index is None:
+            pipelines[system.name] = nothing()
+            rows[system.name] = {**facts, "active_q": 0.0, "active_d": 0.0, "index_mb": 0.0}
+            continue
         pipelines[system.name] = splade.query_encoder() >> index.retriever(num_results)
         stats = index.stats()
         queries = splade.encode_queries(topics["query"].tolist())
@@ -184,7 +155,7 @@ def compare(
             "engine": row_engine,
         }
     say(f"pt.Experiment: {len(pipelines)} systems, {len(topics)} topics")
-    means, per_query = _experiment(pipelines, topics, qrels, output_dir)
+    means, per_query = experiment(pipelines, topics, qrels, MEASURES, output_dir / "runs", say)
     results = _table(listed, rows, means, per_query)
     _write_results(output_dir, results, per_query)
     comparison = Comparison(results, per_query, output_dir, config)
@@ -194,120 +165,86 @@ def compare(
     return comparison
 
 
+def _fingerprints(
+    collection: Any, topics: pd.DataFrame, qrels: pd.DataFrame, pairs: Any, backbones: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What tells these data and backbones from others, wherever they lie and whatever they are called."""
+    from ..indexing.build import _corpus_fingerprint
+    from ..splade import Splade
+    from ..training.data.rows import load_rows
+
+    return {
+        "documents": _corpus_fingerprint(collection.corpus),
+        "topics": _frame_fingerprint(topics[["qid", "query"]]),
+        "qrels": _frame_fingerprint(qrels[["qid", "docno", "label"]]),
+        "pairs": load_rows(pairs).facts.fingerprint,
+        "backbones": {name: Splade(os.fspath(model)).fingerprint for name, model in backbones.items()},
+    }
+
+
+def _frame_fingerprint(frame: pd.DataFrame) -> str:
+    return f"{len(frame)}:{settings_fingerprint(frame.astype(str).to_numpy().tolist())}"
+
+
+def _bm25(
+    collection: Any, topics: pd.DataFrame, path: Path, made_from: Mapping[str, Any], num_results: int,
+    say: Callable[[str], None], verbose: bool,
+) -> Any:  # fmt: skip
+    tokeniser = choose_tokeniser((d["text"] for d in collection.corpus()), topics["query"])
+    documents = {"documents": made_from["documents"]}
+    why = "" if tokeniser == "english" else f", tokeniser {tokeniser}: the English one drops letters of these texts"
+    if build_bm25(collection.corpus, path, tokeniser=tokeniser, made_from=documents, verbose=verbose):
+        say(f"BM25: indexed{why}")
+    return bm25(path, num_results)
+
+
 def claim_folder(output_dir: str | os.PathLike[str], config: dict[str, Any]) -> Path:
     """The output folder, ours: new, or holding the same comparison.
 
     Raises:
         ValueError: if it holds another comparison, naming what differs.
+        FileExistsError: if it holds files or folders of the names that a comparison writes, but no comparison.
         OSError: if it cannot be made or written.
     """
-    path = Path(output_dir)
+    path = expand(output_dir)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"output_dir must be a folder, {str(path)!r} is a file")
-    file = path / "config.json"
+    file = path / _CONFIG
     if file.exists():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-        config = json.loads(json.dumps(config))
-        differs = [key for key in {**earlier, **config} if earlier.get(key) != config.get(key)]
+        # where a backbone lies says nothing of what it is: made_from does
+        earlier, now = (
+            {key: value for key, value in one.items() if key != "backbones"}
+            for one in (json.loads(file.read_text(encoding="utf-8")), _plain(config))
+        )
+        differs = [key for key in {**earlier, **now} if earlier.get(key) != now.get(key)]
         if differs:
-            told = "; ".join(f"{key} was {earlier.get(key)!r}, now {config.get(key)!r}" for key in differs)
+            told = "; ".join(_difference(key, earlier.get(key), now.get(key)) for key in differs)
             raise ValueError(f"output_dir {str(path)!r} holds another comparison ({told}): choose another folder")
         return path
+    others = [name for name in _WRITTEN if (path / name).exists()]
+    if others:
+        raise FileExistsError(
+            f"output_dir {str(path)!r} holds {', '.join(others)}, but no {_CONFIG} of a comparison: choose another "
+            "folder"
+        )
     path.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(_plain(config), indent=2) + "\n")
     return path
 
 
-class _Documents:
-    """The corpus as BM25's index, and its fingerprint."""
-
-    def __init__(self, collection: Any, output_dir: Path) -> None:
-        self._collection = collection
-        self._path = output_dir / "indexes" / "BM25"
-        self.fingerprint = ""
-
-    def count_and_fingerprint(self) -> None:
-        from ..indexing.build import _corpus_fingerprint
-
-        self.fingerprint = _corpus_fingerprint(self._collection.corpus)
-
-    def bm25(self, num_results: int, say: Callable[[str], None]) -> Any:
-        """BM25 over the same ``text``, Terrier's defaults (Porter stems, stop words, k1=1.2, b=0.75)."""
-        import pyterrier as pt
-
-        from ..indexing.java import errors_only, start_java
-
-        start_java()
-        if not (self._path / "data.properties").exists():
-            say("BM25: indexing")
-            building = self._path.with_name("BM25.building")
-            shutil.rmtree(building, ignore_errors=True)
-            longest = max(len(document["docno"]) for document in self._collection.corpus())
-            fields = ({"docno": d["docno"], "text": d["text"]} for d in self._collection.corpus())
-            with errors_only():
-                pt.terrier.TerrierIndex(building).indexer(meta={"docno": longest}).index(fields)
-            os.replace(building, self._path)
-        index = pt.terrier.TerrierIndex(self._path)
-        return pt.rewrite.tokenise() >> index.bm25(num_results=num_results)
-
-    def bm25_bytes(self) -> int:
-        return sum(file.stat().st_size for file in self._path.iterdir())
+def _difference(key: str, was: Any, now: Any) -> str:
+    """The innermost entries that differ."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        return "; ".join(
+            _difference(part if key == "made_from" else f"{key} {part}", was.get(part), now.get(part))
+            for part in {**was, **now} if was.get(part) != now.get(part)
+        )  # fmt: skip
+    return f"{key} was {was!r}, now {now!r}"
 
 
-def _encoder(
-    system: System, backbone: Any, pairs: Any, output_dir: Path, training: dict[str, Any]
-) -> tuple[Splade, dict[str, Any]]:
-    """The encoder of a row: loaded where it is complete, else trained (or rescaled only) and saved."""
-    from ..splade import Splade
-    from ..training import train
-
-    folder = output_dir / "encoders" / slug(system.name)
-    facts_file = folder / "facts.json"
-    if facts_file.exists():
-        return Splade(str(folder)), json.loads(facts_file.read_text(encoding="utf-8"))
-    start = time.perf_counter()
-    if system.trained:
-        splade = train(backbone, pairs, folder, rescale=system.rescale, resume=True, **training)
-    else:
-        splade = _rescaled_only(system, backbone, pairs, training)
-        splade.save_pretrained(folder)
-        splade = Splade(str(folder))
-    facts = {"train_s": round(time.perf_counter() - start, 1) if system.trained else 0.0}
-    facts_file.write_text(json.dumps(facts), encoding="utf-8")
-    return splade, facts
-
-
-def _rescaled_only(system: System, backbone: Any, pairs: Any, training: dict[str, Any]) -> Splade:
-    """What the training of the same row starts from."""
-    from ..splade import Splade
-    from ..training import TrainConfig
-    from ..training.data.rows import load_rows
-    from ..training.initialization import starting_module
-
-    options = {key: value for key, value in training.items() if key != "verbose"}
-    config = TrainConfig.from_dict({**options, "rescale": system.rescale})
-    start = starting_module(backbone, None, load_rows(pairs), config)
-    return Splade(start.mlm, tokenizer=start.tokenizer, pooling=config.pooling, max_length=config.max_length)
-
-
-def _experiment(
-    pipelines: dict[str, Any], topics: pd.DataFrame, qrels: pd.DataFrame, output_dir: Path
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means by system and values per query; the runs stay in ``runs/``."""
-    import ir_measures
-    import pandas as pd
-    import pyterrier as pt
-
-    runs = output_dir / "runs"
-    shutil.rmtree(runs, ignore_errors=True)
-    runs.mkdir()
-    measures = [ir_measures.parse_measure(name) for name in MEASURES]
-    means = pt.Experiment(
-        pipelines, topics, qrels, [*measures, "mrt"], filter_by_qrels=True, save_dir=str(runs), verbose=True
-    )
-    # With perquery="both" PyTerrier 1.1 leaves the response time out; the values per query are in save_dir, too.
-    per_query = pd.read_csv(runs / "perquery.csv", dtype={"qid": str})
-    return means.set_index("name"), per_query
+def _plain(value: Any) -> Any:
+    """As JSON gives it back; numbers of numpy as numbers."""
+    return json.loads(json.dumps(value, default=lambda other: other.item() if hasattr(other, "item") else str(other)))
 
 
 def _table(
@@ -331,20 +268,15 @@ def _table(
             **{measure: float(means.loc[name, measure]) for measure in MEASURES},
             **{f"p {measure}": p_values.get((name, measure)) for measure in MEASURES},
             "ms_per_query": float(means.loc[name, "mrt"]),
+            "folder": "BM25" if system is None else system.folder,
         }
         table.append({**row, **rows[name]})
     return pd.DataFrame(table)
 
 
 def _write_results(output_dir: Path, results: pd.DataFrame, per_query: pd.DataFrame) -> None:
-    """Write beside, then rename: a results.csv that is there is whole."""
     from .figures import markdown_table
 
-    for name, write in (
-        ("per_query.csv", lambda path: per_query.to_csv(path, index=False)),
-        ("results.csv", lambda path: results.to_csv(path, index=False)),
-        ("results.md", lambda path: path.write_text(markdown_table(results) + "\n", encoding="utf-8")),
-    ):
-        beside = output_dir / f".{name}"
-        write(beside)
-        os.replace(beside, output_dir / name)
+    write_whole(output_dir / "per_query.csv", per_query.to_csv(index=False))
+    write_whole(output_dir / "results.csv", results.to_csv(index=False))
+    write_whole(output_dir / "results.md", markdown_table(results) + "\n")

@@ -48,7 +48,7 @@ def markdown_table(results: pd.DataFrame) -> str:
             if form is None:
                 cells.append(format_p(value))
             else:
-                cells.append("" if value is None or pd.isna(value) else form.format(value))
+                cells.append("" if value is None or pd.isna(value) else form.format(value).replace("|", "\\|"))
         rows.append(cells)
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     lines = [
@@ -143,9 +143,7 @@ def training_curves(comparison: Comparison) -> Figure:
     styles = _styles(comparison)
     results = comparison.results
     for _, row in results[results["trained"].eq(True)].iterrows():
-        from ..indexing.build import slug
-
-        log = comparison.output_dir / "encoders" / slug(row["name"]) / "monitor.csv"
+        log = comparison.output_dir / "encoders" / row["folder"] / "monitor.csv"
         if not log.exists():
             continue
         steps = pd.read_csv(log)

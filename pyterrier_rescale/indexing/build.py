@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.documents import as_documents
+from .._utils.names import slug
 
 if TYPE_CHECKING:
     import pyterrier as pt
@@ -48,8 +48,8 @@ def systems(
         ``{name: splade.query_encoder() >> index.retriever()}`` in the order given.
 
     Raises:
-        TypeError: if ``encoders`` is not a dict of Splade encoders.
-        ValueError: for an empty dict, names that give the same folder, an unknown engine, an empty corpus.
+        TypeError: if ``encoders`` is not a dict of names -> Splade encoders.
+        ValueError: for an empty dict, an unknown engine, an empty corpus.
     """
     from ..splade import Splade
 
@@ -57,15 +57,14 @@ def systems(
         raise TypeError("encoders must be a dict of name -> Splade, e.g. {'raw': splade_a, 'k=16': splade_b}")
     if not encoders:
         raise ValueError("encoders must hold at least one Splade, got an empty dict")
-    slugs = {name: slug(name) for name in encoders}
-    if len(set(slugs.values())) < len(slugs):
-        raise ValueError(f"names must differ in letters or digits, got {sorted(encoders)}")
+    if not all(isinstance(name, str) and name for name in encoders):
+        raise TypeError(f"names of encoders must be non-empty str, got {list(encoders)}")
     documents = _reiterable(corpus)
     corpus_id = _corpus_fingerprint(documents)
     pipelines = {}
     for name, splade in encoders.items():
         index = build_index(
-            splade, documents, Path(index_dir) / slugs[name], engine=engine, corpus_id=corpus_id, verbose=verbose
+            splade, documents, Path(index_dir) / slug(name), engine=engine, corpus_id=corpus_id, verbose=verbose
         )
         pipelines[name] = splade.query_encoder() >> index.retriever(num_results)
     return pipelines
@@ -131,11 +130,6 @@ def encoder_fingerprint(splade: Splade) -> str:
     digest.update(vectors.indices.tobytes())
     digest.update(vectors.data.round(3).tobytes())
     return digest.hexdigest()[:16]
-
-
-def slug(name: str) -> str:
-    """A name as a folder name: letters, digits, dots and hyphens."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") or "system"
 
 
 def _remove_index(path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import tempfile
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 
@@ -59,21 +61,17 @@ def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = Fa
 
 def _bm25(documents: list[str], queries: list[str], depth: int, verbose: bool) -> dict[str, list[int]]:
     """Places of the best documents of each query, best first."""
-    from ..indexing.java import errors_only, start_java
+    from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser
 
-    start_java()
-    import pyterrier as pt
+    def feed() -> Iterator[dict[str, str]]:
+        return ({"docno": str(place), "text": text} for place, text in enumerate(documents))
 
     frame = pd.DataFrame({"qid": [str(number) for number in range(len(queries))], "query": queries})
+    spread = documents[:: max(1, len(documents) // 1000)]
     with tempfile.TemporaryDirectory() as folder:
-        index = pt.terrier.TerrierIndex(f"{folder}/index")
-        feed = pt.tqdm(documents, desc="mining: indexing", unit="doc") if verbose else documents
-        with errors_only():
-            index.indexer(meta={"docno": 20}).index(
-                {"docno": str(place), "text": text} for place, text in enumerate(feed)
-            )
-        retrieve = pt.rewrite.tokenise() >> index.bm25(num_results=depth)
-        results = retrieve(frame).sort_values(["qid", "rank"])
+        path = Path(folder) / "index"
+        build_bm25(feed, path, tokeniser=choose_tokeniser(spread, queries), verbose=verbose)
+        results = bm25(path, depth)(frame).sort_values(["qid", "rank"])
     ranked: dict[str, list[int]] = {}
     for qid, docno in zip(results["qid"], results["docno"], strict=True):
         ranked.setdefault(queries[int(qid)], []).append(int(docno))

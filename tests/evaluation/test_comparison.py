@@ -10,9 +10,9 @@ import tiny
 from scipy.stats import ttest_rel
 
 from pyterrier_rescale import Splade, compare, systems
-from pyterrier_rescale.evaluation.comparison import System, parse_rescale
 from pyterrier_rescale.evaluation.figures import format_p, markdown_table
 from pyterrier_rescale.evaluation.significance import holm, holm_against_twins
+from pyterrier_rescale.evaluation.system import System, parse_rescale
 
 
 class Sentences:
@@ -110,8 +110,8 @@ def test_bad_systems(change, error, message, encoders, tmp_path):
     arguments = {"encoders": encoders, "corpus": Sentences(), "index_dir": tmp_path, **change}
     with pytest.raises(error, match=message):
         systems(**arguments)
-    with pytest.raises(ValueError, match="names must differ in letters or digits"):
-        systems({"k=4": encoders["raw"], "k 4": encoders["raw"]}, Sentences(), tmp_path)
+    with pytest.raises(TypeError, match="names of encoders must be non-empty str"):
+        systems({4: encoders["raw"]}, Sentences(), tmp_path)
 
 
 def test_holm_and_paired_tests_by_hand():

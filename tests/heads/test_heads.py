@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertModel
 
 from pyterrier_rescale import Splade, rescale
 from pyterrier_rescale.heads.decoder import find_head, head_input, last_norm
-from pyterrier_rescale.heads.rescaling import PROVENANCE, provenance
+from pyterrier_rescale.heads.rescaling import PROVENANCE, check_k, provenance
 
 K = 8.0
 FAMILIES = sorted(tiny.FAMILIES)
@@ -246,3 +247,14 @@ def test_inplace_changes_the_model_itself():
     expected = by_hand(model, tok, K)
     assert rescale(model, K, inplace=True) is model
     torch.testing.assert_close(logits_of(model, tok), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [np.float32(4), np.float64(4), np.int32(4), 4, Fraction(4)])
+def test_any_real_number_is_a_k(k):
+    assert check_k(k) == 4.0 and type(check_k(k)) is float
+
+
+@pytest.mark.parametrize("k", [True, np.bool_(True), "4", None, np.float32("nan"), np.int64(0), 1j, np.array([4.0])])
+def test_what_is_no_number_above_zero_is_no_k(k):
+    with pytest.raises(ValueError, match="k must be a finite number > 0"):
+        check_k(k)

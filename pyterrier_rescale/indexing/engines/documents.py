@@ -33,6 +33,10 @@ def parse_stamp(toks: Mapping) -> tuple[str, float] | None:
         raise ValueError(f"toks.vocab must look like '<fingerprint>:<scale>', got {stamp!r}") from None
 
 
+class NoTermsError(ValueError):
+    """No document has any term, and the engine cannot hold an index without one."""
+
+
 class DocumentStream:
     """Checks documents and passes them on as (docno, toks) with plain ints; counts what went through.
 
@@ -87,9 +91,9 @@ class DocumentStream:
             raise ValueError("there are no documents to index: the stream was empty")
 
     def require_terms(self) -> None:
-        """Raise ValueError if all documents were empty, for engines that cannot write an index without terms."""
+        """Raise NoTermsError if all documents were empty, for engines that cannot write an index without terms."""
         if not self.postings:
-            raise ValueError("no document has any term (toks is empty in all of them)")
+            raise NoTermsError("no document has any term (toks is empty in all of them)")
 
     def _docno(self, doc: Mapping, number: int) -> str:
         if not isinstance(doc, Mapping):

@@ -1,0 +1,90 @@
+"""The encoder of each row: trained or rescaled only, saved with what it was made from, reused for nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._utils.durable import write_whole
+from .system import System
+
+if TYPE_CHECKING:
+    from ..splade import Splade
+
+_FACTS = "facts.json"
+
+
+def system_encoder(
+    system: System, backbone: str | os.PathLike[str], pairs: Any, folder: Path, training: Mapping[str, Any],
+    made_from: Mapping[str, Any],
+) -> tuple[Splade | None, dict[str, Any]]:  # fmt: skip
+    """The encoder of a row: loaded where it is whole and made from the same, else trained (or rescaled only) and saved.
+
+    Args:
+        system: the row.
+        backbone: folder or hub name.
+        pairs: what ``train`` takes.
+        folder: of the encoder.
+        training: arguments of ``train``.
+        made_from: plain JSON values that tell backbone, pairs and options from others.
+
+    Returns:
+        The encoder, or ``None`` where its training collapsed; ``{"train_s": seconds}``, and then ``"collapsed"``, why.
+
+    Raises:
+        ValueError: the folder holds an encoder made from something else, or changed since; the message names it.
+    """
+    from ..splade import Splade
+    from ..training import CollapseError, train
+
+    facts_file = folder / _FACTS
+    if facts_file.exists():
+        facts = json.loads(facts_file.read_text(encoding="utf-8"))
+        _check(folder, facts.pop("made_from", {}), dict(made_from))
+        encoder = facts.pop("encoder", None)
+        if "collapsed" in facts:
+            return None, facts
+        splade = Splade(str(folder))
+        _check(folder, {"weights": encoder}, {"weights": splade.fingerprint})
+        return splade, facts
+    start = time.perf_counter()
+    splade, facts = None, {}
+    if not system.trained:
+        _rescaled_only(system, backbone, pairs, training).save_pretrained(folder)
+        splade = Splade(str(folder))
+    else:
+        try:
+            splade = train(backbone, pairs, folder, rescale=system.rescale, resume=True, **training)
+        except CollapseError as error:
+            facts["collapsed"] = str(error)
+    facts["train_s"] = round(time.perf_counter() - start, 1) if system.trained else 0.0
+    record = {**facts, "made_from": made_from, "encoder": None if splade is None else splade.fingerprint}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(facts_file, json.dumps(record, indent=2))
+    return splade, facts
+
+
+def _check(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differs = [f"{key} was {was.get(key)!r}, now {now[key]!r}" for key in now if was.get(key) != now[key]]
+    if differs:
+        raise ValueError(
+            f"the encoder in {str(folder)!r} was made from something else ({'; '.join(differs)}): choose another "
+            "output_dir, or remove that folder"
+        )
+
+
+def _rescaled_only(system: System, backbone: Any, pairs: Any, training: Mapping[str, Any]) -> Splade:
+    """What the training of the same row starts from."""
+    from ..splade import Splade
+    from ..training import TrainConfig
+    from ..training.data.rows import load_rows
+    from ..training.initialization import starting_module
+
+    options = {key: value for key, value in training.items() if key != "verbose"}
+    config = TrainConfig.from_dict({**options, "rescale": system.rescale})
+    start = starting_module(backbone, None, load_rows(pairs), config)
+    return Splade(start.mlm, tokenizer=start.tokenizer, pooling=config.pooling, max_length=config.max_length)

@@ -1,0 +1,74 @@
+"""One ``pt.Experiment`` over all rows, where a system that finds nothing is a row of zeros and not the end."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyterrier as pt
+
+# Stands for the results of a system without any: in no collection, so in no judgement.
+_NO_DOCUMENT = "no-document-was-found"
+
+
+class _AtLeastOneResult(pt.Transformer):
+    """``pt.Experiment`` refuses a system without any result; here it gets one, that nobody judged."""
+
+    def __init__(self, pipeline: pt.Transformer) -> None:
+        self.pipeline = pipeline
+        self.found = True
+
+    def transform(self, topics: pd.DataFrame) -> pd.DataFrame:
+        results = self.pipeline(topics)
+        self.found = len(results) > 0
+        return results if self.found else topics.iloc[:1].assign(docno=_NO_DOCUMENT, score=0.0, rank=0)
+
+
+def nothing() -> pt.Transformer:
+    """A retriever that finds nothing, for a row without an encoder."""
+    return pt.apply.generic(
+        lambda topics: topics.iloc[:0].assign(docno="", score=0.0, rank=0), required_columns=["qid", "query"]
+    )
+
+
+def experiment(
+    pipelines: Mapping[str, pt.Transformer],
+    topics: pd.DataFrame,
+    qrels: pd.DataFrame,
+    measures: Sequence[str],
+    runs: Path,
+    say: Callable[[str], None],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Evaluate the pipelines; the runs stay in a folder.
+
+    Args:
+        pipelines: ``{name: pipeline}``.
+        topics: ``qid, query``; those without judgements are left out.
+        qrels: ``qid, docno, label``.
+        measures: names that ``ir_measures`` knows.
+        runs: the folder, replaced.
+        say: told of each system that finds nothing.
+
+    Returns:
+        Means and ``mrt`` by name; ``name, qid, measure, value``.
+    """
+    import ir_measures
+
+    shutil.rmtree(runs, ignore_errors=True)
+    runs.mkdir()
+    guarded = {name: _AtLeastOneResult(pipeline) for name, pipeline in pipelines.items()}
+    means = pt.Experiment(
+        guarded, topics, qrels, [*map(ir_measures.parse_measure, measures), "mrt"], filter_by_qrels=True,
+        save_dir=str(runs), verbose=True,
+    )  # fmt: skip
+    for name, pipeline in guarded.items():
+        if not pipeline.found:
+            say(f"{name}: no query finds any document, a row of zeros")
+            with gzip.open(runs / f"{name}.res.gz", "wb"):
+                pass
+    # With perquery="both" PyTerrier 1.1 leaves the response time out; the values per query are in save_dir, too.
+    per_query = pd.read_csv(runs / "perquery.csv", dtype={"qid": str, "name": str}, keep_default_na=False)
+    return means.set_index("name"), per_query
