@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from .encode import ENCODE_EXAMPLE, EXPORT_EXAMPLE, encode, export
 from .train import train
 
 app = typer.Typer(
@@ -137,6 +138,10 @@ def index(
     target = open_index(path, engine, scale=scale)
     (splade.doc_encoder(scale=scale) >> target.indexer(verbose=not quiet)).index(documents, batch_size=2048)
     typer.echo(f"{path}: {len(target):,} documents, {target.size_bytes / 1e6:.1f} MB")
+
+
+app.command(epilog=ENCODE_EXAMPLE)(encode)
+app.command(epilog=EXPORT_EXAMPLE)(export)
 
 
 @app.command(epilog="Example: pyterrier-rescale search scifact.index splade 'vitamin D and bone density'")

@@ -16,7 +16,7 @@ import pytest
 from lz4.frame import LZ4FrameFile
 from vector_stub import StubEncoder, StubTerms, contents, make_documents
 
-from pyterrier_rescale import Splade, Vectors, encode, open_vectors
+from pyterrier_rescale import LexicalEncoder, Splade, Vectors, encode, open_vectors
 from pyterrier_rescale.encoding.pruning import prune
 
 STUB = Path(__file__).with_name("vector_stub.py")
@@ -84,6 +84,13 @@ def test_documents_are_what_the_encoder_stage_gives_to_an_index(tmp_path, bert_f
     splade.save_pretrained(tmp_path / "saved")
     encode(Splade(tmp_path / "saved"), iter(documents), tmp_path / "w", shard_size=5, verbose=False)
     assert contents(tmp_path / "v") == contents(tmp_path / "w")
+
+
+def test_an_encoder_without_a_model_serves_too(tmp_path, bert_folder, texts):
+    lexical = LexicalEncoder(bert_folder, idf_from=texts)
+    documents = [{"docno": f"d{i}", "text": text} for i, text in enumerate(texts)]
+    vectors = encode(lexical, documents, tmp_path / "v", verbose=False)
+    assert (vectors.to_csr() != lexical.encode_docs(texts)).nnz == 0
 
 
 def test_a_finished_folder_is_opened_without_encoding(tmp_path):

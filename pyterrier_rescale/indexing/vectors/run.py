@@ -123,7 +123,8 @@ def _gpus(splade: Splade) -> list[str] | None:
     """All GPUs, if the encoder is on one."""
     import torch
 
-    if splade.encoder.device.type != "cuda":
+    device = getattr(splade.encoder, "device", None)  # an encoder without a model has none
+    if device is None or device.type != "cuda":
         return None
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
 

@@ -197,10 +197,10 @@ def share_threads(threads: int) -> None:
 
 def place(encoder: WindowEncoder, device: str | None) -> WindowEncoder:
     """Move an encoder's model to a device."""
-    if device is not None:
+    inner: Any = encoder.splade.encoder
+    if device is not None and hasattr(inner, "device"):  # an encoder without a model has none
         import torch
 
-        inner = encoder.splade.encoder
         inner.device = torch.device(device)
         inner.model.to(inner.device)
     return encoder

@@ -1,0 +1,1 @@
+"""Document vectors in the formats of other search engines, one module each."""
