@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
+
+from .._utils.checks import check_integer, check_number
 
 
 def check_pruning(max_terms: Any, min_weight: Any) -> tuple[int | None, float]:
@@ -15,13 +16,7 @@ def check_pruning(max_terms: Any, min_weight: Any) -> tuple[int | None, float]:
     Raises:
         ValueError: ``max_terms`` is neither None nor an integer >= 1, or ``min_weight`` no finite number >= 0.
     """
-    whole = isinstance(max_terms, (int, np.integer)) and not isinstance(max_terms, bool)
-    if max_terms is not None and not (whole and max_terms >= 1):
-        raise ValueError(f"max_terms must be None or an integer >= 1, got {max_terms!r}")
-    number = isinstance(min_weight, (int, float, np.number)) and not isinstance(min_weight, bool)
-    if not number or not math.isfinite(min_weight) or min_weight < 0:
-        raise ValueError(f"min_weight must be a finite number >= 0, got {min_weight!r}")
-    return None if max_terms is None else int(max_terms), float(min_weight)
+    return check_integer("max_terms", max_terms, optional=True), float(check_number("min_weight", min_weight, zero=True))
 
 
 def prune(vectors: csr_matrix, max_terms: int | None = None, min_weight: float = 0.0) -> csr_matrix:

@@ -64,7 +64,8 @@ class LexicalEncoder(Splade):
         text_field: str = "text",
         verbose: bool = False,
     ) -> None:
-        from ..encoding.text_encoder import check_positive, lowercasing
+        from .._utils.checks import check_integer
+        from ..encoding.text_encoder import lowercasing
         from ..heads.checkpoint import load_tokenizer
 
         saved = _saved(tokenizer) if idf_from is None else None
@@ -74,8 +75,8 @@ class LexicalEncoder(Splade):
             raise ValueError(f"weighting must be 'tokens' or 'bm25', got {weighting!r}")
         _check_number("k1", k1, most=math.inf)
         _check_number("b", b, most=1.0)
-        check_positive("batch_size", batch_size)
-        if check_positive("max_length", max_length) < 3:
+        check_integer("batch_size", batch_size)
+        if check_integer("max_length", max_length) < 3:
             raise ValueError(f"max_length must be at least 3 (two special tokens and one of text), got {max_length}")
         self.model = None
         self.tokenizer = tokenizer

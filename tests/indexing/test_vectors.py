@@ -225,7 +225,7 @@ def test_documents_that_cannot_be_encoded(tmp_path, documents, error, what):
         ({"shard": "2/2"}, "shard must be"),
         ({"shard": "x"}, "shard must be"),
         ({"shard": (0, 2), "resume": False}, "leave shard out"),
-        ({"max_terms": 0}, "max_terms must be None or an integer >= 1"),
+        ({"max_terms": 0}, "max_terms must be an integer >= 1 or None"),
         ({"min_weight": -1}, "min_weight must be a finite number >= 0"),
     ],
 )

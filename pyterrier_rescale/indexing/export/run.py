@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..vectors.base import SparseVectors, check_scale
+from ..._utils.checks import check_number
+from ..vectors.base import SparseVectors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +58,7 @@ def export(
     name, rounded = FORMATS[format]
     options: dict[str, Any] = {}
     if rounded:
-        options["scale"] = vectors.quantised or 100.0 if scale is None else check_scale(scale)
+        options["scale"] = vectors.quantised or 100.0 if scale is None else check_number("scale", scale)
     elif scale is not None:
         raise ValueError(f"format {format!r} holds the weights themselves: leave scale out, got {scale!r}")
     if queries is not None:

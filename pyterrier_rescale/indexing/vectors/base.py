@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..._utils.checks import check_number
 from ...encoding.terms import to_toks
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class SparseVectors:
         Args:
             scale: units per weight; default: that of the rounded weights, else 100.
         """
-        scale = self.quantised or 100.0 if scale is None else check_scale(scale)
+        scale = self.quantised or 100.0 if scale is None else check_number("scale", scale)
         stamp = None if self.vocabulary is None else f"{self.vocabulary}:{scale:g}"
         for docnos, vectors in self.blocks():
             toks = to_toks(self.terms, *round_weights(vectors, scale), vocab=stamp)
@@ -120,7 +121,7 @@ class SparseVectors:
             round to zero at this scale), clipped_8bit (share of those that round to more than 255), frequent_terms
             ({readable term: documents that have it}, the most frequent first).
         """
-        scale = self.quantised or 100.0 if scale is None else check_scale(scale)
+        scale = self.quantised or 100.0 if scale is None else check_number("scale", scale)
         active, frequencies = np.zeros(1, dtype=np.int64), np.zeros(len(self.terms), dtype=np.int64)
         total, largest, dropped, clipped = 0.0, 0.0, 0, 0
         for _, vectors in self.blocks():
@@ -183,13 +184,3 @@ def round_weights(vectors: csr_matrix, scale: float) -> tuple[np.ndarray, np.nda
     keep = data >= 1  # a zero weight corrupts a posting list
     kept = np.concatenate([[0], np.cumsum(keep)])
     return kept[vectors.indptr], vectors.indices[keep], data[keep]
-
-
-def check_scale(scale: Any) -> float:
-    """Raise ``ValueError`` unless ``scale`` is a finite number > 0."""
-    number = isinstance(scale, (int, float, np.number)) and not isinstance(scale, bool)
-    if not number or not math.isfinite(scale) or scale <= 0:
-        raise ValueError(f"scale must be a finite number > 0, got {scale!r}")
-    return float(scale)
-
-

@@ -8,8 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ..._utils.checks import check_integer
 from ...encoding.pruning import check_pruning
 from .folder import Vectors
 from .intake import Intake, Window
@@ -69,13 +68,11 @@ def encode(
         RuntimeError: workers failed, or another process is writing the same shard.
     """
     share = _check_share(shard)
-    for name, value in (("shard_size", shard_size), ("workers", workers)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+    shard_size, workers = check_integer("shard_size", shard_size), check_integer("workers", workers)
     if not resume and shard is not None:
         raise ValueError("resume=False removes what is at the path, which other processes share: leave shard out")
     pruning = check_pruning(max_terms, min_weight)
-    job = Job.of(splade, Path(path), int(shard_size), *pruning)
+    job = Job.of(splade, Path(path), shard_size, *pruning)
     job.prepare(resume)
     encoder = WindowEncoder(splade, *pruning)
     with _Bar(documents, verbose) as bar:

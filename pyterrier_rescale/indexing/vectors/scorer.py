@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
+from ..._utils.checks import is_number
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -77,8 +79,7 @@ class VectorScorer(pt.Transformer):
         if stamp and stamp[1] != 1:
             raise ValueError(f"query {qid!r} was encoded at scale {stamp[1]:g}: use query_encoder(scale=1)")
         for term, weight in toks.items():
-            number = isinstance(weight, (int, float, np.number)) and not isinstance(weight, bool)
-            if not number or not np.isfinite(weight):
+            if not is_number(weight):
                 raise ValueError(f"query {qid!r}: the weight of {term!r} must be a finite number, got {weight!r}")
         return toks
 
