@@ -16,7 +16,8 @@ def check_pruning(max_terms: Any, min_weight: Any) -> tuple[int | None, float]:
     Raises:
         ValueError: ``max_terms`` is neither None nor an integer >= 1, or ``min_weight`` no finite number >= 0.
     """
-    return check_integer("max_terms", max_terms, optional=True), float(check_number("min_weight", min_weight, zero=True))
+    least = float(check_number("min_weight", min_weight, zero=True))
+    return check_integer("max_terms", max_terms, optional=True), least
 
 
 def prune(vectors: csr_matrix, max_terms: int | None = None, min_weight: float = 0.0) -> csr_matrix:
