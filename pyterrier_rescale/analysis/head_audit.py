@@ -20,7 +20,7 @@ import pandas as pd
 
 from .._utils.checks import check_number
 from ..heads.checkpoint import load_backbone
-from ..heads.decoder import Head, find_head, last_norm
+from ..heads.decoder import Head, check_head, last_norm
 from ..heads.rescaling import provenance
 from .head_statistics import density_numbers, logit_numbers, mean_cosine, score_numbers, spearman, term_weights
 from .k_search import CRITERIA, search_k
@@ -162,7 +162,7 @@ def _audit(
     nameless = getattr(getattr(model, "config", None), "name_or_path", None) == "" and tokenizer is None
     loaded, loaded_tokenizer = load_backbone(model, tokenizer, need_tokenizer=pairs is not None or not nameless)
     name = name or loaded.config.name_or_path or type(loaded).__name__
-    head = find_head(loaded)
+    head = check_head(loaded)
     weight = head.weight.detach().float().cpu().numpy()
     row_norms = np.linalg.norm(weight, axis=1)
     used = used_rows(loaded_tokenizer, len(weight))

@@ -15,7 +15,7 @@ import torch
 
 from .._utils.checks import check_integer
 from .._utils.sampling import spread
-from ..encoding.text_encoder import HeadBatch, TextEncoder, check_texts, position_limit
+from ..encoding.text_encoder import HeadBatch, TextEncoder, check_is_list, check_texts, position_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,8 +77,7 @@ def as_pairs(texts: Iterable[Any], sample: int, seed: int) -> tuple[list[str], l
         ValueError: for an element that is neither a string nor a pair of strings, or fewer than 8 texts.
     """
     check_integer("sample", sample)
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise TypeError(f"texts must be a list of strings or of (query, document) pairs, got {type(texts).__name__}")
+    check_is_list(texts, "strings or of (query, document) pairs")
     texts = list(texts)
     if texts and all(isinstance(text, (tuple, list)) for text in texts):
         wrong = [position for position, text in enumerate(texts) if len(text) != 2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from .._utils.checks import check_integer
 from .._utils.locks import lock_of
 from .._utils.memory import keep_freed_memory
 from .._utils.text_lines import has_surrogates
-from ..heads.decoder import check_head, evaluating, head_input
+from ..heads.decoder import check_head, evaluating, head_input, padding_error
 from .kernel import POOLINGS, packed_head
 from .screening import make_screen
 
@@ -95,6 +95,8 @@ class TextEncoder:
         self.tokenizer = lowercasing(tokenizer) if lowercase else copy.deepcopy(tokenizer)
         self.pooling = pooling
         self.head = check_head(self.model)
+        # where padding changes what a text gives, a batch is of texts of one length and has none
+        self._padded = padding_error(self.model, self.head) < (2e-4 if self.model.dtype == torch.float32 else 5e-2)
         if len(self.tokenizer) > self.vocab_size:
             raise ValueError(
                 f"tokenizer has {len(self.tokenizer)} tokens, but the model only {self.vocab_size} rows: "
@@ -107,7 +109,7 @@ class TextEncoder:
         return self.head.weight.shape[0]
 
     def encode(
-        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
+        self, texts: Iterable[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
     ) -> csr_matrix:
         """Term weights of texts.
 
@@ -120,7 +122,7 @@ class TextEncoder:
             x, shape (N, V), float32; column = token id, columns ascending within a row.
 
         Raises:
-            ValueError: for a text that is not a string, naming its position.
+            TypeError, ValueError: as :func:`check_texts`.
         """
         texts = check_texts(texts)
         parts: list[csr_matrix] = []
@@ -188,6 +190,8 @@ class TextEncoder:
             if on_cpu:  # half a budget will do where more texts would be padded
                 similar = np.count_nonzero(lengths[order[start : start + size]] >= _SIMILAR * longest)
                 size = min(size, max(similar, math.ceil(budget / 2 / longest)))
+            if not self._padded:
+                size = np.count_nonzero(lengths[order[start : start + size]] == lengths[order[start]])
             yield order[start : start + size]
             start += size
 
@@ -263,22 +267,32 @@ def token_ids(
         )["input_ids"]
 
 
-def check_texts(texts: Sequence[str]) -> list[str]:
+def check_texts(texts: Iterable[str]) -> list[str]:
     """A list of strings.
 
     Raises:
-        TypeError: if ``texts`` is one string.
-        ValueError: for an element that is not a string (None, NaN), naming its position.
+        TypeError: if ``texts`` is one string, a mapping, a frame, or nothing to iterate over in order.
+        ValueError: for an element that is no text (None, NaN, broken Unicode), naming its position.
     """
-    if isinstance(texts, str):
-        raise TypeError("texts must be a list of strings, got one string; wrap it: [text]")
+    check_is_list(texts, "strings")
     texts = list(texts)
     for position, text in enumerate(texts):
         if not isinstance(text, str):
-            raise ValueError(f"text {position} must be a string, got {text!r}; drop it or replace it by ''")
+            raise ValueError(f"text {position} must be a string, got {text!r:.80}; drop it or replace it by ''")
         if has_surrogates(text):
             raise ValueError(f"text {position} holds a lone surrogate, half of a character: {text!r:.80}")
     return texts
+
+
+def check_is_list(texts: Any, of: str) -> None:
+    """Raise ``TypeError`` for what would be iterated over by letters, keys, columns, or in no fixed order."""
+    wrong = isinstance(texts, (str, bytes, Mapping, Set)) or hasattr(texts, "columns")
+    if wrong or not isinstance(texts, Iterable):
+        advice = {str: "one string; wrap it: [text]", dict: "a dict; give a list of its values"}
+        what = advice.get(type(texts), type(texts).__name__)
+        if hasattr(texts, "columns"):
+            what += "; give one of its columns, e.g. frame['text']"
+        raise TypeError(f"texts must be a list of {of}, got {what}")
 
 
 def position_limit(model: PreTrainedModel) -> int | None:

@@ -73,7 +73,23 @@ def find_head(model: PreTrainedModel) -> Head:
             f"{type(model).__name__}: the output embeddings are a {type(decoder).__name__} with {shape}, not a "
             f"({vocab_size}, H) vocabulary projection; this head cannot be rescaled at the decoder"
         )
+    if weight.is_meta:
+        raise ValueError(f"{type(model).__name__}: the decoder's weights are not in memory (offloaded, device 'meta')")
+    behind = None if getattr(decoder, "bias", None) is not None else _bias_behind(model, vocab_size)
+    if behind is not None:
+        raise ValueError(
+            f"{type(model).__name__}: the bias {behind!r} is added behind the output embeddings, which have none of "
+            "their own; logits that are not t W^T + b of one decoder are not supported"
+        )
     return Head(decoder, weight is embeddings.weight, _dead_bias(model, decoder))
+
+
+def _bias_behind(model: PreTrainedModel, vocab_size: int) -> str | None:
+    """Name of a vocabulary-sized bias outside of the decoder (ESM's ``lm_head.bias``, BART's), whatever its values."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.numel() == vocab_size and name.rsplit(".", 1)[-1].endswith("bias"):
+            return name
+    return None
 
 
 def kind_of(value: object) -> str:
@@ -203,6 +219,26 @@ def check_head(model: PreTrainedModel) -> Head:
             f"({type(head.decoder).__name__}); this head is not supported"
         )
     return head
+
+
+def padding_error(model: PreTrainedModel, head: Head) -> float:
+    """How far padding moves the logits of a text, relative to the largest; 0 where attention masks it.
+
+    Not 0 where tokens mix without a mask: FNet's Fourier transform, ConvBERT's convolutions at a text's end.
+    """
+    import torch
+
+    padding = model.config.pad_token_id or 0
+    with evaluating(model), torch.inference_mode():
+        ids = probe_ids(model)
+        padded = torch.cat([ids, torch.full_like(ids, padding)], dim=1)
+        alone, beside = (
+            head_input(model, input_ids=tokens, attention_mask=(torch.arange(tokens.shape[1]) < 8).long()[None].to(ids))
+            for tokens in (ids, padded)
+        )
+        some = head.weight[:: max(1, len(head.weight) // 512)]
+        logits, others = (torch.nn.functional.linear(hidden[0, :8], some).float() for hidden in (alone, beside))
+        return float((logits - others).abs().max() / logits.abs().max().clamp_min(1e-6))
 
 
 def last_norm(model: PreTrainedModel) -> tuple[torch.nn.Module, torch.Tensor, torch.nn.Parameter | None]:

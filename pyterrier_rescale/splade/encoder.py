@@ -15,6 +15,7 @@ import pyterrier as pt
 
 from .._utils.defaults import DefaultInt, DefaultStr
 from ..encoding.terms import TermMap
+from ..encoding.text_encoder import check_texts
 from .pickling import reduce
 from .stages import SpladeDocEncoder, SpladeQueryEncoder, SpladeScorer, schematic
 
@@ -56,6 +57,9 @@ class Splade(pt.Transformer):
     Raises:
         TypeError, ValueError, FileNotFoundError: for a model, tokenizer or setting that cannot serve.
     """
+
+    #: The parameters' state when they were loaded by name; ``None`` where the model came loaded, or there is none.
+    _loaded_state: Any = None
 
     def __init__(
         self,
@@ -185,11 +189,11 @@ class Splade(pt.Transformer):
 
     def encode_docs(self, texts: Iterable[str]) -> csr_matrix:
         """Unscaled document vectors, shape (N, V), float32; column = token id; a blank text gives a zero row."""
-        return self._encode(list(texts), None, self.verbose, "doc")
+        return self._encode(check_texts(texts), None, self.verbose, "doc")
 
     def encode_queries(self, texts: Iterable[str]) -> csr_matrix:
         """Unscaled query vectors, shape (N, V), float32; column = token id; a blank text gives a zero row."""
-        return self._encode(list(texts), None, self.verbose, "query")
+        return self._encode(check_texts(texts), None, self.verbose, "query")
 
     def _encode(self, texts: list[str], batch_size: int | None, verbose: bool | None, unit: str) -> csr_matrix:
         verbose = self.verbose if verbose is None else verbose

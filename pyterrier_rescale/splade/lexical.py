@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import json
 import math
@@ -132,6 +133,10 @@ class LexicalEncoder(Splade):
         settings = {"weighting": self.weighting, "k1": self.k1, "b": self.b, "max_length": self.max_length,
                     "mean_length": self.idf_from.mean_length, "texts": self.idf_from.texts}  # fmt: skip
         (path / _FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By value: there is no model to be found by a name."""
+        return copyreg.__newobj__, (type(self),), vars(self)  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
         given = self.tokenizer

@@ -113,8 +113,7 @@ class SpladeDocEncoder(_Role):
         # float64: 100 * a float32 weight near n + .5 must round the way numpy's rint of the product does
         data = np.rint(vectors.data.astype(np.float64) * self.scale).astype(np.int64)
         vectors = _drop_below_one(vectors, data)
-        toks = _toks_of(self, *vectors)
-        return [toks[code] for code in codes]
+        return _of_each(codes, _toks_of(self, *vectors))
 
 
 class SpladeQueryEncoder(_Role):
@@ -150,8 +149,7 @@ class SpladeQueryEncoder(_Role):
             codes, unique = pd.factorize(np.array(texts, dtype=object))
             vectors = self.splade._encode(unique.tolist(), self.batch_size, self.verbose, "query")
             weights = vectors.data.astype(np.float64) * self.scale
-            encoded = _toks_of(self, vectors.indptr, vectors.indices, weights)
-            toks = [encoded[code] for code in codes]
+            toks = _of_each(codes, _toks_of(self, vectors.indptr, vectors.indices, weights))
         return inp.assign(query_toks=_column(toks, inp))
 
 
@@ -227,6 +225,16 @@ def _toks_of(
 ) -> list[Toks]:
     terms = role.splade.term_map(role.terms)
     return to_toks(terms.terms, indptr, indices, data, vocab=f"{terms.fingerprint}:{role.scale:g}")
+
+
+def _of_each(codes: np.ndarray, toks: list[Toks]) -> list[Toks]:
+    """The weights of each row from those of each distinct text; every row has a dict of its own to change."""
+    taken = np.zeros(len(toks), dtype=bool)
+    rows = []
+    for code in codes:
+        rows.append(Toks(toks[code], toks[code].vocab) if taken[code] else toks[code])
+        taken[code] = True
+    return rows
 
 
 def _column(values: list[Any], frame: pd.DataFrame) -> pd.Series:

@@ -11,7 +11,7 @@ import torch
 from .._utils.sampling import spread
 from ..encoding.text_encoder import check_max_length, lowercasing
 from ..heads.checkpoint import load_backbone
-from ..heads.decoder import check_head, find_head, mean_row_norm
+from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.rescaling import record, refuse_rescaled, rescale, untie
 from .callbacks import not_finite
 from .config import TrainConfig
@@ -32,6 +32,8 @@ _FIRING_RATE = 0.03
 # Rows whose documents give the inverse document frequencies, and documents tokenised at a time.
 _IDF_ROWS = 50_000
 _IDF_BATCH = 1000
+# What padding may do to a text's logits: ConvBERT's convolutions move them by some thousandths at a text's end.
+_PADDING_ERROR = 0.05
 
 
 def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
@@ -52,7 +54,12 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
     model, tokenizer = load_backbone(backbone, tokenizer)
     if model is backbone:
         model = copy.deepcopy(model)
-    check_head(model)
+    error = padding_error(model, check_head(model))
+    if error > _PADDING_ERROR:
+        raise ValueError(
+            f"{type(model).__name__} cannot be trained in batches: its tokens see the padding, which moves the "
+            f"logits of a text by {error:.0%} of the largest"
+        )
     broken = not_finite(model)
     if broken:
         raise ValueError(f"backbone holds NaN or infinity in {broken}: no training mends it; load another copy")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
+import torch
+from transformers import AutoTokenizer
 
-from pyterrier_rescale import Splade
+from pyterrier_rescale import Splade, audit, calibrate
+from pyterrier_rescale.encoding.model_folder import save_encoder
+from pyterrier_rescale.encoding.query_encoder import QuerySide
 
 FOLDERS = ["bert_folder", "modernbert_folder"]
 
@@ -102,8 +107,73 @@ def test_special_positions_are_told_apart(bert_folder):
 def test_texts_must_be_strings(bad, bert_folder):
     with pytest.raises(ValueError, match="text 1 must be a string, got"):
         Splade(bert_folder).encode_docs(["fine", bad])
-    with pytest.raises(TypeError, match="texts must be a list of strings, got one string"):
-        Splade(bert_folder).encoder.encode("one string")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("one string", r"got one string; wrap it: \[text\]"),
+        (b"bytes", "got bytes"),
+        ({"a": "first", "b": "second"}, "got a dict; give a list of its values"),
+        (pd.DataFrame({"text": ["a", "b"]}), r"got DataFrame; give one of its columns"),
+        ({"a", "b"}, "got set"),
+        (None, "got NoneType"),
+        (7, "got int"),
+    ],
+)
+def test_collections_that_are_no_list_of_texts(texts, message, bert_folder, tmp_path):
+    model, tok = tiny.build("bert")
+    side = QuerySide(weights=np.ones(len(tok), dtype=np.float32))
+    save_encoder(tmp_path, model, tok, pooling="max", max_length=32, queries=side)
+    splade = Splade(tmp_path)
+    calls = [splade.encode_docs, splade.encode_queries, splade.encoder.encode, Splade(bert_folder).encode_queries]
+    calls += [lambda texts: calibrate(bert_folder, texts)]
+    calls += [lambda texts: audit(bert_folder, texts)] if texts is not None else []
+    for call in calls:
+        with pytest.raises(TypeError, match="texts must be a list of strings.* " + message):
+            call(texts)
+
+
+def test_iterables_of_texts_in_order(bert_folder):
+    splade = Splade(bert_folder)
+    expected = splade.encode_docs(tiny.TEXTS)
+    for texts in (tuple(tiny.TEXTS), iter(tiny.TEXTS), pd.Series(tiny.TEXTS), np.array(tiny.TEXTS)):
+        assert abs(splade.encode_docs(texts) - expected).max() == 0
+
+
+def _left_padded(folder):
+    return AutoTokenizer.from_pretrained(folder, padding_side="left")
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_tokenizers_that_pad_on_the_left(family, tmp_path, many_texts):
+    """Vectors are those of each text alone, and of the saved folder in stock tools."""
+    from sentence_transformers import SparseEncoder
+
+    folder = tiny.save(family, tmp_path / "m")
+    texts = [text for text in many_texts[:40] if text.strip()]
+    splade = Splade(folder, tokenizer=_left_padded(folder), max_length=48)
+    vectors = splade.encode_docs(texts).toarray()
+    alone = np.concatenate([Splade(folder, max_length=48).encode_docs([text]).toarray() for text in texts[:8]])
+    np.testing.assert_allclose(vectors[:8], alone, atol=1e-5)
+    splade.save_pretrained(tmp_path / "saved")
+    stock = SparseEncoder(str(tmp_path / "saved"), device="cpu").encode(texts, convert_to_sparse_tensor=False)
+    np.testing.assert_allclose(np.asarray(stock), vectors, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["fnet", "convbert"])
+def test_families_whose_tokens_see_the_padding(family, many_texts, monkeypatch):
+    """Batches of one length: a text gives what it gives alone, without any padding."""
+    monkeypatch.setitem(tiny.FAMILIES, "fnet", ("FNetConfig", {}, "wordpiece"))
+    model, tok = tiny.build(family)
+    texts = many_texts[:60]
+    splade = Splade(model, tokenizer=tok, max_length=48)
+    with torch.no_grad():
+        for text, vector in zip(texts, splade.encode_docs(texts).toarray(), strict=True):
+            if text.strip():
+                ids = tok(text, truncation=True, max_length=48, return_tensors="pt")
+                stock = model(**ids).logits[0].amax(dim=0).clamp_min(0).log1p().numpy()
+                np.testing.assert_allclose(vector, stock, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import tiny
 import torch
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel
 
-from pyterrier_rescale import Splade, rescale
+from pyterrier_rescale import Splade, audit, rescale
 from pyterrier_rescale.heads.decoder import find_head, head_input, last_norm
 from pyterrier_rescale.heads.rescaling import PROVENANCE, check_k, provenance
 
@@ -92,6 +92,8 @@ def test_round_trips_hold_after_training_in_every_tool(family, tmp_path):
     splade = Splade(trained, tokenizer=tok)
     expected = splade.encode_docs(tiny.TEXTS).toarray()
     assert expected.any()
+    # ConvBERT's convolutions see the padding of a batch: one text at a time
+    batches = [[text] for text in tiny.TEXTS] if family == "convbert" else [tiny.TEXTS]
     splade.save_pretrained(tmp_path / "one")
     Splade(str(tmp_path / "one")).save_pretrained(tmp_path / "two")
     for folder in ("one", "two"):
@@ -99,10 +101,12 @@ def test_round_trips_hold_after_training_in_every_tool(family, tmp_path):
         torch.testing.assert_close(
             logits_of(AutoModelForMaskedLM.from_pretrained(path), tok), logits_of(trained, tok), atol=1e-5, rtol=1e-5
         )
-        stock = SparseEncoder(path, device="cpu").encode(tiny.TEXTS, convert_to_sparse_tensor=False)
-        np.testing.assert_allclose(np.asarray(stock), expected, atol=1e-4)
+        tool = SparseEncoder(path, device="cpu")
+        stock = [tool.encode(batch, convert_to_sparse_tensor=False).numpy() for batch in batches]
+        np.testing.assert_allclose(np.concatenate(stock), expected, atol=1e-4)
         peer = Peer(path, device="cpu", max_length=splade.max_length)
-        np.testing.assert_allclose(np.stack(peer.encode(tiny.TEXTS, format="np")), expected, atol=1e-4)
+        stock = [np.stack(peer.encode(batch, format="np")) for batch in batches]
+        np.testing.assert_allclose(np.concatenate(stock), expected, atol=1e-4)
         np.testing.assert_allclose(Splade(path).encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-5)
 
 
@@ -227,6 +231,40 @@ def test_a_head_that_is_no_plain_projection_is_refused():
     model = transformers.MobileBertForMaskedLM(config)
     with pytest.raises(ValueError, match="MobileBertForMaskedLM: the logits are not t W"):
         rescale(model)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+@pytest.mark.parametrize("family", ["esm", "bart"])
+def test_a_bias_behind_the_decoder_is_refused_whatever_its_values(family, value, bert_folder):
+    import transformers
+
+    size = {"vocab_size": 400, "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 80}
+    if family == "esm":
+        config = transformers.EsmConfig(
+            hidden_size=32, intermediate_size=48, pad_token_id=0, mask_token_id=4,
+            position_embedding_type="rotary", **size,
+        )  # fmt: skip
+        name = "lm_head.bias"
+    else:
+        config = transformers.BartConfig(
+            d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=48, decoder_ffn_dim=48,
+            encoder_attention_heads=4, decoder_attention_heads=4, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+            vocab_size=400, max_position_embeddings=80, decoder_start_token_id=3, forced_eos_token_id=3,
+        )  # fmt: skip
+        name = "final_logits_bias"
+    model = transformers.AutoModelForMaskedLM.from_config(config).eval()
+    with torch.no_grad():
+        dict((*model.named_parameters(), *model.named_buffers()))[name].fill_(value)
+    message = f"the bias '{name}' is added behind the output embeddings"
+    for refused in (rescale, audit, lambda model: Splade(model, tokenizer=bert_folder)):
+        with pytest.raises(ValueError, match=message):
+            refused(model)
+
+
+def test_weights_that_are_not_in_memory_are_refused():
+    model, tok = tiny.build("bert")
+    with pytest.raises(ValueError, match="weights are not in memory"):
+        rescale(model.to("meta"))
 
 
 def test_bad_placement_and_headless_models(bert_folder, tmp_path):

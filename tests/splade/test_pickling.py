@@ -16,7 +16,7 @@ import pytest
 import tiny
 import torch
 
-from pyterrier_rescale import Splade, rescale
+from pyterrier_rescale import LexicalEncoder, Splade, rescale
 from pyterrier_rescale.encoding.model_folder import save_encoder
 from pyterrier_rescale.encoding.query_encoder import QuerySide
 
@@ -84,6 +84,14 @@ def test_with_queries_of_their_own(way, by_name, tmp_path):
             with torch.no_grad():
                 splade.encoder.head.bias.add_(0.1)
         check_same(WAYS[way](splade), splade)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_without_a_model(way, bert_folder):
+    lexical = LexicalEncoder(bert_folder, idf_from=tiny.TEXTS, weighting="bm25", max_length=32)
+    lexical.encode_docs(tiny.TEXTS)
+    check_same(WAYS[way](lexical), lexical)
+    check_same(WAYS[way](lexical.doc_encoder()).splade, lexical)
 
 
 def test_a_model_that_was_trained_on_goes_along(tmp_path):

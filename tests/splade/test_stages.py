@@ -147,6 +147,16 @@ def test_values_that_are_no_text(splade, bad):
         splade.query_encoder()(pd.DataFrame({"qid": ["1"], "query": pd.Series([bad], dtype=object)}))
 
 
+def test_equal_texts_have_dicts_of_their_own(splade):
+    twice = pd.DataFrame({"docno": ["a", "b", "c"], "text": [tiny.TEXTS[0], tiny.TEXTS[1], tiny.TEXTS[0]]})
+    queries = pd.DataFrame({"qid": ["1", "2"], "query": [tiny.TEXTS[0]] * 2})
+    for column in (splade.doc_encoder()(twice)["toks"], splade.query_encoder()(queries)["query_toks"]):
+        first, last = column.iloc[0], column.iloc[-1]
+        assert first == last and first.vocab == last.vocab
+        first["another"] = 1
+        assert "another" not in last
+
+
 @pytest.mark.parametrize(
     ("role", "argument", "message"),
     [
