@@ -90,8 +90,19 @@ def multiply(rows: torch.Tensor, columns: torch.Tensor, out: torch.Tensor) -> No
         torch.mm(rows, columns, out=out)
 
 
+def few_sizes(size: int) -> int:
+    """The next of few numbers of rows: 16 of each power of two, at least 32 apart."""
+    step = max(32, 1 << (size - 1).bit_length() >> 5)
+    return -(-size // step) * step
+
+
 def logit_blocks(
-    rows: torch.Tensor, weight: torch.Tensor, groups: list[TextGroup], dtype: torch.dtype | None = None
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+    groups: list[TextGroup],
+    dtype: torch.dtype | None = None,
+    *,
+    few_shapes: bool = False,
 ) -> Iterator[tuple[TextGroup, slice, torch.Tensor, torch.Tensor]]:
     """Walk the products t W^T block by block.
 
@@ -100,12 +111,17 @@ def logit_blocks(
         weight: W, shape (V, H), of the same type.
         groups: of the T rows.
         dtype: of the products; default: the factors'.
+        few_shapes: repeat the last row until the number of rows is one of :func:`few_sizes`, for products that are
+            compiled for each shape anew. What is yielded is without them.
 
     Yields:
         (group, vocabulary slice, logits (n, L, C), padded rows (n * L, H)); logits are valid until the next step.
     """
     for group in groups:
-        padded = rows[group.index]
+        index, used = group.index, len(group.index)
+        if few_shapes:
+            index = torch.cat([index, index[-1:].expand(few_sizes(used) - used)])
+        padded = rows[index]
         size, block = len(padded), CPU_BLOCK if rows.device.type == "cpu" else GPU_BLOCK
         chunk = min(len(weight), max(_VOCAB_CHUNK, block // size))
         workspace = rows.new_empty(size * chunk, dtype=dtype)
@@ -114,4 +130,4 @@ def logit_blocks(
             columns = weight[terms].t()
             logits = workspace[: size * columns.shape[1]].view(size, columns.shape[1])
             multiply(padded, columns, logits)
-            yield group, terms, logits.view(*group.shape, -1), padded
+            yield group, terms, logits[:used].view(*group.shape, -1), padded[:used]

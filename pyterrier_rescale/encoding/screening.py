@@ -56,6 +56,9 @@ class BFloat16:
     rows = 4096
     #: A value with all bits of its fraction set.
     extreme = 255 / 128
+    #: oneDNN compiles a primitive for each shape, which takes as long as ten products, and keeps the last 1,024 of all
+    #: that the process uses: of few shapes, none is compiled twice or evicted on our account.
+    few_shapes = True
 
     @staticmethod
     def rounded(values: torch.Tensor, *, together: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -76,6 +79,7 @@ class Int8:
     rounding = _UNIT  # read as float32
     rows = None  # the default
     extreme = 127
+    few_shapes = False  # gemm_s8s8s32, which has no primitives
 
     @staticmethod
     def rounded(values: torch.Tensor, *, together: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -155,7 +159,8 @@ class Screen:
         wide = self.format.rounding + 4 * _UNIT
         limit = torch.where(limit > 0, limit / (1 + wide), limit / (1 - wide)).float()
         groups = text_groups(lengths, self.format.rows)
-        for group, terms, products, _ in logit_blocks(rounded, self.rounded, groups, self.format.product):
+        blocks = logit_blocks(rounded, self.rounded, groups, self.format.product, few_shapes=self.format.few_shapes)
+        for group, terms, products, _ in blocks:
             closed[group.texts, terms] = self.format.largest(products) <= limit[terms]
         if len(self.formats) > 1 and closed.count_nonzero() < (1 - _LOOSE) * closed.numel():
             del self.formats[0]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pyterrier_rescale.encoding import blocks, kernel, screening
-from pyterrier_rescale.encoding.blocks import text_groups
+from pyterrier_rescale.encoding.blocks import few_sizes, text_groups
 from pyterrier_rescale.encoding.kernel import sparse_head
 from pyterrier_rescale.encoding.screening import BFloat16, Int8, Screen, _amax, _exact, make_screen
 
@@ -246,6 +246,29 @@ def test_maximum_by_bits(shift):
     values = (torch.randn(7, 5, 300, generator=torch.Generator().manual_seed(3)) + shift).bfloat16()
     values[0, :, 0], values[1, :, 0] = -0.0, 0.0
     assert torch.equal(_amax(values), values.amax(dim=1))
+
+
+def test_products_that_are_compiled_have_few_shapes(monkeypatch):
+    """oneDNN compiles and caches a primitive for each shape: texts of any lengths share a few of them."""
+    seen: dict[torch.dtype, set] = {torch.bfloat16: set(), torch.int8: set()}
+
+    def multiply(rows, columns, out):
+        seen[rows.dtype].add((len(rows), columns.shape[1]))
+        out.copy_(rows.float() @ columns.float())
+
+    monkeypatch.setattr(blocks, "multiply", multiply)
+    weight = torch.randn(600, 4, generator=torch.Generator().manual_seed(0))
+    screens = Screen(weight, [BFloat16]), Screen(weight, [Int8])
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(300):
+        lengths = torch.randint(1, 200, (int(torch.randint(1, 40, (1,), generator=generator)),), generator=generator)
+        rows = torch.randn(int(lengths.sum()), 4, generator=generator)
+        for screen in screens:
+            assert screen.closed(rows, lengths, torch.full((600,), -1e3)).all()
+    assert len(seen[torch.bfloat16]) <= 2 * 64 < len(seen[torch.int8])
+    sizes = [few_sizes(size) for size in range(1, 4097)]
+    assert len(set(sizes)) == 64 and sizes == sorted(sizes)
+    assert all(size <= few < size + max(32, size / 15) for size, few in enumerate(sizes, 1))
 
 
 def test_groups_pad_with_the_texts_own_rows():
