@@ -54,7 +54,7 @@ class Study:
         """The row of a run."""
         from pyterrier_rescale import Splade, audit, rescale, train
         from pyterrier_rescale.heads.checkpoint import load_backbone
-        from pyterrier_rescale.heads.rescaling import provenance
+        from pyterrier_rescale.heads.provenance import provenance
         from pyterrier_rescale.training.initialization import LEARNED_START
 
         begun = time.perf_counter()

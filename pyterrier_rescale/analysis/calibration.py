@@ -31,7 +31,9 @@ import pandas as pd
 from .._utils.checks import check_number, check_share
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import find_head, mean_row_norm
-from ..heads.rescaling import ensure_bias, record, refuse_rescaled, rescale, untie
+from ..heads.provenance import record, refuse_rescaled
+from ..heads.rescaling import rescale
+from ..heads.ties import ensure_bias, untie
 from .k_search import check_criterion, check_ks, search_k
 from .measurement import Probe, as_pairs, run_probe, used_rows
 

@@ -21,7 +21,7 @@ import pandas as pd
 from .._utils.checks import check_number
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import Head, check_head, last_norm
-from ..heads.rescaling import provenance
+from ..heads.provenance import provenance
 from .head_statistics import density_numbers, logit_numbers, mean_cosine, score_numbers, spearman, term_weights
 from .k_search import CRITERIA, search_k
 from .measurement import Probe, as_pairs, run_probe, used_rows

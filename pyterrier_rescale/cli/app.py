@@ -94,7 +94,7 @@ def rescale(
     from .._utils.paths import whole_folder
     from ..evaluation.system import parse_rescale
     from ..heads.checkpoint import load_backbone, no_weight_bars
-    from ..heads.rescaling import provenance
+    from ..heads.provenance import provenance
 
     value = parse_rescale(spec)
     if value is None or value == "learned":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..heads.fingerprint import model_fingerprint, settings_fingerprint
-from ..heads.rescaling import PROVENANCE
+from ..heads.provenance import PROVENANCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -52,7 +52,8 @@ def load_backbone(
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = load_tokenizer(os.fspath(tokenizer), trust_remote_code)
     from .decoder import find_head
-    from .rescaling import keep_dead_bias_in_step, provenance
+    from .provenance import provenance
+    from .ties import keep_dead_bias_in_step
 
     if provenance(loaded) and not loaded.config.tie_word_embeddings:
         try:

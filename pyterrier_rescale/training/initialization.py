@@ -12,7 +12,9 @@ from .._utils.sampling import spread
 from ..encoding.text_encoder import check_max_length, lowercasing
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
-from ..heads.rescaling import record, refuse_rescaled, rescale, untie
+from ..heads.provenance import record, refuse_rescaled
+from ..heads.rescaling import rescale
+from ..heads.ties import untie
 from .callbacks import not_finite
 from .config import TrainConfig
 from .losses import LOSSES

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..encoding.kernel import packed_head
 from ..encoding.query_encoder import QuerySide
 from ..heads.decoder import find_head, head_input
-from ..heads.rescaling import record
+from ..heads.provenance import record
 from .micro_batches import SharedLookup, split
 
 

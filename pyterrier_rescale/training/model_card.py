@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import __version__
 from .._utils.durable import write_whole
-from ..heads.rescaling import provenance
+from ..heads.provenance import provenance
 from .config import TrainConfig
 from .head_report import head_table
 

@@ -12,7 +12,8 @@ from pyterrier_rescale.analysis.head_statistics import random_saturation
 from pyterrier_rescale.analysis.measurement import as_pairs, leading_words
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.decoder import find_head
-from pyterrier_rescale.heads.rescaling import provenance, untie
+from pyterrier_rescale.heads.provenance import provenance
+from pyterrier_rescale.heads.ties import untie
 
 TEXTS = [f"{tiny.TEXTS[i]} {tiny.TEXTS[(i + step) % 12]}" for step in (1, 3, 4, 7) for i in range(12)]
 RATE = 0.1

@@ -13,7 +13,7 @@ from pyterrier_rescale import audit, calibrate, rescale
 from pyterrier_rescale.analysis.head_audit import HeadAudits
 from pyterrier_rescale.analysis.head_statistics import mean_cosine, spearman
 from pyterrier_rescale.heads.decoder import find_head, head_input
-from pyterrier_rescale.heads.rescaling import untie
+from pyterrier_rescale.heads.ties import untie
 
 TEXTS = [f"{tiny.TEXTS[i]} {tiny.TEXTS[(i + step) % 12]}" for step in (1, 3, 4, 7) for i in range(12)]
 OPTIONS = {"max_length": 64}

@@ -13,7 +13,8 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertModel
 
 from pyterrier_rescale import Splade, audit, rescale
 from pyterrier_rescale.heads.decoder import find_head, head_input, last_norm
-from pyterrier_rescale.heads.rescaling import PROVENANCE, check_k, provenance
+from pyterrier_rescale.heads.provenance import PROVENANCE, provenance
+from pyterrier_rescale.heads.rescaling import check_k
 
 K = 8.0
 FAMILIES = sorted(tiny.FAMILIES)
