@@ -169,12 +169,12 @@ def _fingerprints(
     collection: Any, topics: pd.DataFrame, qrels: pd.DataFrame, pairs: Any, backbones: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What tells these data and backbones from others, wherever they lie and whatever they are called."""
-    from ..indexing.build import _corpus_fingerprint
+    from ..indexing.build import corpus_fingerprint
     from ..splade import Splade
     from ..training.data.rows import load_rows
 
     return {
-        "documents": _corpus_fingerprint(collection.corpus),
+        "documents": corpus_fingerprint(collection.corpus),
         "topics": _frame_fingerprint(topics[["qid", "query"]]),
         "qrels": _frame_fingerprint(qrels[["qid", "docno", "label"]]),
         "pairs": load_rows(pairs).facts.fingerprint,

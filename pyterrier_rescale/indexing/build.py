@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,10 @@ if TYPE_CHECKING:
     import pyterrier as pt
 
     from ..splade import Splade
+    from .engines.base import EngineIndex
 
 # Documents that the encoder sorts by length together; the encoder's own batches are smaller.
 _WINDOW = 2048
-# Two texts whose vectors tell encoders apart, trained or not.
-_PROBES = ("sparse retrieval of documents by weighted terms", "a short text, with numbers 1 2 3 and an AUTHOR")
 
 
 def systems(
@@ -34,7 +34,9 @@ def systems(
 ) -> dict[str, pt.Transformer]:
     """Index a corpus once per encoder and return the pipelines, for ``pt.Experiment(systems(...), ...)``.
 
-    An index that is there is reused if it was made by the same encoder from the same documents, else built anew.
+    An index that is there is reused if it was made by the same encoder from the same documents (of which the docno and
+    the encoder's text field count), else built anew, and a warning says what differs. What is compared stands in the
+    index itself (``index.made_from``).
 
     Args:
         encoders: ``{name: Splade}``.
@@ -60,12 +62,14 @@ def systems(
     if not all(isinstance(name, str) and name for name in encoders):
         raise TypeError(f"names of encoders must be non-empty str, got {list(encoders)}")
     documents = _reiterable(corpus)
-    corpus_id = _corpus_fingerprint(documents)
+    fields = dict.fromkeys(splade.text_field for splade in encoders.values())
+    corpus_ids = {field: corpus_fingerprint(documents, ("docno", field)) for field in fields}
     pipelines = {}
     for name, splade in encoders.items():
         index = build_index(
-            splade, documents, Path(index_dir) / slug(name), engine=engine, corpus_id=corpus_id, verbose=verbose
-        )
+            splade, documents, Path(index_dir) / slug(name),
+            engine=engine, corpus_id=corpus_ids[splade.text_field], verbose=verbose,
+        )  # fmt: skip
         pipelines[name] = splade.query_encoder() >> index.retriever(num_results)
     return pipelines
 
@@ -79,63 +83,117 @@ def build_index(
     corpus_id: str | None = None,
     scale: float = 100,
     verbose: bool = False,
-) -> Any:
-    """The index of the documents at ``path``: reused if encoder, documents and scale are the same, else built.
+) -> EngineIndex:
+    """The index of the documents at ``path``: reused if encoder, documents, engine and scale are the same, else built.
+
+    What an index was made from stands in its own manifest (``index.made_from``), which is written last: an interrupted
+    build leaves the former index as what it is. One that is replaced stays until the new one is whole.
 
     Args:
-        splade: the encoder.
+        splade: the encoder; reads the documents' ``splade.text_field``.
         documents: gives a fresh iterator at each call.
-        path: the index's folder; a note of what it was made from lies beside it.
+        path: the index's folder.
         engine: the engine's name.
-        corpus_id: fingerprint of the documents; ``None``: taken here, by one pass over them.
+        corpus_id: ``corpus_fingerprint(documents, ("docno", splade.text_field))`` if it is known; ``None``: taken here.
         scale: units per weight.
         verbose: show progress bars.
-    """
-    from .engines import open_index
 
-    wanted = {
-        "encoder": encoder_fingerprint(splade),
-        "corpus": corpus_id or _corpus_fingerprint(documents),
-        "engine": engine,
-        "scale": scale,
+    Raises:
+        FileExistsError: something else is at ``path``, or an index that does not know what it was made from.
+        RuntimeError: the documents that were indexed are others than ``corpus_id`` says.
+    """
+    from .engines import engine_class, reading
+
+    path, fields = Path(path), ("docno", splade.text_field)
+    made_from = {
+        "encoder": splade.fingerprint,
+        "encoder_settings": repr(splade),
+        "corpus": corpus_id or corpus_fingerprint(documents, fields),
+        "field": splade.text_field,
     }
-    note = path.with_name(path.name + ".made-from.json")
-    made_from = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
-    if made_from == wanted:
-        index = open_index(path, engine)
-        if index.built:
-            return index
+    kind = engine_class(engine)
+    found = reading.read_meta(path)
+    if found is not None:
+        if found.get("made_from") is None:
+            raise FileExistsError(
+                f"the index at {str(path)!r} does not say what it was made from, as those of systems() do: choose "
+                "another folder"
+            )
+        differs = _differences(found, {**made_from, "engine": engine, "scale": float(scale)})
+        if not differs and kind(path).built:
+            return kind(path)
+        warnings.warn(
+            f"the index at {str(path)!r} is built anew: {'; '.join(differs) or 'its files are damaged'}", stacklevel=2
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
-    mode = "create"
-    if path.exists():
-        if made_from is None:
-            raise FileExistsError(f"{str(path)!r} is there, and not made by systems(): choose another index_dir")
-        mode = "overwrite"
-        open_engine = made_from["engine"]
-        if open_engine != engine or made_from["scale"] != scale:
-            _remove_index(path)
-            mode = "create"
-    note.write_text(json.dumps(wanted), encoding="utf-8")
-    index = open_index(path, engine, scale=scale)
-    stage = splade.doc_encoder(scale=scale, verbose=False)
-    (stage >> index.indexer(mode=mode, verbose=verbose)).index(documents(), batch_size=_WINDOW)
+    index = kind.replacing(path, scale=scale)
+    indexer = index.indexer(mode="create" if found is None else "overwrite", verbose=verbose, made_from=made_from)
+    checked = _checked(documents(), fields, made_from["corpus"])
+    (splade.doc_encoder(scale=scale, verbose=False) >> indexer).index(checked, batch_size=_WINDOW)
     return index
 
 
-def encoder_fingerprint(splade: Splade) -> str:
-    """Sixteen hex digits that differ between encoders: the vectors of two fixed texts, and the vocabulary."""
-    vectors = splade.encode_docs(list(_PROBES))
-    digest = hashlib.sha256(splade.term_map().fingerprint.encode())
-    digest.update(f"{splade.max_length} {splade.text_field}".encode())
-    digest.update(vectors.indices.tobytes())
-    digest.update(vectors.data.round(3).tobytes())
-    return digest.hexdigest()[:16]
+def corpus_fingerprint(
+    documents: Callable[[], Iterable[Mapping[str, Any]]] | Iterable[Mapping[str, Any]],
+    fields: Sequence[str] = ("docno", "text"),
+) -> str:
+    """Count and sixteen hex digits of the given fields of dicts, in their order: ``"2:0123456789abcdef"``.
+
+    Two corpora have the same if exactly these fields are alike; others may differ.
+
+    Args:
+        documents: dicts (documents, topics, qrels, ...), a data frame of them, or a function that gives them.
+        fields: what is read of each; a dict without a field differs from one where it is empty.
+
+    Raises:
+        ValueError: there are no documents.
+    """
+    digest = _CorpusDigest(fields)
+    for document in as_documents(documents() if callable(documents) else documents):
+        digest.add(document)
+    if not digest.count:
+        raise ValueError("corpus must hold at least one document, got none")
+    return digest.value
 
 
-def _remove_index(path: Path) -> None:
-    import shutil
+class _CorpusDigest:
+    def __init__(self, fields: Sequence[str]) -> None:
+        self._fields, self._hash, self.count = tuple(fields), hashlib.sha256(), 0
 
-    shutil.rmtree(path)
+    def add(self, document: Mapping[str, Any]) -> None:
+        self.count += 1
+        read = [[name, document[name]] for name in self._fields if name in document]
+        self._hash.update(json.dumps(read, default=repr).encode() + b"\n")
+
+    @property
+    def value(self) -> str:
+        return f"{self.count}:{self._hash.hexdigest()[:16]}"
+
+
+def _checked(
+    documents: Iterable[dict[str, Any]], fields: Sequence[str], expected: str
+) -> Iterator[dict[str, Any]]:
+    """The documents; an error at the end if they were others than expected, so that no index tells a lie."""
+    digest = _CorpusDigest(fields)
+    for document in documents:
+        digest.add(document)
+        yield document
+    if digest.value != expected:
+        raise RuntimeError(
+            f"the documents that were indexed ({digest.value} by {', '.join(fields)}) are not those expected "
+            f"({expected}): they changed in the meantime, or corpus_id is of other documents or fields"
+        )
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What an index that is there was made from otherwise, in words."""
+    was = {**found["made_from"], "engine": found["engine"], "scale": found["scale"]}
+    told = []
+    for key in ("encoder", "corpus", "field", "engine", "scale"):
+        if was.get(key) != wanted[key]:
+            settings = f" ({was.get('encoder_settings')})" if key == "encoder" else ""
+            told.append(f"its {key} was {was.get(key)}{settings}, not {wanted[key]}")
+    return told
 
 
 def _reiterable(corpus: Any) -> Callable[[], Iterable[dict[str, Any]]]:
@@ -146,14 +204,3 @@ def _reiterable(corpus: Any) -> Callable[[], Iterable[dict[str, Any]]]:
     if iter(corpus) is corpus:
         corpus = list(corpus)
     return lambda: iter(corpus)
-
-
-def _corpus_fingerprint(documents: Callable[[], Iterable[dict[str, Any]]]) -> str:
-    digest = hashlib.sha256()
-    count = 0
-    for document in documents():
-        count += 1
-        digest.update(f"{document.get('docno')}\0{document.get('text')}\n".encode())
-    if not count:
-        raise ValueError("corpus must hold at least one document, got none")
-    return f"{count}:{digest.hexdigest()[:16]}"

@@ -74,7 +74,7 @@ def search(index, toks, k=10):
 def refuses(tmp_path, engine, docs, message, error=(ValueError, TypeError, KeyError)):
     with pytest.raises(error, match=message):
         ours(tmp_path, engine, docs)
-    assert not (tmp_path / "ours").exists() and not (tmp_path / "ours.partial").exists()
+    assert [path.name for path in tmp_path.iterdir() if "ours" in path.name] == []
 
 
 # Tokens
@@ -359,16 +359,13 @@ def test_terrier_serves_a_cut_index(terrier, tmp_path):
     meta = os.path.join(terrier.path, "data.meta.zdata")
     with open(meta, "r+b") as file:
         file.truncate(os.path.getsize(meta) // 2)
-    try:
-        plain = pt.terrier.TerrierIndex(terrier.path).tf(num_results=5)(frame([{"a": 1.0}]))
-    except Exception as error:
-        plain = error
+    plain = pt.terrier.TerrierIndex(terrier.path).tf(num_results=5)(frame([{"a": 1.0}]))
     index = ours(tmp_path, "terrier", docs)
     with open(index.path / "data.meta.zdata", "r+b") as file:
         file.truncate(100)
     with pytest.raises(ValueError, match="is damaged: data.meta.zdata has 100 bytes instead of"):
         search(open_index(index.path), {"a": 1.0})
-    assert len(plain) == 5 if isinstance(plain, pd.DataFrame) else "damaged" not in str(plain)
+    assert plain["docno"].tolist() == [f"d{i}" for i in range(5)]
 
 
 def test_terrier_with_another_charset_matches_no_byte_level_token(tmp_path):

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-import tarfile
+import tracemalloc
 
 import engine_data
-import lz4.frame
 import numpy as np
 import pandas as pd
 import pyterrier as pt
@@ -14,7 +13,7 @@ import pytest
 from engine_data import ENGINES, TOLERANCE, exact_ranking, frame, make_docs, make_queries, retrieved
 
 from pyterrier_rescale.encoding.terms import Toks
-from pyterrier_rescale.indexing.engines import open_index
+from pyterrier_rescale.indexing.engines import inversion, open_index
 
 DOCS = make_docs(600)
 QUERIES = make_queries(15)
@@ -294,16 +293,54 @@ def test_append(tmp_path):
     pd.testing.assert_frame_equal(index.retriever()(QUERIES), whole.retriever()(QUERIES))
 
 
-def test_several_runs_and_threads(tmp_path, monkeypatch):
-    """A collection written in many runs equals one written in a single run; threads change nothing."""
-    from pyterrier_rescale.indexing.engines import inversion
-
+@pytest.mark.parametrize("join", [1, 50, 5000])
+def test_several_runs_and_threads(tmp_path, monkeypatch, join):
+    """A collection written in many runs and parts equals one written in a single one; threads change nothing."""
     one = open_index(tmp_path / "one", "exact").indexer().index(DOCS)
     monkeypatch.setattr(inversion.Inverter.__init__, "__defaults__", (777,))
+    monkeypatch.setattr(inversion, "JOIN_POSTINGS", join)
     many = open_index(tmp_path / "many", "exact").indexer().index(DOCS)
+    grown = open_index(tmp_path / "grown", "exact").indexer().index(DOCS[:100])
+    grown.indexer(mode="append").index(DOCS[100:])
     for name in ("indptr.npy", "documents.npy", "weights.npy", "terms.json"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
+        expected = (tmp_path / "one" / name).read_bytes()
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "grown" / name).read_bytes() == expected
     pd.testing.assert_frame_equal(one.retriever(50)(QUERIES), many.retriever(50, threads=3)(QUERIES))
+
+
+def test_append_holds_no_old_postings(tmp_path, monkeypatch):
+    """300,000 old postings of 2 bytes and more each; 20,000 in one term."""
+    monkeypatch.setattr(inversion, "JOIN_POSTINGS", 2000)
+    rng = np.random.default_rng(0)
+    words = [{f"x{t}": 2 for t in row} for row in rng.integers(0, 300, (20_000, 15)).tolist()]
+    docs = ({"docno": f"{i:05d}", "toks": {"all": 3, **toks}} for i, toks in enumerate(words))
+    index = open_index(tmp_path / "i", "exact").indexer().index(docs)
+    before = index.stats()
+    assert before["postings"] > 300_000
+    inverter = inversion.Inverter(tmp_path)
+    tracemalloc.start()
+    inverter.start_from(index.path, before["documents"])
+    inverter.add({"all": 70_000, "new": 1})
+    inverter.finish()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000
+    assert index.indexer(mode="append").index([{"docno": "new", "toks": {"all": 70_000, "new": 1}}]) is index
+    assert index.stats()["postings"] == before["postings"] + 2
+    results = retrieved(index.retriever(2)(frame([{"all": 1.0, "new": 5.0}])), "q0")
+    assert results == [("new", pytest.approx(700.05)), ("00000", pytest.approx(0.03))]
+
+
+def test_made_from(tmp_path):
+    index = open_index(tmp_path / "i", "exact")
+    assert index.made_from is None
+    with pytest.raises(TypeError, match="JSON"):
+        index.indexer(made_from={"encoder": object()}).index(DOCS[:1])
+    assert list(tmp_path.iterdir()) == []
+    index.indexer(made_from={"encoder": "e", "fields": ("a", "b")}).index(DOCS[:5])
+    assert open_index(tmp_path / "i", "exact").made_from == {"encoder": "e", "fields": ["a", "b"]}
+    index.indexer(mode="append").index(DOCS[5:6])
+    assert index.made_from is None  # what it says was true of the first five
 
 
 def test_large_weights(tmp_path):
@@ -386,18 +423,6 @@ def test_damaged_indexes_are_not_served(index, tmp_path):
         shutil.rmtree(copy)
     shutil.copytree(index.path, tmp_path / "moved")
     assert len(open_index(tmp_path / "moved", index.engine).retriever(3)(QUERIES)) == 45
-
-
-def test_artifacts(index, tmp_path):
-    package = index.build_package(str(tmp_path / "index.tar.lz4"), verbose=False)
-    assert pt.inspect.artifact_type_format(index) == ("sparse_index", f"rescale_{index.engine}")
-    with lz4.frame.open(package) as stream, tarfile.open(fileobj=stream) as tar:
-        tar.extractall(tmp_path / "unpacked")  # our own file; older Pythons know no filter=
-    unpacked = type(index).load(tmp_path / "unpacked")
-    assert unpacked.scale == index.scale
-    pd.testing.assert_frame_equal(unpacked.retriever(5)(QUERIES), index.retriever(5)(QUERIES))
-    if any(ep.name == f"sparse_index.rescale_{index.engine}" for ep in pt.utils.entry_points("pyterrier.artifact")):
-        assert pt.Artifact.load(str(index.path)) == index
 
 
 def test_plain_pyterrier_reads_the_terrier_index(tmp_path):

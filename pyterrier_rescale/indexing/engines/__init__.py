@@ -32,12 +32,22 @@ def open_index(path: str | os.PathLike, engine: str = "terrier", *, scale: float
         ValueError: an unknown engine, or the index at `path` has another engine or scale.
         ImportError: the engine's package is not installed.
     """
+    if scale is _SCALE_100:
+        scale = None
+    return engine_class(engine)(path, scale=scale)
+
+
+def engine_class(engine: str) -> type[EngineIndex]:
+    """The class of an engine by its name.
+
+    Raises:
+        ValueError: an unknown engine.
+        ImportError: the engine's package is not installed.
+    """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {sorted(ENGINES)}, got {engine!r}")
     module, name = ENGINES[engine]
-    if scale is _SCALE_100:
-        scale = None
-    return getattr(importlib.import_module(f".{module}", __name__), name)(path, scale=scale)
+    return getattr(importlib.import_module(f".{module}", __name__), name)
 
 
 def __getattr__(name: str):

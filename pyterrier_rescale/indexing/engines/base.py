@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Mapping
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pyterrier as pt
 
 from ..._utils.checks import check_number
-from . import storage
+from . import reading, storage, workspace
 from .documents import DocumentStream
 from .roles import EngineIndexer, EngineRetriever
 from .searcher import Searcher
 
 DEFAULT_SCALE = 100.0
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+T = TypeVar("T")
 
 
 class EngineIndex(pt.Artifact):
     """An index of documents' term weights; a factory of its indexer and its retriever.
+
+    A handle stands for a path. It opens the index there at the first query and looks before each later one whether that
+    has been replaced (by any process): then it opens the new one. Two handles are equal if they have the same path and
+    scale and last saw the same `generation`.
 
     Args:
         path: the index's folder.
@@ -41,18 +50,36 @@ class EngineIndex(pt.Artifact):
         if scale is not None:
             scale = check_number("scale", scale)
         meta = self._checked_meta(scale)
-        self.scale = float(scale if scale is not None else meta["scale"] if meta else DEFAULT_SCALE)
-        self._searcher: Searcher | None = None
+        self._setup(float(scale if scale is not None else meta["scale"] if meta else DEFAULT_SCALE))
+        self._generation: str | None = meta["generation"] if meta else None
 
-    def indexer(self, *, mode: str = "create", verbose: bool = False) -> EngineIndexer:
+    @classmethod
+    def replacing(cls, path: str | os.PathLike, *, scale: float) -> EngineIndex:
+        """A handle to build with, whatever engine and scale the index at the path has (`mode="overwrite"`)."""
+        index = cls.__new__(cls)
+        pt.Artifact.__init__(index, path)
+        index._setup(float(scale))
+        index._generation = None
+        return index
+
+    def _setup(self, scale: float) -> None:
+        self.scale = scale
+        self._searcher: Searcher | None = None
+        self._stamp: storage.Stamp | None = None
+        self._opening = threading.Lock()
+
+    def indexer(
+        self, *, mode: str = "create", verbose: bool = False, made_from: Mapping[str, Any] | None = None
+    ) -> EngineIndexer:
         """An indexer of documents with docno and toks ({term: int >= 1}); its `.index(docs)` returns this index.
 
         Args:
             mode: "create" refuses to touch an index that is there; "overwrite" replaces it, once the new one is whole;
                 "append" (engine exact) adds to it.
             verbose: show a progress bar.
+            made_from: what the documents' weights come from, plain JSON values, kept in the index as its `made_from`.
         """
-        return EngineIndexer(self, mode=mode, verbose=verbose)
+        return EngineIndexer(self, mode=mode, verbose=verbose, made_from=made_from)
 
     def retriever(self, num_results: int = 1000, *, threads: int = 1, verbose: bool = False) -> EngineRetriever:
         """A transformer from qid, query_toks to docno, score (the true dot product) and rank.
@@ -67,12 +94,12 @@ class EngineIndex(pt.Artifact):
     @property
     def built(self) -> bool:
         """Whether a whole, undamaged index is at the path."""
-        meta = storage.read_meta(self.path)
-        return meta is not None and storage.damage(self.path, meta) is None
+        meta, damage = reading.read_state(self.path)
+        return meta is not None and damage is None
 
     def __len__(self) -> int:
         """The number of documents; 0 when there is no index yet."""
-        meta = storage.read_meta(self.path)
+        meta = reading.read_meta(self.path)
         return meta["documents"] if meta else 0
 
     def __bool__(self) -> bool:
@@ -82,7 +109,7 @@ class EngineIndex(pt.Artifact):
     @property
     def size_bytes(self) -> int:
         """The size of the index's files in bytes; 0 when there is no index yet."""
-        meta = storage.read_meta(self.path)
+        meta = reading.read_meta(self.path)
         return sum(meta["files"].values()) if meta else 0
 
     def stats(self) -> dict[str, Any]:
@@ -93,51 +120,79 @@ class EngineIndex(pt.Artifact):
         """
         meta = self._require_meta()
         keys = ("engine", "documents", "terms", "postings", "weight_sum", "scale", "fingerprint")
-        return {**{key: meta[key] for key in keys}, "size_bytes": self.size_bytes}
+        return {**{key: meta[key] for key in keys}, "size_bytes": sum(meta["files"].values())}
 
     @property
     def fingerprint(self) -> str | None:
         """The fingerprint of the vocabulary that the documents were encoded with, if the encoder told it."""
-        meta = storage.read_meta(self.path)
+        meta = reading.read_meta(self.path)
         return meta["fingerprint"] if meta else None
 
-    def build(self, docs: Iterable[Mapping], *, mode: str = "create") -> EngineIndex:
-        """Index the documents; what `indexer(mode=mode).index(docs)` calls."""
+    @property
+    def made_from(self) -> dict[str, Any] | None:
+        """What the index at the path was made from, as its `indexer(made_from=...)` was told; None if it was not."""
+        meta = reading.read_meta(self.path)
+        return meta["made_from"] if meta else None
+
+    @property
+    def generation(self) -> str | None:
+        """Names the build that this handle saw last, when it was made, built, or opened for queries; None: none."""
+        return self._generation
+
+    def build(
+        self, docs: Iterable[Mapping], *, mode: str = "create", made_from: Mapping[str, Any] | None = None
+    ) -> EngineIndex:
+        """Index the documents; what `indexer(mode=mode, made_from=made_from).index(docs)` calls."""
         if mode not in self.modes:
             raise ValueError(f"mode must be one of {list(self.modes)} with engine {self.engine!r}, got {mode!r}")
+        made_from = None if made_from is None else json.loads(json.dumps(dict(made_from)))  # fails before the work
         self._prepare()
-        old = self._require_meta() if mode == "append" and storage.read_meta(self.path) else None
         stream = DocumentStream(docs, self._check_term, self.scale)
-        if old:
-            stream.resume(list(storage.read_docnos(self.path)[0]), old)
-        with storage.building(self.path, overwrite=mode != "create") as folder:
+        with workspace.building(self.path, overwrite=mode != "create") as folder:
+            old = self._require_meta() if mode == "append" and storage.read_meta(self.path) else None
+            if old:
+                stream.resume(list(storage.read_docnos(self.path)[0]), old)
             extra = self._write(folder, stream, old)
             storage.write_docnos(folder, stream.docnos)
+            generation = uuid.uuid4().hex
             meta = {
                 "version": FORMAT_VERSION,
+                "generation": generation,
                 "engine": self.engine,
                 "scale": self.scale,
                 "fingerprint": stream.fingerprint,
                 "documents": len(stream.docnos),
                 "postings": stream.postings,
                 "weight_sum": stream.weight_sum,
+                "made_from": made_from,
             }
             storage.write_meta(folder, self._build_metadata(), {**meta, **extra})
         self.close()
+        self._generation = generation
         return self
 
     def searcher(self) -> Searcher:
-        """The index opened for queries (kept open until `close`).
+        """The index opened for queries: kept open until it is replaced, or until `close`.
 
         Raises:
             FileNotFoundError: there is no whole index at the path; the message says what is there.
-            ValueError: the index is damaged.
+            ValueError: the index is damaged, or another scale's or engine's now.
         """
-        if self._searcher is None:
-            meta = self._require_meta()
-            self._prepare()
-            self._searcher = self._load(meta)
-        return self._searcher
+        with self._opening:
+            stamp = storage.stamp(self.path)
+            if self._searcher is None or stamp is None or stamp != self._stamp:
+                self._searcher = self._read_whole(self._open)
+                self._stamp, self._generation = stamp, self._searcher.meta["generation"]
+            return self._searcher
+
+    def _open(self, meta: dict) -> Searcher:
+        held = self._searcher
+        if held is not None and held.meta["generation"] == meta["generation"]:
+            return held
+        self._prepare()
+        searcher = self._load(meta)
+        searcher.meta = meta
+        return searcher
 
     def close(self) -> None:
         """Let go of the opened files; the next query opens them again."""
@@ -149,13 +204,19 @@ class EngineIndex(pt.Artifact):
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return os.path.abspath(self.path) == os.path.abspath(other.path) and self.scale == other.scale
+        same = os.path.abspath(self.path) == os.path.abspath(other.path) and self.scale == other.scale
+        return same and self._generation == other._generation
 
     def __hash__(self) -> int:
+        # Without the generation, which changes while the handle lives.
         return hash((type(self).__name__, os.path.abspath(self.path), self.scale))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_searcher": None}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_searcher", "_stamp", "_opening")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._setup(state["scale"])
 
     # What an engine brings.
 
@@ -174,25 +235,19 @@ class EngineIndex(pt.Artifact):
         raise NotImplementedError
 
     def _require_meta(self) -> dict:
-        meta = self._checked_meta(self.scale)
-        if meta is None:
-            raise FileNotFoundError(
-                f"{storage.describe_absence(self.path)}: build it with (doc_encoder >> index.indexer()).index(docs)"
-            )
-        damage = storage.damage(self.path, meta)
-        if damage:
-            raise ValueError(
-                f"the index at {self.path} is damaged: {damage}. Index again with indexer(mode='overwrite')"
-            )
-        return meta
+        return self._read_whole(lambda meta: meta)
+
+    def _read_whole(self, read: Callable[[dict], T]) -> T:
+        return reading.read_whole(self.path, lambda: self._checked_meta(self.scale), read)
 
     def _checked_meta(self, scale: float | None) -> dict | None:
-        meta = storage.read_meta(self.path)
+        meta = reading.read_meta(self.path)
         if meta is None:
             return None
         if meta.get("version") != FORMAT_VERSION:
             raise ValueError(
-                f"the index at {self.path} has format {meta.get('version')}; this version reads format {FORMAT_VERSION}"
+                f"the index at {self.path} has format {meta.get('version')}; this version reads format "
+                f"{FORMAT_VERSION}: build it anew, elsewhere or after removing that folder"
             )
         if meta["engine"] != self.engine:
             raise ValueError(f"the index at {self.path} has engine {meta['engine']!r}, got engine={self.engine!r}")

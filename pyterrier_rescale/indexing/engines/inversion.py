@@ -3,16 +3,54 @@
 from __future__ import annotations
 
 import json
+import mmap
 from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 RUN_POSTINGS = 10_000_000  # postings sorted in memory at a time (about 160 MB)
+JOIN_POSTINGS = 2_000_000  # postings of all runs joined in memory at a time (about 80 MB)
 TERMS_FILE = "terms.json"
 INDPTR_FILE = "indptr.npy"
 DOCUMENTS_FILE = "documents.npy"
 WEIGHTS_FILE = "weights.npy"
+
+
+@dataclass
+class Run:
+    """Postings in the order of their terms, then documents; those of term i begin at starts[i].
+
+    Attributes:
+        terms: numbers of the terms (T,), ascending.
+        counts: of their postings (T,).
+        starts: of each term's postings (T,).
+        documents: number of each posting's document (P,), memory-mapped.
+        weights: of each posting (P,), memory-mapped.
+    """
+
+    terms: np.ndarray
+    counts: np.ndarray
+    starts: np.ndarray
+    documents: np.ndarray
+    weights: np.ndarray
+
+    def renumber(self, places: np.ndarray) -> None:
+        """Give term t the number places[t]."""
+        terms = places[self.terms]
+        order = np.argsort(terms)
+        self.terms, self.counts, self.starts = terms[order], self.counts[order], self.starts[order]
+
+    def release(self) -> None:
+        """Let the system have the memory of what was read so far."""
+        for values in (self.documents, self.weights):
+            base = values
+            while isinstance(base, np.ndarray):
+                base = base.base
+            if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                base.madvise(mmap.MADV_DONTNEED)
 
 
 class Inverter:
@@ -28,7 +66,8 @@ class Inverter:
         self.run_postings = run_postings
         self.vocabulary: dict[str, int] = {}
         self.documents = 0
-        self._runs = 0
+        self._runs: list[Run] = []
+        self._files: list[Path] = []
         self._largest = 0
         self._start_run()
 
@@ -43,11 +82,14 @@ class Inverter:
             self._write_run()
 
     def start_from(self, path: Path, documents: int) -> None:
-        """Begin with the postings of a finished index."""
+        """Begin with the postings of a finished index, which are read where they are."""
         self.vocabulary, indptr, numbers, weights = self.read(path)
         self.documents = documents
+        self._largest = 2**16 if weights.dtype == np.uint32 else 0
         counts = np.diff(indptr)
-        self._save_run(np.flatnonzero(counts), counts[counts > 0], numbers, weights)
+        terms = np.flatnonzero(counts)
+        if len(terms):
+            self._runs.append(Run(terms, counts[terms], indptr[terms], numbers, weights))
         self._start_run()
 
     def finish(self, *, sort_terms: bool = False) -> None:
@@ -58,44 +100,32 @@ class Inverter:
         """
         if self._lengths:
             self._write_run()
-        runs = [
-            [np.load(self.folder / f"run-{number}-{name}.npy") for name in "tc"]
-            + [np.load(self.folder / f"run-{number}-{name}.npy", mmap_mode="r") for name in "dw"]
-            for number in range(self._runs)
-        ]
         if sort_terms:
             names = sorted(self.vocabulary)
             places = np.empty(len(names), dtype=np.int32)
             places[[self.vocabulary[name] for name in names]] = np.arange(len(names), dtype=np.int32)
-            for run in runs:
-                run[0] = places[run[0]]
+            for run in self._runs:
+                run.renumber(places)
             self.vocabulary = {name: number for number, name in enumerate(names)}
         counts = np.zeros(len(self.vocabulary), dtype=np.int64)
-        for terms, run_counts, _, _ in runs:
-            counts[terms] += run_counts
+        for run in self._runs:
+            counts[run.terms] += run.counts
         indptr = np.concatenate([[0], np.cumsum(counts)])
         dtype = np.uint16 if self._largest < 2**16 else np.uint32
-        documents = self._create(DOCUMENTS_FILE, np.int32, indptr[-1])
-        weights = self._create(WEIGHTS_FILE, dtype, indptr[-1])
-        filled = indptr[:-1].copy()
-        for terms, run_counts, run_documents, run_weights in runs:
-            starts = np.cumsum(run_counts) - run_counts
-            # Posting i of the run belongs at filled[its term] + its place among the term's postings.
-            targets = np.repeat(filled[terms] - starts, run_counts) + np.arange(len(run_documents))
-            documents[targets] = run_documents
-            weights[targets] = run_weights
-            filled[terms] += run_counts
-        for mapped in (documents, weights):
-            if isinstance(mapped, np.memmap):
-                mapped.flush()
-        if not isinstance(documents, np.memmap):
-            np.save(self.folder / DOCUMENTS_FILE, documents)
-            np.save(self.folder / WEIGHTS_FILE, weights)
+        with open(self.folder / DOCUMENTS_FILE, "wb") as documents, open(self.folder / WEIGHTS_FILE, "wb") as weights:
+            for out, kind in ((documents, np.int32), (weights, dtype)):
+                header = np.empty((0,), dtype=kind)
+                np.lib.format.write_array_header_1_0(
+                    out, {**np.lib.format.header_data_from_array_1_0(header), "shape": (int(indptr[-1]),)}
+                )
+            for numbers, values in self._joined(indptr):
+                documents.write(numbers.astype(np.int32, copy=False).data)
+                weights.write(values.astype(dtype, copy=False).data)
         np.save(self.folder / INDPTR_FILE, indptr)
         with open(self.folder / TERMS_FILE, "w", encoding="utf-8") as out:
             json.dump(list(self.vocabulary), out)
-        del runs
-        for file in self.folder.glob("run-*.npy"):
+        self._runs.clear()
+        for file in self._files:
             file.unlink()
 
     @staticmethod
@@ -125,21 +155,57 @@ class Inverter:
         terms = np.frombuffer(self._terms, dtype=np.int32)
         weights = np.frombuffer(self._weights, dtype=np.int32)
         lengths = np.frombuffer(self._lengths, dtype=np.int32)
-        documents = np.repeat(np.arange(self._first, self._first + len(lengths), dtype=np.int32), lengths)
-        order = np.argsort(terms, kind="stable")
-        distinct, counts = np.unique(terms, return_counts=True)
-        self._save_run(distinct, counts, documents[order], weights[order])
+        if len(weights):  # else documents without terms only; and an empty file cannot be mapped
+            documents = np.repeat(np.arange(self._first, self._first + len(lengths), dtype=np.int32), lengths)
+            order = np.argsort(terms, kind="stable")
+            distinct, counts = np.unique(terms, return_counts=True)
+            self._largest = max(self._largest, int(weights.max()))
+            number, mapped = len(self._files) // 2, []
+            for name, values in (("documents", documents), ("weights", weights)):
+                file = self.folder / f"run-{number}-{name}.npy"
+                np.save(file, values[order])
+                self._files.append(file)
+                mapped.append(np.load(file, mmap_mode="r").view(np.ndarray))
+            self._runs.append(Run(distinct, counts, np.cumsum(counts) - counts, *mapped))
         self._start_run()
 
-    def _save_run(self, terms: np.ndarray, counts: np.ndarray, documents: np.ndarray, weights: np.ndarray) -> None:
-        if not len(weights):
-            return  # documents without terms only; and an empty file cannot be mapped
-        self._largest = max(self._largest, int(weights.max(initial=0)))
-        for name, part in zip("tcdw", (terms, counts, documents, weights), strict=True):
-            np.save(self.folder / f"run-{self._runs}-{name}.npy", part)
-        self._runs += 1
+    def _joined(self, indptr: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The postings of all runs, ordered by term, then by document, in parts: (documents, weights)."""
+        first = 0
+        while first < len(indptr) - 1:
+            last = max(first + 1, int(np.searchsorted(indptr, indptr[first] + JOIN_POSTINGS, side="right")) - 1)
+            if indptr[last] - indptr[first] > JOIN_POSTINGS:
+                yield from self._postings_of_term(first)
+            else:
+                yield self._postings_of_terms(first, indptr[first : last + 1] - indptr[first])
+            for run in self._runs:
+                run.release()
+            first = last
 
-    def _create(self, name: str, dtype: type, length: int) -> np.ndarray:
-        if not length:
-            return np.empty(0, dtype=dtype)
-        return np.lib.format.open_memmap(self.folder / name, mode="w+", dtype=dtype, shape=(int(length),))
+    def _postings_of_terms(self, first: int, indptr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The postings of terms first, first + 1, ..., which begin at indptr."""
+        documents = np.empty(indptr[-1], dtype=np.int32)
+        weights = np.empty(indptr[-1], dtype=np.uint32)
+        filled = indptr[:-1].copy()
+        for run in self._runs:
+            part = slice(*np.searchsorted(run.terms, [first, first + len(filled)]))
+            terms, counts, starts = run.terms[part] - first, run.counts[part], run.starts[part]
+            numbers = np.arange(counts.sum())
+            begins = np.cumsum(counts) - counts
+            # The posting at place p among its term's lies at starts[term] + p, and belongs at filled[term] + p.
+            source, target = (np.repeat(at - begins, counts) + numbers for at in (starts, filled[terms]))
+            documents[target] = run.documents[source]
+            weights[target] = run.weights[source]
+            filled[terms] += counts
+        return documents, weights
+
+    def _postings_of_term(self, term: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The postings of a single term, of any number."""
+        for run in self._runs:
+            at = int(np.searchsorted(run.terms, term))
+            if at == len(run.terms) or run.terms[at] != term:
+                continue
+            start, end = int(run.starts[at]), int(run.starts[at] + run.counts[at])
+            for a in range(start, end, JOIN_POSTINGS):
+                part = slice(a, min(a + JOIN_POSTINGS, end))
+                yield run.documents[part], run.weights[part]

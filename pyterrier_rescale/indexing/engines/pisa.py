@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import json
 import os
@@ -69,10 +70,9 @@ class PisaSearcher(Searcher):
 
     def __init__(self, path: Path, scale: float):
         self.docnos, self.ranks = storage.read_docnos(path)
-        self.path = path
         self.scale = scale
         self.terms = set((path / "fwd.terms").read_text(encoding="utf-8").split("\n")[:-1])
-        self._opened: tuple[int, Any] = (0, None)
+        self._opened = _retriever(path, 1)
 
     def search(self, weights: dict[str, float], num_results: int) -> Result:
         """See `Searcher`."""
@@ -108,10 +108,10 @@ class PisaSearcher(Searcher):
         return {t: w for t, w in whole.items() if w}, unit
 
     def _match(self, queries: list[dict[str, float]], num_results: int) -> list[Result]:
-        if self._opened[0] != num_results:
-            self._opened = (num_results, _retriever(self.path, num_results))
+        retriever = copy.copy(self._opened)  # with the same opened files, and a number of results of its own
+        retriever.num_results = num_results
         frame = pd.DataFrame({"qid": [str(i) for i in range(len(queries))], "query_toks": queries})
-        found = self._opened[1].transform(frame)
+        found = retriever.transform(frame)
         numbers = found["docno"].to_numpy().astype(np.int64)
         scores = found["score"].to_numpy().astype(np.float64)
         ends = np.cumsum(np.bincount(found["qid"].astype(int), minlength=len(queries)))

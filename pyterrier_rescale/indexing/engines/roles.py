@@ -23,12 +23,20 @@ HELP_URL = "https://pyterrier.readthedocs.io/en/latest/ext/pyterrier-rescale/"
 class EngineIndexer(pt.Indexer):
     """Writes documents into an index: all of them or, with an exception, none."""
 
-    def __init__(self, index: EngineIndex, *, mode: str = "create", verbose: bool = False):
+    def __init__(
+        self,
+        index: EngineIndex,
+        *,
+        mode: str = "create",
+        verbose: bool = False,
+        made_from: Mapping[str, Any] | None = None,
+    ):
         if mode not in index.modes:
             raise ValueError(f"mode must be one of {list(index.modes)} with engine {index.engine!r}, got {mode!r}")
         self._index = index
         self.mode = mode
         self.verbose = verbose
+        self.made_from = made_from
 
     def index(self, iter: Iterable[Mapping[str, Any]]) -> EngineIndex:
         """Index documents with docno (str) and toks ({term: int >= 1}); other keys are ignored.
@@ -38,13 +46,13 @@ class EngineIndexer(pt.Indexer):
 
         Raises:
             ValueError, TypeError, KeyError: a document that cannot be indexed as it is; nothing is left at the path.
-            FileExistsError: something is at the path already (and mode is "create").
+            FileExistsError: something is at the path already (and mode is "create"), or files that are not the index's.
         """
         if self.verbose:
             total = len(iter) if hasattr(iter, "__len__") else None
             iter = as_documents(iter)
             iter = pt.tqdm(iter, desc=f"indexing ({self._index.engine})", unit="d", total=total)
-        return self._index.build(iter, mode=self.mode)
+        return self._index.build(iter, mode=self.mode, made_from=self.made_from)
 
     def index_inputs(self) -> list[list[str]]:
         """The columns that documents need."""
@@ -55,10 +63,15 @@ class EngineIndexer(pt.Indexer):
         return {"label": f"{self._index.engine} indexer", "help_url": HELP_URL}
 
     def __repr__(self) -> str:
-        return f"{self._index!r}.indexer({_arguments(('mode', self.mode, 'create'), ('verbose', self.verbose, False))})"
+        arguments = _arguments(
+            ("mode", self.mode, "create"), ("verbose", self.verbose, False), ("made_from", self.made_from, None)
+        )
+        return f"{self._index!r}.indexer({arguments})"
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and (self._index, self.mode) == (other._index, other.mode)
+        if type(other) is not type(self):
+            return False
+        return (self._index, self.mode, self.made_from) == (other._index, other.mode, other.made_from)
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self._index, self.mode))
@@ -69,7 +82,8 @@ class EngineRetriever(pt.Transformer):
 
     Takes qid and query_toks ({term: weight >= 0}); keeps these and all other columns of the queries, in their order,
     and adds docno, score and rank (from 0). Equal scores are in docno order. Documents that share no term with the
-    query are not returned, so a query without known terms has no rows.
+    query are not returned, so a query without known terms has no rows. Each call answers from one index as a whole: the
+    one that is at the path when the call begins. Threads may share a retriever.
     """
 
     def __init__(self, index: EngineIndex, num_results: int = 1000, *, threads: int = 1, verbose: bool = False):
@@ -94,7 +108,7 @@ class EngineRetriever(pt.Transformer):
             return inp.assign(docno=pd.Series(dtype=str), score=pd.Series(dtype=float), rank=pd.Series(dtype=int))
         searcher = self.index.searcher()
         queries = [_query_weights(toks, qid) for qid, toks in zip(inp["qid"], inp["query_toks"], strict=True)]
-        self._check_scale_and_vocabulary(inp["query_toks"], queries)
+        self._check_scale_and_vocabulary(inp["query_toks"], queries, searcher.meta)
         found = searcher.search_all(
             queries, self.num_results, self.threads, lambda results: self._progress(results, len(queries))
         )
@@ -110,10 +124,12 @@ class EngineRetriever(pt.Transformer):
             return items
         return pt.tqdm(items, desc=f"retrieving ({self.index.engine})", unit="q", total=total)
 
-    def _check_scale_and_vocabulary(self, query_toks: Iterable[Mapping], queries: list[dict[str, float]]) -> None:
+    def _check_scale_and_vocabulary(
+        self, query_toks: Iterable[Mapping], queries: list[dict[str, float]], meta: dict[str, Any]
+    ) -> None:
         """Catch weights scaled twice and terms of another vocabulary: by themselves they only spoil the ranking."""
         stamps = {getattr(toks, "vocab", None): parse_stamp(toks) for toks in query_toks}
-        known = self.index.fingerprint
+        known = meta["fingerprint"]
         for fingerprint, scale in filter(None, stamps.values()):
             if scale != 1:
                 raise ValueError(
@@ -126,7 +142,7 @@ class EngineRetriever(pt.Transformer):
                     f"{self.index!r} ({known}): use the query encoder of the model that encoded the documents"
                 )
         weights = [w for q in queries for w in q.values()] if None in stamps else []
-        if self.index.scale != 1 and weights and all(w >= 10 and w.is_integer() for w in weights):
+        if meta["scale"] != 1 and weights and all(w >= 10 and w.is_integer() for w in weights):
             warnings.warn(
                 f"all query weights are whole numbers of 10 and more: they look scaled, but {self.index!r} takes "
                 "unscaled ones; use query_encoder(scale=1)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from pandas.api.extensions import ExtensionArray
@@ -16,10 +17,12 @@ class Searcher:
     Attributes:
         docnos: a pandas array (N,) of str, by document number.
         ranks: (N,) each document's place in docno order.
+        meta: our part of the manifest of the index that was opened.
     """
 
     docnos: ExtensionArray
     ranks: np.ndarray
+    meta: dict[str, Any]
 
     def search(self, weights: dict[str, float], num_results: int) -> Result:
         """The best documents, best first, ties in docno order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from array import array
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,16 @@ class TerrierEngine(EngineIndex):
 
 
 class TerrierSearcher(Searcher):
-    """An opened Terrier index, asked with weighted terms directly (no query language, no stemming, no stopwords)."""
+    """An opened Terrier index, asked with weighted terms directly (no query language, no stemming, no stopwords).
+
+    Threads take turns: Terrier decodes the postings of one opened index in place.
+    """
 
     def __init__(self, path: Path, scale: float):
         self.docnos, self.ranks = storage.read_docnos(path)
         self.scale = scale
         self.manager = pt.terrier.TerrierIndex(os.path.realpath(path)).tf().manager
+        self._turn = threading.Lock()
         self.query_terms = pt.java.autoclass("org.terrier.matching.MatchingQueryTerms")
 
     def search(self, weights: dict[str, float], num_results: int) -> Result:
@@ -99,6 +104,10 @@ class TerrierSearcher(Searcher):
         return order_by_score(numbers, scores * (largest / self.scale), self.ranks, num_results)
 
     def _match(self, weights: dict[str, float], num_results: int) -> Result:
+        with self._turn:
+            return self._match_alone(weights, num_results)
+
+    def _match_alone(self, weights: dict[str, float], num_results: int) -> Result:
         request = pt.java.cast("org.terrier.querying.Request", self.manager.newSearchRequest("q"))
         terms = self.query_terms("q", request)
         for term, weight in weights.items():

@@ -1,0 +1,201 @@
+"""An index is reused only if it is what it is said to be: identity lies inside it and is written last."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from engine_data import ENGINES
+
+from pyterrier_rescale import Splade, open_index, systems
+from pyterrier_rescale.indexing.build import build_index, corpus_fingerprint
+from pyterrier_rescale.indexing.engines import storage
+from pyterrier_rescale.splade.stages import SpladeDocEncoder
+
+DOCS = [{"docno": f"d{i}", "text": text, "body": text[::-1]} for i, text in enumerate(tiny.TEXTS)]
+TOPICS = pd.DataFrame({"qid": ["1", "2"], "query": [tiny.TEXTS[0], tiny.TEXTS[7]]})
+anew = pytest.mark.filterwarnings("ignore:the index at .* is built anew")
+
+
+@pytest.fixture(scope="module")
+def raw(bert_folder):
+    return Splade(bert_folder, max_length=32)
+
+
+@pytest.fixture(scope="module")
+def rescaled(bert_folder):
+    return Splade(bert_folder, max_length=32, rescale=4)
+
+
+def run(splade, path, docs=DOCS, engine="exact"):
+    return systems({"one": splade}, docs, path, engine=engine)["one"](TOPICS)
+
+
+def check(results, splade, docs=DOCS):
+    """The scores are the dot products of this encoder's vectors of these documents."""
+    vectors = splade.encode_docs([d[splade.text_field] for d in docs])
+    vectors.data = np.rint(vectors.data * 100) / 100
+    truth = (splade.encode_queries(TOPICS["query"]) @ vectors.T).toarray()
+    truth = pd.DataFrame(truth, columns=[d["docno"] for d in docs])
+    assert len(results) == (truth > 0).sum().sum()
+    for row in results.itertuples():
+        assert row.score == pytest.approx(truth[row.docno][int(row.qid) - 1], rel=0.02)
+
+
+def reuses(monkeypatch) -> None:
+    """Encoding documents fails from here on."""
+    monkeypatch.setattr(SpladeDocEncoder, "transform_iter", None)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_interrupted_rebuild_leaves_the_former_index(raw, rescaled, tmp_path, monkeypatch, engine, error):
+    check(run(raw, tmp_path, engine=engine), raw)
+    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+
+    def interrupted(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_meta", interrupted)
+        with pytest.raises(error), pytest.warns(UserWarning, match="is built anew: its encoder was"):
+            run(rescaled, tmp_path, engine=engine)
+    with monkeypatch.context() as patch:
+        reuses(patch)
+        check(run(raw, tmp_path, engine=engine), raw)  # the former index is still the former encoder's
+    with pytest.warns(UserWarning, match="is built anew: its encoder was"):
+        check(run(rescaled, tmp_path, engine=engine), rescaled)
+    reuses(monkeypatch)
+    check(run(rescaled, tmp_path, engine=engine), rescaled)
+    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+
+
+def test_only_the_field_that_is_read_counts(bert_folder, tmp_path, monkeypatch):
+    splade = Splade(bert_folder, max_length=32, text_field="body")
+    check(run(splade, tmp_path), splade)
+    others = [{**d, "body": d["text"]} for d in DOCS]
+    with pytest.warns(UserWarning, match="is built anew: its corpus was"):
+        check(run(splade, tmp_path, others), splade, others)
+    reuses(monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        run(splade, tmp_path, [{**d, "text": "another", "title": 7} for d in others])
+
+
+def test_another_field_of_the_same_documents(raw, bert_folder, tmp_path):
+    run(raw, tmp_path)
+    body = Splade(bert_folder, max_length=32, text_field="body")
+    with pytest.warns(UserWarning, match="its field was text, not body"):
+        check(run(body, tmp_path), body)
+    pipelines = systems({"text": raw, "body": body}, DOCS, tmp_path / "both", engine="exact")
+    check(pipelines["text"](TOPICS), raw)
+    check(pipelines["body"](TOPICS), body)
+
+
+def test_noise_of_the_machine_is_no_other_encoder(bert_folder, raw, tmp_path, monkeypatch):
+    check(run(raw, tmp_path), raw)
+    encode = Splade._encode
+
+    def noisy(*args):
+        vectors = encode(*args)
+        vectors.data = vectors.data * (1 + 3e-3)
+        return vectors
+
+    monkeypatch.setattr(Splade, "_encode", noisy)
+    reuses(monkeypatch)
+    run(Splade(bert_folder, max_length=32, batch_size=1), tmp_path)
+
+
+@anew
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_one_number_of_one_parameter_is_another_encoder(bert_folder, tmp_path, dtype, monkeypatch):
+    """Of a word that stands in no text, say."""
+    splade = Splade(bert_folder, max_length=32, dtype=dtype)
+    run(splade, tmp_path)
+    with monkeypatch.context() as patch:
+        reuses(patch)
+        run(Splade(bert_folder, max_length=32, dtype=dtype), tmp_path)
+    first = open_index(tmp_path / "one", "exact").made_from["encoder"]
+    with torch.no_grad():
+        splade.encoder.model.get_input_embeddings().weight[-1, -1] += 1
+    check(run(splade, tmp_path), splade)
+    assert open_index(tmp_path / "one", "exact").made_from["encoder"] != first
+
+
+@anew
+@pytest.mark.parametrize("settings", [{"max_length": 16}, {"pooling": "sum"}, {"lowercase": True}])
+def test_settings_are_part_of_the_encoder(bert_folder, raw, tmp_path, settings):
+    run(raw, tmp_path)
+    was = open_index(tmp_path / "one", "exact").made_from
+    other = Splade(bert_folder, **{"max_length": 32, **settings})
+    check(run(other, tmp_path), other)
+    now = open_index(tmp_path / "one", "exact").made_from
+    assert now["encoder"] != was["encoder"] and now["corpus"] == was["corpus"]
+    assert all(f"{key}={value!r}" in now["encoder_settings"] for key, value in settings.items())
+
+
+@anew
+def test_another_engine_or_scale_takes_the_place_as_a_whole(raw, tmp_path, monkeypatch):
+    check(run(raw, tmp_path), raw)
+    path = tmp_path / "one"
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_meta", None)
+        with pytest.raises(TypeError):
+            build_index(raw, lambda: DOCS, path, engine="exact", scale=10)
+        with pytest.raises(TypeError):
+            build_index(raw, lambda: DOCS, path, engine="terrier")
+    check((raw.query_encoder() >> open_index(path, "exact").retriever())(TOPICS), raw)
+    assert build_index(raw, lambda: DOCS, path, engine="exact", scale=10).scale == 10
+    check(run(raw, tmp_path, engine="terrier"), raw)
+
+
+@anew
+def test_a_damaged_index_is_built_anew(raw, tmp_path):
+    run(raw, tmp_path)
+    (tmp_path / "one" / "weights.npy").unlink()
+    check(run(raw, tmp_path), raw)
+
+
+def test_an_index_that_does_not_say_what_it_was_made_from_stays(raw, tmp_path):
+    open_index(tmp_path / "one", "exact").indexer().index([{"docno": "mine", "toks": {"a": 1}}])
+    with pytest.raises(FileExistsError, match="does not say what it was made from"):
+        run(raw, tmp_path)
+    assert len(open_index(tmp_path / "one", "exact")) == 1
+
+
+def test_documents_that_change_between_fingerprint_and_index(raw, tmp_path):
+    """Then the index would say that it holds others: there is none."""
+    calls = []
+
+    def documents():
+        calls.append(1)
+        return iter(DOCS if len(calls) == 1 else DOCS[:-1])
+
+    with pytest.raises(RuntimeError, match=r"\(11:.* by docno, text\) are not those expected \(12:"):
+        build_index(raw, documents, tmp_path / "one", engine="exact")
+    with pytest.raises(RuntimeError, match="corpus_id is of other documents or fields"):
+        build_index(raw, lambda: DOCS, tmp_path / "one", engine="exact", corpus_id=corpus_fingerprint(DOCS, ["docno"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_corpus_fingerprint():
+    a, b = {"docno": "1", "text": "ab", "title": "t"}, {"docno": "2", "text": ""}
+    known = corpus_fingerprint([a, b])
+    assert known.startswith("2:") and len(known) == 18
+    assert known == corpus_fingerprint(lambda: iter([a, b])) == corpus_fingerprint(iter([b | {}, a][::-1]))
+    assert known == corpus_fingerprint(pd.DataFrame([a, b])[["docno", "text"]])
+    assert known == corpus_fingerprint([{**a, "title": "other"}, b])
+    others = [
+        [b, a], [a], [a, b, b], [a, {"docno": "2"}], [a, {"docno": "2", "text": None}], [{**a, "text": "ab\ud800"}, b],
+        [{**a, "docno": "1a", "text": "b"}, b], [{**a, "text": "ab\n[2]"}, b], [{**a, "text": "Ab"}, b],
+    ]  # fmt: skip
+    seen = {corpus_fingerprint(docs) for docs in others} | {known, corpus_fingerprint([a, b], ("docno", "title"))}
+    assert len(seen) == len(others) + 2
+    topics = [{"qid": "1", "query": "ab"}]
+    assert corpus_fingerprint(topics, ("qid", "query")) != corpus_fingerprint(topics, ("qid",))
+    with pytest.raises(ValueError, match="corpus must hold at least one document"):
+        corpus_fingerprint([])
