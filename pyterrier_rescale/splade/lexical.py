@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._utils.checks import check_integer, is_number
 from ..encoding.lexical import WEIGHTINGS, LexicalSide, TokenStatistics, token_statistics, vocabulary_size
 from .encoder import Splade
 
@@ -65,7 +66,6 @@ class LexicalEncoder(Splade):
         text_field: str = "text",
         verbose: bool = False,
     ) -> None:
-        from .._utils.checks import check_integer
         from ..encoding.text_encoder import lowercasing
         from ..heads.checkpoint import load_tokenizer
 
@@ -148,8 +148,7 @@ class LexicalEncoder(Splade):
 
 
 def _check_number(name: str, value: float, most: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not 0 <= value <= most:
+    if not is_number(value) or not 0 <= value <= most:
         limit = "a finite number >= 0" if most == math.inf else f"a number from 0 to {most:g}"
         raise ValueError(f"{name} must be {limit}, got {value!r}")
 
