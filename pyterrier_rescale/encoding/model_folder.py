@@ -152,46 +152,6 @@ def _save_queries(path: Path, tokenizer: PreTrainedTokenizerBase, queries: Query
     )
 
 
-def saved_settings(path: str | Path) -> dict[str, Any]:
-    """``pooling``, ``max_length`` and ``queries`` of a saved encoder; empty for a plain masked LM or a hub name.
-
-    Raises:
-        ValueError: if its queries are encoded in a way that is not ours.
-    """
-    path = Path(path).expanduser()
-    if not (path / "modules.json").exists():
-        return {}
-    settings: dict[str, Any] = _saved_queries(path)
-    for file, key, name in (
-        (f"{_POOLING}/config.json", "pooling_strategy", "pooling"),
-        ("sentence_bert_config.json", "max_seq_length", "max_length"),
-        ("tokenizer_config.json", "model_max_length", "max_length"),
-    ):
-        if name not in settings and (path / file).exists():
-            value = _read(path / file).get(key)
-            if isinstance(value, str) or (isinstance(value, int) and value < 1_000_000):
-                settings[name] = value
-    return settings
-
-
-def _saved_queries(path: Path) -> dict[str, Any]:
-    if not any(str(module.get("type")).endswith(".Router") for module in _read(path / "modules.json")):
-        return {}
-    route = _read(path / "router_config.json").get("structure", {}).get("query")
-    if route == [".", _QUERY_POOLING]:
-        return {"queries": QuerySide(pooling=_read(path / _QUERY_POOLING / "config.json")["pooling_strategy"])}
-    if route == [_QUERY_WEIGHTS]:
-        from safetensors.numpy import load_file
-
-        weights = load_file(path / _QUERY_WEIGHTS / "model.safetensors")["weight"]
-        length = _read(path / _QUERY_WEIGHTS / "tokenizer_config.json")["model_max_length"]
-        return {"queries": QuerySide(weights=weights, max_length=length)}
-    raise ValueError(
-        f"{str(path)!r} sends queries through {route}, which Splade cannot follow: it knows another SpladePooling of "
-        "the documents' model, and one SparseStaticEmbedding, as saved by this package"
-    )
-
-
 def _pooling(pooling: str) -> dict[str, str]:
     return {"pooling_strategy": pooling, "activation_function": "relu"}
 
@@ -201,10 +161,6 @@ def _save_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: 
     tokenizer.model_max_length = max_length
     tokenizer.padding_side = "right"  # as we pad: on the left, a text's positions would follow its batch mates
     tokenizer.save_pretrained(path)
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _write(path: Path, content: Any) -> None:

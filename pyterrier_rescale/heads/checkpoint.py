@@ -92,8 +92,14 @@ def check_source(name: str, what: str) -> None:
         raise FileNotFoundError(f"model folder {name!r} has no config.json: it is not a saved transformers model")
 
 
-def unreachable(name: str, error: Exception) -> FileNotFoundError:
-    """What to raise where transformers finds neither a folder nor a hub."""
+def unreachable(name: str, error: Exception) -> OSError:
+    """What to raise where transformers finds neither a folder nor a hub, or may not read what is there."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        closed = [file.name for file in folder.iterdir() if file.is_file() and not os.access(file, os.R_OK)]
+        if closed or not os.access(folder, os.R_OK | os.X_OK):
+            return PermissionError(f"{', '.join(closed) or name} in {name!r} may not be read by this user")
+        return FileNotFoundError(f"folder {name!r} cannot be loaded: {str(error).splitlines()[0]}")
     return FileNotFoundError(
         f"{name!r} is neither a folder here nor a model that could be loaded from the hub "
         f"(no network, or no such name): {str(error).splitlines()[0]}"
@@ -101,7 +107,10 @@ def unreachable(name: str, error: Exception) -> FileNotFoundError:
 
 
 def _load_model(name: str, dtype: Any, trust_remote_code: bool) -> PreTrainedModel:
+    from pickle import UnpicklingError
+
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     check_source(name, "model")
@@ -126,6 +135,12 @@ def _load_model(name: str, dtype: Any, trust_remote_code: bool) -> PreTrainedMod
             architecture = (config.architectures or [type(config).__name__])[0]
             raise TypeError(f"{name!r} holds a {architecture}, which has no masked-LM head") from error
         raise
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {(str(error) or 'no more data').splitlines()[0]:.160}"
+        raise ValueError(
+            f"the weights of {name!r} cannot be read ({reason}): a file is damaged, cut short, or no checkpoint "
+            "at all; fetch or save it again"
+        ) from error
     missing = sorted(info["missing_keys"])
     if missing:
         architecture = (config.architectures or [type(config).__name__])[0]

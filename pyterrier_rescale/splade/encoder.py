@@ -43,8 +43,8 @@ class Splade(pt.Transformer):
             it is shared, so that training it further shows, but copied where ``rescale`` or another ``device`` asks.
         tokenizer: a tokenizer (copied), its name or folder; default: the model's.
         rescale: divide the head by this constant first (:func:`~pyterrier_rescale.rescale`), or ``None``.
-        pooling: ``"max"`` or ``"sum"`` over positions; default: what the folder was saved with, else ``"max"``. A
-            folder that was trained with queries of their own (``query_pooling``, ``queries="static"``) keeps them.
+        pooling: ``"max"`` or ``"sum"`` over positions; default: what it was saved with, else ``"max"``. A
+            folder or hub name trained with queries of their own (``query_pooling``, ``queries="static"``) keeps them.
         max_length: tokens per text; default: what the folder was saved with, else 256 (fewer where the model has
             fewer positions).
         batch_size: texts per batch at most.
@@ -78,8 +78,8 @@ class Splade(pt.Transformer):
     ) -> None:
         from .._utils.checks import check_integer
         from ..encoding.fingerprint import state_of
-        from ..encoding.model_folder import saved_settings
         from ..encoding.query_encoder import QuerySide
+        from ..encoding.saved_settings import saved_settings
         from ..encoding.text_encoder import TextEncoder, default_device, position_limit
         from ..heads.checkpoint import load_backbone
         from ..heads.rescaling import check_k
@@ -96,11 +96,12 @@ class Splade(pt.Transformer):
         check_integer("batch_size", batch_size)
         saved = saved_settings(model) if isinstance(model, (str, os.PathLike)) else {}
         pooling = saved.get("pooling", pooling) if pooling is _MAX_POOLING else pooling
-        max_length = saved.get("max_length", max_length) if max_length is _LENGTH_256 else max_length
+        given_length = max_length is not _LENGTH_256
+        max_length = max_length if given_length else saved.get("max_length", 256)
         self.query_side: QuerySide = saved.get("queries", QuerySide())
-        loaded, loaded_tokenizer = load_backbone(model, tokenizer, dtype=dtype)
-        if max_length is _LENGTH_256:
-            max_length = min(256, position_limit(loaded) or 256)
+        loaded, loaded_tokenizer = load_backbone(saved.get("folder", model), tokenizer, dtype=dtype)
+        if not given_length:
+            max_length = min(max_length, position_limit(loaded) or max_length)
         self.model = model
         self.tokenizer = tokenizer
         self.rescale = rescale
@@ -122,7 +123,7 @@ class Splade(pt.Transformer):
             pooling=str(pooling),
             max_length=int(max_length),
             batch_size=batch_size,
-            lowercase=lowercase,
+            lowercase=lowercase or saved.get("lowercase", False),
             device=device,
         )
         self.queries_encoder: TextEncoder | StaticEncoder = self.query_side.encoder(self.encoder)

@@ -217,3 +217,30 @@ def test_models_that_cannot_serve(tmp_path, bert_folder, modernbert_folder):
     bigger.add_tokens(["another"])
     with pytest.raises(ValueError, match="do not belong together"):
         Splade(bert_folder, tokenizer=bigger)
+
+
+@pytest.mark.parametrize("fault", ["cut", "page", "empty", "page as bin", "empty bin"])
+def test_checkpoints_that_are_damaged(fault, tmp_path):
+    folder = tmp_path / "m"
+    tiny.save("bert", folder)
+    weights = folder / "model.safetensors"
+    if fault == "cut":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    else:
+        content = b"<html><body>404 Not Found</body></html>\n" * 9 if "page" in fault else b""
+        target = folder / "pytorch_model.bin" if "bin" in fault else weights
+        weights.unlink()
+        target.write_bytes(content)
+    with pytest.raises(ValueError, match="the weights of .* cannot be read .* fetch or save it again") as caught:
+        Splade(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    from pyterrier_rescale.heads import checkpoint
+
+    tiny.save("bert", tmp_path / "m")
+    error = OSError("denied")
+    monkeypatch.setattr(checkpoint.os, "access", lambda file, mode: not str(file).endswith(".safetensors"))
+    found = checkpoint.unreachable(str(tmp_path / "m"), error)
+    assert isinstance(found, PermissionError) and "model.safetensors in" in str(found)

@@ -12,8 +12,8 @@ import torch
 from test_run import FAST, PAIRS, log_of
 
 from pyterrier_rescale import Splade, train
-from pyterrier_rescale.encoding.model_folder import saved_settings
 from pyterrier_rescale.encoding.query_encoder import StaticEncoder
+from pyterrier_rescale.encoding.saved_settings import saved_settings
 from pyterrier_rescale.heads.checkpoint import load_backbone
 from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.data.rows import load_rows

@@ -1,0 +1,135 @@
+"""What a SPLADE encoder was saved with, by this package or by sentence-transformers: followed, or refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .query_encoder import QuerySide
+
+_MODELS = ("MLMTransformer", "Transformer")
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+def saved_settings(name: str | Path) -> dict[str, Any]:
+    """``pooling``, ``max_length``, ``lowercase``, ``queries`` of a saved encoder, and the ``folder`` of its model.
+
+    Only what is set is there: nothing for a plain masked LM.
+
+    Args:
+        name: a folder or a hub name, whose files are found as transformers finds them.
+
+    Raises:
+        ValueError: if it was saved with what Splade does not do (prompts, another activation, other modules).
+    """
+    modules = _read(name, "modules.json")
+    if modules is None:
+        return {}
+    kinds = [_kind(module.get("type")) for module in modules]
+    settings: dict[str, Any] = {}
+    if kinds == ["Router"]:
+        router = _read(name, "router_config.json") or _read(name, "config.json") or {}
+        types, structure = router.get("types", {}), router.get("structure", {})
+        routes = {side: structure.get(side, []) for side in ("document", "query")}
+        paths = routes["document"]
+        kinds = [_kind(types.get(path)) for path in paths]
+    else:
+        types, routes, paths = {}, None, [module.get("path", "") for module in modules]
+    if len(kinds) != 2 or kinds[0] not in _MODELS or kinds[1] != "SpladePooling":
+        raise _refusal(name, f"documents go through {kinds or paths}, not through a masked LM and SpladePooling")
+    inside = "" if paths[0] in ("", ".") else f"{paths[0]}/"
+    if inside:
+        if not Path(name).expanduser().is_dir():
+            raise _refusal(name, f"the masked LM lies in its folder {paths[0]!r}")
+        settings["folder"] = str(Path(name).expanduser() / inside)
+    settings["pooling"] = _pooling(name, paths[1])
+    if routes is not None:
+        settings |= _queries(name, routes["query"], paths[0], types)
+    _check_config(name)
+    length = _read(name, f"{inside}sentence_bert_config.json") or {}
+    settings["lowercase"] = bool(length.get("do_lower_case"))
+    for value in (
+        length.get("max_seq_length"),
+        (_read(name, f"{inside}tokenizer_config.json") or {}).get("model_max_length"),
+    ):
+        if isinstance(value, int) and value < 1_000_000:
+            settings["max_length"] = value
+            break
+    return settings
+
+
+def _queries(name: str | Path, route: list[str], model: str, types: dict[str, str]) -> dict[str, Any]:
+    kinds = [_kind(types.get(path)) for path in route]
+    if len(route) == 2 and route[0] == model and kinds[1] == "SpladePooling":
+        return {"queries": QuerySide(pooling=_pooling(name, route[1]))}
+    if kinds == ["SparseStaticEmbedding"]:
+        from safetensors.numpy import load_file
+
+        file = _find(name, f"{route[0]}/model.safetensors")
+        length = (_read(name, f"{route[0]}/tokenizer_config.json") or {}).get("model_max_length")
+        if file is not None and not (_read(name, f"{route[0]}/config.json") or {}).get("path"):
+            length = length if isinstance(length, int) and length < 1_000_000 else None
+            return {"queries": QuerySide(weights=load_file(file)["weight"], max_length=length)}
+    raise ValueError(
+        f"{str(name)!r} sends queries through {route}, which Splade cannot follow: it knows another SpladePooling of "
+        "the documents' model, and one SparseStaticEmbedding with its weights in model.safetensors"
+    )
+
+
+def _pooling(name: str | Path, path: str) -> str:
+    config = _read(name, f"{path}/config.json") or {}
+    activation = config.get("activation_function", "relu")
+    if activation != "relu":
+        raise _refusal(name, f"activation_function={activation!r} ({path}), where Splade has log(1 + relu(.))")
+    return config.get("pooling_strategy", "max")
+
+
+def _check_config(name: str | Path) -> None:
+    config = _read(name, "config_sentence_transformers.json") or {}
+    prompts = config.get("prompts") or {}
+    used = {key: prompts.get(key) for key in ("query", *_DOCUMENT_PROMPTS, config.get("default_prompt_name"))}
+    used = {key: prompt for key, prompt in used.items() if prompt}
+    if used:
+        raise _refusal(name, f"prompts={used!r}; put them into the texts yourself")
+    if config.get("max_active_dims") is not None:
+        raise _refusal(name, f"max_active_dims={config['max_active_dims']}")
+
+
+def _refusal(name: str | Path, setting: str) -> ValueError:
+    return ValueError(
+        f"{str(name)!r} was saved with a setting that Splade does not follow: {setting}. To encode without it, give "
+        "the loaded model: Splade(AutoModelForMaskedLM.from_pretrained(...), tokenizer=...)"
+    )
+
+
+def _kind(name: Any) -> str:
+    return str(name).rsplit(".", 1)[-1]
+
+
+def _find(name: str | Path, file: str) -> Path | None:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder / file if (folder / file).is_file() else None
+    if folder.is_absolute() or not str(name):
+        return None
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(
+            str(name), file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+    except (OSError, ValueError):  # no such name: loading the model will say so
+        return None
+    return None if found is None else Path(found)
+
+
+def _read(name: str | Path, file: str) -> Any:
+    found = _find(name, file)
+    if found is None:
+        return None
+    try:
+        return json.loads(found.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{found} is not JSON ({error}): the file is damaged; save or fetch it again") from error

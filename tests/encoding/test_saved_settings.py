@@ -1,0 +1,113 @@
+"""Encoders saved by others, in folders and under hub names: computed as SparseEncoder does, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+
+from pyterrier_rescale import Splade
+from pyterrier_rescale.encoding.model_folder import save_encoder
+from pyterrier_rescale.encoding.query_encoder import QuerySide
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """An encoder with summed documents of 20 tokens, and one with queries of their own."""
+    root = tmp_path_factory.mktemp("saved")
+    model, tok = tiny.build("modernbert")
+    save_encoder(root / "plain", model, tok, pooling="sum", max_length=20)
+    save_encoder(root / "router", model, tok, pooling="max", max_length=20, queries=QuerySide(pooling="sum"))
+    weights = np.linspace(0, 1, len(tok), dtype=np.float32)
+    save_encoder(root / "static", model, tok, pooling="max", max_length=20, queries=QuerySide(weights=weights))
+    return root
+
+
+def change(folder, file, **entries):
+    path = folder / file
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **entries}))
+
+
+CHANGES = {
+    "activation": (
+        "1_SpladePooling/config.json", {"activation_function": "log1p_relu"}, "activation_function='log1p_relu'",
+    ),
+    "query prompt": ("config_sentence_transformers.json", {"prompts": {"query": "q: ", "document": ""}}, "prompts="),
+    "passage prompt": ("config_sentence_transformers.json", {"prompts": {"passage": "p: "}}, "prompts="),
+    "default prompt": (
+        "config_sentence_transformers.json", {"prompts": {"x": "y: "}, "default_prompt_name": "x"}, "prompts=",
+    ),
+    "most terms": ("config_sentence_transformers.json", {"max_active_dims": 8}, "max_active_dims=8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_settings_that_are_not_followed_are_refused_by_name(name, saved, tmp_path):
+    file, entries, message = CHANGES[name]
+    folder = shutil.copytree(saved / "plain", tmp_path / "m")
+    change(folder, file, **entries)
+    with pytest.raises(ValueError, match=f"saved with a setting that Splade does not follow: {message}"):
+        Splade(folder)
+
+
+def test_the_activation_of_queries_and_other_modules(saved, tmp_path):
+    folder = shutil.copytree(saved / "router", tmp_path / "m")
+    change(folder, "query_1_SpladePooling/config.json", activation_function="log1p_relu")
+    with pytest.raises(ValueError, match="activation_function='log1p_relu'"):
+        Splade(folder)
+    folder = shutil.copytree(saved / "plain", tmp_path / "n")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="documents go through .*Normalize"):
+        Splade(folder)
+    (folder / "modules.json").write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match="modules.json is not JSON"):
+        Splade(folder)
+
+
+def test_lower_case_is_followed(saved, tmp_path):
+    from sentence_transformers import SparseEncoder
+
+    folder = shutil.copytree(saved / "plain", tmp_path / "m")
+    change(folder, "sentence_bert_config.json", do_lower_case=True)
+    texts = [text.upper() for text in tiny.TEXTS]
+    stock = SparseEncoder(str(folder), device="cpu").encode_document(texts, convert_to_sparse_tensor=False)
+    np.testing.assert_allclose(Splade(folder).encode_docs(texts).toarray(), np.asarray(stock), atol=1e-4)
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_a_router_as_sentence_transformers_saves_it(static, saved, tmp_path):
+    from sentence_transformers import SparseEncoder
+
+    own = SparseEncoder(str(saved / ("static" if static else "router")), device="cpu")
+    own.save_pretrained(str(tmp_path / "m"))
+    assert not (tmp_path / "m" / "config.json").exists(), "the model lies in a folder of its own"
+    again = SparseEncoder(str(tmp_path / "m"), device="cpu")
+    splade = Splade(tmp_path / "m")
+    for ours, stock in ((splade.encode_docs, again.encode_document), (splade.encode_queries, again.encode_query)):
+        expected = np.asarray(stock(tiny.TEXTS, convert_to_sparse_tensor=False))
+        np.testing.assert_allclose(ours(tiny.TEXTS).toarray(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["plain", "router", "static"])
+def test_hub_names_are_read_as_folders_are(kind, saved, tmp_path, monkeypatch):
+    """A cache as huggingface_hub lays it out, with no network."""
+    from huggingface_hub import constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--encoder"
+    shutil.copytree(saved / kind, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    for module in (constants, __import__("transformers.utils.hub", fromlist=["hub"])):
+        for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, str(tmp_path))
+    named, folder = Splade("someone/encoder"), Splade(saved / kind)
+    assert (named.pooling, named.max_length) == (folder.pooling, 20)
+    assert named.fingerprint == folder.fingerprint
+    assert abs(named.encode_queries(tiny.TEXTS) - folder.encode_queries(tiny.TEXTS)).max() == 0
