@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pyterrier as pt
 
@@ -17,6 +17,10 @@ from . import reading, storage, workspace
 from .documents import DocumentStream
 from .roles import EngineIndexer, EngineRetriever
 from .searcher import Searcher
+
+if TYPE_CHECKING:
+    from ..vectors.index_vectors import IndexVectors
+    from ..vectors.scorer import VectorScorer
 
 DEFAULT_SCALE = 100.0
 FORMAT_VERSION = 2
@@ -90,6 +94,25 @@ class EngineIndex(pt.Artifact):
             verbose: show a progress bar.
         """
         return EngineRetriever(self, num_results, threads=threads, verbose=verbose)
+
+    def vectors(self) -> IndexVectors:
+        """The documents' vectors as this index holds them, read back when first used: whole multiples of 1 / scale.
+
+        Another engine takes them: `other.indexer().index(index.vectors())`, no model needed. Engine exact reads its
+        files where they are; terrier decodes its inverted file, pisa asks for each term (both hold eight bytes per
+        posting, and take some seconds per million of them).
+        """
+        from ..vectors.index_vectors import IndexVectors
+
+        return IndexVectors(self)
+
+    def scorer(self, *, verbose: bool = False) -> VectorScorer:
+        """A transformer that re-scores results (qid, query_toks, docno) by this index's vectors: no model, no text.
+
+        `query_encoder(max_terms=5) >> index.retriever() >> index.scorer()` finds candidates by the heaviest terms and
+        scores them with all. The vectors are read into memory at first use.
+        """
+        return self.vectors().scorer(verbose=verbose)
 
     @property
     def built(self) -> bool:

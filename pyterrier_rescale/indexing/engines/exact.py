@@ -12,6 +12,7 @@ from . import storage
 from .base import EngineIndex
 from .documents import DocumentStream
 from .inversion import Inverter
+from .postings import Postings
 from .searcher import Result, Searcher, nothing, order_by_score
 
 
@@ -60,6 +61,11 @@ class ExactSearcher(Searcher):
         scores = self._scores([t for t, _ in known], np.array([w for _, w in known]) / self.scale)
         best = top_candidates(scores, num_results)
         return order_by_score(best, scores[best], self.ranks, num_results)
+
+    def postings(self) -> Postings:
+        """The memory-mapped files themselves."""
+        terms = np.array(list(self.vocabulary), dtype=object)
+        return Postings(terms, self.indptr, self.documents, self.weights)
 
     def _scores(self, terms: list[int], weights: np.ndarray) -> np.ndarray:
         """The dot products of all documents (N,)."""

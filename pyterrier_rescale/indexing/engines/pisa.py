@@ -20,6 +20,7 @@ from . import storage
 from .base import EngineIndex
 from .documents import DocumentStream
 from .inversion import Inverter
+from .postings import Postings
 from .searcher import Result, Searcher, nothing, order_by_score
 
 QUERY_LEVELS = 1000  # whole numbers that a query's weights are rounded to: PISA takes a weight as so many repetitions
@@ -84,6 +85,30 @@ class PisaSearcher(Searcher):
         """See `Searcher`."""
         batches = (self._search_batch(queries[i : i + _BATCH], num_results) for i in range(0, len(queries), _BATCH))
         return list(progress(result for batch in batches for result in batch))
+
+    def postings(self) -> Postings:
+        """Asked for term by term: PISA has no other way to read its compressed lists (eight bytes per posting)."""
+        terms = sorted(self.terms)
+        lists: dict[str, Result] = {}
+        todo, wanted = terms, _BATCH
+        while todo:
+            longer = []
+            size = max(1, 2**22 // wanted)  # PISA fills arrays of `wanted` for each query of a batch
+            for batch in (todo[i : i + size] for i in range(0, len(todo), size)):
+                for term, found in zip(batch, self._match([{term: 1.0} for term in batch], wanted), strict=True):
+                    if len(found[0]) == wanted:
+                        longer.append(term)  # it may have more
+                    else:
+                        lists[term] = found
+            todo, wanted = longer, wanted * 8
+        indptr = np.concatenate([[0], np.cumsum([len(lists[term][0]) for term in terms])])
+        documents, weights = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=np.int32)
+        for term, begin in zip(terms, indptr[:-1].tolist(), strict=True):
+            numbers, scores = lists.pop(term)
+            order = np.argsort(numbers)
+            documents[begin : begin + len(order)] = numbers[order]
+            weights[begin : begin + len(order)] = scores[order]
+        return Postings(np.array(terms, dtype=object), indptr, documents, weights)
 
     def _search_batch(self, queries: list[dict[str, float]], num_results: int) -> list[Result]:
         rounded, units = zip(*(self._rounded(query) for query in queries), strict=True)

@@ -12,6 +12,7 @@ import pyterrier as pt
 
 from ..._utils.checks import check_integer, is_number
 from ..._utils.documents import as_documents
+from ..vectors.base import SparseVectors
 from .documents import parse_stamp
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ class EngineIndexer(pt.Indexer):
         self.verbose = verbose
         self.made_from = made_from
 
-    def index(self, iter: Iterable[Mapping[str, Any]]) -> EngineIndex:
-        """Index documents with docno (str) and toks ({term: int >= 1}); other keys are ignored.
+    def index(self, iter: Iterable[Mapping[str, Any]] | SparseVectors) -> EngineIndex:
+        """Index documents with docno (str) and toks ({term: int >= 1}; other keys are ignored), or vectors.
+
+        Vectors (`open_vectors(path)`, or `index.vectors()` of another index) are rounded at this index's scale.
 
         Returns:
             the index, which now holds them.
@@ -48,11 +51,15 @@ class EngineIndexer(pt.Indexer):
             ValueError, TypeError, KeyError: a document that cannot be indexed as it is; nothing is left at the path.
             FileExistsError: something is at the path already (and mode is "create"), or files that are not the index's.
         """
+        made_from = self.made_from
+        total = len(iter) if self.verbose and hasattr(iter, "__len__") else None
+        if isinstance(iter, SparseVectors):
+            made_from = iter.made_from if made_from is None else made_from
+            iter = iter.documents(scale=self._index.scale)
         if self.verbose:
-            total = len(iter) if hasattr(iter, "__len__") else None
             iter = as_documents(iter)
             iter = pt.tqdm(iter, desc=f"indexing ({self._index.engine})", unit="d", total=total)
-        return self._index.build(iter, mode=self.mode, made_from=self.made_from)
+        return self._index.build(iter, mode=self.mode, made_from=made_from)
 
     def index_inputs(self) -> list[list[str]]:
         """The columns that documents need."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pandas.api.extensions import ExtensionArray
+
+if TYPE_CHECKING:
+    from .postings import Postings
 
 Result = tuple[np.ndarray, np.ndarray]  # (document numbers, scores)
 
@@ -31,6 +34,10 @@ class Searcher:
             weights: {term: weight > 0}, not empty.
             num_results: at most so many documents; only documents that share a term with the query count.
         """
+        raise NotImplementedError
+
+    def postings(self) -> Postings:
+        """All postings of the index, read back from the engine."""
         raise NotImplementedError
 
     def search_all(

@@ -16,6 +16,7 @@ from . import storage
 from .base import EngineIndex
 from .documents import DocumentStream
 from .inversion import Inverter
+from .postings import Postings
 from .searcher import Result, Searcher, order_by_score
 from .terrier_files import (
     MAX_TERM_BYTES,
@@ -25,6 +26,7 @@ from .terrier_files import (
     write_lexicon,
     write_properties,
 )
+from .terrier_reading import read_postings
 
 _CONTROLS_OFF = ("terrierql", "parsecontrols", "parseql", "matchopql", "applypipeline", "decorate", "decorate_batch")
 
@@ -86,6 +88,7 @@ class TerrierSearcher(Searcher):
     def __init__(self, path: Path, scale: float):
         self.docnos, self.ranks = storage.read_docnos(path)
         self.scale = scale
+        self.path = path
         self.manager = pt.terrier.TerrierIndex(os.path.realpath(path)).tf().manager
         self._turn = threading.Lock()
         self.query_terms = pt.java.autoclass("org.terrier.matching.MatchingQueryTerms")
@@ -102,6 +105,10 @@ class TerrierSearcher(Searcher):
             wanted *= 2
         # Terrier divides the weights by the largest once more, which is 1 now.
         return order_by_score(numbers, scores * (largest / self.scale), self.ranks, num_results)
+
+    def postings(self) -> Postings:
+        """Decoded from the inverted file (eight bytes per posting in memory)."""
+        return read_postings(self.path)
 
     def _match(self, weights: dict[str, float], num_results: int) -> Result:
         with self._turn:

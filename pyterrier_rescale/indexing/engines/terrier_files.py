@@ -22,7 +22,7 @@ _INT_MAX = 2**31 - 1
 _DATA_IN_MEMORY, _INDEX_IN_MEMORY = 400 * 2**20, 100 * 2**20
 
 # A Hadoop `Text` of fixed size, then a `BasicLexiconEntry`.
-_LEXICON_ENTRY = np.dtype(
+LEXICON_ENTRY = np.dtype(
     [
         ("size", "u1"),
         ("term", f"S{MAX_TERM_BYTES}"),
@@ -108,7 +108,7 @@ def write_inverted(folder: Path, indptr: np.ndarray, documents: np.ndarray, weig
 def write_lexicon(folder: Path, names: Sequence[str], counts: np.ndarray, terms: TermStatistics) -> None:
     """Write the lexicon of the terms, which must be in the order of their UTF-8 bytes: Terrier searches by halving."""
     encoded = [name.encode("utf-8") for name in names]
-    entries = np.zeros(len(names), dtype=_LEXICON_ENTRY)
+    entries = np.zeros(len(names), dtype=LEXICON_ENTRY)
     entries["size"] = [len(name) for name in encoded]
     entries["term"] = encoded
     entries["number"] = np.arange(len(names))

@@ -39,12 +39,14 @@ class SparseVectors:
         readable: the same for people.
         vocabulary: fingerprint of the terms, or None.
         quantised: units per weight where weights were rounded to such units (read back from an index), or None.
+        made_from: what the vectors come from, for the index that is made of them, or None.
     """
 
     terms: np.ndarray
     readable: np.ndarray
     vocabulary: str | None
     quantised: float | None = None
+    made_from: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         """The number of documents."""

@@ -97,6 +97,12 @@ class Vectors(SparseVectors, pt.Artifact):
         return self.manifest["corpus"]
 
     @property
+    def made_from(self) -> dict[str, Any]:
+        """Encoder, corpus and settings, for the index that is made of the vectors."""
+        settings = {name: value for name, value in self.manifest["settings"].items() if name != "shard_size"}
+        return {"encoder": self.encoder, "corpus": self.corpus, "field": settings.pop("text_field"), **settings}
+
+    @property
     def size_bytes(self) -> int:
         """The size of the folder's files in bytes."""
         return sum(file.stat().st_size for file in Path(self.path).iterdir() if file.is_file())

@@ -65,7 +65,10 @@ class VectorScorer(pt.Transformer):
         begins, counts = matrix.indptr[rows], np.diff(matrix.indptr)[rows]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         entries = np.repeat(begins, counts) + within
-        products = query[matrix.indices[entries]] * matrix.data[entries]
+        weights = matrix.data[entries].astype(np.float64)
+        if self.vectors.quantised:  # what the index holds, not float32's nearest to it
+            weights = np.rint(weights * self.vectors.quantised) / self.vectors.quantised
+        products = query[matrix.indices[entries]] * weights
         return np.bincount(np.repeat(np.arange(len(rows)), counts), products, minlength=len(rows))
 
     def _checked(self, toks: Any, qid: Any) -> Mapping[str, float]:
