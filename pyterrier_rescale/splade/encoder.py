@@ -14,6 +14,7 @@ import pandas as pd
 import pyterrier as pt
 
 from .._utils.defaults import DefaultInt, DefaultStr
+from ..encoding.pruning import check_pruning, prune
 from ..encoding.terms import TermMap
 from ..encoding.text_encoder import check_texts
 from .pickling import reduce
@@ -145,28 +146,46 @@ class Splade(pt.Transformer):
         scale: float = 100,
         terms: str = "safe",
         verbose: bool | None = None,
+        max_terms: int | None = None,
+        min_weight: float = 0.0,
     ) -> SpladeDocEncoder:
         """Stage ``docno, text`` -> ``+toks``: {term: rounded int(scale * weight) >= 1}, ready for an index.
 
         Args:
             text_field: column of the text; default: the factory's.
-            batch_size: texts per batch at most; default: the factory's.
+            batch_size: texts per batch at most; default: the factory's. Left out, PyTerrier's indexing pipelines hand
+                over 2,048 documents at a time, else the larger of 100 and this.
             scale: units per weight; 100 keeps .99 of the exact top 10.
             terms: ``"safe"`` or ``"raw"``, see :mod:`pyterrier_rescale.encoding.terms`.
             verbose: show a progress bar; default: the factory's.
+            max_terms: heaviest terms kept per text; default: all.
+            min_weight: terms of less weight, before scaling, are dropped.
         """
         return SpladeDocEncoder(
-            self, text_field=text_field, batch_size=batch_size, scale=scale, terms=terms, verbose=verbose
-        )
+            self, text_field=text_field, batch_size=batch_size, scale=scale, terms=terms, verbose=verbose,
+            max_terms=max_terms, min_weight=min_weight,
+        )  # fmt: skip
 
     def query_encoder(
-        self, *, batch_size: int | None = None, scale: float = 1.0, terms: str = "safe", verbose: bool | None = None
+        self,
+        *,
+        batch_size: int | None = None,
+        scale: float = 1.0,
+        terms: str = "safe",
+        verbose: bool | None = None,
+        max_terms: int | None = None,
+        min_weight: float = 0.0,
     ) -> SpladeQueryEncoder:
         """Stage ``qid, query`` -> ``+query_toks``: {term: scale * weight}, floats > 0.
 
-        Arguments as for :meth:`doc_encoder`.
+        Arguments as for :meth:`doc_encoder`. With ``max_terms`` or ``min_weight``, the column ``query_toks_all`` has
+        all terms: ``query_encoder(max_terms=5) >> index.retriever() >> index.scorer()`` retrieves by the heaviest terms
+        and re-scores by all.
         """
-        return SpladeQueryEncoder(self, batch_size=batch_size, scale=scale, terms=terms, verbose=verbose)
+        return SpladeQueryEncoder(
+            self, batch_size=batch_size, scale=scale, terms=terms, verbose=verbose, max_terms=max_terms,
+            min_weight=min_weight,
+        )  # fmt: skip
 
     def scorer(
         self, *, text_field: str | None = None, batch_size: int | None = None, verbose: bool | None = None
@@ -188,13 +207,25 @@ class Splade(pt.Transformer):
 
     # Vectors
 
-    def encode_docs(self, texts: Iterable[str]) -> csr_matrix:
-        """Unscaled document vectors, shape (N, V), float32; column = token id; a blank text gives a zero row."""
-        return self._encode(check_texts(texts), None, self.verbose, "doc")
+    def encode_docs(
+        self, texts: Iterable[str], *, max_terms: int | None = None, min_weight: float = 0.0
+    ) -> csr_matrix:
+        """Unscaled document vectors, shape (N, V), float32; column = token id; a blank text gives a zero row.
 
-    def encode_queries(self, texts: Iterable[str]) -> csr_matrix:
-        """Unscaled query vectors, shape (N, V), float32; column = token id; a blank text gives a zero row."""
-        return self._encode(check_texts(texts), None, self.verbose, "query")
+        Args:
+            texts: N strings.
+            max_terms: heaviest terms kept per text; default: all.
+            min_weight: terms of less weight are dropped.
+        """
+        max_terms, min_weight = check_pruning(max_terms, min_weight)
+        return prune(self._encode(check_texts(texts), None, self.verbose, "doc"), max_terms, min_weight)
+
+    def encode_queries(
+        self, texts: Iterable[str], *, max_terms: int | None = None, min_weight: float = 0.0
+    ) -> csr_matrix:
+        """Unscaled query vectors; shape and arguments as for :meth:`encode_docs`."""
+        max_terms, min_weight = check_pruning(max_terms, min_weight)
+        return prune(self._encode(check_texts(texts), None, self.verbose, "query"), max_terms, min_weight)
 
     def _encode(self, texts: list[str], batch_size: int | None, verbose: bool | None, unit: str) -> csr_matrix:
         verbose = self.verbose if verbose is None else verbose

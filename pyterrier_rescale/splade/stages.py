@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyterrier as pt
+from scipy.sparse import csr_matrix
 
 from .._utils.checks import check_integer, check_number
+from .._utils.defaults import DefaultInt
 from .._utils.text_lines import has_surrogates
+from ..encoding.pruning import check_pruning, prune
 from ..encoding.terms import MODES, Toks, to_toks
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
     from .encoder import Splade
 
+# Documents that PyTerrier's indexing pipelines hand over at a time, by the stage's `batch_size` (else 100): the encoder
+# sorts so many by length, and tokenises while the model works.
+_WINDOW = DefaultInt(2048)
+_ROWS = 128
+#: Where a query encoder keeps only some terms: the column with all of them, for a scorer that follows.
+ALL_TOKS = "query_toks_all"
 HELP_URL = "https://pyterrier.readthedocs.io/en/latest/ext/pyterrier-rescale/"
 
 
@@ -59,7 +66,9 @@ class SpladeDocEncoder(_Role):
     """Documents to ``toks``; made by :meth:`Splade.doc_encoder`."""
 
     _call, _label = "doc_encoder", "SPLADE documents"
-    _defaults = {"text_field": None, "batch_size": None, "scale": 100, "terms": "safe"}
+    _defaults = {
+        "text_field": None, "batch_size": _WINDOW, "scale": 100, "terms": "safe", "max_terms": None, "min_weight": 0.0,
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -70,13 +79,18 @@ class SpladeDocEncoder(_Role):
         scale: float = 100,
         terms: str = "safe",
         verbose: bool | None = None,
+        max_terms: int | None = None,
+        min_weight: float = 0.0,
     ) -> None:
         self.splade = splade
         self.text_field = splade.text_field if text_field is None else text_field
-        self._defaults = {**type(self)._defaults, "text_field": splade.text_field, "batch_size": splade.batch_size}
-        self.batch_size = _batch_size(splade, batch_size)
+        self._defaults = {**type(self)._defaults, "text_field": splade.text_field}
+        self.batch_size = _WINDOW if batch_size is None else batch_size
+        if not isinstance(self.batch_size, DefaultInt):  # which a copy gives back
+            self.batch_size = check_integer("batch_size", batch_size)
         self.scale = check_number("scale", scale)
         self.terms = _check_terms(terms)
+        self.max_terms, self.min_weight = check_pruning(max_terms, min_weight)
         self.verbose = splade.verbose if verbose is None else verbose
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
@@ -101,26 +115,38 @@ class SpladeDocEncoder(_Role):
                     f"document {position} ({record.get('docno', 'no docno')!r}) lacks {missing}, which {self!r} needs; "
                     f"it has {sorted(record)}"
                 )
-        toks = self._toks([record[self.text_field] for record in records], [record["docno"] for record in records])
-        for record, weights in zip(records, toks, strict=True):
-            yield {**record, "toks": weights}
+        if not records:
+            return
+        texts, docnos = [record[self.text_field] for record in records], [record["docno"] for record in records]
+        codes, vectors = self._vectors(texts, docnos)
+        for start in range(0, len(records), _ROWS):  # a dict takes ten times its row's memory
+            rows = vectors[codes[start : start + _ROWS]]
+            toks = _toks_of(self, rows.indptr, rows.indices, rows.data)
+            for record, weights in zip(records[start : start + _ROWS], toks, strict=True):
+                yield {**record, "toks": weights}
 
     def _toks(self, texts: list[str], docnos: list[Any]) -> list[Toks]:
         if not texts:
             return []
+        codes, vectors = self._vectors(texts, docnos)
+        return _of_each(codes, _toks_of(self, vectors.indptr, vectors.indices, vectors.data))
+
+    def _vectors(self, texts: list[str], docnos: list[Any]) -> tuple[np.ndarray, csr_matrix]:
+        """(number of its vector for each text, whole weights >= 1 of the distinct texts)."""
         codes, unique = pd.factorize(np.array(_check_column(texts, self.text_field, self, docnos), dtype=object))
-        vectors = self.splade._encode(unique.tolist(), self.batch_size, self.verbose, "doc")
+        texts_per_batch = None if isinstance(self.batch_size, DefaultInt) else self.batch_size
+        vectors = self.splade._encode(unique.tolist(), texts_per_batch, self.verbose, "doc")
+        vectors = prune(vectors, self.max_terms, self.min_weight)
         # float64: 100 * a float32 weight near n + .5 must round the way numpy's rint of the product does
         data = np.rint(vectors.data.astype(np.float64) * self.scale).astype(np.int64)
-        vectors = _drop_below_one(vectors, data)
-        return _of_each(codes, _toks_of(self, *vectors))
+        return codes, _drop_below_one(vectors, data)
 
 
 class SpladeQueryEncoder(_Role):
     """Queries to ``query_toks``; made by :meth:`Splade.query_encoder`."""
 
     _call, _label = "query_encoder", "SPLADE queries"
-    _defaults = {"batch_size": None, "scale": 1.0, "terms": "safe"}
+    _defaults = {"batch_size": None, "scale": 1.0, "terms": "safe", "max_terms": None, "min_weight": 0.0}
 
     def __init__(
         self,
@@ -130,27 +156,41 @@ class SpladeQueryEncoder(_Role):
         scale: float = 1.0,
         terms: str = "safe",
         verbose: bool | None = None,
+        max_terms: int | None = None,
+        min_weight: float = 0.0,
     ) -> None:
         self.splade = splade
         self._defaults = {**type(self)._defaults, "batch_size": splade.batch_size}
         self.batch_size = _batch_size(splade, batch_size)
         self.scale = check_number("scale", scale)
         self.terms = _check_terms(terms)
+        self.max_terms, self.min_weight = check_pruning(max_terms, min_weight)
         self.verbose = splade.verbose if verbose is None else verbose
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Add ``query_toks`` to a frame with ``qid`` and ``query``; rows and other columns stay."""
+        """Add ``query_toks`` to a frame with ``qid`` and ``query``; rows and other columns stay.
+
+        With ``max_terms`` or ``min_weight``, ``query_toks_all`` has all terms.
+        """
         with pt.validate.any(inp, context=self) as v:
             v.query_frame(extra_columns=["query"])
             v.columns(includes=["qid", "query"])
         texts = _check_column(inp["query"].tolist(), "query", self, inp["qid"].tolist())
-        toks: list[Toks] = []
+        codes, vectors = [], None
         if texts:
             codes, unique = pd.factorize(np.array(texts, dtype=object))
             vectors = self.splade._encode(unique.tolist(), self.batch_size, self.verbose, "query")
-            weights = vectors.data.astype(np.float64) * self.scale
-            toks = _of_each(codes, _toks_of(self, vectors.indptr, vectors.indices, weights))
-        return inp.assign(query_toks=_column(toks, inp))
+        if self.max_terms is None and not self.min_weight:
+            return inp.assign(query_toks=self._toks(codes, vectors, inp))
+        few = None if vectors is None else prune(vectors, self.max_terms, self.min_weight)
+        columns = {"query_toks": self._toks(codes, few, inp), ALL_TOKS: self._toks(codes, vectors, inp)}
+        return inp.assign(**columns)
+
+    def _toks(self, codes: Iterable[int], vectors: csr_matrix | None, inp: pd.DataFrame) -> pd.Series:
+        if vectors is None:
+            return _column([], inp)
+        weights = vectors.data.astype(np.float64) * self.scale
+        return _column(_of_each(codes, _toks_of(self, vectors.indptr, vectors.indices, weights)), inp)
 
 
 class SpladeScorer(_Role):
@@ -242,8 +282,8 @@ def _column(values: list[Any], frame: pd.DataFrame) -> pd.Series:
     return pd.Series(values, index=frame.index, dtype=object)
 
 
-def _drop_below_one(vectors: csr_matrix, data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """indptr, indices, data without entries < 1: a zero weight corrupts a posting list."""
+def _drop_below_one(vectors: csr_matrix, data: np.ndarray) -> csr_matrix:
+    """The vectors with these data, without entries < 1: a zero weight corrupts a posting list."""
     keep = data >= 1
     kept = np.concatenate([[0], np.cumsum(keep)])
-    return kept[vectors.indptr], vectors.indices[keep], data[keep]
+    return csr_matrix((data[keep], vectors.indices[keep], kept[vectors.indptr]), shape=vectors.shape)

@@ -179,7 +179,9 @@ def test_the_documented_contract_of_names():
         "text_field": "text", "lowercase": False, "device": None, "dtype": None, "verbose": False,
     }  # fmt: skip
     assert list(inspect.signature(Splade.doc_encoder).parameters)[1:] == [
-        "text_field", "batch_size", "scale", "terms", "verbose",
+        "text_field", "batch_size", "scale", "terms", "verbose", "max_terms", "min_weight",
     ]  # fmt: skip
-    assert list(inspect.signature(Splade.query_encoder).parameters)[1:] == ["batch_size", "scale", "terms", "verbose"]
+    assert list(inspect.signature(Splade.query_encoder).parameters)[1:] == [
+        "batch_size", "scale", "terms", "verbose", "max_terms", "min_weight",
+    ]  # fmt: skip
     assert list(inspect.signature(Splade.scorer).parameters)[1:] == ["text_field", "batch_size", "verbose"]
