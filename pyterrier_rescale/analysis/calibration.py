@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     import matplotlib.figure
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ..encoding.query_encoder import QuerySide
+
 POSITIONS = ("attended", "content")
 OFFSETS = (True, False, "term", "global")
 
@@ -151,11 +153,13 @@ def calibrate(
     device: Any = None,
     sample: int = 256,
     seed: int = 0,
+    pooling: str = "max",
+    query_side: QuerySide | None = None,
 ) -> Calibration:
     """Measure k, and with ``offset`` a shift per term, on a few unlabelled texts.
 
     k is the one whose ``criterion`` comes closest, in ratio, to ``target``. With ``offset``, term v fires in a share
-    ``rate`` of the documents (rows that the tokenizer does not know fire in none of them). Max pooling is assumed.
+    ``rate`` of the documents (rows that the tokenizer does not know fire in none of them).
 
     Args:
         model: a hub name, a folder, or a loaded masked LM.
@@ -188,6 +192,8 @@ def calibrate(
         device: torch device of the pass; default: CUDA where present, else CPU. The model is put back afterwards.
         sample: texts used at most, drawn at random from those given.
         seed: of that draw.
+        pooling: ``"max"`` or ``"sum"`` over positions, of documents. A term fires alike in both; the weights differ.
+        query_side: how queries are encoded (pooling, static weights, length); default: as documents.
 
     Returns:
         k, the shift, and the table of what each k would give.
@@ -224,6 +230,7 @@ def calibrate(
     probe = run_probe(
         model, loaded_tokenizer, queries, documents, mean_row=mean_row,
         max_length=max_length, batch_size=batch_size, lowercase=lowercase, device=device,
+        pooling=pooling, query_side=query_side,
     )  # fmt: skip
     shift = -term_levels(probe, rate, positions, common=offset == "global") if offset else None
     aim = target * temperature if criterion == "score_std" else target
@@ -239,10 +246,19 @@ def calibrate(
         "max_length": max_length,
         "lowercase": lowercase,
         "centred": centre,
+        **_encoding(pooling, query_side),
     }
     if offset:
         settings |= {"offset": "global" if offset == "global" else "term", "rate": rate, "positions": positions}
     return Calibration(k, shift, mean_row, table, settings)
+
+
+def _encoding(pooling: str, query_side: QuerySide | None) -> dict[str, str]:
+    """What differs from max pooling of both sides, as settings."""
+    settings = {} if pooling == "max" else {"pooling": pooling}
+    if query_side is not None and not query_side.alike:
+        settings["queries"] = "static" if query_side.weights is not None else str(query_side.pooling)
+    return settings
 
 
 def mean_known_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -22,7 +22,7 @@ from .._utils.checks import check_number
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import Head, check_head, last_norm
 from ..heads.provenance import provenance
-from .head_statistics import density_numbers, logit_numbers, mean_cosine, score_numbers, spearman, term_weights
+from .head_statistics import density_numbers, logit_numbers, mean_cosine, score_numbers, spearman
 from .k_search import CRITERIA, search_k
 from .measurement import Probe, as_pairs, run_probe, used_rows
 from .verdict import judge, mismatched
@@ -30,6 +30,8 @@ from .verdict import judge, mismatched
 if TYPE_CHECKING:
     import matplotlib.figure
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..encoding.query_encoder import QuerySide
 
 
 #: ModernBERT-base's mean row norm (published second-hand) divided by the paper's k = 16: what a head without texts to
@@ -116,6 +118,8 @@ def audit(
     device: Any = None,
     sample: int = 256,
     seed: int = 0,
+    pooling: str = "max",
+    query_side: QuerySide | None = None,
 ) -> HeadAudit | HeadAudits:
     """Measure a head; with texts also its logits, scores, density, cosine and frequency bias.
 
@@ -132,6 +136,8 @@ def audit(
         device: torch device; default: CUDA where present, else CPU. The model is put back afterwards.
         sample: texts used at most, drawn at random from those given.
         seed: of that draw.
+        pooling: ``"max"`` or ``"sum"`` over positions, of documents.
+        query_side: how queries are encoded (pooling, static weights, length); default: as documents.
 
     Returns:
         The audit; for several models a tuple of audits with ``to_frame()`` (a row each) and ``plot()``.
@@ -142,7 +148,10 @@ def audit(
     """
     check_number("temperature", temperature)
     pairs = None if texts is None else as_pairs(texts, sample, seed)
-    options = {"max_length": max_length, "batch_size": batch_size, "lowercase": lowercase, "device": device}
+    options = {
+        "max_length": max_length, "batch_size": batch_size, "lowercase": lowercase, "device": device,
+        "pooling": pooling, "query_side": query_side,
+    }  # fmt: skip
     if isinstance(model, Mapping) or (isinstance(model, Sequence) and not isinstance(model, str)):
         if not model:
             raise ValueError("model must name at least one model, got none")
@@ -227,8 +236,7 @@ def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dic
         of the documents' x; ``frequency_weight``, ``frequency_bias``, ``frequency_norm``: Spearman of a term's mean
         weight, bias and row norm with its log frequency, over terms that occur in the documents.
     """
-    queries = term_weights(probe.queries, probe.bias, 1.0, bias_divided=False)
-    documents = term_weights(probe.documents, probe.bias, 1.0, bias_divided=False)
+    queries, documents = probe.weights("queries"), probe.weights("documents")
     active = documents > 0
     density = density_numbers(documents)
     special = (active & (probe.special > probe.content)).sum()
@@ -264,8 +272,14 @@ def _suggested_by_norm(numbers: dict[str, Any]) -> float:
 
 
 def _suggested_by_scores(probe: Probe, numbers: dict[str, Any]) -> float:
-    """The measured k, 1 where nothing is to be mended (or nothing fires, so that nothing can be measured)."""
+    """The measured k, 1 where nothing is to be mended (or nothing fires, so that nothing can be measured).
+
+    NaN where no k mends it: the bias is kept, and what it alone gives may be too much.
+    """
     if numbers["random_saturation"] == 0 or not mismatched(numbers):
         return 1.0
     aim = CRITERIA["random_saturation"]
-    return search_k(probe, None, criterion="random_saturation", aim=aim, temperature=numbers["temperature"])[0]
+    try:
+        return search_k(probe, None, criterion="random_saturation", aim=aim, temperature=numbers["temperature"])[0]
+    except ValueError:
+        return math.nan

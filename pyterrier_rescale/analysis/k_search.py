@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..heads.rescaling import check_k
-from .head_statistics import RANDOM_DOCUMENTS, density_numbers, score_numbers, term_weights
+from .head_statistics import RANDOM_DOCUMENTS, density_numbers, score_numbers
 
 if TYPE_CHECKING:
     from .measurement import Probe
@@ -31,10 +31,7 @@ _LIMIT = 2.0**24
 
 def evaluate_k(probe: Probe, shift: np.ndarray | None, k: float, temperature: float) -> dict[str, float]:
     """What a head rescaled by k (and shifted, with its bias divided, where ``shift`` is given) would start with."""
-    bias = probe.bias if shift is None else probe.bias + shift
-    queries, documents = (
-        term_weights(pooled, bias, k, bias_divided=shift is not None) for pooled in (probe.queries, probe.documents)
-    )
+    queries, documents = (probe.weights(side, k, shift) for side in ("queries", "documents"))
     return {
         "k": k,
         **score_numbers(queries, documents, temperature),
@@ -94,7 +91,8 @@ def _narrow(
     if not value(max(tried)) <= aim <= value(min(tried)):
         raise ValueError(
             f"no k between {min(tried):.2g} and {max(tried):.2g} brings {criterion} to {aim:g}; it lies between "
-            f"{value(max(tried)):.3g} and {value(min(tried)):.3g}: give more texts or another target"
+            f"{value(max(tried)):.3g} and {value(min(tried)):.3g}: give more texts or another target; where the bias "
+            "is kept and gives most of it, as of sums over positions, shift it (offset=True, rescale='calibrated')"
         )
     for _ in range(2):
         above = max(k for k in tried if value(k) >= aim)

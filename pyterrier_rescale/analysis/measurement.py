@@ -1,13 +1,16 @@
 """One forward pass over a few texts that keeps what an audit and a calibration need, bounded in memory.
 
 For max pooling the bias does not depend on the position: max_i z_iv = max_i w_v . t_i + b_v. So the pooled linear part
-(N, V) and the bias (V,), kept apart, give the weights of every rescaled or shifted head without another pass.
+(N, V) and the bias (V,), kept apart, give the weights of every rescaled or shifted head without another pass. For a sum
+over positions they do not: of a side that is pooled so, t at every position is kept, and the head is computed for
+each k. Static queries are the same whatever the head.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +18,10 @@ import torch
 
 from .._utils.checks import check_integer
 from .._utils.sampling import spread
+from ..encoding.kernel import packed_head
+from ..encoding.query_encoder import QuerySide, StaticEncoder
 from ..encoding.text_encoder import HeadBatch, TextEncoder, check_is_list, check_texts, position_limit
+from .head_statistics import term_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,6 +51,9 @@ class Probe:
         content_hidden: t at up to 256 content positions, (M, H), spread evenly over and within the documents.
         content_text: the document of each of them, (M,).
         special_hidden: t at up to 256 special positions, (M', H).
+        positions: of a side that is pooled by sum (``"queries"``, ``"documents"``): t at all attended positions, text
+            after text, (T, H), on the device of the pass, and how many are each text's, (N,).
+        static_queries: vectors of queries that need no model, (N, V), or ``None``.
     """
 
     queries: np.ndarray
@@ -57,6 +66,24 @@ class Probe:
     content_hidden: np.ndarray
     content_text: np.ndarray
     special_hidden: np.ndarray
+    positions: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    static_queries: np.ndarray | None = None
+
+    def weights(self, side: str, k: float = 1.0, shift: np.ndarray | None = None) -> np.ndarray:
+        """Term weights x (N, V) of ``"queries"`` or ``"documents"`` as they are pooled, for a head divided by k.
+
+        With ``shift`` (V,), added to the bias, the bias is divided, too.
+        """
+        if side == "queries" and self.static_queries is not None:
+            return self.static_queries
+        bias = self.bias if shift is None else self.bias + shift
+        if side not in self.positions:
+            return term_weights(getattr(self, side), bias, k, bias_divided=shift is not None)
+        rows, lengths = self.positions[side]
+        bias = bias if shift is None else bias / np.float32(k)
+        weight, bias = (torch.from_numpy(part).to(rows) for part in (self.weight / np.float32(k), bias))
+        with torch.inference_mode():
+            return packed_head(rows, lengths, weight, bias, "sum").float().cpu().numpy()
 
     @property
     def documents(self) -> np.ndarray:
@@ -123,47 +150,68 @@ def run_probe(
     lowercase: bool = False,
     device: Any = None,
     mean_row: np.ndarray | None = None,
+    pooling: str = "max",
+    query_side: QuerySide | None = None,
 ) -> Probe:
     """Run the model once over N queries and N documents; it is left on its device and in its mode.
 
-    With ``mean_row`` (H,) everything is measured of W less this row. Memory: three (N, V) float32 arrays and one
-    batch; the (B, L, V) logits never exist.
+    With ``mean_row`` (H,) everything is measured of W less this row. Documents are pooled by ``pooling``, queries as
+    ``query_side`` says (default: as documents). Memory: three (N, V) float32 arrays and one batch, and t at every
+    position of a side that is pooled by sum; the (B, L, V) logits never exist.
     """
     encoder = TextEncoder(
         model, tokenizer, max_length=min(max_length, position_limit(model) or max_length),
-        batch_size=batch_size, lowercase=lowercase, device=device,
+        batch_size=batch_size, lowercase=lowercase, device=device, pooling=pooling,
     )  # fmt: skip
     with torch.inference_mode():
         weight = encoder.head.weight
         if mean_row is not None:
             weight = weight - torch.from_numpy(mean_row).to(weight)
-        return _collect(encoder, queries, documents, weight)
+        return _collect(encoder, _query_encoder(encoder, query_side), queries, documents, weight)
+
+
+def _query_encoder(documents: TextEncoder, side: QuerySide | None) -> TextEncoder | StaticEncoder:
+    """The encoder of queries, cut to their own length where they have one."""
+    side = side or QuerySide()
+    encoder = side.encoder(documents)
+    if side.max_length is not None and isinstance(encoder, TextEncoder):
+        encoder = copy.copy(encoder)
+        encoder.max_length = min(side.max_length, position_limit(documents.model) or side.max_length)
+    return encoder
 
 
 def _collect(
-    encoder: TextEncoder, queries: Sequence[str], documents: Sequence[str], weight: torch.Tensor
+    encoder: TextEncoder,
+    query_encoder: TextEncoder | StaticEncoder,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    weight: torch.Tensor,
 ) -> Probe:
     size, vocab_size = len(documents), encoder.vocab_size
     names = ("queries", "content", "special")
     pooled = {name: np.full((size, vocab_size), -np.inf, dtype=np.float32) for name in names}
+    static = query_encoder.encode(queries).toarray() if isinstance(query_encoder, StaticEncoder) else None
+    rows: dict[str, dict[int, torch.Tensor]] = {"queries": {}, "documents": {}}
+    if isinstance(query_encoder, TextEncoder):
+        for batch in query_encoder.head_batches(queries):
+            pooled["queries"][batch.texts] = _pool(batch, batch.mask, weight)
+            _keep_positions(rows["queries"], batch, query_encoder.pooling)
     counts = np.zeros(vocab_size, dtype=np.int64)
     kept: dict[str, list[np.ndarray]] = {"content": [], "special": []}
     owners: list[np.ndarray] = []
-    for batch in encoder.head_batches([*queries, *documents]):
-        asked, content = batch.texts < size, batch.mask & ~batch.special
-        sides, masks = (asked, ~asked, ~asked), (batch.mask, content, batch.special)
-        for side, name, mask in zip(sides, names, masks, strict=True):
-            if side.any():
-                pooled[name][batch.texts[side] - size * (name != "queries")] = _pool(batch, side, mask, weight)
-        for row in np.flatnonzero(~asked):
-            for name, mask in (("content", content), ("special", batch.special)):
+    for batch in encoder.head_batches(documents):
+        content = batch.mask & ~batch.special
+        _keep_positions(rows["documents"], batch, encoder.pooling)
+        for name, mask in (("content", content), ("special", batch.special)):
+            pooled[name][batch.texts] = _pool(batch, mask, weight)
+            for row, text in enumerate(batch.texts):
                 where = mask[row].nonzero().ravel()
                 if name == "content":
                     counts += np.bincount(batch.input_ids[row, where].cpu().numpy(), minlength=vocab_size)[:vocab_size]
                 where = where[spread(len(where), max(1, _POSITIONS // size))]
                 kept[name].append(batch.hidden[row, where].float().cpu().numpy())
                 if name == "content":
-                    owners.append(np.full(len(where), batch.texts[row] - size))
+                    owners.append(np.full(len(where), text))
     bias = encoder.head.bias
     return Probe(
         **pooled,
@@ -174,14 +222,25 @@ def _collect(
         content_hidden=np.concatenate(kept["content"]),
         content_text=np.concatenate(owners),
         special_hidden=np.concatenate(kept["special"]),
+        positions={side: _in_order(texts) for side, texts in rows.items() if texts},
+        static_queries=static,
     )
 
 
-def _pool(batch: HeadBatch, texts: np.ndarray, mask: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
-    """max_i w_v . t_i of some texts of a batch over the positions of a mask, (n, V); -inf without a position."""
-    chosen = torch.from_numpy(np.flatnonzero(texts)).to(mask.device)
-    mask = mask[chosen]
-    rows, lengths = batch.hidden[chosen][mask], mask.sum(dim=1).tolist()
+def _keep_positions(rows: dict[int, torch.Tensor], batch: HeadBatch, pooling: str) -> None:
+    if pooling == "sum":
+        for row, text in enumerate(batch.texts):
+            rows[int(text)] = batch.hidden[row][batch.mask[row]].float()
+
+
+def _in_order(texts: dict[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    parts = [texts[number] for number in sorted(texts)]
+    return torch.cat(parts), torch.tensor([len(part) for part in parts], device=parts[0].device)
+
+
+def _pool(batch: HeadBatch, mask: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
+    """max_i w_v . t_i of the texts of a batch over the positions of a mask, (n, V); -inf without a position."""
+    rows, lengths = batch.hidden[mask], mask.sum(dim=1).tolist()
     pooled = torch.full((len(lengths), len(weight)), -torch.inf, device=rows.device)
     for start in range(0, len(weight), _VOCAB_CHUNK):
         terms = slice(start, start + _VOCAB_CHUNK)

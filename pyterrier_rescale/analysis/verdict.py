@@ -47,11 +47,14 @@ def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...],
     if numbers["random_saturation"] > 0 and mismatched(numbers):
         # measured ks never enlarge a head, so a flat one is mended by a number only
         measured = ", or rescale='auto'" if suggested_k >= 1 else ", which enlarges the head"
+        remedy = f"rescale with k={suggested_k:.3g}{measured}"
+        if math.isnan(suggested_k):
+            remedy = "no k mends what the bias alone gives; calibrate(model, texts), or rescale='calibrated', shifts it"
         found["scale mismatch"] = (
             f"the strongest of {min(RANDOM_DOCUMENTS, numbers['texts'] - 1)} random documents takes "
             f"{numbers['random_saturation']:.0%} of a query's softmax (a query's scores spread over "
             f"{numbers['score_spread'] / numbers['temperature']:.3g} temperatures; loss {numbers['loss']:.3g}, ln B "
-            f"{numbers['chance_loss']:.3g}); rescale with k={suggested_k:.3g}{measured}{done}"
+            f"{numbers['chance_loss']:.3g}); {remedy}{done}"
         )
     if numbers["active_terms"] == 0:
         found["dead"] = "no term fires in any text; shift the bias: calibrate(model, texts)"

@@ -15,6 +15,7 @@ from .initialization import sample_pairs
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..encoding.query_encoder import QuerySide
     from .data.rows import Rows
 
 # Pairs of the training data that a head is measured on, and texts per batch: seconds, whatever the backbone.
@@ -28,8 +29,13 @@ _FIGURES = (
 )
 
 
-def measure_head(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> HeadAudit | None:
-    """Audit a head on a few training pairs (on its weights alone where there are under 8); ``None`` if not finite."""
+def measure_head(
+    model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, queries: QuerySide
+) -> HeadAudit | None:
+    """Audit a head on a few training pairs (on its weights alone where there are under 8); ``None`` if not finite.
+
+    Both sides are encoded as they are trained: ``queries`` says how queries are.
+    """
     if not torch.isfinite(find_head(model).weight).all():
         return None
     pairs = sample_pairs(rows, _PAIRS)
@@ -41,6 +47,8 @@ def measure_head(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: Tra
         max_length=config.max_length,
         batch_size=_BATCH,
         device=config.device,
+        pooling=config.pooling,
+        query_side=queries,
     )
 
 
@@ -55,7 +63,7 @@ def head_table(before: HeadAudit | None, after: HeadAudit | None) -> list[str]:
     rows.insert(1, ("verdict", ["not finite" if a is None else ", ".join(a.findings) or "fine" for a in audits]))
     rows.insert(2, ("suggested k", ["" if a is None else f"{a.suggested_k:.4g}" for a in audits]))
     how = "Measured on the weights alone." if texts is None else (
-        f"Measured on {texts} pairs of the training data, both sides through the model, with max pooling."
+        f"Measured on {texts} pairs of the training data, both sides encoded as in training."
     )  # fmt: skip
     return [
         *("| | before training | after |", "|---|---|---|"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._utils.sampling import spread
+from ..encoding.query_encoder import QuerySide
 from ..encoding.text_encoder import check_max_length, lowercasing
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
@@ -79,12 +80,11 @@ def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainC
     Raises:
         TypeError, ValueError: as ``rescale`` and ``calibrate``.
     """
-    model = rescaled(model, tokenizer, config, rows)
+    queries = starting_queries(model, tokenizer, rows, config)
+    model = rescaled(model, tokenizer, config, rows, queries)
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
-    weights = None
-    if config.queries == "static":
-        weights = idf_weights(rows, tokenizer, len(find_head(model).weight), max_length=config.max_length)
+    weights = None if queries.weights is None else torch.from_numpy(queries.weights)
     return SparseHead(
         model,
         tokenizer,
@@ -94,6 +94,15 @@ def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainC
         max_length=config.max_length,
         learned_k=LEARNED_START if config.rescale == "learned" else None,
     )
+
+
+def starting_queries(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> QuerySide:
+    """How queries are encoded at the first step: pooled in their own way, or static, with their IDF."""
+    if config.queries == "static":
+        weights = idf_weights(rows, tokenizer, len(find_head(model).weight), max_length=config.max_length)
+        return QuerySide(weights=weights.numpy(), max_length=config.query_max_length)
+    own = config.query_pooling not in (None, config.pooling)
+    return QuerySide(pooling=config.query_pooling if own else None, max_length=config.query_max_length)
 
 
 def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> torch.Tensor:
@@ -113,7 +122,9 @@ def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int)
     return idf
 
 
-def rescaled(model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows) -> PreTrainedModel:
+def rescaled(
+    model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, queries: QuerySide
+) -> PreTrainedModel:
     """Apply the option ``rescale`` to a model that may be changed; measured ones look at the training pairs."""
     how = config.rescale
     if how is None:
@@ -141,6 +152,8 @@ def rescaled(model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: 
             batch_size=config.batch_size,
             device=config.device,
             seed=config.seed,
+            pooling=config.pooling,
+            query_side=queries,
             **_aim(rows, config),
         )
         return calibration.apply(model, inplace=True)

@@ -122,7 +122,7 @@ def train(
 
     from .checkpoints import latest
     from .dev_evaluation import DevSet, DevWatch
-    from .initialization import starting_model, trainable
+    from .initialization import starting_model, starting_queries, trainable
     from .model_card import Origin, write_card
 
     model, loaded_tokenizer = starting_model(backbone, tokenizer, config)
@@ -137,7 +137,8 @@ def train(
     from .head_report import measure_head
 
     main = world()[0] == 0
-    before = measure_head(model, loaded_tokenizer, rows, config) if main else None
+    start = starting_queries(model, loaded_tokenizer, rows, config)
+    before = measure_head(model, loaded_tokenizer, rows, config, start) if main else None
     module = trainable(model, loaded_tokenizer, rows, config)
     barrier()  # all have looked at the folder before one of them changes it
     if main:
@@ -155,9 +156,9 @@ def train(
         module.load_state_dict(best)
     if main:
         model = module.fold()
-        audits = before, measure_head(model, module.tokenizer, rows, config)
-        write_card(folder, origin, model, rows, config, folder / LOG_FILE, audits)
         queries = dataclasses.replace(module.query_side(), max_length=config.query_max_length)
+        audits = before, measure_head(model, module.tokenizer, rows, config, queries)
+        write_card(folder, origin, model, rows, config, folder / LOG_FILE, audits)
         save_encoder(
             folder, model, module.tokenizer, pooling=config.pooling, max_length=config.max_length, queries=queries
         )

@@ -1,5 +1,7 @@
 """Calibration against stock logits and numpy: the rate it promises, the formula, the table, the round trip."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +9,10 @@ import tiny
 import torch
 from transformers import AutoModelForMaskedLM
 
-from pyterrier_rescale import calibrate, rescale
+from pyterrier_rescale import audit, calibrate, rescale
 from pyterrier_rescale.analysis.head_statistics import random_saturation
 from pyterrier_rescale.analysis.measurement import as_pairs, leading_words
+from pyterrier_rescale.encoding.query_encoder import QuerySide
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.decoder import find_head
 from pyterrier_rescale.heads.provenance import provenance
@@ -380,3 +383,43 @@ def test_a_global_offset_shifts_all_terms_alike(modernbert):
     assert not fired[:, used:].any()
     with pytest.raises(ValueError, match="offset must be True, False, 'term' or 'global', got 'both'"):
         calibrate(model, TEXTS, tokenizer=tokenizer, offset="both")
+
+
+SIDES = {
+    "sum": ("sum", QuerySide()),
+    "sum of documents": ("sum", QuerySide(pooling="max")),
+    "sum of queries": ("max", QuerySide(pooling="sum", max_length=6)),
+    "static": ("max", QuerySide(weights=np.linspace(0, 3, 408, dtype=np.float32), max_length=20)),
+    "static and sum": ("sum", QuerySide(weights=np.linspace(0, 3, 408, dtype=np.float32))),
+}
+
+
+@pytest.mark.parametrize("name", SIDES)
+@pytest.mark.parametrize("offset", [True, False])
+def test_what_is_measured_is_what_the_encoder_then_gives(name, offset, modernbert):
+    """Against the encoder itself, at the k chosen and at another: both sides as they will be encoded."""
+    model, tokenizer = modernbert
+    pooling, side = SIDES[name]
+    pairs = list(zip(TEXTS[12:] + TEXTS[:12], TEXTS, strict=True))
+    options = {"tokenizer": tokenizer, "offset": offset, "rate": RATE, "max_length": 64, "pooling": pooling}
+    calibration = calibrate(model, pairs, query_side=side, ks=[2.0, 40.0], **options)
+    for _, row in calibration.table.iterrows():
+        applied = dataclasses.replace(calibration, k=row["k"]).apply(model)
+        encoder = TextEncoder(applied, tokenizer, max_length=64, pooling=pooling)
+        documents = encoder.encode([document for _, document in pairs]).toarray().astype(np.float64)
+        asked = side.encoder(encoder)
+        if side.weights is None and side.max_length:
+            asked = TextEncoder(applied, tokenizer, max_length=side.max_length, pooling=side.pooling)
+        queries = asked.encode([query for query, _ in pairs]).toarray()
+        scores = queries @ documents.T
+        assert row["random_saturation"] == pytest.approx(random_saturation(scores), rel=1e-3)
+        # a term at its threshold may fire by rounding
+        assert row["active_terms"] == pytest.approx((documents > 0).sum() / 48, rel=1e-3, abs=0.2)
+        assert row["active_terms_query"] == pytest.approx((queries > 0).sum() / 48, rel=1e-3, abs=0.2)
+        assert row["max_weight"] == pytest.approx(documents.max(), rel=1e-3)
+    options = {"tokenizer": tokenizer, "max_length": 64, "pooling": pooling, "query_side": side}
+    audited = audit(calibration.apply(model), pairs, **options)
+    chosen = calibration.table[calibration.table["chosen"]].iloc[0]
+    assert audited.numbers["random_saturation"] == pytest.approx(chosen["random_saturation"], rel=1e-3)
+    assert calibration.settings.get("pooling", "max") == pooling
+    assert calibration.settings.get("queries") == ("static" if side.weights is not None else side.pooling)

@@ -12,6 +12,7 @@ import torch
 from test_run import FAST, PAIRS, log_of
 
 from pyterrier_rescale import Splade, train
+from pyterrier_rescale.analysis.head_statistics import random_saturation
 from pyterrier_rescale.encoding.query_encoder import StaticEncoder
 from pyterrier_rescale.encoding.saved_settings import saved_settings
 from pyterrier_rescale.heads.checkpoint import load_backbone
@@ -189,6 +190,41 @@ def test_resumed_static_queries_equal_uninterrupted_ones(bert_folder, tmp_path, 
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**options)
+
+
+def test_a_sum_that_no_k_mends_is_refused(bert_folder, tmp_path):
+    """The bias is kept, and at every position adds up: the message names what shifts it."""
+    with pytest.raises(ValueError, match="no k between .* shift it .*rescale='calibrated'"):
+        train(bert_folder, PAIRS, tmp_path / "out", rescale="auto", pooling="sum", **FAST)
+    assert train(bert_folder, PAIRS, tmp_path / "out", rescale="calibrated", pooling="sum", **FAST).pooling == "sum"
+
+
+@pytest.mark.parametrize(
+    ("how", "options"),
+    [
+        ("calibrated", {"pooling": "sum"}),
+        ("auto", {"query_pooling": "sum"}),
+        ("calibrated", {"query_pooling": "sum"}),
+        ("auto", {"queries": "static"}),
+        ("calibrated", {"queries": "static"}),
+    ],
+)
+def test_measured_rescalings_aim_at_what_is_trained(how, options, tmp_path):
+    """The first step's scores are those that k was chosen for: their saturation is not that of another encoder."""
+    model, tokenizer = tiny.build("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    with torch.no_grad():
+        model.cls.predictions.transform.LayerNorm.weight.mul_(8)
+    train(model, PAIRS, tmp_path / "out", tokenizer=tokenizer, rescale=how,
+          **{**FAST, "max_steps": 1, "batch_size": 12, **options})  # fmt: skip
+    record = json.loads((tmp_path / "out" / "config.json").read_text())["pyterrier_rescale"]
+    start = starting_module(model, tokenizer, load_rows(PAIRS), TrainConfig(rescale=how, batch_size=12, max_length=32,
+                                                                            **options))  # fmt: skip
+    with torch.no_grad():
+        asked = {**start.tokenise([query for query, _ in PAIRS], 32, queries=True), "queries": True}
+        queries, documents = start.eval()({"sides": [asked, start.tokenise(TEXTS, 32)]})["sentence_embeddings"]
+    assert record["measured"] == pytest.approx(random_saturation((queries @ documents.T).double().numpy()), rel=1e-3)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "both sides encoded as in training" in card
 
 
 def test_foreign_routes_are_refused(bert_folder, tmp_path):
