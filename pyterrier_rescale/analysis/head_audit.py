@@ -34,11 +34,6 @@ if TYPE_CHECKING:
     from ..encoding.query_encoder import QuerySide
 
 
-#: ModernBERT-base's mean row norm (published second-hand) divided by the paper's k = 16: what a head without texts to
-#: measure is brought to. A rule of thumb from one backbone; a measurement with texts replaces it.
-REFERENCE_NORM = 2.553 / 16
-
-
 @dataclass(frozen=True)
 class HeadAudit:
     """Numbers and verdict of one head; made by :func:`audit`.
@@ -50,8 +45,8 @@ class HeadAudit:
         numbers: every number of the frame's row; NaN where it needs texts and none were given.
         findings: the diseases found, of ``scale mismatch``, ``dense start``, ``sink`` and ``anisotropic``.
         verdict: the findings in words, and what to do.
-        suggested_k: the constant to divide the head by; 1 where its scale is fine. With texts it is measured, without
-            it is a rule of thumb.
+        suggested_k: the constant to divide the head by, measured on the texts; 1 where its scale is fine, NaN without
+            texts (weights alone do not tell) or where no k mends it.
         logits: samples of logits for the figure: ``content`` and ``special``; empty without texts.
     """
 
@@ -178,7 +173,7 @@ def _audit(
     numbers = _weight_numbers(loaded, head, row_norms, used)
     logits: dict[str, np.ndarray] = {}
     if pairs is None:
-        suggested = _suggested_by_norm(numbers)
+        suggested = math.nan
     else:
         probe = run_probe(loaded, loaded_tokenizer, *pairs, **options)
         numbers |= text_numbers(probe, temperature, row_norms)
@@ -262,13 +257,6 @@ def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dic
         "frequency_bias": spearman(probe.bias[seen], frequency),
         "frequency_norm": spearman(row_norms[seen], frequency),
     }
-
-
-def _suggested_by_norm(numbers: dict[str, Any]) -> float:
-    """The power of two that brings norm x gain nearest to the reference; 1 if it is at or below it."""
-    gain = numbers["norm_gain"]
-    norm = numbers["row_norm_mean"] * (1.0 if math.isnan(gain) else gain)
-    return 2.0 ** max(0, round(math.log2(norm / REFERENCE_NORM))) if norm > 0 else 1.0
 
 
 def _suggested_by_scores(probe: Probe, numbers: dict[str, Any]) -> float:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .verdict import MODERNBERT_NORM
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from .head_audit import HeadAudit
 
 _BLUE, _RED, _GREY, _GREEN = "#1b6ca8", "#d1495b", "#7d8597", "#2e8b57"
-#: Mean row norm of ModernBERT-base, published second-hand.
-_MODERNBERT_NORM = 2.553
 
 
 def plot_audits(audits: Sequence[HeadAudit], path: str | None = None) -> Figure:
@@ -83,9 +83,9 @@ def _row_norms(axis: Axes, audits: Sequence[HeadAudit]) -> None:
         norms = audit.row_norms[audit.used]
         _ridge(axis, y, norms[norms > 0], _BLUE, log=True)
         axis.plot([audit.mean_row_norm], [y], "o", color="black", markersize=4)
-    axis.axvline(_MODERNBERT_NORM, color=_GREY, linestyle=":", linewidth=1)
+    axis.axvline(MODERNBERT_NORM, color=_GREY, linestyle=":", linewidth=1)
     axis.annotate(
-        "ModernBERT-base", (_MODERNBERT_NORM, 1), xycoords=("data", "axes fraction"), xytext=(-3, -3),
+        "ModernBERT-base", (MODERNBERT_NORM, 1), xycoords=("data", "axes fraction"), xytext=(-3, -3),
         textcoords="offset points", fontsize=7, color=_GREY, rotation=90, va="top", ha="right",
     )  # fmt: skip
     axis.set(xscale="log", title="row norms of W", xlabel="L2 norm (dot: mean)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,8 +61,8 @@ def head_table(before: HeadAudit | None, after: HeadAudit | None) -> list[str]:
     if texts is not None:
         figures.extend(_FIGURES)
     rows = [(what, [_figure(audit, name) for audit in audits]) for name, what in figures]
-    rows.insert(1, ("verdict", ["not finite" if a is None else ", ".join(a.findings) or "fine" for a in audits]))
-    rows.insert(2, ("suggested k", ["" if a is None else f"{a.suggested_k:.4g}" for a in audits]))
+    rows.insert(1, ("verdict", [_verdict(a) for a in audits]))
+    rows.insert(2, ("suggested k", [_suggested(a) for a in audits]))
     how = "Measured on the weights alone." if texts is None else (
         f"Measured on {texts} pairs of the training data, both sides encoded as in training."
     )  # fmt: skip
@@ -70,6 +71,16 @@ def head_table(before: HeadAudit | None, after: HeadAudit | None) -> list[str]:
         *(f"| {what} | {' | '.join(values)} |" for what, values in rows),
         *("", how + ("" if before is None else f" Before training: {before.verdict}.")),
     ]
+
+
+def _verdict(audit: HeadAudit | None) -> str:
+    if audit is None:
+        return "not finite"
+    return ", ".join(audit.findings) or audit.verdict.split(":")[0]  # fine, or not measured
+
+
+def _suggested(audit: HeadAudit | None) -> str:
+    return "" if audit is None or math.isnan(audit.suggested_k) else f"{audit.suggested_k:.4g}"
 
 
 def _figure(audit: HeadAudit | None, name: str) -> str:

@@ -209,3 +209,27 @@ def test_collator_knows_all_positives_of_a_query():
     assert set(batch["positives"][0].tolist()) == {text_id("d1"), text_id("d2")}
     assert set(batch["positives"][1].tolist()) == {text_id("d3"), -1}
     assert batch["scores"].tolist() == [[2, 1], [2, 1]]
+
+
+@pytest.mark.parametrize("name", ["negative_id", "negative_source", "negative1", "hard_negative", "Negative"])
+def test_columns_that_only_sound_like_negatives_are_refused(name):
+    rows = [{"query": q, "positive": p, "negative": n, name: "x"} for q, p, n in TRIPLES]
+    for data in (rows, pd.DataFrame(rows)):
+        with pytest.raises(ValueError, match=f"data has {name}: negatives are read from negative, negatives and"):
+            load_rows(data)
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ("q one\td one\tn one\t12.3\nq two\td two\tn two\t-4\n", "document 3 of every row is a number, e.g. '-4'"),
+        ("12.3\tq one\td one\n0.5\tq two\td two\n", "query of every row is a number"),
+        ("1\t2\t3\n4\t5\t6\n", "query of every row is a number"),
+    ],
+)
+def test_numbers_are_never_trained_as_texts(lines, what, tmp_path):
+    (tmp_path / "a.tsv").write_text(lines)
+    (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(lines.encode()))
+    for data in (tmp_path / "a.tsv", tmp_path / "a.tsv.gz", [line.split("\t") for line in lines.splitlines()]):
+        with pytest.raises(ValueError, match=f"{what}.*texts=.*'score'"):
+            load_rows(data)

@@ -151,3 +151,51 @@ def test_train_takes_ids(bert_folder, tmp_path):
     splade = train(bert_folder, TRIPLES, tmp_path / "out", texts=TEXTS, max_steps=1, batch_size=2, max_length=16,
                    ramp_steps=100, verbose=False)  # fmt: skip
     assert splade.encode_docs(["d1"]).nnz > 0
+
+
+JUDGED = [Row("q1", ("d2",)), Row("q2", ("d4",))]
+QRELS = pd.DataFrame({"qid": ["1", "1", "2"], "docno": ["2", "3", "4"], "label": [1, 0, 2]})
+
+
+class TrecQrel(NamedTuple):
+    query_id: str
+    doc_id: str
+    relevance: int
+    iteration: str
+
+
+def qrels_forms(tmp_path):
+    rows = list(QRELS.itertuples(index=False, name=None))
+    files = {
+        "trec.tsv": "".join(f"{q}\t0\t{d}\t{label}\n" for q, d, label in rows),
+        "spaces.tsv": "".join(f"{q} Q0 {d} {label}\n" for q, d, label in rows),
+        "beir.tsv": "query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{d}\t{label}\n" for q, d, label in rows),
+        "mark.tsv": "\ufeffcorpus-id\tquery-id\tscore\n" + "".join(f"{d}\t{q}\t{label}\n" for q, d, label in rows),
+        "beir.jsonl": "".join(json.dumps({"query-id": q, "corpus-id": d, "score": s}) + "\n" for q, d, s in rows),
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        yield tmp_path / name
+    (tmp_path / "trec.tsv.gz").write_bytes(gzip.compress(files["trec.tsv"].encode()))
+    yield tmp_path / "trec.tsv.gz"
+    yield QRELS
+    yield QRELS.rename(columns={"label": "relevance"}).assign(iteration="0")
+    yield [TrecQrel(q, d, label, "0") for q, d, label in rows]
+
+
+@pytest.mark.parametrize("number", range(9))
+@pytest.mark.filterwarnings("ignore:.*training rows dropped")
+def test_judgements_are_ids(number, tmp_path):
+    data = list(qrels_forms(tmp_path))[number]
+    rows = load_rows(data, TEXTS)
+    assert list(rows) == JUDGED and rows.skipped == {"a label that is not above 0": 1}
+    with pytest.raises(ValueError, match="texts="):
+        load_rows(data)
+
+
+def test_runs_and_scores_are_no_judgements():
+    run = QRELS.rename(columns={"label": "score"}).assign(rank=0)
+    with pytest.raises(ValueError, match="hold a run"):
+        load_rows(run, TEXTS)
+    with pytest.raises(ValueError, match="label must be an integer, got 12.3"):
+        load_rows(QRELS.drop(columns="label").assign(score=12.3), TEXTS)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .rows import TEXTS, Facts, Names, Row, Rows, check_columns, clean, parse, say_skipped
+from .rows import ID_COLUMNS, TEXTS, Facts, Names, Row, Rows, check_columns, clean, parse, say_skipped
 
 _ENDINGS = (".jsonl", ".tsv", ".jsonl.gz", ".tsv.gz")
+
+# Lines by which a file without a header is told.
+_PEEKED = 100
+_NUMBERS = ("score", "label", "relevance")
 
 
 def open_data(source: str | os.PathLike[str]) -> Any:
@@ -116,8 +121,15 @@ def _reader(path: Path, file: BinaryIO, names_known: Names = TEXTS) -> Callable[
                 raise ValueError(f"{str(path)!r}: not JSON: {line[:80]!r} ({error})") from error
 
         return read_json
-    names = file.readline().decode("utf-8").rstrip("\r\n").split("\t")
-    if any(set(names) & set(known) for known in names_known):
+    if _is_trec(file):
+        if names_known is TEXTS:
+            raise ValueError(
+                f"{str(path)!r} holds judgements (qrels: query, 0, document, label), ids and no texts: say where the "
+                "texts stand, with texts="
+            )
+        return lambda line: dict(zip(("qid", "iteration", "docno", "label"), _trec(line), strict=True))
+    names = file.readline().decode("utf-8-sig").rstrip("\r\n").split("\t")
+    if any(set(names) & set(known) for known in (*names_known, ID_COLUMNS)):
         check_columns(names, names_known)
     else:
         file.seek(0)
@@ -129,10 +141,25 @@ def _reader(path: Path, file: BinaryIO, names_known: Names = TEXTS) -> Callable[
             return values
         if len(values) != len(names):
             raise ValueError(f"{str(path)!r}: {len(values)} fields where the header has {len(names)}: {line[:80]!r}")
-        return {name: _number(value) if name in ("score", "label") else value for name, value in
+        return {name: _number(value) if name in _NUMBERS else value for name, value in
                 zip(names, values, strict=True)}  # fmt: skip
 
     return read_tsv
+
+
+def _trec(line: bytes) -> list[Any]:
+    """Query, iteration, document and label of a line of TREC qrels."""
+    query, iteration, document, label = line.decode("utf-8-sig").split()
+    return [query, iteration, document, int(label)]
+
+
+def _is_trec(file: BinaryIO) -> bool:
+    """Whether the first lines of a file are TREC qrels, ``qid 0 docno label``; the file is left at its start."""
+    lines = [line.split() for line in (file.readline() for _ in range(_PEEKED)) if line.strip()]
+    file.seek(0)
+    return bool(lines) and all(
+        len(line) == 4 and line[1] in (b"0", b"Q0") and re.fullmatch(rb"-?\d+", line[3]) for line in lines
+    )
 
 
 def _number(value: str) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._utils.documents import as_documents
-from .rows import IDS, Facts, Row, Rows, examples_of, parse, say_skipped, teacher_scores
+from .rows import IDS, Facts, Row, Rows, examples_of, negative_columns, parse, say_skipped, teacher_scores
 
 
 class IdRows(Rows):
@@ -18,7 +18,8 @@ class IdRows(Rows):
 
     Args:
         data: as for ``train``, with ids in place of texts: an iterable of ``(qid, docno[, docno, ...][, scores])``
-            (also ``ir_datasets``' docpairs), a frame or Hugging Face Dataset, or a ``.tsv`` or ``.jsonl`` file,
+            (also ``ir_datasets``' docpairs), judgements (qrels: TREC's file, BEIR's, a frame; a label above 0 makes a
+            pair), a frame or Hugging Face Dataset, or a ``.tsv`` or ``.jsonl`` file,
             compressed or not; columns ``qid``, ``docno``, ``negative*`` and their like.
         texts: where the texts stand: a collection (the topics of all its splits), or ``(documents, topics)``: dicts or
             a frame with docno and text, and a frame with qid and query or a dict of queries by qid.
@@ -34,7 +35,12 @@ class IdRows(Rows):
         self._ids, self._ends, self._scores = array("q"), array("q", [0]), array("d")
         self._score_ends = array("q", [0])
         for number, example in enumerate(_examples(data)):
-            query, positives, scores = parse(example, number, IDS)
+            query, positives, scores = _judgement(example) or parse(example, number, IDS)
+            if len(positives) == 1 and scores is not None and not hasattr(scores, "__len__"):
+                if not _is_relevant(scores, number):
+                    skipped["a label that is not above 0"] += 1
+                    continue
+                scores = None
             ids = [_identifier(query), *map(_identifier, positives)]
             values = None if scores is None else teacher_scores(scores, len(positives), number)
             if None in ids:
@@ -86,6 +92,31 @@ class IdRows(Rows):
         scores = tuple(self._scores[self._score_ends[number] : self._score_ends[number + 1]])
         documents = tuple(self._documents[place] for place in self._ids[begin + 1 : end])
         return Row(self._queries[self._ids[begin]], documents, scores or None)  # type: ignore[arg-type]
+
+
+def _judgement(example: Any) -> tuple[Any, list[Any], Any] | None:
+    """Query, document and label of a judgement: a row of qrels, ``ir_datasets``' or a frame's; ``None`` otherwise."""
+    if not isinstance(example, Mapping):
+        if hasattr(example, "relevance") and hasattr(example, "doc_id"):
+            return example.query_id, [example.doc_id], example.relevance
+        return None
+    if "relevance" in example and not negative_columns(example, IDS):
+        query, positives, _ = parse({k: v for k, v in example.items() if k != "relevance"}, 0, IDS)
+        return query, positives, example["relevance"]
+    if "rank" in example and not negative_columns(example, IDS):
+        raise ValueError("data hold a run (column 'rank'): what was retrieved is not what is relevant; give qrels")
+    return None
+
+
+def _is_relevant(label: Any, number: int) -> bool:
+    """Whether a label is above 0.
+
+    Raises:
+        ValueError: for one that is no integer, as a score is.
+    """
+    if label is None or label != label or float(label) != int(label):
+        raise ValueError(f"row {number} of data: a judgement's label must be an integer, got {label!r}")
+    return int(label) > 0
 
 
 def _examples(data: Any) -> Iterator[Any]:

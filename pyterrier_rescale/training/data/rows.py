@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import struct
 import warnings
 from collections import Counter, defaultdict
@@ -33,6 +34,12 @@ IDS = Names(
     ("qid", "query_id", "query-id", *TEXTS.query),
     ("docno", "positive_id", "pos_id", "doc_id", "corpus-id", *TEXTS.positive),
 )
+
+#: Columns that hold ids whatever else there is.
+ID_COLUMNS = ("qid", "query_id", "query-id", "docno", "doc_id", "corpus-id", "positive_id", "pos_id")
+_NEGATIVE = re.compile(r"negative(s|_\d+)?")
+_NEGATIVE_ID = re.compile(r"negative_(ids?|id_\d+|\d+_id)")
+_NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?\s*")
 
 
 class Row(NamedTuple):
@@ -66,6 +73,7 @@ class Facts:
         self.contrasting = False
         self.relevant: dict[int, set[int]] = defaultdict(set)
         self._digest = hashlib.blake2b(digest_size=8)
+        self._numbers: dict[int, str] | None = None  # places whose text has been a number in every row, and one of them
 
     @property
     def fingerprint(self) -> str:
@@ -87,7 +95,21 @@ class Facts:
         self.contrasting = self.contrasting or any(text != row.documents[0] for text in row.documents[1:])
         self.relevant[query].add(positive)
         self.count += 1
+        texts = (row.query, *row.documents)
+        places = range(len(texts)) if self._numbers is None else self._numbers
+        self._numbers = {i: texts[i] for i in places if i < len(texts) and _NUMBER.fullmatch(texts[i])}
         self._digest.update(packed((row.query, *row.documents), row.scores or ()))
+
+
+    def refuse_numbers(self) -> None:
+        """Raise ``ValueError`` where a query or document is a number in every row: an id, a label or a score."""
+        for place, number in (self._numbers or {}).items():
+            what = "query" if place == 0 else f"document {place}"
+            raise ValueError(
+                f"data hold ids or scores where texts are needed: the {what} of every row is a number, e.g. "
+                f"{number!r}. Of ids and judgements (qrels) say where the texts stand, with texts=; scores go into a "
+                "column 'score' or 'scores'"
+            )
 
 
 class Rows(Sequence[Row]):
@@ -149,6 +171,7 @@ def load_rows(data: Any, texts: Any = None) -> Rows:
 
         data = open_data(data)
         if isinstance(data, Rows):
+            data.facts.refuse_numbers()
             return data
     skipped: Counter[str] = Counter()
     rows: list[Row] = []
@@ -160,7 +183,9 @@ def load_rows(data: Any, texts: Any = None) -> Rows:
     if not rows:
         what = f"all {sum(skipped.values())} rows were dropped" if skipped else "it is empty"
         raise ValueError(f"data must hold at least one pair of texts, but {what}")
-    return Rows(rows, skipped)
+    made = Rows(rows, skipped)
+    made.facts.refuse_numbers()
+    return made
 
 
 def say_skipped(skipped: Mapping[str, int], kept: int) -> None:
@@ -206,11 +231,36 @@ def _from_columns(data: Any, columns: list[str], names: Names) -> Iterator[dict[
 def check_columns(columns: Iterable[str], names: Names = TEXTS) -> None:
     """Raise ``ValueError`` unless there are a query and a positive column."""
     columns = list(columns)
+    negative_columns(columns, names)
+    if names is TEXTS and not set(TEXTS.query) & set(columns) and set(ID_COLUMNS) & set(columns):
+        raise ValueError(
+            f"data hold ids, not texts, in columns {', '.join(map(str, columns))} (qrels?): say where the texts stand, "
+            "with texts="
+        )
     for known, what in zip(names, names._fields, strict=True):
         if not set(known) & set(columns):
             raise ValueError(
                 f"data has no {what} column (one of {', '.join(known)}); its columns are {', '.join(map(str, columns))}"
             )
+
+
+def negative_columns(columns: Iterable[str], names: Names = TEXTS) -> list[str]:
+    """The columns that hold negatives: ``negative``, ``negatives``, ``negative_<n>``; of ids also ``negative_id``.
+
+    Raises:
+        ValueError: for another column that is called negative, naming it: it may hold anything.
+    """
+    called = [name for name in columns if isinstance(name, str) and "negative" in name.lower()]
+    found = [name for name in called if _NEGATIVE.fullmatch(name)]
+    if names is IDS:
+        return [name for name in called if _NEGATIVE_ID.fullmatch(name)] or found
+    others = [name for name in called if name not in found]
+    if others:
+        raise ValueError(
+            f"data has {', '.join(others)}: negatives are read from negative, negatives and negative_<n> alone; "
+            "rename or drop the others"
+        )
+    return found
 
 
 def parse(example: Any, number: int, names: Names = TEXTS) -> tuple[Any, list[Any], Any]:
@@ -221,6 +271,8 @@ def parse(example: Any, number: int, names: Names = TEXTS) -> tuple[Any, list[An
         raise TypeError(
             f"row {number} of data must be a tuple (query, positive[, negative, ...]), got {example!r}"[:300]
         )
+    if names is TEXTS and hasattr(example, "relevance") and hasattr(example, "doc_id"):
+        raise ValueError("data hold judgements (qrels), ids and no texts: say where the texts stand, with texts=")
     parts = list(example)
     scores = parts.pop() if parts and _is_scores(parts[-1], names) else None
     if len(parts) < 2:
@@ -233,9 +285,9 @@ def _parse_columns(example: Mapping[str, Any], names: Names) -> tuple[Any, list[
     check_columns(example, names)
     query, positive = (next(example[name] for name in known if name in example) for known in names)
     negatives: list[Any] = []
-    for name, value in example.items():
-        if name.startswith("negative"):
-            negatives.extend(value if isinstance(value, (list, tuple)) else [value])
+    for name in negative_columns(example, names):
+        value = example[name]
+        negatives.extend(value if isinstance(value, (list, tuple)) else [value])
     scores = next((example[name] for name in _SCORES if name in example), None)
     return query, [positive, *negatives], scores
 
