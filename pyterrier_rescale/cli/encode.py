@@ -72,15 +72,11 @@ def export(
 
 
 def _opened(path: Path) -> Any:
-    from ..indexing.vectors.manifest import MANIFEST_FILE
+    from .. import open_index, open_vectors
+    from ..indexing.engines.reading import read_meta
 
-    if (path / MANIFEST_FILE).exists() or any(path.glob("shard-*.parquet")) or not path.exists():
-        from .. import open_vectors
-
-        return open_vectors(path)
-    import pyterrier as pt
-
-    return pt.Artifact.load(str(path))
+    index = read_meta(path) if path.is_dir() else None
+    return open_vectors(path) if index is None else open_index(path, index["engine"])
 
 
 def _queries(topics: str | None, split: str, encoder: str | None) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.documents import as_documents
 from .._utils.names import slug
+from .corpus import CorpusDigest, corpus_fingerprint
 
 if TYPE_CHECKING:
     import pyterrier as pt
@@ -133,48 +132,11 @@ def build_index(
     return index
 
 
-def corpus_fingerprint(
-    documents: Callable[[], Iterable[Mapping[str, Any]]] | Iterable[Mapping[str, Any]],
-    fields: Sequence[str] = ("docno", "text"),
-) -> str:
-    """Count and sixteen hex digits of the given fields of dicts, in their order: ``"2:0123456789abcdef"``.
-
-    Two corpora have the same if exactly these fields are alike; others may differ.
-
-    Args:
-        documents: dicts (documents, topics, qrels, ...), a data frame of them, or a function that gives them.
-        fields: what is read of each; a dict without a field differs from one where it is empty.
-
-    Raises:
-        ValueError: there are no documents.
-    """
-    digest = _CorpusDigest(fields)
-    for document in as_documents(documents() if callable(documents) else documents):
-        digest.add(document)
-    if not digest.count:
-        raise ValueError("corpus must hold at least one document, got none")
-    return digest.value
-
-
-class _CorpusDigest:
-    def __init__(self, fields: Sequence[str]) -> None:
-        self._fields, self._hash, self.count = tuple(fields), hashlib.sha256(), 0
-
-    def add(self, document: Mapping[str, Any]) -> None:
-        self.count += 1
-        read = [[name, document[name]] for name in self._fields if name in document]
-        self._hash.update(json.dumps(read, default=repr).encode() + b"\n")
-
-    @property
-    def value(self) -> str:
-        return f"{self.count}:{self._hash.hexdigest()[:16]}"
-
-
 def _checked(
     documents: Iterable[dict[str, Any]], fields: Sequence[str], expected: str
 ) -> Iterator[dict[str, Any]]:
     """The documents; an error at the end if they were others than expected, so that no index tells a lie."""
-    digest = _CorpusDigest(fields)
+    digest = CorpusDigest(fields)
     for document in documents:
         digest.add(document)
         yield document

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from pyterrier_rescale import open_vectors
+from pyterrier_rescale import open_index, open_vectors
 from pyterrier_rescale.cli import main
 
 
@@ -62,6 +62,16 @@ def test_encode_in_parts_then_export(bert_folder, collection, tmp_path, capsys):
     code, _, err = run(capsys, "encode", *options, "--max-terms", "19")
     assert code == 1 and "max_terms 20, and not 19" in err and "--restart" in err
     assert run(capsys, "encode", *options, "--max-terms", "19", "--restart")[0] == 0
+
+
+def test_export_of_an_index(tmp_path, capsys):
+    documents = [{"docno": "a", "toks": {"x1": 3, "x2": 250}}, {"docno": "b", "toks": {"x2": 1}}]
+    open_index(tmp_path / "i", "exact", scale=50).indexer().index(documents)
+    assert run(capsys, "export", tmp_path / "i", tmp_path / "out", "--format", "anserini")[0] == 0
+    lines = (tmp_path / "out" / "corpus" / "docs-00000.jsonl").read_text().splitlines()
+    assert [json.loads(line)["vector"] for line in lines] == [d["toks"] for d in documents]
+    code, _, err = run(capsys, "export", tmp_path / "nothing", tmp_path / "o", "--format", "anserini")
+    assert code == 1 and "no vectors at" in err
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from vector_stub import StubEncoder, StubTerms, contents, make_documents
 
 from pyterrier_rescale import LexicalEncoder, Splade, Vectors, encode, open_vectors
 from pyterrier_rescale.encoding.pruning import prune
+from pyterrier_rescale.indexing.build import corpus_fingerprint
 
 STUB = Path(__file__).with_name("vector_stub.py")
 
@@ -53,6 +54,7 @@ def test_parquet_readers_find_three_plain_columns(tmp_path):
     assert frame["weights"][4].tolist() == expected.data.tolist() and frame["weights"][4].dtype == np.float32
     manifest = json.loads((tmp_path / "v" / "manifest.json").read_text())
     assert [shard["rows"] for shard in manifest["shards"]] == [16, 16, 16, 12] and manifest["documents"] == 60
+    assert manifest["corpus"] == corpus_fingerprint(make_documents(60), ("docno", "text"))
     assert manifest["encoder"] == "stub" and manifest["vocabulary"]["terms"] == StubTerms.terms.tolist()
 
 

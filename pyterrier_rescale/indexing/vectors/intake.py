@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..._utils.documents import as_documents
+from ..corpus import CorpusDigest
 
 MAX_DOCNO = 10_000
 # Documents that are encoded together: the encoder sorts so many by length. Windows end where shards do, so that a
@@ -46,7 +47,6 @@ class Intake:
 
     Attributes:
         ends: of each shard read to its end, in order.
-        count: documents read.
     """
 
     def __init__(
@@ -57,14 +57,13 @@ class Intake:
         self.shard_size = shard_size
         self.progress = progress
         self.ends: list[ShardEnd] = []
-        self.count = 0
-        self._corpus = hashlib.sha256()
+        self._corpus = CorpusDigest(("docno", text_field))
         self._seen = SeenDocnos()
 
     @property
     def corpus_fingerprint(self) -> str:
-        """Of all documents read: their number, and sixteen hex digits of their docnos and texts."""
-        return f"{self.count}:{self._corpus.hexdigest()[:16]}"
+        """Of all documents read: that of ``corpus_fingerprint(documents, ("docno", text_field))``."""
+        return self._corpus.value
 
     def windows(
         self, wanted: Callable[[int], bool], passed: Callable[[int, ShardEnd], Any] | None = None
@@ -94,10 +93,8 @@ class Intake:
                 window.docnos.append(docno)
                 window.texts.append(text)
             docnos.append(docno)
-            entry = _hashed(docno, text)
-            digest.update(entry)
-            self._corpus.update(entry)
-            self.count += 1
+            digest.update(f"{len(docno)} {len(text)}\n{docno}{text}".encode())
+            self._corpus.add({"docno": docno, self.text_field: text})
             if self.progress:
                 self.progress()
         if not docnos:
@@ -188,7 +185,3 @@ def check_utf8(text: str, what: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"{what} cannot be written as UTF-8: {text[error.start :][:1]!r} at {error.start}") from None
-
-
-def _hashed(docno: str, text: str) -> bytes:
-    return f"{len(docno)} {len(text)}\n{docno}{text}".encode()
