@@ -1,0 +1,61 @@
+"""Encoding on a local Ray: the same folder as without it, also when actors are killed midway."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import vector_stub
+from vector_stub import StubEncoder, contents, make_documents
+
+import pyterrier_rescale
+from pyterrier_rescale import encode
+
+pytestmark = pytest.mark.slow  # Ray's own processes take some ten seconds to start
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install pyterrier-rescale[ray]")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two processors on this machine; skipped where Ray cannot start."""
+    paths = [Path(vector_stub.__file__).parent, Path(pyterrier_rescale.__file__).parents[1]]
+    environment = {"PYTHONPATH": os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")
+        patch.setenv("RAY_TMPDIR", "/tmp")
+        try:
+            ray.init(
+                num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1",
+                object_store_memory=200 * 2**20, runtime_env={"env_vars": environment},
+            )  # fmt: skip
+        except Exception as error:
+            pytest.skip(f"Ray cannot start a cluster here: {error!r:.200}")
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch):
+    monkeypatch.setattr("pyterrier_rescale.indexing.vectors.intake.WINDOW", 7)
+
+
+def run(path, splade=None, **options):
+    documents = make_documents(200)
+    documents[133]["text"] += " die!"
+    return encode(splade or StubEncoder(), iter(documents), path, shard_size=50, verbose=False, **options)
+
+
+def test_the_same_folder_also_with_an_actor_killed_midway(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyterrier_rescale.indexing.vectors.ray_workers.WAVE_CHARACTERS", 3500)  # two waves
+    run(tmp_path / "here")
+    splade = StubEncoder(die_on="die!", once=str(tmp_path / "died"))
+    run(tmp_path / "ray", splade, ray=True, workers=2)
+    assert (tmp_path / "died").exists() and splade.calls == 0
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+
+
+def test_more_actors_than_processors_are_refused(cluster, tmp_path):
+    with pytest.raises(ValueError, match="at most the 2 CPUs of the Ray cluster, got 5"):
+        run(tmp_path / "v", ray=True, workers=5)
