@@ -1,0 +1,193 @@
+"""Tables of the second study from results.jsonl: ``python experiments/calibration2/analyse.py``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from crossed import difference
+from data import UNSEEN
+from run import HERE, finished
+from runs import RATES
+
+from pyterrier_rescale.evaluation.significance import holm
+
+#: Fields that tell one system from another; seeds and topics are what is averaged over.
+SYSTEM = ("backbone", "collection", "start", "recipe", "steps", "rate", "penalty", "ramp", "batch_size", "shift",
+          "position_top_k", "fold")  # fmt: skip
+
+
+def load(path: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
+    """A row per run and scored collection, and the other rows by id."""
+    lines, others = [], {}
+    for name, row in finished(path).items():
+        if "run" not in row:
+            others[name] = row
+            continue
+        for scored, figures in row["scores"].items():
+            flat = {**row["run"], "k": row["k"], "warnings": len(row["warnings"]), "scored": scored}
+            fused = figures.get("fused", {})
+            lines.append({**flat, **{k: v for k, v in figures.items() if k != "fused"},
+                          "fused": fused.get("ndcg"), "fused_per_query": fused.get("per_query")})  # fmt: skip
+    return pd.DataFrame(lines), others
+
+
+def markdown(lines: list[dict[str, Any]]) -> str:
+    """A table of rows."""
+    if not lines:
+        return "(no runs yet)"
+    columns = list(dict.fromkeys(column for line in lines for column in line))
+    rows = [[str(line.get(column, "")) for column in columns] for line in lines]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [columns, ["---"] * len(columns), *rows])
+
+
+def system_name(row: Any) -> str:
+    """What differs from a plain run of 250 steps."""
+    plain = {"recipe": "plain", "steps": 250, "rate": 0.03, "penalty": 1.0, "batch_size": 24}
+    changed = []
+    for name in SYSTEM[3:]:
+        value = row[name]
+        if value is not None and not (isinstance(value, float) and np.isnan(value)) and value != plain.get(name):
+            changed.append(f"{name} {value:g}" if isinstance(value, (int, float)) else f"{name} {value}")
+    return ", ".join([row["start"], *changed])
+
+
+def rates(table: pd.DataFrame) -> str:
+    """Block 1 and the other grids: nDCG@10 on held-out pairs by learning rate."""
+    if table.empty:
+        return markdown([])
+    grid = table[table["topics"] == "held-out"].copy()
+    lines = []
+    for (backbone, collection), cell in grid.groupby(["backbone", "collection"], sort=False):
+        cell = cell.assign(system=cell.apply(system_name, axis=1))
+        for system, rows in cell.groupby("system", sort=False):
+            values = rows.set_index("learning_rate")["ndcg"]
+            line = {"backbone": backbone, "collection": collection, "start": system}
+            line |= {f"{rate:g}": f"{values[rate]:.3f}" if rate in values.index else "" for rate in sorted(RATES)}
+            lines.append(line | {"best": f"{values.idxmax():g}"})
+    return markdown(lines)
+
+
+def finals(table: pd.DataFrame, others: dict[str, dict], against: str = "calibrated") -> str:
+    """Test topics: means and spreads over seeds, fusion, and each system's difference to ``against``."""
+    if table.empty:
+        return markdown([])
+    final = table[table["topics"] == "test"]
+    parts = []
+    for (backbone, collection), cell in final.groupby(["backbone", "collection"], sort=False):
+        lines: list[dict[str, Any]] = []
+        tests: list[tuple[dict[str, Any], str, float]] = []
+        cell = cell.assign(system=cell.apply(system_name, axis=1))
+        for system, rows in cell.groupby("system", sort=False):
+            line: dict[str, Any] = {"start": system, "seeds": rows["seed"].nunique()}
+            line |= {"lr": f"{rows['learning_rate'].iloc[0]:g}", "k": f"{rows['k'].median():.3g}"}
+            for scored in (collection, *UNSEEN):
+                own = rows[rows["scored"] == scored]
+                if own.empty:
+                    continue
+                line[scored] = _spread(own["ndcg"])
+                line[f"{scored} + BM25"] = _spread(own["fused"].dropna())
+                other = cell[(cell["system"] == against) & (cell["scored"] == scored)]
+                both = sorted(set(own["seed"]) & set(other["seed"]))
+                if system != against and both:
+                    columns = [part.drop_duplicates("seed").set_index("seed")["per_query"] for part in (own, other)]
+                    found = difference(
+                        np.array([np.array(columns[0][seed]) - np.array(columns[1][seed]) for seed in both])
+                    )
+                    line[f"{scored}: minus {against}"] = _interval(found)
+                    tests.append((line, f"p {scored}", found.p))
+            in_domain = rows[rows["scored"] == collection]
+            line["terms/doc"] = f"{in_domain['active_d'].mean():.0f}"
+            lines.append(line)
+        for column in dict.fromkeys(name for _, name, _ in tests):
+            some = [(line, p) for line, name, p in tests if name == column and not np.isnan(p)]
+            for (line, _), p in zip(some, holm([p for _, p in some]), strict=True):
+                line[column] = "<.001" if p < 0.001 else f"{p:.3f}"
+        lines += _free(others, backbone, (collection, *UNSEEN))
+        parts.append(f"### {backbone}, trained on {collection}\n\n{markdown(lines)}")
+    return "\n\n".join(parts) or markdown([])
+
+
+def _free(others: dict[str, dict], backbone: str, collections: tuple[str, ...]) -> list[dict[str, Any]]:
+    lines: dict[str, dict[str, Any]] = {}
+    for name in collections:
+        for label, figures in others.get(f"free-{backbone}-{name}", {}).get("rows", {}).items():
+            line = lines.setdefault(label, {"start": label})
+            line[name] = f"{figures['ndcg']:.3f}"
+            if "fused" in figures:
+                line[f"{name} + BM25"] = f"{figures['fused']['ndcg']:.3f}"
+            if "active_d" in figures:
+                line.setdefault("terms/doc", f"{figures['active_d']:.0f}")
+    return list(lines.values())
+
+
+def step0(others: dict[str, dict]) -> str:
+    """Block 0: arms before training, with R^2 of B; intervals over topics against A."""
+    parts = []
+    for name, row in others.items():
+        if not name.startswith("step0-"):
+            continue
+        lines = []
+        for arm in next(iter(row["scores"].values())):
+            line = {"arm": arm, "k": f"{row['k'][arm]:.3g}"}
+            for collection, figures in row["scores"].items():
+                gap = np.array(figures[arm]["per_query"]) - np.array(figures["A"]["per_query"])
+                half = 1.96 * gap.std(ddof=1) / np.sqrt(len(gap))
+                line[collection] = f"{figures[arm]['ndcg']:.3f}"
+                line[f"{collection}: minus A"] = "" if arm == "A" else f"{gap.mean():+.3f} ± {half:.3f}"
+                line[f"{collection} + BM25"] = f"{figures[arm]['fused']['ndcg']:.3f}"
+                line[f"{collection} terms/doc"] = f"{figures[arm]['active_d']:.0f}"
+            lines.append(line)
+        facts = ", ".join(f"{fact} {value:.3g}" for fact, value in row["facts"].items())
+        parts.append(f"### {name.removeprefix('step0-')}\n\n{facts}.\n\n{markdown(lines)}")
+    return "\n\n".join(parts) or markdown([])
+
+
+def backbones(others: dict[str, dict]) -> str:
+    """The small backbones' pretraining."""
+    rows = {name.removeprefix("backbone-"): row for name, row in others.items() if name.startswith("backbone-")}
+    return markdown([
+        {"backbone": name, "masked loss": f"{row['mask_loss']:.2f}", "unigram entropy": f"{row['unigram_entropy']:.2f}",
+         "reads": "yes" if row["mask_loss"] < row["unigram_entropy"] - 0.5 else "no, it copies",
+         "own tokens among the first 10": f"{row['own_tokens_in_top_10']:.2f}"}
+        for name, row in rows.items()
+    ])  # fmt: skip
+
+
+def _spread(values: pd.Series) -> str:
+    if values.empty:
+        return ""
+    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def _interval(found: Any) -> str:
+    if np.isnan(found.p):
+        return f"{found.mean:+.3f}"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write tables.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
+    parser.add_argument("--out", type=Path, default=HERE)
+    options = parser.parse_args(arguments)
+    table, others = load(options.results)
+    text = "\n\n".join([
+        "# Tables of the second calibration study", f"Written by `analyse.py` from `{options.results.name}`.",
+        "## Before training: what the offset is", step0(others),
+        "## Small backbones", backbones(others),
+        "## Learning rates, on held-out pairs", rates(table),
+        "## Test topics", finals(table, others),
+    ])  # fmt: skip
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

