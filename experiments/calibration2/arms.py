@@ -21,7 +21,8 @@ from pyterrier_rescale.analysis.measurement import Probe, run_probe
 from pyterrier_rescale.encoding.lexical import token_counts
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.decoder import find_head
-from pyterrier_rescale.heads.rescaling import ensure_bias, record, untie
+from pyterrier_rescale.heads.provenance import record
+from pyterrier_rescale.heads.ties import ensure_bias, untie
 
 RATE = 0.03
 TOP_K = 12

@@ -21,7 +21,7 @@ from pyterrier_rescale import Splade, audit, calibrate, rescale, train
 from pyterrier_rescale.analysis.k_search import evaluate_k
 from pyterrier_rescale.analysis.measurement import run_probe
 from pyterrier_rescale.heads.checkpoint import load_backbone
-from pyterrier_rescale.heads.rescaling import provenance
+from pyterrier_rescale.heads.provenance import provenance
 
 LAMBDA_Q, LAMBDA_D = 5e-4, 3e-4
 BURN_IN = 50
