@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._utils.memory import keep_freed_memory
-from .._utils.paths import cache_dir, whole_folder
+from .._utils.paths import cache_dir, expand, whole_folder
 from .._utils.sampling import spread
 from ..heads.checkpoint import no_weight_bars
 from .common import NOTE, check_texts, library_versions
@@ -68,7 +68,7 @@ def small_backbone(
     chosen = BackboneSettings.make(family, settings)
     texts = check_texts(texts)
     versions = library_versions()
-    root = cache_dir("backbones") if cache is None else Path(cache).expanduser()
+    root = cache_dir("backbones") if cache is None else expand(cache)
     folder = root / f"{family}-{chosen.fingerprint(texts, versions)}"
     if not (folder / "backbone.json").is_file():
         # it exists if another process was quicker

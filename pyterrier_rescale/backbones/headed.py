@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.memory import keep_freed_memory
-from .._utils.paths import cache_dir, whole_folder
+from .._utils.paths import cache_dir, expand, whole_folder
 from ..heads.checkpoint import load_tokenizer, no_weight_bars
 from ..heads.fingerprint import model_fingerprint
 from ..heads.mlm_head import add_mlm_head, transformer_folder
@@ -90,7 +90,7 @@ def headed_backbone(
         tokenizer = load_tokenizer(os.fspath(tokenizer))
     full = add_mlm_head(model, tokenizer)
     versions = library_versions()
-    root = cache_dir("backbones") if cache is None else Path(cache).expanduser()
+    root = cache_dir("backbones") if cache is None else expand(cache)
     source = model_fingerprint(full)
     folder = root / f"{name or full.config.model_type}-{chosen.fingerprint(source, texts, versions)}"
     if not (folder / "backbone.json").is_file():

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from .._utils.paths import expand
 from .encode import ENCODE_EXAMPLE, EXPORT_EXAMPLE, encode, export
 from .train import train
 
@@ -35,6 +36,11 @@ MaxLength = Annotated[int, typer.Option(help="Tokens per text.", min=3)]
 Engine = Annotated[str, typer.Option(help="terrier, pisa or exact.")]
 
 
+def _expanded(path: Path | None) -> Path | None:
+    """``~`` as the home folder: shells leave it where it follows ``=``."""
+    return None if path is None else expand(path)
+
+
 def _version(show: bool) -> None:
     if show:
         typer.echo(__version__)
@@ -56,8 +62,10 @@ def audit(
     models: Annotated[list[str], typer.Argument(help="Hub names or folders of masked LMs.", show_default=False)],
     texts: Annotated[str | None, typer.Option(help="A collection: measures activations on its documents.")] = None,
     n_texts: Annotated[int, typer.Option(help="Texts to measure on.", min=2)] = 128,
-    plot: Annotated[Path | None, typer.Option(help="Write the figure here (.png, .svg, .pdf).")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the table here.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the figure here (.png, .svg, .pdf).", callback=_expanded)
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table here.", callback=_expanded)] = None,
 ) -> None:
     """Measure heads: row norms, scores at the start, sinks; a verdict and a k for each."""
     from .. import audit as run
@@ -81,7 +89,9 @@ def audit(
 @app.command(epilog="Example: pyterrier-rescale rescale answerdotai/ModernBERT-base modernbert-k16 --rescale 16")
 def rescale(
     model: Model,
-    output: Annotated[Path, typer.Argument(help="Folder of the rescaled model.", show_default=False)],
+    output: Annotated[
+        Path, typer.Argument(help="Folder of the rescaled model.", show_default=False, callback=_expanded)
+    ],
     spec: RescaleOption = "16",
     texts: Annotated[str | None, typer.Option(help="A collection, for auto and calibrated.")] = None,
     n_texts: Annotated[int, typer.Option(help="Texts to calibrate on.", min=2)] = 256,
@@ -151,8 +161,10 @@ def search(
     query: Annotated[str | None, typer.Argument(help="A query; or use --topics.", show_default=False)] = None,
     topics: Annotated[str | None, typer.Option(help="A collection: search all its topics.")] = None,
     split: Annotated[str, typer.Option(help="Split of the topics.")] = "test",
-    run_file: Annotated[Path | None, typer.Option("--run", help="Write a TREC run here.")] = None,
-    n: Annotated[int, typer.Option("-n", help="Documents per query; 1000 for --topics.", min=1)] = 10,
+    run_file: Annotated[Path | None, typer.Option("--run", help="Write a TREC run here.", callback=_expanded)] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", help="Documents per query; default: 10, and 1000 for --topics.", min=1)
+    ] = None,
     engine: Engine = "terrier",
     explain: Annotated[bool, typer.Option(help="Show the query's heaviest terms.")] = False,
 ) -> None:
@@ -172,10 +184,12 @@ def search(
         frame = pd.DataFrame({"qid": ["1"], "query": [query]})
     else:
         frame = load_collection(topics).topics(split)
-        n = max(n, 1000)
+    n = n or (10 if topics is None else 1000)
     results = (splade.query_encoder() >> target.retriever(n))(frame)
     if explain and query is not None:
-        typer.echo("  ".join(f"{term} {weight:.2f}" for term, weight in splade.top_terms(query)))
+        terms = splade.explain(query, "").nlargest(10, "query_weight")
+        shown = zip(terms["term"], terms["query_weight"], strict=True)
+        typer.echo("  ".join(f"{term} {weight:.2f}" for term, weight in shown))
     if run_file is not None:
         pt.io.write_results(results, str(run_file))
         typer.echo(f"{run_file}: {len(results):,} results of {results['qid'].nunique():,} queries")

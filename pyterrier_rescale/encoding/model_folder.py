@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.durable import put_in_place, settle, sync
+from .._utils.paths import expand
 from ..heads.checkpoint import no_weight_bars
 from .query_encoder import QuerySide
 
@@ -66,7 +67,7 @@ def save_encoder(
     Raises:
         OSError: if the folder cannot be written.
     """
-    path = Path(path)
+    path = expand(path)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"path must be a folder, {str(path)!r} is a file")
     path.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._utils.names import slug
+from .._utils.paths import expand
 
 NAMED_RESCALINGS = ("auto", "calibrated", "learned")
 # pt.Experiment names files by the rows' names; file systems take 255 bytes.
@@ -116,7 +117,7 @@ def named_backbones(items: Sequence[str]) -> dict[str, str]:
     pairs: list[tuple[str | None, str]] = []
     for item in items:
         name, equals, model = item.partition("=")
-        if not equals or "/" in name or os.sep in name or Path(item).expanduser().exists():
+        if not equals or "/" in name or os.sep in name or expand(item).exists():
             pairs.append((None, item))
         elif name and model:
             pairs.append((name, model))
@@ -151,5 +152,5 @@ def short_names(models: Sequence[str]) -> list[str]:
 def _parts(model: str) -> tuple[str, ...]:
     path = Path(model)
     if path.name in ("", "..") or model.startswith("~"):
-        path = path.expanduser().resolve()
+        path = expand(path).resolve()
     return tuple(part for part in path.parts if part.strip("/\\")) or (model,)

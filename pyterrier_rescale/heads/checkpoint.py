@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._utils.paths import expand
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -43,7 +45,7 @@ def load_backbone(
                 raise ValueError("tokenizer must be given where model is a loaded PreTrainedModel without a name")
         loaded = model
     elif isinstance(model, (str, os.PathLike)):
-        name = os.fspath(model)
+        name = _expanded(model)
         loaded = _load_model(name, dtype, trust_remote_code)
         if tokenizer is None and need_tokenizer:
             tokenizer = name
@@ -84,12 +86,18 @@ def check_source(name: str, what: str) -> None:
     """Tell a missing folder from a hub name before transformers' long message does."""
     if not name:
         raise ValueError(f"{what} must be a hub name or a folder, got an empty string")
-    path = Path(name).expanduser()
+    path = expand(name)
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.exists():
         raise FileNotFoundError(f"{what} folder {name!r} does not exist")
     if path.is_dir() and what == "model" and not (path / "config.json").exists():
         raise FileNotFoundError(f"model folder {name!r} has no config.json: it is not a saved transformers model")
+
+
+def _expanded(name: str | os.PathLike[str]) -> str:
+    """A name or folder; in the latter ``~`` is the home folder, which transformers does not know."""
+    name = os.fspath(name)
+    return str(expand(name)) if name.startswith("~") else name
 
 
 def unreachable(name: str, error: Exception) -> OSError:
@@ -156,7 +164,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
     from transformers import AutoTokenizer
 
     check_source(name, "tokenizer")
-    folder = Path(name).expanduser()
+    name = _expanded(name)
+    folder = Path(name)
     if folder.is_dir() and not any(
         (folder / file).exists()
         for file in ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
@@ -167,3 +176,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise unreachable(name, error) from error
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(f"the tokenizer of {name!r} cannot be read, damaged or cut off? ({error})") from error

@@ -7,9 +7,9 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._utils.paths import expand
 from .checkpoint import check_source, load_tokenizer, no_weight_bars, unreachable
 from .decoder import check_head, find_head, kind_of, probe_ids
 
@@ -82,7 +82,7 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
 
 def transformer_folder(name: str) -> str:
     """The folder of the transformers model: of a SentenceTransformer, its first module's."""
-    modules = Path(name).expanduser() / "modules.json"
+    modules = expand(name) / "modules.json"
     if not modules.is_file():
         return name
     first = json.loads(modules.read_text(encoding="utf-8"))[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.documents import as_documents
 from .._utils.names import slug
+from .._utils.paths import expand
 from .corpus import CorpusDigest, corpus_fingerprint
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def systems(
     pipelines = {}
     for name, splade in encoders.items():
         index = build_index(
-            splade, documents, Path(index_dir) / slug(name),
+            splade, documents, expand(index_dir) / slug(name),
             engine=engine, corpus_id=corpus_ids[splade.text_field], verbose=verbose,
         )  # fmt: skip
         pipelines[name] = splade.query_encoder() >> index.retriever(num_results)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.checks import check_integer, is_number
+from .._utils.paths import expand
 from ..encoding.lexical import WEIGHTINGS, LexicalSide, TokenStatistics, token_statistics, vocabulary_size
 from .encoder import Splade
 
@@ -124,7 +125,7 @@ class LexicalEncoder(Splade):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Save tokenizer, IDF and settings in a folder that ``LexicalEncoder(path)`` reads; there is no model in it."""
-        path = Path(path)
+        path = expand(path)
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"path must be a folder, {str(path)!r} is a file")
         path.mkdir(parents=True, exist_ok=True)
@@ -155,7 +156,7 @@ def _check_number(name: str, value: float, most: float) -> None:
 
 def _saved(tokenizer: Any) -> dict[str, Any] | None:
     """What :meth:`LexicalEncoder.save_pretrained` wrote, or ``None`` where this is no such folder."""
-    if not isinstance(tokenizer, (str, os.PathLike)) or not (Path(tokenizer).expanduser() / _FILE).is_file():
+    if not isinstance(tokenizer, (str, os.PathLike)) or not (expand(tokenizer) / _FILE).is_file():
         return None
-    folder = Path(tokenizer).expanduser()
+    folder = expand(tokenizer)
     return {**json.loads((folder / _FILE).read_text(encoding="utf-8")), "idf": np.load(folder / _IDF_FILE)}

@@ -6,6 +6,7 @@ import os
 import warnings
 from pathlib import Path
 
+from .._utils.paths import expand
 from .config import CONFIG_FILE, TrainConfig
 from .data.rows import Facts, Rows
 from .distributed import world
@@ -77,7 +78,7 @@ def prepare_output(output_dir: str | os.PathLike[str], config: TrainConfig, resu
         FileExistsError: if it holds another encoder or run that would be lost.
         ValueError: if it is to be resumed with other options.
     """
-    path = Path(output_dir).expanduser()
+    path = expand(output_dir)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"output_dir must be a folder, {str(path)!r} is a file")
     begun = (path / CONFIG_FILE).exists()

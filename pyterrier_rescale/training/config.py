@@ -10,6 +10,7 @@ from typing import Any
 
 from .._utils.checks import check_integer, check_number
 from .._utils.durable import write_whole
+from .._utils.paths import expand
 from ..encoding.kernel import POOLINGS
 from .losses import LOSSES
 from .regularizers import REGULARIZERS
@@ -113,7 +114,7 @@ class TrainConfig:
     @classmethod
     def from_json(cls, path: str | Path) -> TrainConfig:
         """Read a configuration that :meth:`to_json` wrote; unknown options are an error."""
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(expand(path).read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError(f"{str(path)!r} must hold a JSON object of options, got {type(values).__name__}")
         return cls.from_dict(values)
@@ -137,7 +138,7 @@ class TrainConfig:
 
     def to_json(self, path: str | Path) -> None:
         """Write all options to a JSON file."""
-        write_whole(path, json.dumps(self.to_dict(), indent=2) + "\n")
+        write_whole(expand(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Options that differ and would change the weights, as ``name: ours instead of theirs``."""

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ..._utils.defaults import DefaultInt
+from ..._utils.paths import expand
 
 if TYPE_CHECKING:
     from .base import EngineIndex
@@ -34,7 +35,7 @@ def open_index(path: str | os.PathLike, engine: str = "terrier", *, scale: float
     """
     if scale is _SCALE_100:
         scale = None
-    return engine_class(engine)(path, scale=scale)
+    return engine_class(engine)(expand(path), scale=scale)
 
 
 def engine_class(engine: str) -> type[EngineIndex]:

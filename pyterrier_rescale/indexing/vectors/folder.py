@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyterrier as pt
 
+from ..._utils.paths import expand
 from .base import Block, SparseVectors
 from .manifest import describe_absence, read_manifest
 from .shards import read_record, read_shard
@@ -26,7 +27,7 @@ def open_vectors(path: str | os.PathLike[str]) -> Vectors:
         FileNotFoundError: there are none, or they are not finished; the message says what is there.
         ValueError: they are damaged, or of another format.
     """
-    vectors = Vectors(path)
+    vectors = Vectors(expand(path))
     vectors.manifest  # noqa: B018  (raises)
     return vectors
 

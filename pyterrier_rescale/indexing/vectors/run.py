@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._utils.checks import check_integer
+from ..._utils.paths import expand
 from ...encoding.pruning import check_pruning
 from .folder import Vectors
 from .intake import Intake, Window
@@ -72,7 +72,7 @@ def encode(
     if not resume and shard is not None:
         raise ValueError("resume=False removes what is at the path, which other processes share: leave shard out")
     pruning = check_pruning(max_terms, min_weight)
-    job = Job.of(splade, Path(path), shard_size, *pruning)
+    job = Job.of(splade, expand(path), shard_size, *pruning)
     job.prepare(resume)
     encoder = WindowEncoder(splade, *pruning)
     with _Bar(documents, verbose) as bar:

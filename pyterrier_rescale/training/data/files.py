@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..._utils.paths import expand
 from .rows import ID_COLUMNS, TEXTS, Facts, Names, Row, Rows, check_columns, clean, parse, say_skipped
 
 _ENDINGS = (".jsonl", ".tsv", ".jsonl.gz", ".tsv.gz")
@@ -32,7 +33,7 @@ def open_data(source: str | os.PathLike[str]) -> Any:
         FileNotFoundError: if there is no such file, folder or collection.
         ValueError: for another kind of file, a broken line (naming it), or a file without rows.
     """
-    path = Path(source).expanduser()
+    path = expand(source)
     if path.is_file() or path.name.endswith(_ENDINGS):
         check_file(path)
         return list(file_examples(path)) if path.name.endswith(".gz") else FileRows(path)

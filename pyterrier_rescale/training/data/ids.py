@@ -6,10 +6,10 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..._utils.documents import as_documents
+from ..._utils.paths import expand
 from .rows import IDS, Facts, Row, Rows, examples_of, negative_columns, parse, say_skipped, teacher_scores
 
 
@@ -123,7 +123,7 @@ def _examples(data: Any) -> Iterator[Any]:
     if isinstance(data, (str, os.PathLike)):
         from .files import check_file, file_examples
 
-        path = Path(data).expanduser()
+        path = expand(data)
         check_file(path)
         return file_examples(path, IDS)
     if hasattr(data, "train_pairs"):
