@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,7 +177,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
         return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise unreachable(name, error) from error
-    except (ValueError, ImportError):
-        raise
-    except Exception as error:
+    except Exception as error:  # of tokenizers, json, sentencepiece: none names the file
+        if isinstance(error, (ValueError, ImportError)) and not isinstance(error, json.JSONDecodeError):
+            raise
         raise ValueError(f"the tokenizer of {name!r} cannot be read, damaged or cut off? ({error})") from error

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -57,11 +58,14 @@ def file_examples(path: Path, names: Names = TEXTS) -> Iterator[Any]:
         ValueError: for a broken line or columns that are wrong.
     """
     opened: Any = gzip.open(path) if path.name.endswith(".gz") else path.open("rb")
-    with opened as file:
-        read = _reader(path, file, names)
-        for _, line in _lines(file):
-            if line.strip():
-                yield read(line)
+    try:
+        with opened as file:
+            read = _reader(path, file, names)
+            for _, line in _lines(file):
+                if line.strip():
+                    yield read(line)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{str(path)!r}: cannot be read on, the gzip file is damaged or cut ({error})") from error
 
 
 class FileRows(Rows):
