@@ -32,9 +32,7 @@ def test_version_and_metadata_agree():
     assert not [e for e in entry_points(group="pyterrier.modules") if "rescale" in e.value]
 
 
-@pytest.mark.parametrize(
-    "extra", ["ciff", "pisa", "splade", pytest.param("ray", marks=pytest.mark.xfail(reason="encode(ray=) to come"))]
-)
+@pytest.mark.parametrize("extra", ["ciff", "pisa", "ray", "splade"])
 def test_every_extra_serves_code(extra):
     """What an extra installs is imported somewhere in the package, or by an experiment."""
     config = configparser.ConfigParser()

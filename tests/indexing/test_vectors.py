@@ -193,6 +193,16 @@ def test_other_vectors_are_never_mixed_in(tmp_path, documents, options, splade, 
     assert contents(tmp_path / "v") == contents(tmp_path / "w")
 
 
+def test_an_opened_folder_that_is_replaced_is_not_mixed(tmp_path):
+    old = run(tmp_path / "v")
+    assert old.docnos and old.top_terms("d3")
+    new = run(tmp_path / "v", make_documents(60)[::-1], resume=False)
+    for read in (lambda: list(old.documents()), lambda: old.top_terms("d3")):
+        with pytest.raises(ValueError, match="shard-0000[03].parquet is another one.*open them again"):
+            read()
+    assert new.docnos == [d["docno"] for d in make_documents(60)[::-1]]
+
+
 @pytest.mark.parametrize(
     ("documents", "error", "what"),
     [

@@ -101,15 +101,7 @@ class DocumentStream:
         for key in ("docno", "toks"):
             if key not in doc:
                 raise KeyError(f"document {number} has no {key!r} (it has {sorted(map(str, doc))})")
-        docno = doc["docno"]
-        if not isinstance(docno, str):
-            raise TypeError(f"docno of document {number} must be a str, got {docno!r}")
-        if not docno or len(docno) > MAX_DOCNO or any(c in docno for c in "\n\r\0"):
-            raise ValueError(
-                f"docno of document {number} must have 1 to {MAX_DOCNO} characters, no line break, got {docno[:80]!r}"
-            )
-        _check_utf8(docno, f"docno of document {number}")
-        return docno
+        return check_docno(doc["docno"], number)
 
     def _toks(self, doc: Mapping, docno: str) -> dict[str, int]:
         toks = doc["toks"]
@@ -129,7 +121,7 @@ class DocumentStream:
             if not isinstance(term, str):
                 raise TypeError(f"document {docno!r}: a term must be a str, got {term!r}")
             try:
-                _check_utf8(term, "the term")
+                check_utf8(term, "the term")
                 self.check_term(term)
             except ValueError as error:
                 raise ValueError(f"document {docno!r}: {error}") from None
@@ -173,7 +165,20 @@ def _is_weight(value: Any) -> bool:
     return is_number(value) and 1 <= value <= MAX_WEIGHT and float(value).is_integer()
 
 
-def _check_utf8(text: str, what: str) -> None:
+def check_docno(docno: Any, number: int) -> str:
+    """The docno of a document, by its number; TypeError or ValueError unless it is a str that every engine holds."""
+    if not isinstance(docno, str):
+        raise TypeError(f"docno of document {number} must be a str, got {docno!r}")
+    if not docno or len(docno) > MAX_DOCNO or any(c in docno for c in "\n\r\0"):
+        raise ValueError(
+            f"docno of document {number} must have 1 to {MAX_DOCNO} characters, no line break, got {docno[:80]!r}"
+        )
+    check_utf8(docno, f"docno of document {number}")
+    return docno
+
+
+def check_utf8(text: str, what: str) -> None:
+    """Raise ValueError for a text with half a character."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

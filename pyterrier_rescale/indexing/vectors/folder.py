@@ -66,10 +66,7 @@ class Vectors(SparseVectors, pt.Artifact):
         if manifest is None:
             raise FileNotFoundError(describe_absence(Path(self.path)))
         for shard in manifest["shards"]:
-            record = read_record(self.path / shard["file"])
-            if record is None or record.content != shard["content"]:
-                what = "missing or damaged" if record is None else "another one"
-                raise ValueError(f"the vectors at {self.path} are damaged: {shard['file']} is {what}")
+            self._checked(shard)
         return manifest
 
     @cached_property
@@ -120,7 +117,7 @@ class Vectors(SparseVectors, pt.Artifact):
         """
         for shard in self.manifest["shards"]:
             rows = 0
-            for group in read_shard(self.path / shard["file"]):
+            for group in read_shard(self._checked(shard)):
                 rows += len(group[0])
                 yield self._block(*group)
             if rows != shard["rows"]:
@@ -134,8 +131,21 @@ class Vectors(SparseVectors, pt.Artifact):
         """The docnos, in order."""
         import pyarrow.parquet as pq
 
-        files = (self.path / shard["file"] for shard in self.manifest["shards"])
+        files = [self._checked(shard) for shard in self.manifest["shards"]]
         return [docno for file in files for docno in pq.read_table(file, columns=["docno"])["docno"].to_pylist()]
+
+    def _checked(self, shard: dict[str, Any]) -> Path:
+        """The file of a shard that the manifest lists; ValueError if it is not that shard (any more)."""
+        file = Path(self.path) / shard["file"]
+        record = read_record(file)
+        if record is None:
+            raise ValueError(f"the vectors at {self.path} are damaged: {shard['file']} is missing or damaged")
+        if record.content != shard["content"]:
+            raise ValueError(
+                f"the vectors at {self.path} are not those of their manifest: {shard['file']} is another one; if they "
+                "were encoded anew in the meantime, open them again"
+            )
+        return file
 
     def _row(self, place: int) -> csr_matrix:
         import pyarrow.parquet as pq
@@ -143,7 +153,7 @@ class Vectors(SparseVectors, pt.Artifact):
         ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
         number = int(np.searchsorted(ends, place, side="right"))
         place -= int(ends[number - 1]) if number else 0
-        file = self.path / self.manifest["shards"][number]["file"]
+        file = self._checked(self.manifest["shards"][number])
         layout = pq.read_metadata(file)
         ends = np.cumsum([layout.row_group(group).num_rows for group in range(layout.num_row_groups)])
         group = int(np.searchsorted(ends, place, side="right"))

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..._utils.documents import as_documents
 from ..corpus import CorpusDigest
+from ..engines.documents import check_docno, check_utf8
 
-MAX_DOCNO = 10_000
 # Documents that are encoded together: the encoder sorts so many by length. Windows end where shards do, so that a
 # shard's vectors do not depend on what was encoded before it.
 WINDOW = 2048
@@ -165,23 +165,3 @@ class SeenDocnos:
         while self._runs and len(self._runs[-1]) <= len(ordered):
             ordered = np.sort(np.concatenate([self._runs.pop(), ordered]), kind="stable")
         self._runs.append(ordered)
-
-
-def check_docno(docno: Any, number: int) -> str:
-    """Raise unless ``docno`` is a str that every engine holds."""
-    if not isinstance(docno, str):
-        raise TypeError(f"docno of document {number} must be a str, got {docno!r}")
-    if not docno or len(docno) > MAX_DOCNO or any(c in docno for c in "\n\r\0"):
-        raise ValueError(
-            f"docno of document {number} must have 1 to {MAX_DOCNO} characters, no line break, got {docno[:80]!r}"
-        )
-    check_utf8(docno, f"docno of document {number}")
-    return docno
-
-
-def check_utf8(text: str, what: str) -> None:
-    """Raise ``ValueError`` for a text with half a character."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{what} cannot be written as UTF-8: {text[error.start :][:1]!r} at {error.start}") from None
