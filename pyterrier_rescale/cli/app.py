@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import typer
 from .. import __version__
 from .._utils.paths import expand
 from .encode import ENCODE_EXAMPLE, EXPORT_EXAMPLE, encode, export
+from .teach import teach
 from .train import train
 
 app = typer.Typer(
@@ -242,7 +245,8 @@ def compare(
     training.update({k: v for k, v in {"lambda_q": lambda_q, "lambda_d": lambda_d}.items() if v is not None})
     comparison = run(
         loaded, models, output, rescalings=rescale or ["none", "16", "calibrated"], split=split, engine=engine,
-        untrained=untrained, max_length=max_length, seed=seed, training=training, say=_clock(), verbose=not quiet,
+        untrained=untrained, max_length=max_length, seed=seed, training=training, say=_clock(), command=_typed(),
+        verbose=not quiet,
     )  # fmt: skip
     _show(comparison)
 
@@ -260,10 +264,19 @@ def demo(
 
     No model or data are downloaded, only Terrier's jars (about 100 MB) at the first use.
     """
+    from ..evaluation.demo import LESSON
     from ..evaluation.demo import demo as run
 
     sizes = {k: v for k, v in {"n_docs": docs, "n_topics": topics, "steps": steps}.items() if v is not None}
-    _show(run(output, seed=seed, say=_clock(), verbose=not quiet, **sizes))
+    _show(run(output, seed=seed, say=_clock(), command=_typed(), verbose=not quiet, **sizes), LESSON)
+
+
+app.command(epilog="Example: pyterrier-rescale teach my-lecture")(teach)
+
+
+def _typed() -> str:
+    """This command as it was typed."""
+    return shlex.join(["pyterrier-rescale", *sys.argv[1:]])
 
 
 def _clock() -> Callable[[str], None]:
@@ -276,12 +289,15 @@ def _clock() -> Callable[[str], None]:
     return say
 
 
-def _show(comparison: Any) -> None:
+def _show(comparison: Any, lesson: str = "") -> None:
     from ..evaluation.figures import markdown_table
+    from ..evaluation.report import REPORT_FILE
 
     typer.echo(markdown_table(comparison.results))
     typer.echo("p: paired t-test on nDCG@10 against the raw twin, Holm-corrected. Untrained rows: exact engine.")
-    typer.echo(f"everything else is in {comparison.output_dir}/")
+    if lesson:
+        typer.echo(f"\n{lesson}\n")
+    typer.echo(f"to look at: {comparison.output_dir / REPORT_FILE}; everything else is in {comparison.output_dir}/")
 
 
 def _some_texts(collection: str, n: int) -> list[str]:

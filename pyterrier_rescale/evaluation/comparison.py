@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,30 +17,32 @@ from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser
 from ..indexing.build import build_index
 from ..indexing.engines.documents import NoTermsError
 from .encoders import system_encoder
+from .examples import read_runs, texts_of, topic_examples, write_examples
+from .results import ComparisonResults
 from .system import System, check_backbones, parse_rescale, rescale_label
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ..splade import Splade
 
 _CONFIG = "config.json"
 _WRITTEN = ("encoders", "indexes", "runs", "figures", "results.csv", "results.md", "per_query.csv")
 MEASURES = ("nDCG@10", "RR@10", "R@100", "AP")
 
 
-@dataclass
-class Comparison:
-    """Results of :func:`compare`.
+class Comparison(ComparisonResults):
+    """Results of :func:`compare`, which can be shown as one page."""
 
-    Attributes:
-        results: a row per system; ``folder`` names its folder in ``encoders/`` and ``indexes/``.
-        per_query: ``name, qid, measure, value``.
-        output_dir: the folder with everything.
-    """
+    def report(self, command: str | None = None) -> Path:
+        """Write ``report.html`` into the folder, and return it: one page that needs nothing else.
 
-    results: pd.DataFrame
-    per_query: pd.DataFrame
-    output_dir: Path
-    config: dict[str, Any] = field(repr=False)
+        Args:
+            command: what made it, as typed; default: the call with its arguments.
+        """
+        from .report import write_report
+
+        return write_report(self, command)
 
 
 def compare(
@@ -57,6 +59,7 @@ def compare(
     seed: int = 0,
     training: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
+    command: str | None = None,
     verbose: bool = True,
 ) -> Comparison:
     """Train every backbone with every rescaling, index, retrieve, evaluate, test, and draw.
@@ -68,8 +71,8 @@ def compare(
     Args:
         collection: a collection with training pairs, or the name of one.
         backbones: ``{name: folder or hub name}`` of masked LMs.
-        output_dir: gets ``results.csv``, ``per_query.csv``, ``runs/``, ``config.json``, ``figures/``, ``encoders/``
-            and ``indexes/``.
+        output_dir: gets ``report.html``, ``results.csv``, ``per_query.csv``, ``runs/``, ``config.json``, ``figures/``,
+            ``encoders/`` and ``indexes/``.
         rescalings: each ``None``, a number, ``"auto"``, ``"calibrated"`` or ``"learned"``.
         split: the split that is scored; training uses ``collection.train_pairs()``.
         engine: index engine of the trained encoders.
@@ -80,6 +83,7 @@ def compare(
         seed: of the training.
         training: further arguments of :func:`~pyterrier_rescale.train`; ``monitor="warn"`` if it is not among them.
         say: told each step, one line each.
+        command: what the report says it was made by; default: this call.
         verbose: show progress bars.
 
     Returns:
@@ -118,6 +122,7 @@ def compare(
     indexes = output_dir / "indexes"
     found = _bm25(collection, topics, indexes / "BM25", made_from, num_results, say, verbose)
     pipelines: dict[str, Any] = {"BM25": found}
+    shown: dict[str, Splade] = {}
     rows: dict[str, dict[str, Any]] = {
         "BM25": {"index_mb": sum(file.stat().st_size for file in (indexes / "BM25").iterdir()) / 1e6}
     }
@@ -145,6 +150,8 @@ def compare(
             rows[system.name] = {**facts, "active_q": 0.0, "active_d": 0.0, "index_mb": 0.0}
             continue
         pipelines[system.name] = splade.query_encoder() >> index.retriever(num_results)
+        if system.trained and system.backbone == next(iter(backbones)):
+            shown[system.name] = splade
         stats = index.stats()
         queries = splade.encode_queries(topics["query"].tolist())
         rows[system.name] = {
@@ -162,6 +169,11 @@ def compare(
     from .figures import draw_figures
 
     draw_figures(comparison)
+    if shown:
+        runs = read_runs(output_dir / "runs", list(shown))
+        examples = topic_examples(shown, runs, per_query, topics, qrels, partial(texts_of, collection))
+        write_examples(output_dir, examples)
+    comparison.report(command)
     return comparison
 
 

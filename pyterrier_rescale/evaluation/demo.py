@@ -19,6 +19,13 @@ DEMO_LENGTH = 48
 #: Pretraining steps of each small backbone: half a minute on two cores.
 DEMO_BACKBONE_STEPS = 400
 FAMILIES = ("bert", "modernbert")
+#: What the demonstration's table is there to show.
+LESSON = """What you have just seen:
+- raw: the head as pretraining left it. Its scores are so large that the softmax has no gradient: training is lost.
+- k=16: the same head divided by 16 (arXiv:2606.18811). Now it trains; most of the vocabulary still fires.
+- calibrated: k and a level per term, measured on texts before training. It ranks untrained, with fewer terms.
+- BM25 needs no language model at all; a row is worth what it is ahead of such rows.
+- One seed, minutes of training, small models: the table shows the effect, not the level."""
 
 
 def small_backbones(collection: Any, *, seed: int = 0, verbose: bool = True, **settings: Any) -> dict[str, str]:
@@ -42,6 +49,7 @@ def demo(
     steps: int = DEMO_TRAINING["max_steps"],
     seed: int = 0,
     say: Callable[[str], None] = print,
+    command: str | None = None,
     verbose: bool = True,
 ) -> Comparison:
     """Compare raw, k=16 and calibrated heads, before and after a short SPLADE training, beside BM25.
@@ -53,6 +61,7 @@ def demo(
         steps: SPLADE training steps of each encoder.
         seed: of sample, pretraining and training.
         say: told each step.
+        command: what the report says it was made by.
         verbose: show progress bars.
     """
     from ..collections import load_collection
@@ -73,5 +82,6 @@ def demo(
         seed=seed,
         training={**DEMO_TRAINING, "max_steps": steps, "ramp_steps": max(1, steps * 3 // 4)},
         say=say,
+        command=command,
         verbose=verbose,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .comparison import Comparison
+    from .results import ComparisonResults
 
 #: Column of the results -> heading and format in printed tables.
 _COLUMNS = {
@@ -62,7 +63,7 @@ def markdown_table(results: pd.DataFrame) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def draw_figures(comparison: Comparison) -> list[Path]:
+def draw_figures(comparison: ComparisonResults) -> list[Path]:
     """Draw head norms, training dynamics and effectiveness against active terms, each as PNG and SVG."""
     folder = comparison.output_dir / "figures"
     folder.mkdir(exist_ok=True)
@@ -94,7 +95,7 @@ def _figure(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.4
     return figure, axes
 
 
-def _styles(comparison: Comparison) -> dict[str, dict[str, Any]]:
+def _styles(comparison: ComparisonResults) -> dict[str, dict[str, Any]]:
     """Colour by rescaling, line and marker by backbone: the same in all figures."""
     results = comparison.results.dropna(subset=["backbone"])
     rescalings = list(dict.fromkeys(results["rescale"]))
@@ -110,7 +111,7 @@ def _styles(comparison: Comparison) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def head_norms(comparison: Comparison) -> Figure:
+def head_norms(comparison: ComparisonResults) -> Figure:
     """Distribution of the decoder's row norms, one panel per backbone, raw and after the paper's k."""
     import numpy as np
 
@@ -132,14 +133,17 @@ def head_norms(comparison: Comparison) -> Figure:
     return figure
 
 
-def training_curves(comparison: Comparison) -> Figure:
-    """Training loss, score spread and active terms per document over the steps."""
-    panels = {
-        "loss": "training loss",
-        "score_std": "std of in-batch scores",
-        "active_d": "active terms per document",
-    }
-    figure, axes = _figure(len(panels))
+#: Columns of ``monitor.csv`` -> titles of the panels of :func:`training_curves`.
+TRAINING_PANELS = {
+    "loss": "training loss",
+    "score_std": "std of in-batch scores",
+    "active_d": "active terms per document",
+}
+
+
+def training_curves(comparison: ComparisonResults, columns: Sequence[str] = tuple(TRAINING_PANELS)) -> Figure:
+    """Figures of all training runs over their steps, a panel each: by default loss, score spread and active terms."""
+    figure, axes = _figure(len(columns))
     styles = _styles(comparison)
     results = comparison.results
     for _, row in results[results["trained"].eq(True)].iterrows():
@@ -148,20 +152,20 @@ def training_curves(comparison: Comparison) -> Figure:
             continue
         steps = pd.read_csv(log)
         style = {key: value for key, value in styles[row["name"]].items() if key != "marker"}
-        for axis, column in zip(axes.flat, panels, strict=True):
+        for axis, column in zip(axes.flat, columns, strict=True):
             if column in steps:
                 shown = steps[["step", column]].dropna()
                 smooth = shown[column].rolling(max(1, len(shown) // 40), min_periods=1).mean()
                 axis.plot(shown["step"], smooth, label=row["name"], **style)
-    for axis, (_, title) in zip(axes.flat, panels.items(), strict=True):
-        axis.set(xlabel="step", title=title, yscale="symlog" if "loss" in title else "log")
+    for axis, column in zip(axes.flat, columns, strict=True):
+        axis.set(xlabel="step", title=TRAINING_PANELS[column], yscale="symlog" if column == "loss" else "log")
     _legend(figure, axes[0, 0])
     return figure
 
 
-def effectiveness(comparison: Comparison) -> Figure:
+def effectiveness(comparison: ComparisonResults) -> Figure:
     """NDCG@10 against active terms per document; BM25 as a line."""
-    figure, axes = _figure(1, width=6.4, height=4.2)
+    figure, axes = _figure(1, width=5.4, height=4.0)
     axis = axes[0, 0]
     styles = _styles(comparison)
     results = comparison.results
@@ -182,4 +186,5 @@ def effectiveness(comparison: Comparison) -> Figure:
 def _legend(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+        columns = 3 if figure.get_figwidth() > 10 else 2
+        figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=8, ncols=columns)

@@ -1,0 +1,119 @@
+"""The report is one page that needs nothing else, shows what the tables hold, and lets no document's text act."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from scipy import stats
+from test_comparison import Sentences
+
+from pyterrier_rescale import compare
+from pyterrier_rescale.evaluation.report import confidence_interval
+
+HOSTILE = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
+
+
+class HostileSentences(Sentences):
+    """The tiny texts, each followed by what would run if it were not escaped."""
+
+    def corpus(self):
+        return ({**document, "text": f"{document['text']} {HOSTILE}"} for document in super().corpus())
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    return compare(
+        HostileSentences(), {"bert": tiny.save("bert", folder / "bert")}, folder / "out", rescalings=[None, "4"],
+        max_length=32, verbose=False, say=lambda _: None,
+        training={"max_steps": 2, "batch_size": 4, "ramp_steps": 100, "monitor": "warn", "save_steps": 0},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(comparison):
+    return comparison.output_dir / "report.html"
+
+
+def test_page_is_whole_small_and_needs_no_network(comparison, page):
+    text = page.read_text(encoding="utf-8")
+    assert 10_000 < page.stat().st_size < 3_000_000
+    elsewhere = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", text)
+    assert not elsewhere, "nothing is loaded from elsewhere"
+    for name, mean in zip(comparison.results["name"], comparison.results["nDCG@10"], strict=True):
+        assert name in text and f"{mean:.3f}" in text
+    assert "Holm-corrected" in text and "seed 0" in text and "torch" in text
+    assert comparison.report() == page and page.read_text(encoding="utf-8") == text, "made again, it is the same"
+    assert str(comparison.output_dir.parent) not in text, "no folder of this machine"
+
+
+def test_texts_are_escaped_and_figures_told(page):
+    class Tags(HTMLParser):
+        found: list[tuple[str, dict]] = []
+
+        def handle_starttag(self, tag, attributes):
+            self.found.append((tag, dict(attributes)))
+
+    text = page.read_text(encoding="utf-8")
+    Tags().feed(text)
+    assert not [tag for tag, _ in Tags.found if tag in ("script", "img", "iframe", "object")]
+    assert "&lt;script&gt;window.hacked=1" in text, "the document is shown as it reads"
+    figures = [attributes for tag, attributes in Tags.found if tag == "figure"]
+    assert len(figures) >= 3 and all(len(a.get("aria-label", "")) > 20 for a in figures)
+    assert sum(tag == "svg" for tag, _ in Tags.found) == len(figures)
+
+
+def test_interval_is_students():
+    values = pd.Series(np.random.default_rng(0).random(30))
+    half = stats.t.ppf(0.975, 29) * values.std(ddof=1) / np.sqrt(30)
+    assert confidence_interval(values) == pytest.approx((values.mean() - half, values.mean() + half))
+    assert confidence_interval(pd.Series([0.5, 0.5])) == (0.5, 0.5) and confidence_interval(pd.Series([1.0])) == (1, 1)
+    assert confidence_interval(pd.Series([1.0, 1.0, 0.4]))[1] == 1.0
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="the package selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs chromium and chromedriver on the PATH (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_in_a_browser(browser, page, width, scheme):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    browser.get(page.as_uri())
+    run = browser.execute_script
+    assert run("return window.innerWidth") == width
+    assert run("return document.documentElement.scrollWidth") <= width, "no horizontal scroll"
+    assert run("return window.hacked") is None and run("return document.scripts.length") == 0
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    paper, ink = run(
+        "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color].map("
+        "c => c.match(/[0-9]+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0) / 765)"
+    )
+    assert (paper > 0.9 and ink < 0.3) if scheme == "light" else (paper < 0.2 and ink > 0.8)
+    assert run("return [...document.querySelectorAll('figure svg')].every(s => s.getBoundingClientRect().width > 200)")
+    assert run("return getComputedStyle(document.querySelector('figure svg text')).fill") == run(
+        "return getComputedStyle(document.querySelector('figure')).color"
+    ), "labels of figures follow the page's colours"
