@@ -18,7 +18,7 @@ ARROWS = {
     "analysis": {"heads", "encoding"},
     "backbones": {"heads"},
     "splade": {"heads", "encoding"},
-    "indexing": {"splade"},
+    "indexing": {"heads", "encoding", "splade"},
     "training": {"heads", "encoding", "analysis", "splade", "indexing", "collections"},
     "evaluation": {"heads", "encoding", "analysis", "splade", "indexing", "training", "collections", "backbones"},
 }

@@ -166,7 +166,7 @@ def bm25(collection: Any) -> dict[str, Any]:
     import pyterrier as pt
     from ir_measures import nDCG
 
-    from pyterrier_rescale.indexing.java import start_java
+    from pyterrier_rescale._utils.java import start_java
 
     start_java()
     topics, qrels = collection.topics("test"), collection.qrels("test")

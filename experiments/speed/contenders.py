@@ -97,7 +97,7 @@ def indexing(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
     import pyterrier as pt
 
     from pyterrier_rescale import open_index
-    from pyterrier_rescale.indexing.java import start_java
+    from pyterrier_rescale._utils.java import start_java
 
     start_java()
     stage = _stage(name, folder, options["batch_size"], "safe")

@@ -129,7 +129,7 @@ def search(splade: object, documents: list[dict], queries: list[str], folder: Pa
     import pyterrier as pt
 
     from pyterrier_rescale import systems
-    from pyterrier_rescale.indexing.java import start_java
+    from pyterrier_rescale._utils.java import start_java
 
     start_java()
     topics = pd.DataFrame({"qid": [str(n) for n in range(len(queries))], "query": queries})

@@ -35,7 +35,7 @@ def with_teacher(collection, path: Path) -> None:
     """Write rows of query, positive, negatives and BM25's scores of them; a document not found scores zero."""
     import pyterrier as pt
 
-    from pyterrier_rescale.indexing.java import start_java
+    from pyterrier_rescale._utils.java import start_java
 
     start_java()
     pairs = collection.train_pairs()

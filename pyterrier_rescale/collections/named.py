@@ -152,7 +152,7 @@ def named_collection(name: str) -> NamedCollection:
         raise ValueError(unknown_name(name)) from error
     if name.startswith("irds:"):
         return IrdsCollection(name, dataset)
-    from ..indexing.java import ensure_java
+    from .._utils.java import ensure_java
 
     ensure_java()  # PyTerrier reads TREC files with Terrier
     topics, qrels = (dataset._describe_component(part) for part in ("topics", "qrels"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.paths import whole_folder
-from .java import errors_only, start_java
+from .._utils.java import errors_only, start_java
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -85,7 +85,7 @@ class Splade(pt.Transformer):
         from ..heads.checkpoint import load_backbone
         from ..heads.rescaling import check_k
         from ..heads.rescaling import rescale as rescale_head
-        from ..indexing.java import ensure_java
+        from .._utils.java import ensure_java
 
         if isinstance(rescale, str):
             raise ValueError(

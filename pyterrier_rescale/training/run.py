@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.memory import keep_freed_memory, return_freed_memory
 from ..encoding.model_folder import remove_half_saved, save_encoder
-from ..indexing.java import python_signals
+from .._utils.java import python_signals
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
 from .inputs import INPUTS_FILE, check_inputs, describe_inputs, record_inputs

@@ -129,7 +129,7 @@ def test_sigterm_ends_by_way_of_an_exception(monkeypatch, capsys):
 JVM_OF_THE_USER = """if True:
     import sys, time
     import pyterrier as pt
-    from pyterrier_rescale.indexing import java
+    from pyterrier_rescale._utils import java
     pt.java.set_java_home(java.find_java_home()[0])
     pt.java.init()  # without -Xrs
     try:

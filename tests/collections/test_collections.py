@@ -307,7 +307,7 @@ def test_names_like_paths_show_the_nearest(tmp_path, monkeypatch):
 
 
 def test_pyterrier_names(monkeypatch):
-    monkeypatch.setattr("pyterrier_rescale.indexing.java.ensure_java", lambda: None)
+    monkeypatch.setattr("pyterrier_rescale._utils.java.ensure_java", lambda: None)
     assert load_collection("vaswani").splits == ("test",)
     assert {"train", "dev.small"} <= set(load_collection("msmarco_passage").splits)
 

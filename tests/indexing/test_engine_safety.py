@@ -193,7 +193,7 @@ def test_experiments_cutoffs_and_fusion(tmp_path, collection, encoder, engine):
     topics = queries[["qid", "query"]]
     splade = encoder >> index.retriever()
     pd.testing.assert_frame_equal((splade % 10)(topics), (encoder >> index.retriever(10))(topics))
-    from pyterrier_rescale.indexing.java import start_java
+    from pyterrier_rescale._utils.java import start_java
 
     start_java()
     pt.terrier.IterDictIndexer(str(tmp_path / "bm25")).index({"docno": d, "text": t} for d, t in texts.items())

@@ -18,7 +18,7 @@ from engine_data import frame, retrieved
 
 from pyterrier_rescale.encoding.terms import Toks
 from pyterrier_rescale.indexing.engines import open_index
-from pyterrier_rescale.indexing.java import start_java
+from pyterrier_rescale._utils.java import start_java
 
 pytestmark = pytest.mark.filterwarnings("ignore:all query weights are whole numbers")
 needs_pisa = pytest.mark.skipif(not engine_data.HAS_PISA, reason="no pyterrier-pisa")
@@ -373,7 +373,7 @@ def test_terrier_with_another_charset_matches_no_byte_level_token(tmp_path):
     code = """if True:
         import sys, warnings
         import pandas as pd, pyterrier as pt
-        from pyterrier_rescale.indexing.java import find_java_home
+        from pyterrier_rescale._utils.java import find_java_home
         home, version = find_java_home()
         pt.java.set_java_home(home)
         pt.java.add_option("-Dfile.encoding=" + ("COMPAT" if version >= 18 else "US-ASCII"))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyterrier as pt
 
-from ..java import start_java
+from ..._utils.java import start_java
 from . import storage
 from .base import EngineIndex
 from .documents import DocumentStream

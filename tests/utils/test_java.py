@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pyterrier_rescale.indexing import java
+from pyterrier_rescale._utils import java
 
 
 def fake_home(path: Path, version: str | None, library: bool = True) -> Path:
@@ -65,7 +65,7 @@ def test_no_java_on_the_machine(tmp_path):
         import pandas as pd
         import pyterrier as pt
         from pyterrier_rescale.indexing.engines import open_index
-        from pyterrier_rescale.indexing.java import ensure_java, start_java
+        from pyterrier_rescale._utils.java import ensure_java, start_java
         ensure_java()
         ensure_java()
         options = pt.java.configure["options"]
@@ -98,7 +98,7 @@ def test_jars_that_cannot_be_had_are_named(home, tmp_path):
     """No network and no jars: what is missing, how much it is, and what to do."""
     folder = tmp_path / "home"
     folder.mkdir() if home == "empty" else folder.write_text("not a folder")
-    code = "from pyterrier_rescale.indexing.java import start_java; start_java()"
+    code = "from pyterrier_rescale._utils.java import start_java; start_java()"
     proxy = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
@@ -116,7 +116,7 @@ def test_the_log_level_is_the_users():
         import tiny
         import pyterrier as pt
         from pyterrier_rescale import Splade, open_index
-        from pyterrier_rescale.indexing.java import errors_only, start_java
+        from pyterrier_rescale._utils.java import errors_only, start_java
         from pyterrier_rescale.training.negatives import _bm25
         model, tokenizer = tiny.build("bert")
         splade = Splade(model, tokenizer=tokenizer, max_length=32)
