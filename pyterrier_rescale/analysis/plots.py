@@ -14,20 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .calibration import Calibration
-    from .head_audit import HeadAudit
-
 _BLUE, _RED, _GREY, _GREEN = "#1b6ca8", "#d1495b", "#7d8597", "#2e8b57"
 
 
-def plot_audits(audits: Sequence[HeadAudit], path: str | None = None) -> Figure:
+def plot_audits(audits: Sequence[Any], path: str | None = None) -> Figure:
     """Row norms; with texts also logits, score spread, and the shares that tell density, sink and anisotropy.
 
     Args:
-        audits: one or more, drawn from the top down.
+        audits: one or more ``HeadAudit``, drawn from the top down.
         path: where to save the figure; its ending gives the format.
     """
-    panels: list[tuple[float, Callable[[Axes, Sequence[HeadAudit]], None]]] = [(1.0, _row_norms)]
+    panels: list[tuple[float, Callable[[Axes, Sequence[Any]], None]]] = [(1.0, _row_norms)]
     if any("texts" in audit.numbers for audit in audits):
         panels += [(1.2, _logits), (1.0, _spread), (1.2, _shares)]
     figure, axes = _figure(len(panels), 1.7 + 0.55 * len(audits), [width for width, _ in panels])
@@ -42,11 +39,11 @@ def plot_audits(audits: Sequence[HeadAudit], path: str | None = None) -> Figure:
     return _saved(figure, path)
 
 
-def plot_calibration(calibration: Calibration, path: str | None = None) -> Figure:
+def plot_calibration(calibration: Any, path: str | None = None) -> Figure:
     """The criterion, initial loss and saturation, and active terms against k, with the k chosen.
 
     Args:
-        calibration: what :func:`~pyterrier_rescale.calibrate` measured.
+        calibration: the ``Calibration`` that :func:`~pyterrier_rescale.calibrate` returned.
         path: where to save the figure; its ending gives the format.
     """
     table, settings = calibration.table, calibration.settings
@@ -78,7 +75,7 @@ def plot_calibration(calibration: Calibration, path: str | None = None) -> Figur
     return _saved(figure, path)
 
 
-def _row_norms(axis: Axes, audits: Sequence[HeadAudit]) -> None:
+def _row_norms(axis: Axes, audits: Sequence[Any]) -> None:
     for y, audit in enumerate(audits):
         norms = audit.row_norms[audit.used]
         _ridge(axis, y, norms[norms > 0], _BLUE, log=True)
@@ -91,7 +88,7 @@ def _row_norms(axis: Axes, audits: Sequence[HeadAudit]) -> None:
     axis.set(xscale="log", title="row norms of W", xlabel="L2 norm (dot: mean)")
 
 
-def _logits(axis: Axes, audits: Sequence[HeadAudit]) -> None:
+def _logits(axis: Axes, audits: Sequence[Any]) -> None:
     for y, audit in enumerate(audits):
         for shift, kind, colour in ((-0.18, "content", _BLUE), (0.22, "special", _RED)):
             values = audit.logits.get(kind, np.empty(0))
@@ -102,7 +99,7 @@ def _logits(axis: Axes, audits: Sequence[HeadAudit]) -> None:
     axis.legend(frameon=False, fontsize=7, loc="upper left")
 
 
-def _spread(axis: Axes, audits: Sequence[HeadAudit]) -> None:
+def _spread(axis: Axes, audits: Sequence[Any]) -> None:
     for y, audit in enumerate(audits):
         spread = audit.numbers.get("score_spread", np.nan) / audit.numbers.get("temperature", 1)
         if spread > 0:
@@ -117,7 +114,7 @@ def _spread(axis: Axes, audits: Sequence[HeadAudit]) -> None:
     axis.set_xlim(min(low, 0.1) / 4, max(high, 100) * 4)
 
 
-def _shares(axis: Axes, audits: Sequence[HeadAudit]) -> None:
+def _shares(axis: Axes, audits: Sequence[Any]) -> None:
     from .verdict import ANISOTROPIC, DENSE, SINK
 
     columns = (

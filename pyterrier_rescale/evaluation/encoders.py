@@ -81,7 +81,7 @@ def _rescaled_only(system: System, backbone: Any, pairs: Any, training: Mapping[
     """What the training of the same row starts from."""
     from ..splade import Splade
     from ..training import TrainConfig
-    from ..training.data.rows import load_rows
+    from ..training.data.loading import load_rows
     from ..training.initialization import starting_module
 
     options = {key: value for key, value in training.items() if key != "verbose"}

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._utils.paths import whole_folder
 from .._utils.java import errors_only, start_java
+from .._utils.paths import whole_folder
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -78,6 +78,7 @@ class Splade(pt.Transformer):
         verbose: bool = False,
     ) -> None:
         from .._utils.checks import check_integer
+        from .._utils.java import ensure_java
         from ..encoding.fingerprint import state_of
         from ..encoding.query_encoder import QuerySide
         from ..encoding.saved_settings import saved_settings
@@ -85,7 +86,6 @@ class Splade(pt.Transformer):
         from ..heads.checkpoint import load_backbone
         from ..heads.rescaling import check_k
         from ..heads.rescaling import rescale as rescale_head
-        from .._utils.java import ensure_java
 
         if isinstance(rescale, str):
             raise ValueError(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    from .interface import SparseEncoder
 
 _SHOWN = 15
 
@@ -45,7 +48,7 @@ class Explanation(pd.DataFrame):
         )
 
 
-def explain(splade: Any, query: str, text: str) -> Explanation:
+def explain(splade: SparseEncoder, query: str, text: str) -> Explanation:
     """The query's terms with their weights on both sides, and what each adds to the score.
 
     Args:
@@ -79,7 +82,7 @@ def explain(splade: Any, query: str, text: str) -> Explanation:
     return frame.iloc[order].reset_index(drop=True).pipe(Explanation)
 
 
-def _tokens(splade: Any, text: str) -> set[int]:
+def _tokens(splade: SparseEncoder, text: str) -> set[int]:
     encoder = splade.encoder
     ids = encoder.tokenizer(text, truncation=True, max_length=encoder.max_length)["input_ids"]
     return set(ids) - set(encoder.tokenizer.all_special_ids)

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .encoder import Splade
-
 _SETTINGS = ("batch_size", "text_field", "device", "verbose")
 _SHOWN = ("model", "tokenizer", "rescale", "lowercase", "dtype")
 
 
-def reduce(splade: Splade, *, by_name: bool) -> tuple[Any, tuple[Any, ...]]:
+def reduce(splade: Any, *, by_name: bool) -> tuple[Any, tuple[Any, ...]]:
     """What ``__reduce__`` returns: the name with the fingerprint to find there, or the loaded model."""
     settings = {name: getattr(splade, name) for name in _SETTINGS}
     encoder = splade.encoder
@@ -32,7 +30,7 @@ def reduce(splade: Splade, *, by_name: bool) -> tuple[Any, tuple[Any, ...]]:
     )  # fmt: skip
 
 
-def _from_name(kind: type[Splade], settings: dict[str, Any], fingerprint: str) -> Splade:
+def _from_name(kind: type[Any], settings: dict[str, Any], fingerprint: str) -> Any:
     splade = kind(**settings)
     if splade.fingerprint != fingerprint:
         raise ValueError(
@@ -43,7 +41,7 @@ def _from_name(kind: type[Splade], settings: dict[str, Any], fingerprint: str) -
 
 
 def _from_model(
-    kind: type[Splade],
+    kind: type[Any],
     model: PreTrainedModel,
     tokenizer: Any,
     pooling: str,
@@ -51,7 +49,7 @@ def _from_model(
     query_side: Any,
     settings: dict[str, Any],
     shown: dict[str, Any],
-) -> Splade:
+) -> Any:
     splade = kind(model, tokenizer=tokenizer, pooling=pooling, max_length=max_length, **settings)
     splade.query_side, splade.queries_encoder = query_side, query_side.encoder(splade.encoder)
     vars(splade).update(shown)  # how it came about, for repr; the model has been rescaled already

@@ -17,7 +17,7 @@ from ..encoding.pruning import check_pruning, prune
 from ..encoding.terms import MODES, Toks, to_toks
 
 if TYPE_CHECKING:
-    from .encoder import Splade
+    from .interface import SparseEncoder
 
 # Documents that PyTerrier's indexing pipelines hand over at a time, by the stage's `batch_size` (else 100): the encoder
 # sorts so many by length, and tokenises while the model works.
@@ -31,7 +31,7 @@ HELP_URL = "https://pyterrier.readthedocs.io/en/latest/ext/pyterrier-rescale/"
 class _Role(pt.Transformer):
     """What the three roles share: arguments under their own names, equality, repr in call syntax."""
 
-    splade: Splade
+    splade: SparseEncoder
     _call: str
     _defaults: dict[str, Any]
     _label: str
@@ -72,7 +72,7 @@ class SpladeDocEncoder(_Role):
 
     def __init__(
         self,
-        splade: Splade,
+        splade: SparseEncoder,
         *,
         text_field: str | None = None,
         batch_size: int | None = None,
@@ -150,7 +150,7 @@ class SpladeQueryEncoder(_Role):
 
     def __init__(
         self,
-        splade: Splade,
+        splade: SparseEncoder,
         *,
         batch_size: int | None = None,
         scale: float = 1.0,
@@ -201,7 +201,7 @@ class SpladeScorer(_Role):
 
     def __init__(
         self,
-        splade: Splade,
+        splade: SparseEncoder,
         *,
         text_field: str | None = None,
         batch_size: int | None = None,
@@ -237,7 +237,7 @@ def schematic(transformer: pt.Transformer, label: str) -> dict[str, Any]:
     return {"label": label, "name": repr(transformer), "help_url": HELP_URL}
 
 
-def _batch_size(splade: Splade, batch_size: int | None) -> int:
+def _batch_size(splade: SparseEncoder, batch_size: int | None) -> int:
     return splade.batch_size if batch_size is None else check_integer("batch_size", batch_size)
 
 

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._utils.java import python_signals
 from .._utils.memory import keep_freed_memory, return_freed_memory
 from ..encoding.model_folder import remove_half_saved, save_encoder
-from .._utils.java import python_signals
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
 from .inputs import INPUTS_FILE, check_inputs, describe_inputs, record_inputs
@@ -107,7 +107,7 @@ def train(
     config = TrainConfig.from_dict({**(config.to_dict() if config is not None else {}), **options})
     join(cpu=on_cpu(config.device))
     from .checks import check_rows, prepare_output
-    from .data.rows import load_rows
+    from .data.loading import load_rows
 
     folder = prepare_output(output_dir, config, resume, overwrite)
     begun = resume and (folder / CONFIG_FILE).exists()

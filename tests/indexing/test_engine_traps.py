@@ -16,9 +16,9 @@ import pyterrier as pt
 import pytest
 from engine_data import frame, retrieved
 
+from pyterrier_rescale._utils.java import start_java
 from pyterrier_rescale.encoding.terms import Toks
 from pyterrier_rescale.indexing.engines import open_index
-from pyterrier_rescale._utils.java import start_java
 
 pytestmark = pytest.mark.filterwarnings("ignore:all query weights are whole numbers")
 needs_pisa = pytest.mark.skipif(not engine_data.HAS_PISA, reason="no pyterrier-pisa")

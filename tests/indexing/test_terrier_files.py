@@ -13,8 +13,8 @@ import pyterrier as pt
 import pytest
 from engine_data import frame, make_docs, make_queries, retrieved
 
-from pyterrier_rescale.indexing.engines import bitcodes, inversion, open_index, terrier, terrier_files
 from pyterrier_rescale._utils.java import start_java
+from pyterrier_rescale.indexing.engines import bitcodes, inversion, open_index, terrier, terrier_files
 
 UNICODE = ["\u00e9t\u00e9", "\u0120hello", "\u4e2d", "\u4e2d\u6587", "\ue000", "\ufffd", "\uff21", "Z", "a", "aa", "~"]
 

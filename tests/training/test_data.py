@@ -13,7 +13,8 @@ from pyterrier_rescale import train
 from pyterrier_rescale.training.batches import Collator, GlobalBatches
 from pyterrier_rescale.training.checks import check_rows, prepare_output
 from pyterrier_rescale.training.config import TrainConfig
-from pyterrier_rescale.training.data.rows import Row, load_rows, text_id
+from pyterrier_rescale.training.data.loading import load_rows
+from pyterrier_rescale.training.data.rows import Row, text_id
 
 TRIPLES = [("q1", "d1", "n1"), ("q2", "d2", "n2")]
 ROWS = [Row("q1", ("d1", "n1")), Row("q2", ("d2", "n2"))]

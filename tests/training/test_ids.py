@@ -12,7 +12,8 @@ import pytest
 
 from pyterrier_rescale import train
 from pyterrier_rescale.collections import BeirCollection
-from pyterrier_rescale.training.data.rows import Row, load_rows, text_id
+from pyterrier_rescale.training.data.loading import load_rows
+from pyterrier_rescale.training.data.rows import Row, text_id
 
 DOCUMENTS = [{"docno": f"{i}", "text": f"d{i}"} for i in range(1, 7)] + [{"docno": "9", "text": "  "}]
 TOPICS = {"1": "q1", "2": "q2", "3": " "}

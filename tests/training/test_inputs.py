@@ -16,7 +16,8 @@ from pyterrier_rescale import train
 from pyterrier_rescale.heads.fingerprint import model_fingerprint
 from pyterrier_rescale.training.callbacks import Bookkeeper
 from pyterrier_rescale.training.config import TrainConfig
-from pyterrier_rescale.training.data.rows import Row, Rows, load_rows
+from pyterrier_rescale.training.data.loading import load_rows
+from pyterrier_rescale.training.data.rows import Row, Rows
 from pyterrier_rescale.training.inputs import INPUTS_FILE
 
 OPTIONS = {**FAST, "max_steps": 4, "save_steps": 2}

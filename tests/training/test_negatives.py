@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from pyterrier_rescale.training.config import TrainConfig
-from pyterrier_rescale.training.data.rows import load_rows
+from pyterrier_rescale.training.data.loading import load_rows
 from pyterrier_rescale.training.negatives import mine_negatives
 
 PAIRS = [

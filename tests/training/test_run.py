@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 from pyterrier_rescale import CollapseError, Splade, train
 from pyterrier_rescale.training.batches import Collator
 from pyterrier_rescale.training.config import TrainConfig
-from pyterrier_rescale.training.data.rows import load_rows
+from pyterrier_rescale.training.data.loading import load_rows
 from pyterrier_rescale.training.model import SparseHead
 from pyterrier_rescale.training.objective import Objective
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,6 @@ from ..._utils.documents import as_documents
 from ..vectors.base import SparseVectors
 from .documents import parse_stamp
 
-if TYPE_CHECKING:
-    from .base import EngineIndex
-
 HELP_URL = "https://pyterrier.readthedocs.io/en/latest/ext/pyterrier-rescale/"
 
 
@@ -26,7 +23,7 @@ class EngineIndexer(pt.Indexer):
 
     def __init__(
         self,
-        index: EngineIndex,
+        index: Any,
         *,
         mode: str = "create",
         verbose: bool = False,
@@ -39,7 +36,7 @@ class EngineIndexer(pt.Indexer):
         self.verbose = verbose
         self.made_from = made_from
 
-    def index(self, iter: Iterable[Mapping[str, Any]] | SparseVectors) -> EngineIndex:
+    def index(self, iter: Iterable[Mapping[str, Any]] | SparseVectors) -> Any:
         """Index documents with docno (str) and toks ({term: int >= 1}; other keys are ignored), or vectors.
 
         Vectors (`open_vectors(path)`, or `index.vectors()` of another index) are rounded at this index's scale.
@@ -93,7 +90,7 @@ class EngineRetriever(pt.Transformer):
     one that is at the path when the call begins. Threads may share a retriever.
     """
 
-    def __init__(self, index: EngineIndex, num_results: int = 1000, *, threads: int = 1, verbose: bool = False):
+    def __init__(self, index: Any, num_results: int = 1000, *, threads: int = 1, verbose: bool = False):
         num_results, threads = check_integer("num_results", num_results), check_integer("threads", threads)
         if threads > 1 and not index.concurrent:
             raise ValueError(f"threads must be 1 with engine {index.engine!r}, got {threads}")

@@ -13,7 +13,6 @@ from .base import Block, SparseVectors
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from ..engines.base import EngineIndex
     from ..engines.postings import Postings
     from ..engines.searcher import Searcher
 
@@ -26,7 +25,7 @@ class IndexVectors(SparseVectors):
     They are those that the index has when they are first used. Columns are the index's own numbers of its terms.
     """
 
-    def __init__(self, index: EngineIndex) -> None:
+    def __init__(self, index: Any) -> None:
         self.index = index
 
     @cached_property

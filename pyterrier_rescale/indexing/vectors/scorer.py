@@ -15,8 +15,6 @@ from ..._utils.checks import is_number
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from .base import SparseVectors
-
 HELP_URL = "https://pyterrier.readthedocs.io/en/latest/ext/pyterrier-rescale/"
 ALL_TOKS = "query_toks_all"
 
@@ -28,7 +26,7 @@ class VectorScorer(pt.Transformer):
     ``query_toks_all`` is what is scored with.
     """
 
-    def __init__(self, vectors: SparseVectors, *, verbose: bool = False) -> None:
+    def __init__(self, vectors: Any, *, verbose: bool = False) -> None:
         self.vectors = vectors
         self.verbose = verbose
 

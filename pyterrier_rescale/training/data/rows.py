@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 import struct
 import warnings
@@ -148,44 +147,6 @@ def packed(texts: Sequence[str], numbers: Sequence[float] = ()) -> bytes:
 def text_id(text: str) -> int:
     """A 63-bit id of a text, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
-
-
-def load_rows(data: Any, texts: Any = None) -> Rows:
-    """Read training data of any accepted form; rows with missing or blank texts are dropped and counted.
-
-    With ``texts`` the data hold ids, see :class:`~pyterrier_rescale.training.data.ids.IdRows`.
-
-    Raises:
-        TypeError: if ``data`` has no accepted form.
-        ValueError: if columns are wrong, or no row is left.
-        FileNotFoundError: if a file or folder does not exist.
-    """
-    if isinstance(data, Rows):
-        return data
-    if texts is not None:
-        from .ids import IdRows
-
-        return IdRows(data, texts)
-    if isinstance(data, (str, os.PathLike)):
-        from .files import open_data
-
-        data = open_data(data)
-        if isinstance(data, Rows):
-            data.facts.refuse_numbers()
-            return data
-    skipped: Counter[str] = Counter()
-    rows: list[Row] = []
-    for number, example in enumerate(examples_of(data)):
-        row = clean(parse(example, number), number, skipped)
-        if row is not None:
-            rows.append(row)
-    say_skipped(skipped, len(rows))
-    if not rows:
-        what = f"all {sum(skipped.values())} rows were dropped" if skipped else "it is empty"
-        raise ValueError(f"data must hold at least one pair of texts, but {what}")
-    made = Rows(rows, skipped)
-    made.facts.refuse_numbers()
-    return made
 
 
 def say_skipped(skipped: Mapping[str, int], kept: int) -> None:
