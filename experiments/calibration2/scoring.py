@@ -60,7 +60,7 @@ def terrier(study: Study, name: str, topics: Topics) -> np.ndarray:
     import pandas as pd
     import pyterrier as pt
 
-    from pyterrier_rescale.indexing.java import start_java
+    from pyterrier_rescale._utils.java import start_java
 
     start_java()
     frame = pd.DataFrame({"qid": topics.qids, "query": topics.queries})
