@@ -113,3 +113,17 @@ def test_converting_needs_no_torch(tmp_path, vectors):
     out = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=100)
     assert out.returncode == 0, out.stderr
     assert list(open_index(tmp_path / "c", "exact").vectors().documents()) == list(vectors.documents())
+
+
+def test_pruned_vectors_are_those_encoded_with_fewer_terms(tmp_path, vectors):
+    few = encode(StubEncoder(), make_documents(60), tmp_path / "v", max_terms=3, min_weight=0.4, verbose=False)
+    pruned = vectors.pruned(3, 0.4)
+    assert list(pruned.documents()) == list(few.documents()) and pruned.docnos == few.docnos and len(pruned) == 60
+    assert pruned.top_terms("d41") == few.top_terms("d41") and pruned.stats() == few.stats()
+    assert pruned == vectors.pruned(3, 0.4) != vectors.pruned(3)
+    assert repr(pruned) == f"{vectors!r}.pruned(max_terms=3, min_weight=0.4)"
+    index = built(tmp_path / "i", "exact", pruned)
+    assert index.made_from == {**vectors.made_from, "pruned": [3, 0.4]}
+    assert index.stats()["postings"] == few.stats()["postings"]
+    with pytest.raises(ValueError, match="max_terms"):
+        vectors.pruned(0)

@@ -373,7 +373,7 @@ def test_a_worker_that_dies_costs_its_window(tmp_path, small_windows):
     documents[33]["text"] += " die!"
     run(tmp_path / "one", documents)
     run(tmp_path / "two", documents, StubEncoder(die_on="die!", once=str(tmp_path / "died")), workers=2)
-    assert (tmp_path / "died").exists() and contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert (tmp_path / "died-die!").exists() and contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_documents_that_no_worker_survives_are_named(tmp_path, small_windows):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_matrix
 
+    from .pruned import PrunedVectors
     from .scorer import VectorScorer
 
 
@@ -154,6 +155,17 @@ class SparseVectors:
             "clipped_8bit": clipped / postings if postings else 0.0,
             "frequent_terms": {str(self.readable[i]): int(frequencies[i]) for i in order if frequencies[i]},
         }
+
+    def pruned(self, max_terms: int | None = None, min_weight: float = 0.0) -> PrunedVectors:
+        """The same documents with their heaviest terms only, read from these vectors as they are asked for.
+
+        Args:
+            max_terms: terms kept per document; default: all.
+            min_weight: terms of less weight are dropped.
+        """
+        from .pruned import PrunedVectors
+
+        return PrunedVectors(self, max_terms, min_weight)
 
     def scorer(self, *, verbose: bool = False) -> VectorScorer:
         """A stage that re-scores candidates (qid, query_toks, docno) by these vectors: no model, no text.
