@@ -98,3 +98,9 @@ def test_files_are_short_and_the_root_is_small():
     rooms = {p.name for p in PACKAGE.iterdir() if p.name not in ("__pycache__", "__init__.py", "py.typed", "pt_docs")}
     assert rooms == set(ARROWS)
     assert len(rooms) + 1 <= 12
+
+
+def test_names_of_test_files_differ():
+    """pytest imports them by their bare names."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)
