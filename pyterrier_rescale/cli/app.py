@@ -168,7 +168,7 @@ def search(
     n: Annotated[
         int | None, typer.Option("-n", help="Documents per query; default: 10, and 1000 for --topics.", min=1)
     ] = None,
-    engine: Engine = "terrier",
+    engine: Annotated[str | None, typer.Option(help="The index's engine; default: what it says itself.")] = None,
     explain: Annotated[bool, typer.Option(help="Show the query's heaviest terms.")] = False,
 ) -> None:
     """Search an index, for one query or for all topics of a collection."""
@@ -179,9 +179,10 @@ def search(
 
     if (query is None) == (topics is None):
         raise ValueError("give either a query or --topics, not both or neither")
-    target = open_index(path, engine)
+    target = open_index(path) if engine is None else open_index(path, engine)
     if not target.built:
-        raise FileNotFoundError(f"no whole {engine} index at {str(path)!r}: make one with `pyterrier-rescale index`")
+        kind = f"{engine} index" if engine else "index"
+        raise FileNotFoundError(f"no whole {kind} at {str(path)!r}: make one with `pyterrier-rescale index`")
     splade = Splade(encoder)
     if query is not None:
         frame = pd.DataFrame({"qid": ["1"], "query": [query]})

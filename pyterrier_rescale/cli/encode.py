@@ -73,10 +73,9 @@ def export(
 
 def _opened(path: Path) -> Any:
     from .. import open_index, open_vectors
-    from ..indexing.engines.reading import read_meta
+    from ..indexing.engines import found_engine
 
-    index = read_meta(path) if path.is_dir() else None
-    return open_vectors(path) if index is None else open_index(path, index["engine"])
+    return open_vectors(path) if found_engine(path) is None else open_index(path)
 
 
 def _queries(topics: str | None, split: str, encoder: str | None) -> Any:

@@ -96,13 +96,17 @@ def test_train_index_search(bert_folder, tmp_path, capsys, collection):
     code, out, err = run(capsys, "search", index, encoder, tiny.TEXTS[0], "--engine", "exact", "-n", "3", "--explain")
     assert code == 0 and out.count("\n") >= 4, err
     code, out, err = run(
-        capsys, "search", index, encoder, "--topics", collection, "--engine", "exact", "--run", tmp_path / "run.trec"
-    )
+        capsys, "search", index, encoder, "--topics", collection, "--run", tmp_path / "run.trec"
+    )  # the index says its engine
     assert code == 0 and len((tmp_path / "run.trec").read_text().splitlines()[0].split()) == 6, err
     code, _, err = run(capsys, "search", index, encoder, "--engine", "exact")
     assert code == 1 and "give either a query or --topics" in err
     code, _, err = run(capsys, "search", tmp_path / "none", encoder, "x", "--engine", "exact")
     assert code == 1 and "no whole exact index" in err
+    code, _, err = run(capsys, "search", tmp_path / "none", encoder, "x")
+    assert code == 1 and "no whole index" in err
+    code, _, err = run(capsys, "search", index, encoder, "x", "--engine", "terrier")
+    assert code == 1 and "has engine 'exact', got engine='terrier'" in err
 
 
 def test_compare(bert_folder, tmp_path, capsys, collection):

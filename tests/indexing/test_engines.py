@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import pickle
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 from engine_data import ENGINES, TOLERANCE, exact_ranking, frame, make_docs, make_queries, retrieved
 
 from pyterrier_rescale.encoding.terms import Toks
-from pyterrier_rescale.indexing.engines import inversion, open_index
+from pyterrier_rescale.indexing.engines import ENGINES as ENGINE_CLASSES
+from pyterrier_rescale.indexing.engines import inversion, open_index, storage
 
 DOCS = make_docs(600)
 QUERIES = make_queries(15)
@@ -136,6 +138,28 @@ def test_scale_is_kept(tmp_path, engine, scale):
     assert found == [("b", pytest.approx(300 / scale)), ("a", pytest.approx(150 / scale))]
     with pytest.raises(ValueError, match=f"was built at scale {scale:g}, got scale=99"):
         open_index(tmp_path / "i", engine, scale=99)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_index_says_which_engine_it_has(tmp_path, engine):
+    built = open_index(tmp_path / "i", engine).indexer().index([{"docno": "a", "toks": {"t": 1}}])
+    for path in (tmp_path / "i", str(tmp_path / "i")):
+        found = open_index(path)
+        assert (found.engine, found) == (engine, built) and len(found.retriever()(frame([{"t": 1.0}]))) == 1
+    others = {"exact", "terrier", "seismic"} - {engine}
+    for other in others & set(ENGINE_CLASSES):
+        with pytest.raises(ValueError, match=f"has engine '{engine}', got engine='{other}'"):
+            open_index(tmp_path / "i", other)
+    assert open_index(tmp_path / "new").engine == "terrier"
+    assert inspect.signature(open_index).parameters["engine"].default == "terrier"
+
+
+def test_an_engine_that_this_version_does_not_have(tmp_path):
+    index = open_index(tmp_path / "i", "exact").indexer().index([{"docno": "a", "toks": {"t": 1}}])
+    manifest = index.path / storage.META_FILE
+    manifest.write_text(manifest.read_text().replace('"engine": "exact"', '"engine": "later"'))
+    with pytest.raises(ValueError, match="has engine 'later'; this version has .*'exact'"):
+        open_index(index.path)
 
 
 def test_an_open_index_notices_another_scale(tmp_path):

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..._utils.defaults import DefaultInt
+from ..._utils.defaults import DefaultInt, DefaultStr
 from ..._utils.paths import expand
 
 if TYPE_CHECKING:
     from .base import EngineIndex
 
 _SCALE_100 = DefaultInt(100)
+_TERRIER = DefaultStr("terrier")
 ENGINES = {"terrier": ("terrier", "TerrierEngine"), "pisa": ("pisa", "PisaEngine"), "exact": ("exact", "ExactEngine")}
 
 
-def open_index(path: str | os.PathLike, engine: str = "terrier", *, scale: float | None = _SCALE_100) -> EngineIndex:
+def open_index(path: str | os.PathLike, engine: str = _TERRIER, *, scale: float | None = _SCALE_100) -> EngineIndex:
     """The index at `path`, there already or still to be built.
 
     Args:
         path: the index's folder.
-        engine: "terrier" (Java), "pisa" (the extra `pisa`), or "exact" (a sparse matrix on disk, no Java).
+        engine: "terrier" (Java), "pisa" (the extra `pisa`), or "exact" (a sparse matrix on disk, no Java). Left out:
+            the one that the index at `path` has, or "terrier" for a new index.
         scale: what the document encoder multiplies weights by before rounding them. Left out: what the index was built
             with, or 100 for a new index. The scores are divided by it, so they are true dot products.
 
@@ -35,7 +38,26 @@ def open_index(path: str | os.PathLike, engine: str = "terrier", *, scale: float
     """
     if scale is _SCALE_100:
         scale = None
-    return engine_class(engine)(expand(path), scale=scale)
+    path = expand(path)
+    if engine is _TERRIER:
+        engine = found_engine(path) or "terrier"
+    return engine_class(engine)(path, scale=scale)
+
+
+def found_engine(path: str | os.PathLike) -> str | None:
+    """The engine of the index at `path`; None where no index of ours is.
+
+    Raises:
+        ValueError: its manifest is not readable, or names an engine that this version does not have.
+    """
+    from .reading import read_meta
+
+    meta = read_meta(Path(path))
+    if meta is None or "engine" not in meta:
+        return None
+    if meta["engine"] not in ENGINES:
+        raise ValueError(f"the index at {path} has engine {meta['engine']!r}; this version has {sorted(ENGINES)}")
+    return meta["engine"]
 
 
 def engine_class(engine: str) -> type[EngineIndex]:

@@ -15,6 +15,7 @@ import pyterrier as pt
 from ..._utils.checks import check_number
 from . import reading, storage, workspace
 from .documents import DocumentStream
+from .quantising import QuantisedStream
 from .roles import EngineIndexer, EngineRetriever
 from .searcher import Searcher
 
@@ -73,7 +74,12 @@ class EngineIndex(pt.Artifact):
         self._opening = threading.Lock()
 
     def indexer(
-        self, *, mode: str = "create", verbose: bool = False, made_from: Mapping[str, Any] | None = None
+        self,
+        *,
+        mode: str = "create",
+        verbose: bool = False,
+        made_from: Mapping[str, Any] | None = None,
+        bits: int | None = None,
     ) -> EngineIndexer:
         """An indexer of documents with docno and toks ({term: int >= 1}); its `.index(docs)` returns this index.
 
@@ -82,8 +88,11 @@ class EngineIndex(pt.Artifact):
                 "append" (engine exact) adds to it.
             verbose: show a progress bar.
             made_from: what the documents' weights come from, plain JSON values, kept in the index as its `made_from`.
+            bits: quantise once more when all documents are there, so that the largest weight is 2**bits - 1 (8 is
+                usual); the index's scale, by which scores are divided, becomes what that takes. Encode at a fine scale
+                then: `doc_encoder(scale=10_000) >> index.indexer(bits=8)`. None: weights as they come.
         """
-        return EngineIndexer(self, mode=mode, verbose=verbose, made_from=made_from)
+        return EngineIndexer(self, mode=mode, verbose=verbose, made_from=made_from, bits=bits)
 
     def retriever(self, num_results: int = 1000, *, threads: int = 1, verbose: bool = False) -> EngineRetriever:
         """A transformer from qid, query_toks to docno, score (the true dot product) and rank.
@@ -163,16 +172,32 @@ class EngineIndex(pt.Artifact):
         return self._generation
 
     def build(
-        self, docs: Iterable[Mapping], *, mode: str = "create", made_from: Mapping[str, Any] | None = None
+        self,
+        docs: Iterable[Mapping],
+        *,
+        mode: str = "create",
+        made_from: Mapping[str, Any] | None = None,
+        bits: int | None = None,
+        scale: float | None = None,
     ) -> EngineIndex:
-        """Index the documents; what `indexer(mode=mode, made_from=made_from).index(docs)` calls."""
+        """Index the documents; what `indexer(...).index(docs)` calls.
+
+        Args:
+            docs: see `EngineIndexer.index`.
+            mode: see `indexer`.
+            made_from: see `indexer`.
+            bits: see `indexer`.
+            scale: with bits, of weights that do not tell it; None: the index's.
+        """
         if mode not in self.modes:
             raise ValueError(f"mode must be one of {list(self.modes)} with engine {self.engine!r}, got {mode!r}")
         made_from = None if made_from is None else json.loads(json.dumps(dict(made_from)))  # fails before the work
         self._prepare()
-        stream = DocumentStream(docs, self._check_term, self.scale)
         with workspace.building(self.path, overwrite=mode != "create") as folder:
             old = self._require_meta() if mode == "append" and storage.read_meta(self.path) else None
+            stream = DocumentStream(docs, self._check_term, self.scale)
+            if bits is not None:
+                stream = QuantisedStream(docs, self._check_term, scale or self.scale, bits, folder)
             if old:
                 stream.resume(list(storage.read_docnos(self.path)[0]), old)
             extra = self._write(folder, stream, old)
@@ -182,7 +207,7 @@ class EngineIndex(pt.Artifact):
                 "version": FORMAT_VERSION,
                 "generation": generation,
                 "engine": self.engine,
-                "scale": self.scale,
+                "scale": float(stream.scale),
                 "fingerprint": stream.fingerprint,
                 "documents": len(stream.docnos),
                 "postings": stream.postings,
@@ -191,7 +216,7 @@ class EngineIndex(pt.Artifact):
             }
             storage.write_meta(folder, self._build_metadata(), {**meta, **extra})
         self.close()
-        self._generation = generation
+        self._generation, self.scale = generation, meta["scale"]
         return self
 
     def searcher(self) -> Searcher:

@@ -56,6 +56,7 @@ class DocumentStream:
         self.docs = as_documents(docs)
         self.check_term = check_term
         self.scale = scale
+        self.any_scale = False  # whether the first weights that know their scale set it
         self.docnos: list[str] = []
         self.postings = 0
         self.weight_sum = 0
@@ -133,6 +134,8 @@ class DocumentStream:
             return
         self._stamp = stamp
         fingerprint, scale = parse_stamp(toks)
+        if self.any_scale and not self.docnos:
+            self.scale = scale
         if not math.isclose(scale, self.scale, rel_tol=1e-4):
             raise ValueError(
                 f"document {docno!r} was encoded at scale {scale:g}, the index is at scale {self.scale:g}: "

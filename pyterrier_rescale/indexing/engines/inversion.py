@@ -56,6 +56,9 @@ class Run:
 class Inverter:
     """Collects documents' postings in runs, each sorted by term and written out, and joins the runs at the end.
 
+    Attributes:
+        largest: weight of the runs written so far.
+
     Args:
         folder: where the index is written.
         run_postings: how many postings are held in memory.
@@ -68,7 +71,7 @@ class Inverter:
         self.documents = 0
         self._runs: list[Run] = []
         self._files: list[Path] = []
-        self._largest = 0
+        self.largest = 0
         self._start_run()
 
     def add(self, toks: dict[str, int]) -> None:
@@ -85,7 +88,7 @@ class Inverter:
         """Begin with the postings of a finished index, which are read where they are."""
         self.vocabulary, indptr, numbers, weights = self.read(path)
         self.documents = documents
-        self._largest = 2**16 if weights.dtype == np.uint32 else 0
+        self.largest = 2**16 if weights.dtype == np.uint32 else 0
         counts = np.diff(indptr)
         terms = np.flatnonzero(counts)
         if len(terms):
@@ -111,7 +114,7 @@ class Inverter:
         for run in self._runs:
             counts[run.terms] += run.counts
         indptr = np.concatenate([[0], np.cumsum(counts)])
-        dtype = np.uint16 if self._largest < 2**16 else np.uint32
+        dtype = np.uint16 if self.largest < 2**16 else np.uint32
         with open(self.folder / DOCUMENTS_FILE, "wb") as documents, open(self.folder / WEIGHTS_FILE, "wb") as weights:
             for out, kind in ((documents, np.int32), (weights, dtype)):
                 header = np.empty((0,), dtype=kind)
@@ -159,7 +162,7 @@ class Inverter:
             documents = np.repeat(np.arange(self._first, self._first + len(lengths), dtype=np.int32), lengths)
             order = np.argsort(terms, kind="stable")
             distinct, counts = np.unique(terms, return_counts=True)
-            self._largest = max(self._largest, int(weights.max()))
+            self.largest = max(self.largest, int(weights.max()))
             number, mapped = len(self._files) // 2, []
             for name, values in (("documents", documents), ("weights", weights)):
                 file = self.folder / f"run-{number}-{name}.npy"

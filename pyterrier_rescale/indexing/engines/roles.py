@@ -14,6 +14,7 @@ from ..._utils.checks import check_integer, is_number
 from ..._utils.documents import as_documents
 from ..vectors.base import SparseVectors
 from .documents import parse_stamp
+from .quantising import FINE_SCALE, check_bits
 
 HELP_URL = "https://pyterrier.readthedocs.io/en/latest/ext/pyterrier-rescale/"
 
@@ -28,13 +29,17 @@ class EngineIndexer(pt.Indexer):
         mode: str = "create",
         verbose: bool = False,
         made_from: Mapping[str, Any] | None = None,
+        bits: int | None = None,
     ):
         if mode not in index.modes:
             raise ValueError(f"mode must be one of {list(index.modes)} with engine {index.engine!r}, got {mode!r}")
+        if bits is not None and mode == "append":
+            raise ValueError(f"bits must be None with mode='append', got {bits}: the index's weights stay as they are")
         self._index = index
         self.mode = mode
         self.verbose = verbose
         self.made_from = made_from
+        self.bits = None if bits is None else check_bits(bits)
 
     def index(self, iter: Iterable[Mapping[str, Any]] | SparseVectors) -> Any:
         """Index documents with docno (str) and toks ({term: int >= 1}; other keys are ignored), or vectors.
@@ -48,15 +53,16 @@ class EngineIndexer(pt.Indexer):
             ValueError, TypeError, KeyError: a document that cannot be indexed as it is; nothing is left at the path.
             FileExistsError: something is at the path already (and mode is "create"), or files that are not the index's.
         """
-        made_from = self.made_from
+        made_from, scale = self.made_from, self._index.scale
         total = len(iter) if self.verbose and hasattr(iter, "__len__") else None
         if isinstance(iter, SparseVectors):
             made_from = iter.made_from if made_from is None else made_from
-            iter = iter.documents(scale=self._index.scale)
+            scale = scale if self.bits is None else iter.quantised or FINE_SCALE
+            iter = iter.documents(scale=scale)
         if self.verbose:
             iter = as_documents(iter)
             iter = pt.tqdm(iter, desc=f"indexing ({self._index.engine})", unit="d", total=total)
-        return self._index.build(iter, mode=self.mode, made_from=made_from)
+        return self._index.build(iter, mode=self.mode, made_from=made_from, bits=self.bits, scale=scale)
 
     def index_inputs(self) -> list[list[str]]:
         """The columns that documents need."""
@@ -68,14 +74,16 @@ class EngineIndexer(pt.Indexer):
 
     def __repr__(self) -> str:
         arguments = _arguments(
-            ("mode", self.mode, "create"), ("verbose", self.verbose, False), ("made_from", self.made_from, None)
-        )
+            ("mode", self.mode, "create"), ("verbose", self.verbose, False), ("made_from", self.made_from, None),
+            ("bits", self.bits, None),
+        )  # fmt: skip
         return f"{self._index!r}.indexer({arguments})"
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return False
-        return (self._index, self.mode, self.made_from) == (other._index, other.mode, other.made_from)
+        mine, its = ((x._index, x.mode, x.made_from, x.bits) for x in (self, other))
+        return mine == its
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self._index, self.mode))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from array import array
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from .terrier_files import (
 )
 from .terrier_reading import read_postings
 
+_SEVERAL = 3
 _CONTROLS_OFF = ("terrierql", "parsecontrols", "parseql", "matchopql", "applypipeline", "decorate", "decorate_batch")
 
 
@@ -62,6 +64,7 @@ class TerrierEngine(EngineIndex):
         stream.require_terms()
         inverter.finish(sort_terms=True)
         vocabulary, indptr, documents, weights = Inverter.read(folder)
+        _warn_of_size(np.diff(indptr), len(lengths), stream.weight_sum, inverter.largest, stream.scale)
         terms = write_inverted(folder, indptr, documents, weights)
         del documents, weights
         Inverter.remove(folder)
@@ -77,6 +80,19 @@ class TerrierEngine(EngineIndex):
 
     def _load(self, meta: dict) -> TerrierSearcher:
         return TerrierSearcher(self.path, meta["scale"])
+
+
+def _warn_of_size(counts: np.ndarray, documents: int, weight_sum: int, largest: int, scale: float) -> None:
+    """Tell what the inverted file will take where unary weights make it several times larger than 8 bits would."""
+    gaps = float(np.sum(counts * (2 * np.log2(documents / counts) + 1)))  # Elias gamma codes, at the mean gap
+    now, at_8_bits = ((gaps + weight_sum * factor) / 8e6 for factor in (1, 255 / max(largest, 255)))
+    if now >= _SEVERAL * at_8_bits:
+        warnings.warn(
+            f"the inverted file will take about {now:,.1f} MB, {now / at_8_bits:.1f} times what weights of 8 bits take "
+            f"({at_8_bits:,.1f} MB): Terrier codes a weight w in w bits, and the largest is {largest} at scale "
+            f"{scale:g}. indexer(bits=8), a scale of about {scale * 255 / largest:.3g} or engine 'exact' avoid that",
+            stacklevel=2,
+        )
 
 
 class TerrierSearcher(Searcher):
