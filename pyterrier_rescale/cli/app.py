@@ -219,6 +219,8 @@ def compare(
     split: Annotated[str, typer.Option(help="Split that is scored.")] = "test",
     engine: Engine = "terrier",
     untrained: Annotated[bool, typer.Option(help="Score the encoders before training, too.")] = False,
+    model_free: Annotated[bool, typer.Option(help="Score the word pieces without a model, too.")] = True,
+    fusion: Annotated[bool, typer.Option(help="Score each trained system with BM25 added, too.")] = False,
     max_steps: Annotated[int, typer.Option(help="Training steps of each encoder.", min=1)] = 250,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     learning_rate: Annotated[float, typer.Option(help="5e-4 suits the small backbones, 2e-5 full-size ones.")] = 5e-4,
@@ -246,8 +248,8 @@ def compare(
     training.update({k: v for k, v in {"lambda_q": lambda_q, "lambda_d": lambda_d}.items() if v is not None})
     comparison = run(
         loaded, models, output, rescalings=rescale or ["none", "16", "calibrated"], split=split, engine=engine,
-        untrained=untrained, max_length=max_length, seed=seed, training=training, say=_clock(), command=_typed(),
-        verbose=not quiet,
+        untrained=untrained, model_free=model_free, fusion=fusion, max_length=max_length, seed=seed, training=training,
+        say=_clock(), command=_typed(), verbose=not quiet,
     )  # fmt: skip
     _show(comparison)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..splade import Splade
 
 _CONFIG = "config.json"
-_WRITTEN = ("encoders", "indexes", "runs", "figures", "results.csv", "results.md", "per_query.csv")
+_WRITTEN = ("encoders", "indexes", "runs", "fused", "figures", "results.csv", "results.md", "per_query.csv")
 MEASURES = ("nDCG@10", "RR@10", "R@100", "AP")
 
 
@@ -54,6 +54,8 @@ def compare(
     split: str = "test",
     engine: str = "terrier",
     untrained: bool = False,
+    model_free: bool = True,
+    fusion: bool = False,
     num_results: int = 1000,
     max_length: int = 256,
     seed: int = 0,
@@ -78,6 +80,10 @@ def compare(
         engine: index engine of the trained encoders.
         untrained: score the same encoders before training, too. Their vectors may be nearly dense, where a Terrier
             index (unary weights) would take gigabytes: these rows use the exact engine.
+        model_free: beside Terrier's BM25 show what each backbone's own word pieces reach without a model, on the same
+            ``max_length`` tokens: pieces x IDF, and BM25 (:class:`~pyterrier_rescale.LexicalEncoder`).
+        fusion: show each of these and each trained system with BM25 added, too (per query min-max, summed; see
+            :func:`~pyterrier_rescale.evaluation.model_free.fused`).
         num_results: documents per query.
         max_length: tokens per text.
         seed: of the training.
@@ -93,8 +99,11 @@ def compare(
         ValueError: for bad arguments, names that cannot name files, or if ``output_dir`` holds another comparison.
         OSError: if ``output_dir`` cannot be written.
     """
+    import pandas as pd
+
     from ..collections import load_collection
     from .experiment import experiment, nothing
+    from .model_free import fused_runs, lexical_systems
 
     if isinstance(collection, (str, os.PathLike)):
         collection = load_collection(collection)
@@ -124,9 +133,20 @@ def compare(
     pipelines: dict[str, Any] = {"BM25": found}
     shown: dict[str, Splade] = {}
     rows: dict[str, dict[str, Any]] = {
-        "BM25": {"index_mb": sum(file.stat().st_size for file in (indexes / "BM25").iterdir()) / 1e6}
+        "BM25": {
+            "index_mb": sum(file.stat().st_size for file in (indexes / "BM25").iterdir()) / 1e6, "folder": "BM25",
+        }
     }
     options = {"max_length": max_length, "seed": seed, **training}
+    if model_free:
+        say("model-free rows: the backbones' word pieces by IDF and BM25")
+        lexical = lexical_systems(
+            collection, config["backbones"], topics, indexes, corpus_id=made_from["documents"],
+            max_length=options["max_length"], lowercase=bool(options.get("lowercase")), num_results=num_results,
+            verbose=verbose,
+        )  # fmt: skip
+        pipelines |= {name: pipeline for name, (pipeline, _) in lexical.items()}
+        rows |= {name: facts for name, (_, facts) in lexical.items()}
     for number, system in enumerate(listed, start=1):
         say(f"[{number}/{len(listed)}] {system.name}")
         splade, facts = system_encoder(
@@ -162,7 +182,18 @@ def compare(
             "engine": row_engine,
         }
     say(f"pt.Experiment: {len(pipelines)} systems, {len(topics)} topics")
-    means, per_query = experiment(pipelines, topics, qrels, MEASURES, output_dir / "runs", say)
+    runs = output_dir / "runs"
+    means, per_query = experiment(pipelines, topics, qrels, MEASURES, runs, say)
+    if fusion:
+        alone = {system.name for system in listed if not system.trained} | {"BM25"}
+        added = fused_runs(runs, [name for name in pipelines if name not in alone])
+        means, per_query = (
+            pd.concat(both) for both in zip(
+                (means, per_query), experiment(added, topics, qrels, MEASURES, output_dir / "fused", say), strict=True
+            )
+        )  # fmt: skip
+        means.loc[list(added), "mrt"] = float("nan")  # of sums of saved runs
+        rows |= {name: {} for name in added}
     results = _table(listed, rows, means, per_query)
     _write_results(output_dir, results, per_query)
     comparison = Comparison(results, per_query, output_dir, config)
@@ -269,9 +300,10 @@ def _table(
     p_values = holm_against_twins(
         per_query, {s.name: s.twin for s in listed if s.name != s.twin and s.twin in means.index}, MEASURES
     )
+    systems = {system.name: system for system in listed}
     table = []
-    for system in [None, *listed]:
-        name = "BM25" if system is None else system.name
+    for name, facts in rows.items():
+        system = systems.get(name)
         row: dict[str, Any] = {
             "name": name,
             "backbone": None if system is None else system.backbone,
@@ -280,9 +312,9 @@ def _table(
             **{measure: float(means.loc[name, measure]) for measure in MEASURES},
             **{f"p {measure}": p_values.get((name, measure)) for measure in MEASURES},
             "ms_per_query": float(means.loc[name, "mrt"]),
-            "folder": "BM25" if system is None else system.folder,
+            "folder": None if system is None else system.folder,
         }
-        table.append({**row, **rows[name]})
+        table.append({**row, **facts})
     return pd.DataFrame(table)
 
 

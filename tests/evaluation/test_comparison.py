@@ -149,7 +149,8 @@ def test_compare_makes_everything_and_reuses_it(bert_folder, modernbert_folder, 
     comparison = compare(Sentences(), backbones, output, **options)
     table = comparison.results.set_index("name")
     assert list(table.index) == [
-        "BM25", "bert raw (untrained)", "bert k=4 (untrained)", "modernbert raw (untrained)",
+        "BM25", "bert tokens x idf", "bert BM25 on pieces", "modernbert tokens x idf", "modernbert BM25 on pieces",
+        "bert raw (untrained)", "bert k=4 (untrained)", "modernbert raw (untrained)",
         "modernbert k=4 (untrained)", "bert raw", "bert k=4", "modernbert raw", "modernbert k=4",
     ]  # fmt: skip
     assert table.loc["BM25", "nDCG@10"] > 0.9
@@ -165,8 +166,8 @@ def test_compare_makes_everything_and_reuses_it(bert_folder, modernbert_folder, 
     for file in ("results.csv", "results.md", "config.json", "figures/training.png", "figures/head_norms.svg",
                  "figures/effectiveness.png", "encoders/bert-k-4/model.safetensors", "encoders/bert-raw/monitor.csv"):
         assert (output / file).stat().st_size > 0, file  # fmt: skip
-    assert len(list((output / "runs").glob("*.res*"))) == 9
-    assert markdown_table(comparison.results).count("\n") == 10
+    assert len(list((output / "runs").glob("*.res*"))) == 13
+    assert markdown_table(comparison.results).count("\n") == 14
     weights = output / "encoders" / "bert-raw" / "model.safetensors"
     before = weights.stat().st_mtime_ns
     (output / "results.csv").unlink()

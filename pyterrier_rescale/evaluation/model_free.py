@@ -1,0 +1,97 @@
+"""The rows that need no model, and what a system gains by adding BM25."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pyterrier as pt
+
+from ..heads.checkpoint import load_tokenizer
+from ..indexing.build import build_index
+from ..splade import LexicalEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Weightings of :class:`LexicalEncoder` by what the table calls them.
+LEXICAL = {"tokens x idf": "tokens", "BM25 on pieces": "bm25"}
+
+
+def lexical_systems(
+    collection: Any, tokenizers: Mapping[str, str], topics: pd.DataFrame, indexes: Path, *, corpus_id: str,
+    max_length: int, lowercase: bool, num_results: int, verbose: bool,
+) -> dict[str, tuple[pt.Transformer, dict[str, Any]]]:  # fmt: skip
+    """Pipelines and facts of the model-free rows, with the pieces of each backbone's tokenizer, in exact indexes.
+
+    Backbones whose tokenizers give the same vectors share one pair of rows, named after the first of them.
+
+    Args:
+        collection: the documents.
+        tokenizers: folder or hub name by the backbone's name.
+        topics: ``qid, query``.
+        indexes: gets an index per row.
+        corpus_id: fingerprint of the documents.
+        max_length: tokens per text, as encoders see them.
+        lowercase: whether encoders lower-case first.
+        num_results: documents per query.
+        verbose: show progress bars.
+    """
+    found: dict[str, tuple[pt.Transformer, dict[str, Any]]] = {}
+    seen: set[str] = set()
+    for number, (backbone, folder) in enumerate(tokenizers.items()):
+        tokenizer, statistics = load_tokenizer(folder), None
+        for label, weighting in LEXICAL.items():
+            encoder = LexicalEncoder(
+                tokenizer,
+                idf_from=statistics or (document["text"] for document in collection.corpus()),
+                weighting=weighting, max_length=max_length, lowercase=lowercase,
+            )  # fmt: skip
+            statistics = encoder.idf_from
+            if encoder.fingerprint in seen:
+                continue
+            seen.add(encoder.fingerprint)
+            place = f"model-free-{number}-{weighting}"
+            index = build_index(
+                encoder, collection.corpus, indexes / place, engine="exact", corpus_id=corpus_id, verbose=verbose
+            )
+            stats, queries = index.stats(), encoder.encode_queries(topics["query"].tolist())
+            facts = {
+                "active_q": queries.nnz / max(1, queries.shape[0]),
+                "active_d": stats["postings"] / max(1, stats["documents"]),
+                "index_mb": index.size_bytes / 1e6, "engine": "exact", "folder": place,
+            }  # fmt: skip
+            found[f"{backbone} {label}"] = encoder.query_encoder() >> index.retriever(num_results), facts
+    return found
+
+
+def fused(first: pt.Transformer, second: pt.Transformer) -> pt.Transformer:
+    """Two retrievers added: each one's scores go from 0 to 1 per query, and a document that one lacks has 0 there.
+
+    The documented simplest: no weight is tuned. ``first`` and ``second`` give ``qid, docno, score``.
+    """
+    scaled = pt.apply.generic(per_query_min_max, required_columns=["qid", "docno", "score"])
+    return (first >> scaled) + (second >> scaled)
+
+
+def per_query_min_max(results: pd.DataFrame) -> pd.DataFrame:
+    """Scores from 0 (a query's last result) to 1 (its first); 1 where all are equal."""
+    groups = results.groupby("qid")["score"]
+    low, high = groups.transform("min"), groups.transform("max")
+    width = (high - low).where(high > low)
+    return results.assign(score=((results["score"] - low) / width).fillna(1.0))
+
+
+def fused_runs(runs: Path, names: Sequence[str], beside: str = "BM25") -> dict[str, pt.Transformer]:
+    """``NAME + BM25`` pipelines over run files that an experiment has saved: nothing is retrieved again."""
+    base = _read(runs, beside)
+    return {f"{name} + {beside}": fused(_read(runs, name), base) for name in names}
+
+
+def _read(runs: Path, name: str) -> pt.Transformer:
+    frame = pt.io.read_results(str(runs / f"{name}.res.gz"))
+    if frame.empty:
+        return pt.apply.generic(lambda topics: topics.iloc[:0].assign(docno="", score=0.0, rank=0))
+    return pt.Transformer.from_df(frame[["qid", "docno", "score", "rank"]], uniform=True)
