@@ -125,7 +125,7 @@ def _costs(results: pd.DataFrame) -> list[dict[str, str]]:
 def _audits(comparison: ComparisonResults) -> list[dict[str, Any]]:
     """The heads before and after training, of the encoders that kept their audits."""
     found = []
-    for name, folder in comparison.results[["name", "folder"]].itertuples(index=False):
+    for name, folder in comparison.results[["name", "folder"]].dropna().itertuples(index=False):
         file = comparison.output_dir / "encoders" / folder / AUDITS_FILE
         if not file.exists():
             continue
