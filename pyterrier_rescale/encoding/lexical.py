@@ -26,7 +26,7 @@ class TokenStatistics:
 
     Attributes:
         idf: log(1 + (N - df_v + .5) / (df_v + .5)) over N texts, (V,) float64; 0 for special tokens.
-        mean_length: pieces per text that is not blank, special tokens aside.
+        mean_length: pieces per text that has any, special tokens aside.
         texts: N, blank texts included.
     """
 
@@ -74,7 +74,7 @@ def token_statistics(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], m
     if isinstance(texts, str):
         raise TypeError("idf_from must be an iterable of strings, got one string")
     frequencies = np.zeros(vocabulary_size(tokenizer))
-    number = filled = 0
+    number = filled = blank = 0
     length = 0.0
     rest = iter(texts)
     while part := list(islice(rest, _WINDOW)):
@@ -83,11 +83,13 @@ def token_statistics(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], m
         length += counts.sum()
         filled += int(np.count_nonzero(np.diff(counts.indptr)))
         number += len(part)
-    if not filled:
+        blank += sum(not text.strip() for text in part)
+    if blank == number:
         raise ValueError("idf_from must hold at least one text that is not blank")
     idf = np.log1p((number - frequencies + 0.5) / (frequencies + 0.5))
     idf[[i for i in tokenizer.all_special_ids if i < len(idf)]] = 0.0
-    return TokenStatistics(idf, length / filled, number)
+    # where the tokenizer knows no piece of any text, all vectors are zero, whatever the mean
+    return TokenStatistics(idf, length / filled if filled else 1.0, number)
 
 
 class LexicalSide:

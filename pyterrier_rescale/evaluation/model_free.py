@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ import pyterrier as pt
 
 from ..heads.checkpoint import load_tokenizer
 from ..indexing.build import build_index
+from ..indexing.engines.documents import NoTermsError
 from ..splade import LexicalEncoder
+from .experiment import nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +43,8 @@ def lexical_systems(
         verbose: show progress bars.
     """
     found: dict[str, tuple[pt.Transformer, dict[str, Any]]] = {}
+    if not any(document["text"].strip() for document in collection.corpus()):
+        return found
     seen: set[str] = set()
     for number, (backbone, folder) in enumerate(tokenizers.items()):
         tokenizer, statistics = load_tokenizer(folder), None
@@ -53,10 +58,14 @@ def lexical_systems(
             if encoder.fingerprint in seen:
                 continue
             seen.add(encoder.fingerprint)
-            place = f"model-free-{number}-{weighting}"
-            index = build_index(
-                encoder, collection.corpus, indexes / place, engine="exact", corpus_id=corpus_id, verbose=verbose
-            )
+            place, index = f"model-free-{number}-{weighting}", None
+            with suppress(NoTermsError):  # a tokenizer without a piece of any text; experiment() says so
+                index = build_index(
+                    encoder, collection.corpus, indexes / place, engine="exact", corpus_id=corpus_id, verbose=verbose
+                )
+            if index is None:
+                found[f"{backbone} {label}"] = nothing(), {"active_q": 0.0, "active_d": 0.0, "index_mb": 0.0}
+                continue
             stats, queries = index.stats(), encoder.encode_queries(topics["query"].tolist())
             facts = {
                 "active_q": queries.nnz / max(1, queries.shape[0]),

@@ -59,6 +59,9 @@ def test_unknown_pieces_and_what_is_cut_count_for_nothing():
     long = "sparse " * 50 + "index"
     found = set(encoder.encode_docs([long]).nonzero()[1])
     assert found == set(pieces(tokenizer, long, 6)) == set(pieces(tokenizer, "sparse"))
+    for weighting in ("tokens", "bm25"):  # a corpus of unknown letters alone
+        strange = LexicalEncoder(tokenizer, idf_from=["日本", "本"], weighting=weighting)
+        assert strange.encode_docs(["日本"]).nnz == 0 and np.isfinite(strange.encode_docs(["sparse"]).data).all()
     # a piece that no text has is the rarest of all
     rare = encoder.encode_docs(["gradients"]).data
     assert rare == pytest.approx(math.log(1 + 2.5 / 0.5)) and (rare > encoder.encode_docs(["sparse"]).data.max()).all()
