@@ -132,10 +132,12 @@ def test_the_plan_is_whole_and_its_rates_come_from_held_out_pairs(study):
     assert len(final) == 15 and {run.topics for run in final} == {"test"} and {run.seed for run in final} == {0, 1, 2}
     assert all(run.learning_rate == best[run.start] for run in final)
     arms = runs.planned("arms", runs.Done(rows))
-    assert {run.learning_rate for run in arms} == {3e-5} and len(arms) == 30
+    waiting = 3 * any(run.start == "arm H" and runs.missing_options(run) for run in runs.arms(runs.Done(rows)))
+    assert {run.learning_rate for run in arms} == {3e-5} and len(arms) == 30 - waiting
     for block in runs.BLOCKS:
         found = [run.id for run in runs.planned(block, runs.Done(rows, dry=True))]
-        assert found and len(found) == len(set(found)), block
+        assert found or block == "options", block
+        assert len(found) == len(set(found)), block
 
 
 @pytest.mark.slow

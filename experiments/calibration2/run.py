@@ -26,7 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from data import UNSEEN, Study
 from one_training import carry_out
-from runs import BLOCKS, KEPT, SIZES, Done, planned
+from runs import BLOCKS, KEPT, SIZES, Done, missing_options, planned
 from scoring import model_free, terrier
 from step0 import MAX_LENGTH, step0
 
@@ -123,6 +123,10 @@ def main(arguments: list[str] | None = None) -> None:
         if block == "backbones":
             small_backbones(study, options.out)
             continue
+        every = BLOCKS[block](Done(finished(options.out), study.dry))
+        waiting = {name for run in every for name in missing_options(run)}
+        if waiting:
+            say(f"{block}: runs wait for options that train() does not have: {', '.join(sorted(waiting))}")
         while todo := planned(block, Done(finished(options.out), study.dry)):
             run = todo[0]
             if options.hours and time.monotonic() - begun > options.hours * 3600:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pyterrier_rescale.training.config import TrainConfig
+
 RATES = (1e-4, 3e-5, 3e-4, 1e-5, 1e-3)
 SEEDS = (0, 1, 2)
 #: Small backbones, and the percentage of chosen tokens that stay as they are.
@@ -219,4 +221,13 @@ def planned(block: str, done: Done) -> list[Run]:
     runs = list({run.id: run for run in BLOCKS[block](done)}.values())
     if done.dry:
         runs = [dataclasses.replace(run, steps=min(2, run.steps)) for run in runs[:3]]
-    return [run for run in runs if run.id not in done.rows]
+    return [run for run in runs if run.id not in done.rows and not missing_options(run)]
+
+
+def missing_options(run: Run) -> list[str]:
+    """Options that a run needs and ``train`` does not have yet: such runs wait."""
+    needed = [name for name in ("shift", "position_top_k", "fold") if getattr(run, name) is not None]
+    if run.recipe.startswith("bias x"):
+        needed.append("bias_learning_rate")
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    return [name for name in needed if name not in known]
