@@ -17,6 +17,8 @@ MIN_JAVA = 11
 ENCODING_OPTION = "-Dfile.encoding=UTF-8"
 # The JVM leaves SIGINT and SIGTERM alone: else its own exit on Ctrl-C hangs beside Python's threads, or crashes.
 SIGNALS_OPTION = "-Xrs"
+_LIBRARIES = ("lib/server/libjvm.*", "jre/lib/*/server/libjvm.*", "jre/lib/server/libjvm.*", "bin/server/jvm.dll",
+              "jre/bin/server/jvm.dll")  # fmt: skip
 _JARS = "$PYTERRIER_HOME (~/.pyterrier)"
 # From these versions on, the JVM warns about native access and sun.misc.Unsafe, which Terrier's jars cannot avoid.
 _QUIET_OPTIONS = {24: ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")}
@@ -29,7 +31,7 @@ def java_version(home: str | os.PathLike) -> int | None:
         home: what JAVA_HOME would be.
     """
     home = Path(home)
-    if not any(next(home.glob(p), None) for p in ("**/libjvm.so", "**/libjvm.dylib", "**/jvm.dll")):
+    if not any(next(home.glob(pattern), None) for pattern in _LIBRARIES):
         return None
     release = home / "release"
     if release.is_file():

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from platformdirs import user_cache_dir
+
 from .durable import settle, sync
 
 HOME_VARIABLE = "PYTERRIER_RESCALE_HOME"
@@ -17,7 +19,8 @@ HOME_VARIABLE = "PYTERRIER_RESCALE_HOME"
 def cache_dir(*parts: str) -> Path:
     """Return the cache folder (or a folder below it), created if need be.
 
-    It is ``$PYTERRIER_RESCALE_HOME`` if that is set, else ``~/.cache/pyterrier_rescale``.
+    It is ``$PYTERRIER_RESCALE_HOME`` if that is set, else the user's cache folder of this system
+    (``~/.cache/pyterrier_rescale`` on Linux).
 
     Args:
         parts: names of folders below the cache folder.
@@ -27,9 +30,11 @@ def cache_dir(*parts: str) -> Path:
         ValueError: if there is no home folder to put it in.
     """
     try:
-        root = expand(os.environ.get(HOME_VARIABLE) or "~/.cache/pyterrier_rescale")
-    except ValueError as error:
-        raise ValueError(f"no cache folder: {error}, or set {HOME_VARIABLE} to a folder that is writable") from error
+        root = expand(os.environ.get(HOME_VARIABLE) or user_cache_dir("pyterrier_rescale", appauthor=False))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"no cache folder: there is no such home folder ({error}); set {HOME_VARIABLE} to a folder that is writable"
+        ) from error
     folder = root.joinpath(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from .._utils.checks import check_number, check_share
 from ..heads.checkpoint import load_backbone
@@ -39,6 +38,7 @@ from .measurement import Probe, as_pairs, run_probe, used_rows
 
 if TYPE_CHECKING:
     import matplotlib.figure
+    import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..encoding.query_encoder import QuerySide

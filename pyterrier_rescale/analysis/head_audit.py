@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from .._utils.checks import check_number
 from ..heads.checkpoint import load_backbone
@@ -29,6 +28,7 @@ from .verdict import judge, mismatched
 
 if TYPE_CHECKING:
     import matplotlib.figure
+    import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..encoding.query_encoder import QuerySide
@@ -66,6 +66,8 @@ class HeadAudit:
 
     def to_frame(self) -> pd.DataFrame:
         """One row: all numbers, then ``suggested_k`` and ``verdict``."""
+        import pandas as pd
+
         row = {"model": self.name, **self.numbers, "suggested_k": self.suggested_k, "verdict": self.verdict}
         return pd.DataFrame([row])
 
@@ -84,6 +86,8 @@ class HeadAudits(tuple[HeadAudit, ...]):
 
     def to_frame(self) -> pd.DataFrame:
         """A row per model, in the order given."""
+        import pandas as pd
+
         return pd.concat([audit.to_frame() for audit in self], ignore_index=True)
 
     def plot(self, path: str | None = None) -> matplotlib.figure.Figure:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from ..heads.rescaling import check_k
 from .head_statistics import RANDOM_DOCUMENTS, density_numbers, score_numbers
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .measurement import Probe
 
 #: What k is chosen by (a column of the table) and the default aim.
@@ -58,6 +59,8 @@ def search_k(
         ValueError: if no k gives a value above zero, as when no term fires, or, without ``ks``, none reaches the aim
             (at ``least``, less than the aim will do).
     """
+    import pandas as pd
+
     tried: dict[float, dict[str, float]] = {}
 
     def value(k: float) -> float:

@@ -20,7 +20,8 @@ from .._utils.checks import check_integer
 from .._utils.sampling import spread
 from ..encoding.kernel import packed_head
 from ..encoding.query_encoder import QuerySide, StaticEncoder
-from ..encoding.text_encoder import HeadBatch, TextEncoder, check_is_list, check_texts, position_limit
+from ..encoding.text_checks import check_is_list, check_texts, position_limit
+from ..encoding.text_encoder import HeadBatch, TextEncoder
 from .head_statistics import term_weights
 
 if TYPE_CHECKING:

@@ -48,7 +48,8 @@ def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_l
 
     The tokens are those that a model would see; special ones ([CLS], [SEP], unknown) are counted for nothing.
     """
-    from .text_encoder import check_texts, token_ids
+    from .text_checks import check_texts
+    from .text_encoder import token_ids
 
     texts = check_texts(texts)
     size = vocabulary_size(tokenizer)

@@ -78,7 +78,8 @@ class StaticEncoder:
         Raises:
             ValueError: for a text that is not a string, naming its position.
         """
-        from .text_encoder import check_texts, token_ids
+        from .text_checks import check_texts
+        from .text_encoder import token_ids
 
         texts = check_texts(texts)
         ids = token_ids(self.tokenizer, texts, self.max_length, special=False) if texts else []

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .._utils.paths import expand
 from .query_encoder import QuerySide
 
 _MODELS = ("MLMTransformer", "Transformer")
@@ -40,9 +41,9 @@ def saved_settings(name: str | Path) -> dict[str, Any]:
         raise _refusal(name, f"documents go through {kinds or paths}, not through a masked LM and SpladePooling")
     inside = "" if paths[0] in ("", ".") else f"{paths[0]}/"
     if inside:
-        if not Path(name).expanduser().is_dir():
+        if not expand(name).is_dir():
             raise _refusal(name, f"the masked LM lies in its folder {paths[0]!r}")
-        settings["folder"] = str(Path(name).expanduser() / inside)
+        settings["folder"] = str(expand(name) / inside)
     settings["pooling"] = _pooling(name, paths[1])
     if routes is not None:
         settings |= _queries(name, routes["query"], paths[0], types)
@@ -108,7 +109,7 @@ def _kind(name: Any) -> str:
 
 
 def _find(name: str | Path, file: str) -> Path | None:
-    folder = Path(name).expanduser()
+    folder = expand(name)
     if folder.is_dir():
         return folder / file if (folder / file).is_file() else None
     if folder.is_absolute() or not str(name):

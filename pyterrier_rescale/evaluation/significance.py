@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm-Bonferroni corrected p-values (Holm, 1979), in the order given; NaN stays NaN and is not counted."""
-    p_values = np.asarray(p_values, dtype=float)
-    corrected = np.full(len(p_values), np.nan)
-    order = [i for i in np.argsort(p_values) if not np.isnan(p_values[i])]
-    largest = 0.0
-    for position, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - position) * p_values[index]))
-        corrected[index] = largest
+    from statsmodels.stats.multitest import multipletests
+
+    corrected = np.array(p_values, dtype=float)
+    tested = ~np.isnan(corrected)
+    if tested.any():
+        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
     return corrected
 
 

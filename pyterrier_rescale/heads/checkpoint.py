@@ -103,7 +103,7 @@ def _expanded(name: str | os.PathLike[str]) -> str:
 
 def unreachable(name: str, error: Exception) -> OSError:
     """What to raise where transformers finds neither a folder nor a hub, or may not read what is there."""
-    folder = Path(name).expanduser()
+    folder = expand(name)
     if folder.is_dir():
         closed = [file.name for file in folder.iterdir() if file.is_file() and not os.access(file, os.R_OK)]
         if closed or not os.access(folder, os.R_OK | os.X_OK):

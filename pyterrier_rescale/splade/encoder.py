@@ -16,7 +16,7 @@ import pyterrier as pt
 from .._utils.defaults import DefaultInt, DefaultStr
 from ..encoding.pruning import check_pruning, prune
 from ..encoding.terms import TermMap
-from ..encoding.text_encoder import check_texts
+from ..encoding.text_checks import check_texts
 from .pickling import reduce
 from .stages import SpladeDocEncoder, SpladeQueryEncoder, SpladeScorer, schematic
 
@@ -82,7 +82,8 @@ class Splade(pt.Transformer):
         from ..encoding.fingerprint import state_of
         from ..encoding.query_encoder import QuerySide
         from ..encoding.saved_settings import saved_settings
-        from ..encoding.text_encoder import TextEncoder, default_device, position_limit
+        from ..encoding.text_checks import position_limit
+        from ..encoding.text_encoder import TextEncoder, default_device
         from ..heads.checkpoint import load_backbone
         from ..heads.rescaling import check_k
         from ..heads.rescaling import rescale as rescale_head

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .._utils.paths import expand
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,6 +59,6 @@ def _from_model(
 
 def _absolute(name: Any) -> Any:
     """A folder's absolute path: another process may run elsewhere."""
-    if isinstance(name, (str, os.PathLike)) and Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser().resolve())
+    if isinstance(name, (str, os.PathLike)) and expand(name).is_dir():
+        return str(expand(name).resolve())
     return name

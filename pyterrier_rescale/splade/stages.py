@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from .._utils.checks import check_integer, check_number
 from .._utils.defaults import DefaultInt
+from .._utils.stages import ALL_TOKS, schematic
 from .._utils.text_lines import has_surrogates
 from ..encoding.pruning import check_pruning, prune
 from ..encoding.terms import MODES, Toks, to_toks
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 # sorts so many by length, and tokenises while the model works.
 _WINDOW = DefaultInt(2048)
 _ROWS = 128
-#: Where a query encoder keeps only some terms: the column with all of them, for a scorer that follows.
-ALL_TOKS = "query_toks_all"
-HELP_URL = "https://pyterrier.readthedocs.io/en/latest/ext/pyterrier-rescale/"
 
 
 class _Role(pt.Transformer):
@@ -230,11 +228,6 @@ class SpladeScorer(_Role):
                 product = query_vectors[query_codes[part]].multiply(text_vectors[text_codes[part]])
                 scores[part] = np.asarray(product.sum(axis=1, dtype=np.float64)).ravel()
         return pt.model.add_ranks(inp.assign(score=scores))
-
-
-def schematic(transformer: pt.Transformer, label: str) -> dict[str, Any]:
-    """A drawing that needs no network: without ``help_url`` PyTerrier would download its documentation's index."""
-    return {"label": label, "name": repr(transformer), "help_url": HELP_URL}
 
 
 def _batch_size(splade: SparseEncoder, batch_size: int | None) -> int:

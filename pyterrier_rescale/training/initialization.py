@@ -10,7 +10,8 @@ import torch
 
 from .._utils.sampling import spread
 from ..encoding.query_encoder import QuerySide
-from ..encoding.text_encoder import check_max_length, lowercasing
+from ..encoding.text_checks import check_max_length
+from ..encoding.text_encoder import lowercasing
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled

@@ -86,3 +86,11 @@ def test_names_that_are_kept_in_a_home_folder_need_one(no_home, monkeypatch, tmp
 def test_home_folders_of_unknown_users(no_home, user):
     with pytest.raises(ValueError, match="there is no such home folder"):
         expand(user)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other places")
+def test_the_cache_is_where_the_system_keeps_caches(monkeypatch, tmp_path):
+    for variable in ("PYTERRIER_RESCALE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir("a") == tmp_path / ".cache" / "pyterrier_rescale" / "a"

@@ -12,11 +12,10 @@ import pyterrier as pt
 
 from ..._utils.checks import check_integer, is_number
 from ..._utils.documents import as_documents
+from ..._utils.stages import schematic
 from ..vectors.base import SparseVectors
 from .documents import parse_stamp
 from .quantising import FINE_SCALE, check_bits
-
-HELP_URL = "https://pyterrier.readthedocs.io/en/latest/ext/pyterrier-rescale/"
 
 
 class EngineIndexer(pt.Indexer):
@@ -70,7 +69,7 @@ class EngineIndexer(pt.Indexer):
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
         """The box in a drawn pipeline."""
-        return {"label": f"{self._index.engine} indexer", "help_url": HELP_URL}
+        return schematic(self, f"{self._index.engine} indexer")
 
     def __repr__(self) -> str:
         arguments = _arguments(
@@ -169,7 +168,7 @@ class EngineRetriever(pt.Transformer):
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
         """The box in a drawn pipeline."""
-        return {"label": f"{self.index.engine} retriever", "help_url": HELP_URL}
+        return schematic(self, f"{self.index.engine} retriever")
 
     def __repr__(self) -> str:
         arguments = _arguments(

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..._utils.checks import check_number
+from ...encoding.pruning import check_pruning, prune
 from ...encoding.terms import to_toks
 
 if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_matrix
 
-    from .pruned import PrunedVectors
     from .scorer import VectorScorer
 
 
@@ -163,8 +163,6 @@ class SparseVectors:
             max_terms: terms kept per document; default: all.
             min_weight: terms of less weight are dropped.
         """
-        from .pruned import PrunedVectors
-
         return PrunedVectors(self, max_terms, min_weight)
 
     def scorer(self, *, verbose: bool = False) -> VectorScorer:
@@ -198,3 +196,46 @@ def round_weights(vectors: csr_matrix, scale: float) -> tuple[np.ndarray, np.nda
     keep = data >= 1  # a zero weight corrupts a posting list
     kept = np.concatenate([[0], np.cumsum(keep)])
     return kept[vectors.indptr], vectors.indices[keep], data[keep]
+
+
+class PrunedVectors(SparseVectors):
+    """Each document's heaviest terms of other vectors; made by ``vectors.pruned(max_terms, min_weight)``."""
+
+    def __init__(self, vectors: SparseVectors, max_terms: int | None, min_weight: float) -> None:
+        self.vectors = vectors
+        self.max_terms, self.min_weight = check_pruning(max_terms, min_weight)
+
+    terms = property(lambda self: self.vectors.terms)
+    readable = property(lambda self: self.vectors.readable)
+    vocabulary = property(lambda self: self.vectors.vocabulary)
+    quantised = property(lambda self: self.vectors.quantised)
+    docnos = property(lambda self: self.vectors.docnos)
+
+    @property
+    def made_from(self) -> dict[str, Any] | None:
+        """That of the vectors, and what was kept of them."""
+        made_from = self.vectors.made_from
+        return made_from and {**made_from, "pruned": [self.max_terms, self.min_weight]}
+
+    def __len__(self) -> int:
+        """The number of documents."""
+        return len(self.vectors)
+
+    def blocks(self) -> Iterator[Block]:
+        """All documents in order."""
+        for docnos, vectors in self.vectors.blocks():
+            yield Block(docnos, prune(vectors, self.max_terms, self.min_weight))
+
+    def _row(self, place: int) -> csr_matrix:
+        return prune(self.vectors._row(place), self.max_terms, self.min_weight)
+
+    def __repr__(self) -> str:
+        return f"{self.vectors!r}.pruned(max_terms={self.max_terms}, min_weight={self.min_weight:g})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PrunedVectors) and (self.vectors, self.max_terms, self.min_weight) == (
+            other.vectors, other.max_terms, other.min_weight,
+        )  # fmt: skip
+
+    def __hash__(self) -> int:
+        return hash((self.vectors, self.max_terms, self.min_weight))

@@ -11,12 +11,10 @@ import pandas as pd
 import pyterrier as pt
 
 from ..._utils.checks import is_number
+from ..._utils.stages import ALL_TOKS, schematic
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
-
-HELP_URL = "https://pyterrier.readthedocs.io/en/latest/ext/pyterrier-rescale/"
-ALL_TOKS = "query_toks_all"
 
 
 class VectorScorer(pt.Transformer):
@@ -94,7 +92,7 @@ class VectorScorer(pt.Transformer):
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
         """The box in a drawn pipeline."""
-        return {"label": "vector scorer", "help_url": HELP_URL}
+        return schematic(self, "vector scorer")
 
     def __repr__(self) -> str:
         return f"{self.vectors!r}.scorer()"
