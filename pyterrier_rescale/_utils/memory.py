@@ -55,7 +55,7 @@ def return_freed_memory() -> contextlib.AbstractContextManager[bool]:
     """Within the block, map blocks of more than 2 MB one by one, so that what is freed is returned at once.
 
     For training large models: the activations that wait for the backward pass would hold a fragmented heap, whose peak
-    was a third larger. With a few hundred tokens at a time (:mod:`.training.micro_batches`) most others are smaller;
+    was a third larger. With a few hundred tokens at a time (:mod:`.training.model`) most others are smaller;
     mapping those, too, made a step half as long again.
 
     Returns:

@@ -1,28 +1,34 @@
-"""The callback between the loop and everything that watches it: clipping, log, verdicts, progress bar, checkpoints."""
+"""The callback between the loop and everything that watches it (clipping, log, verdicts, progress), and checkpoints."""
 
 from __future__ import annotations
 
 import math
+import re
+import shutil
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .._utils.durable import settle, sync
 from .config import TrainConfig
 from .distributed import batch_mean, world
+from .losses import StepParts
 from .model import SparseHead
 from .monitor import CollapseError, Judge, Log, measure
-from .objective import StepParts
 
 if TYPE_CHECKING:
     from .dev_evaluation import DevWatch
 
 # Rows of W whose norms are followed: enough for a mean, at no cost.
 _SAMPLED_ROWS = 1024
-
+# Written last into a checkpoint, so that its presence marks a whole checkpoint.
+_MARK = "complete"
+_NAME = re.compile(r"checkpoint-(\d+)")
 
 class Bookkeeper(TrainerCallback):
     """Watches every step.
@@ -193,14 +199,35 @@ def not_finite(module: torch.nn.Module) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
-@torch.no_grad()
 def clip_gradient(module: torch.nn.Module, max_norm: float) -> float:
     """Scale the gradient down to ``max_norm`` (0: leave it) and return its norm before."""
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    if not gradients:
-        return 0.0
-    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part.float()) for part in gradients])))
-    if max_norm and norm > max_norm and math.isfinite(norm):
-        for part in gradients:
-            part.mul_(max_norm / norm)
-    return norm
+    norm = get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
+    if max_norm and norm > max_norm:  # no pass over all gradients where there is nothing to do
+        clip_grads_with_norm_(module.parameters(), max_norm, norm)
+    return float(norm)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints of a run, the oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name) and (path / _MARK).exists()]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def latest(folder: Path) -> Path | None:
+    """The last whole checkpoint; broken ones are removed."""
+    whole = whole_checkpoints(folder)
+    for path in folder.glob("checkpoint-*"):
+        if path not in whole:
+            shutil.rmtree(path, ignore_errors=True)
+    return whole[-1] if whole else None
+
+
+def seal(checkpoint: Path) -> None:
+    """Mark a checkpoint as whole, once all of it is on the disk, and remove older ones."""
+    settle(checkpoint)
+    (checkpoint / _MARK).write_text("", encoding="utf-8")
+    sync(checkpoint)
+    sync(checkpoint.parent)
+    for older in whole_checkpoints(checkpoint.parent):
+        if older != checkpoint:
+            shutil.rmtree(older, ignore_errors=True)

@@ -13,8 +13,7 @@ from .._utils.durable import write_whole
 from .._utils.paths import expand
 from ..encoding.kernel import POOLINGS
 from .losses import LOSSES
-from .regularizers import REGULARIZERS
-from .schedule import RAMPS
+from .regularizers import RAMPS, REGULARIZERS
 
 #: Name of the configuration file in the output folder.
 CONFIG_FILE = "train_config.json"

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from .._utils.documents import as_documents
+from .._utils.durable import put_in_place
 from ..encoding.text_encoder import TextEncoder
-from .checkpoints import Best
 from .config import TrainConfig
 from .data.rows import packed
 from .model import SparseHead
@@ -133,6 +133,34 @@ def _folded(module: SparseHead) -> Iterator[None]:
         yield
     finally:
         weight.data = original
+
+
+class Best:
+    """The best state so far by a score on a dev split, in one file that is replaced whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.score, self.step = float("-inf"), 0
+        if path.exists():
+            kept = torch.load(path, map_location="cpu", weights_only=True)
+            self.score, self.step = kept["score"], kept["step"]
+
+    def offer(self, score: float, step: int, state: dict[str, torch.Tensor]) -> bool:
+        """Keep the state if its score is higher than all before."""
+        if score <= self.score:
+            return False
+        self.score, self.step = score, step
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".new")
+        torch.save({"score": score, "step": step, "state": state}, beside)
+        put_in_place(beside, self.path)
+        return True
+
+    def state(self) -> dict[str, torch.Tensor] | None:
+        """The state kept, or ``None``."""
+        if not self.path.exists():
+            return None
+        return torch.load(self.path, map_location="cpu", weights_only=True)["state"]
 
 
 class DevWatch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,50 +15,18 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-class _Gather(torch.autograd.Function):
-    """Concatenate the tensors of all processes; the gradient is summed over those that used them."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        ctx.rows = len(tensor)
-        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        start = dist.get_rank() * ctx.rows
-        return gradient[start : start + ctx.rows]
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over processes; so is the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.contiguous().clone()
-        dist.all_reduce(tensor)
-        return tensor
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
 def gather(tensor: torch.Tensor) -> torch.Tensor:
-    """Rows of all processes (each holds equally many), in rank order; differentiable."""
-    return tensor if world()[1] == 1 else _Gather.apply(tensor)
+    """Rows of all processes (each holds equally many), in rank order; gradients are summed over those that use them."""
+    if world()[1] == 1:
+        return tensor
+    from sentence_transformers.util import all_gather_with_grad
+
+    return all_gather_with_grad(tensor)
 
 
 def batch_mean(tensor: torch.Tensor) -> torch.Tensor:
     """Mean over the rows of all processes (each holds equally many), shape of one row; differentiable."""
-    mean = tensor.mean(dim=0)
-    size = world()[1]
-    return mean if size == 1 else _Sum.apply(mean) / size
+    return gather(tensor.mean(dim=0, keepdim=True)).mean(dim=0)
 
 
 def on_cpu(device: str | None) -> bool:

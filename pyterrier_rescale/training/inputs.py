@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._utils.durable import write_whole
 from ..encoding.fingerprint import config_content, tokenizer_fingerprint
 from ..heads.fingerprint import model_fingerprint, settings_fingerprint
 from .distributed import world
-from .model_card import Origin, source_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,6 +20,23 @@ if TYPE_CHECKING:
 
 #: Name of the record in the output folder, beside ``train_config.json``.
 INPUTS_FILE = "train_inputs.json"
+
+
+class Origin(NamedTuple):
+    """What ``train`` was called with, beside its options."""
+
+    backbone: Any
+    data: Any
+    texts: Any = None
+    tokenizer: Any = None
+    dev: Any = None
+
+    @property
+    def name(self) -> str:
+        """The backbone's name, without the folders of this machine."""
+        if not isinstance(self.backbone, (str, os.PathLike)):
+            return type(self.backbone).__name__
+        return _short(self.backbone)
 
 
 def describe_inputs(
@@ -97,3 +114,26 @@ def check_inputs(folder: Path, inputs: dict[str, Any], *, finished: bool) -> Non
 def _told(entry: dict[str, str]) -> str:
     name, fingerprint = entry.get("name", ""), entry.get("fingerprint", "")
     return " ".join(part for part in (name, f"[{fingerprint}]" if fingerprint and name else fingerprint) if part)
+
+
+def source_name(source: Any) -> str:
+    """What a data source is, in a few words, without the folders of this machine."""
+    name = command_name(source)
+    return f"`{name}`" if name else f"a {type(source).__name__}"
+
+
+def command_name(source: Any) -> str | None:
+    """A file or collection as the command line takes it, without the folders of this machine."""
+    if isinstance(source, (str, os.PathLike)):
+        return _short(source)
+    name = getattr(source, "name", None)
+    return _short(name) if isinstance(name, str) and hasattr(source, "corpus") else None
+
+
+def _short(name: str | os.PathLike[str]) -> str:
+    return os.fspath(name) if is_hub_name(name) else Path(name).name
+
+
+def is_hub_name(backbone: Any) -> bool:
+    """Whether a backbone or source is a name that is no path of this machine."""
+    return isinstance(backbone, str) and not Path(backbone).expanduser().exists() and not Path(backbone).is_absolute()

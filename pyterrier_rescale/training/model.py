@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from sentence_transformers.base.modules import InputModule
+from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,7 +18,9 @@ from ..encoding.kernel import packed_head
 from ..encoding.query_encoder import QuerySide
 from ..heads.decoder import find_head, head_input
 from ..heads.provenance import record
-from .micro_batches import SharedLookup, split
+
+# Padded tokens that run through the body together on a CPU: with 2,048 a step held a tenth more and took as long.
+_CPU_TOKENS = 512
 
 
 class SparseHead(InputModule):
@@ -47,9 +53,9 @@ class SparseHead(InputModule):
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.query_pooling = query_pooling or pooling
-        self.query_weights = None if query_weights is None else torch.nn.Parameter(query_weights)
+        self.query_weights = None if query_weights is None else nn.Parameter(query_weights)
         self.max_length = max_length
-        self.log_k = None if learned_k is None else torch.nn.Parameter(torch.tensor(math.log(learned_k)))
+        self.log_k = None if learned_k is None else nn.Parameter(torch.tensor(math.log(learned_k)))
 
     def preprocess(self, inputs: list[str], prompt: str | None = None, **_: Any) -> dict[str, torch.Tensor]:
         """Token ids and mask, (B, L), padded to the longest text."""
@@ -150,7 +156,7 @@ class SparseHead(InputModule):
         return self.head.weight.shape[0]
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Not used: encoders are saved in the standard layout by ``layout.save_encoder``."""
+        """Not used: encoders are saved in the standard layout by ``encoding.model_folder``."""
         raise NotImplementedError("save with pyterrier_rescale.encoding.model_folder.save_encoder")
 
 
@@ -158,3 +164,63 @@ def _last_attended(mask: torch.Tensor) -> int:
     """Columns of a mask (B, L) up to the last that any text attends to, wherever it is padded; at least 1."""
     columns = mask.bool().any(dim=0).nonzero()
     return int(columns.max()) + 1 if len(columns) else 1
+
+
+def split(mask: torch.Tensor, size: int | None = None) -> list[torch.Tensor]:
+    """Texts (positions) to run together: at most ``size``; on a CPU sorted by length and of some hundred tokens.
+
+    There the time goes with the padded tokens, and small activations stay in the cache. A mask (B, L) that is not
+    padded on the right is split as it is.
+    """
+    size = size or len(mask)
+    lengths = mask.sum(dim=1)
+    order = torch.arange(len(mask), device=mask.device)
+    right_padded = bool((mask.bool() == (torch.arange(mask.shape[1], device=mask.device) < lengths[:, None])).all())
+    if mask.device.type != "cpu" or not right_padded:
+        return [order] if size >= len(mask) else list(order.split(size))
+    order = torch.argsort(lengths, descending=True, stable=True)
+    parts, begin = [], 0
+    while begin < len(order):
+        count = min(size, max(1, _CPU_TOKENS // max(1, int(lengths[order[begin]]))))
+        parts.append(order[begin : begin + count])
+        begin += count
+    return parts
+
+
+class SharedLookup:
+    """The word embeddings of a step's distinct tokens, looked up once for all parts.
+
+    The gradient of a lookup is a (V, H) matrix. With a lookup per part there are as many of them, each zeroed, filled
+    and added up; here it is one, and each part's is of the distinct tokens only.
+
+    Args:
+        embeddings: the model's.
+        ids: all token ids of the step, any shapes.
+    """
+
+    def __init__(self, embeddings: nn.Module, ids: Sequence[torch.Tensor]) -> None:
+        self.embeddings = embeddings
+        self.rows: torch.Tensor | None = None
+        weight = getattr(embeddings, "weight", None)
+        trained = isinstance(embeddings, nn.Embedding) and weight.requires_grad and torch.is_grad_enabled()
+        if not ids or not trained:
+            return
+        tokens = torch.unique(torch.cat([part.flatten() for part in ids]))
+        self.rows = embeddings(tokens)
+        self.places = torch.zeros(len(weight), dtype=torch.long, device=weight.device)
+        self.places[tokens] = torch.arange(len(tokens), device=weight.device)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Let the embeddings answer with the rows that were looked up."""
+        rows = self.rows
+        if rows is None:
+            yield
+            return
+        hook = self.embeddings.register_forward_hook(
+            lambda _, given, __: functional.embedding(self.places[given[0]], rows)
+        )
+        try:
+            yield
+        finally:
+            hook.remove()

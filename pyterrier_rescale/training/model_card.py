@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from .. import __version__
 from .._utils.durable import write_whole
+from ..analysis.head_audit import HeadAudit, audit
+from ..analysis.measurement import MIN_TEXTS
+from ..heads.decoder import find_head
 from ..heads.provenance import provenance
 from .config import TrainConfig
-from .head_report import head_table
+from .initialization import sample_pairs
+from .inputs import Origin, command_name, is_hub_name, source_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..analysis.head_audit import HeadAudit
+    from ..encoding.query_encoder import QuerySide
     from .data.rows import Rows
 
+# Pairs of the training data that a head is measured on, and texts per batch: seconds, whatever the backbone.
+_PAIRS = 32
+_BATCH = 16
 _PACKAGES = ("sentence-transformers", "transformers", "torch")
 _FIGURES = (
     ("ranking", "ranking loss"),
@@ -33,23 +43,12 @@ _FIGURES = (
     ("grad_norm", "gradient norm"),
     ("head_norm", "mean row norm of the head"),
 )
-
-
-class Origin(NamedTuple):
-    """What ``train`` was called with, beside its options."""
-
-    backbone: Any
-    data: Any
-    texts: Any = None
-    tokenizer: Any = None
-    dev: Any = None
-
-    @property
-    def name(self) -> str:
-        """The backbone's name, without the folders of this machine."""
-        if not isinstance(self.backbone, (str, os.PathLike)):
-            return type(self.backbone).__name__
-        return _short(self.backbone)
+_HEAD_FIGURES = (
+    ("active_terms", "active terms per document"),
+    ("active_terms_query", "active terms per query"),
+    ("score_std", "standard deviation of scores of random pairs"),
+    ("random_saturation", "largest softmax probability among 32 random documents"),
+)
 
 
 def write_card(
@@ -70,7 +69,7 @@ def write_card(
     record = provenance(model) or {}
     how = f"rescaled (arXiv:2606.18811, {record.get('method')}, k = {record['k']:.4g})" if record else "not rescaled"
     left_out = ", ".join(f"{count} with {why}" for why, count in rows.skipped.items())
-    base = [f"base_model: {origin.name}"] if _is_hub_name(origin.backbone) else []
+    base = [f"base_model: {origin.name}"] if is_hub_name(origin.backbone) else []
     lines = [
         *("---", "library_name: sentence-transformers", "pipeline_tag: feature-extraction", *base),
         *("tags:", "- sparse-encoder", "- splade", "- pyterrier", "- pyterrier_rescale", "---", ""),
@@ -106,7 +105,7 @@ def _reproduction(origin: Origin, config: TrainConfig) -> list[str]:
     arguments = [backbone, "data", '"splade"', *(f"{name}={name}" for name in others)]
     call = ", ".join([*arguments, *(f"{name}={value!r}" for name, value in given.items())])
     lines = ["Made by", "", "```python", "from pyterrier_rescale import train", f"train({call})", "```", ""]
-    data, texts = (_command_name(source) for source in (origin.data, origin.texts))
+    data, texts = (command_name(source) for source in (origin.data, origin.texts))
     if isinstance(origin.backbone, (str, os.PathLike)) and data and not {"tokenizer", "dev"} & set(others):
         if origin.texts is None or texts:
             option = f" --texts {texts}" if texts else ""
@@ -114,28 +113,6 @@ def _reproduction(origin: Origin, config: TrainConfig) -> list[str]:
             lines += ["or, with this folder's options, by", "", "```bash", command, "```", ""]
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     return [*lines, f"with pyterrier_rescale {__version__}, {versions}; default options are left out of the call."]
-
-
-def source_name(source: Any) -> str:
-    """What a data source is, in a few words, without the folders of this machine."""
-    name = _command_name(source)
-    return f"`{name}`" if name else f"a {type(source).__name__}"
-
-
-def _command_name(source: Any) -> str | None:
-    """A file or collection as the command line takes it, without the folders of this machine."""
-    if isinstance(source, (str, os.PathLike)):
-        return _short(source)
-    name = getattr(source, "name", None)
-    return _short(name) if isinstance(name, str) and hasattr(source, "corpus") else None
-
-
-def _short(name: str | os.PathLike[str]) -> str:
-    return os.fspath(name) if _is_hub_name(name) else Path(name).name
-
-
-def _is_hub_name(backbone: Any) -> bool:
-    return isinstance(backbone, str) and not Path(backbone).expanduser().exists() and not Path(backbone).is_absolute()
 
 
 def _run_table(log: Path) -> list[str]:
@@ -150,3 +127,61 @@ def _run_table(log: Path) -> list[str]:
         "|---|---|---|",
         *(f"| {what} | {float(first[name]):.4g} | {float(last[name]):.4g} |" for name, what in _FIGURES),
     ]
+
+
+def measure_head(
+    model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, queries: QuerySide
+) -> HeadAudit | None:
+    """Audit a head on a few training pairs (on its weights alone where there are under 8); ``None`` if not finite.
+
+    Both sides are encoded as they are trained: ``queries`` says how queries are.
+    """
+    if not torch.isfinite(find_head(model).weight).all():
+        return None
+    pairs = sample_pairs(rows, _PAIRS)
+    return audit(
+        model,
+        pairs if len(pairs) >= MIN_TEXTS else None,
+        tokenizer=tokenizer,
+        temperature=config.temperature,
+        max_length=config.max_length,
+        batch_size=_BATCH,
+        device=config.device,
+        pooling=config.pooling,
+        query_side=queries,
+    )
+
+
+def head_table(before: HeadAudit | None, after: HeadAudit | None) -> list[str]:
+    """Lines of Markdown: the two audits side by side, how they were made, and the verdict before in full."""
+    audits = (before, after)
+    figures = [("row_norm_mean", "mean row norm of the decoder")]
+    texts = next((audit.numbers["texts"] for audit in audits if audit and "texts" in audit.numbers), None)
+    if texts is not None:
+        figures.extend(_HEAD_FIGURES)
+    rows = [(what, [_figure(audit, name) for audit in audits]) for name, what in figures]
+    rows.insert(1, ("verdict", [_verdict(a) for a in audits]))
+    rows.insert(2, ("suggested k", [_suggested(a) for a in audits]))
+    how = "Measured on the weights alone." if texts is None else (
+        f"Measured on {texts} pairs of the training data, both sides encoded as in training."
+    )  # fmt: skip
+    return [
+        *("| | before training | after |", "|---|---|---|"),
+        *(f"| {what} | {' | '.join(values)} |" for what, values in rows),
+        *("", how + ("" if before is None else f" Before training: {before.verdict}.")),
+    ]
+
+
+def _verdict(audit: HeadAudit | None) -> str:
+    if audit is None:
+        return "not finite"
+    return ", ".join(audit.findings) or audit.verdict.split(":")[0]  # fine, or not measured
+
+
+def _suggested(audit: HeadAudit | None) -> str:
+    return "" if audit is None or math.isnan(audit.suggested_k) else f"{audit.suggested_k:.4g}"
+
+
+def _figure(audit: HeadAudit | None, name: str) -> str:
+    value = None if audit is None else audit.numbers.get(name)
+    return "" if value is None else f"{value:.4g}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .objective import StepParts
+from .losses import StepParts
 
 #: Columns of ``monitor.csv``.
 COLUMNS = (

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.java import python_signals
 from .._utils.memory import keep_freed_memory, return_freed_memory
+from .._utils.paths import expand
 from ..encoding.model_folder import remove_half_saved, save_encoder
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
-from .inputs import INPUTS_FILE, check_inputs, describe_inputs, record_inputs
+from .inputs import INPUTS_FILE, Origin, check_inputs, describe_inputs, record_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -106,8 +107,7 @@ def train(
     """
     config = TrainConfig.from_dict({**(config.to_dict() if config is not None else {}), **options})
     join(cpu=on_cpu(config.device))
-    from .checks import check_rows, prepare_output
-    from .data.loading import load_rows
+    from .data.loading import check_rows, load_rows
 
     folder = prepare_output(output_dir, config, resume, overwrite)
     begun = resume and (folder / CONFIG_FILE).exists()
@@ -120,10 +120,10 @@ def train(
             rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
         negatives = check_rows(rows, config)
 
-    from .checkpoints import latest
+    from .callbacks import latest
     from .dev_evaluation import DevSet, DevWatch
     from .initialization import starting_model, starting_queries, trainable
-    from .model_card import Origin, write_card
+    from .model_card import measure_head, write_card
 
     model, loaded_tokenizer = starting_model(backbone, tokenizer, config)
     dev_set = DevSet(dev) if dev is not None else None
@@ -133,8 +133,6 @@ def train(
         check_inputs(folder, inputs, finished=finished)
     if finished:
         return _load(folder, config)
-
-    from .head_report import measure_head
 
     main = world()[0] == 0
     start = starting_queries(model, loaded_tokenizer, rows, config)
@@ -167,6 +165,40 @@ def train(
     return _load(folder, config)
 
 
+def prepare_output(output_dir: str | os.PathLike[str], config: TrainConfig, resume: bool, overwrite: bool) -> Path:
+    """Create the output folder, or find in it the run to go on with.
+
+    Raises:
+        OSError: if the folder cannot be written.
+        FileExistsError: if it holds another encoder or run that would be lost.
+        ValueError: if it is to be resumed with other options.
+    """
+    path = expand(output_dir)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"output_dir must be a folder, {str(path)!r} is a file")
+    begun = (path / CONFIG_FILE).exists()
+    if resume and begun:
+        differences = config.differences(TrainConfig.from_json(path / CONFIG_FILE))
+        if differences:
+            raise ValueError(
+                f"{str(path)!r} was begun with other options, so it cannot be resumed with {'; '.join(differences)}"
+            )
+    elif not overwrite and (begun or (path / "modules.json").exists()):
+        going_on = "resume=True goes on with it, " if begun else ""
+        raise FileExistsError(
+            f"output_dir {str(path)!r} holds {'a training run' if begun else 'an encoder'} already: {going_on}"
+            "overwrite=True starts anew, or choose another folder"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".write_probe"
+        probe.write_text("", encoding="utf-8")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise type(error)(f"output_dir {str(path)!r} cannot be written: {error}") from error
+    return path
+
+
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left, first of all the mark of a whole encoder."""
     for name in ("modules.json", CONFIG_FILE, INPUTS_FILE, LOG_FILE, "dev.csv"):
@@ -179,10 +211,8 @@ def _run(
     verbose: bool,
 ) -> None:  # fmt: skip
     """The loop itself; the module is trained in place."""
-    from .batches import Collator
-    from .callbacks import Bookkeeper
-    from .checkpoints import whole_checkpoints
-    from .trainer import Encoder, Trainer
+    from .callbacks import Bookkeeper, whole_checkpoints
+    from .trainer import Collator, Encoder, Trainer
 
     python_signals()
     collator = Collator(

@@ -6,23 +6,73 @@ step (column merging, loss tracking, card statistics) or hides a collapse (NaN c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers.sparse_encoder import SparseEncoder, SparseEncoderTrainer, SparseEncoderTrainingArguments
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from .batches import Collator, GlobalBatches, Loader
-from .callbacks import not_finite
-from .checkpoints import load_state, save_state, seal
+from .callbacks import not_finite, seal
 from .config import TrainConfig
-from .data.rows import Rows
-from .distributed import on_cpu
+from .data.rows import Row, Rows, text_id
+from .distributed import on_cpu, world
+from .losses import Objective
 from .model import SparseHead
-from .objective import Objective
+
+# States of module and regularisers in a checkpoint.
+_STATE = "module.pt"
+
+
+class GlobalBatches(Sampler[list[int]]):
+    """Shuffled full batches of row numbers; the last rows of an epoch that do not fill one wait for the next epoch."""
+
+    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+        self.rank, self.processes = world()
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.size // (self.batch_size * self.processes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.size, generator=generator).tolist()
+        step = self.batch_size * self.processes
+        for start in range(self.rank * self.batch_size, len(self) * step, step):
+            yield order[start : start + self.batch_size]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order."""
+        self.epoch = epoch
+
+
+class Collator:
+    """Rows to tensors: token ids of queries and documents, ids of the texts, teacher scores."""
+
+    def __init__(
+        self, rows: Rows, module: SparseHead, *, negatives: int, max_length: int, query_max_length: int
+    ) -> None:
+        self.rows, self.module, self.negatives = rows, module, negatives
+        self.max_length, self.query_max_length = max_length, query_max_length
+
+    def __call__(self, batch: list[Row]) -> dict[str, Any]:
+        """``query`` and ``document`` features, ``positives`` (B, P), ``document_ids`` (D,), ``scores`` (B, 1 + n)."""
+        documents = [text for row in batch for text in row.documents[: 1 + self.negatives]]
+        known = [sorted(self.rows.positives(row.query) | {text_id(row.documents[0])}) for row in batch]
+        width = max(map(len, known))
+        result: dict[str, Any] = {
+            "query": self.module.tokenise([row.query for row in batch], self.query_max_length, queries=True),
+            "document": self.module.tokenise(documents, self.max_length),
+            "positives": torch.tensor([ids + [-1] * (width - len(ids)) for ids in known]),
+            "document_ids": torch.tensor([text_id(text) for text in documents]),
+        }
+        if all(row.scores is not None for row in batch):
+            result["scores"] = torch.tensor([row.scores[: 1 + self.negatives] for row in batch])
+        return result
 
 
 class Encoder(SparseEncoder):
@@ -64,7 +114,9 @@ class Trainer(SparseEncoderTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches in the order of the seed; each process draws its own part."""
         batches = GlobalBatches(len(self.rows), self.config.batch_size, self.config.seed)
-        return Loader(self.rows, batch_sampler=batches, collate_fn=self.data_collator)
+        loader = DataLoader(self.rows, batch_sampler=batches, collate_fn=self.data_collator)
+        loader.set_epoch = batches.set_epoch  # which the loop calls where there is one
+        return loader
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """Rows of the training data."""
@@ -102,7 +154,9 @@ class Trainer(SparseEncoderTrainer):
             "query_regularizer": objective.query_regularizer.state_dict(),
             "document_regularizer": objective.document_regularizer.state_dict(),
         }
-        save_state(Path(output_dir or self.args.output_dir), state)
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(state, folder / _STATE)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -111,7 +165,7 @@ class Trainer(SparseEncoderTrainer):
             seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
     def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
-        state = load_state(Path(checkpoint_path))
+        state = torch.load(Path(checkpoint_path) / _STATE, map_location="cpu", weights_only=True)
         self.module.load_state_dict(state["module"])
         broken = not_finite(self.module)
         if broken:

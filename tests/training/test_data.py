@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from pyterrier_rescale import train
-from pyterrier_rescale.training.batches import Collator, GlobalBatches
-from pyterrier_rescale.training.checks import check_rows, prepare_output
 from pyterrier_rescale.training.config import TrainConfig
-from pyterrier_rescale.training.data.loading import load_rows
+from pyterrier_rescale.training.data.loading import check_rows, load_rows
 from pyterrier_rescale.training.data.rows import Row, text_id
+from pyterrier_rescale.training.run import prepare_output
+from pyterrier_rescale.training.trainer import Collator, GlobalBatches
 
 TRIPLES = [("q1", "d1", "n1"), ("q2", "d2", "n2")]
 ROWS = [Row("q1", ("d1", "n1")), Row("q2", ("d2", "n2"))]
@@ -188,12 +188,12 @@ def test_batches_are_full_shuffled_and_repeatable():
 
 
 def test_two_processes_share_the_batch_of_one(monkeypatch):
-    from pyterrier_rescale.training import batches
+    from pyterrier_rescale.training import trainer
 
     whole = list(GlobalBatches(20, 4, seed=0))
     parts = []
     for rank in range(2):
-        monkeypatch.setattr(batches, "world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(trainer, "world", lambda rank=rank: (rank, 2))
         parts.append(list(GlobalBatches(20, 2, seed=0)))
     assert [a + b for a, b in zip(*parts, strict=True)] == whole
 

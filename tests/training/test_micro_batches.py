@@ -4,14 +4,13 @@ import pytest
 import tiny
 import torch
 
-from pyterrier_rescale.training import micro_batches
-from pyterrier_rescale.training.micro_batches import SharedLookup, split
-from pyterrier_rescale.training.model import SparseHead
+from pyterrier_rescale.training import model as training_model
+from pyterrier_rescale.training.model import SharedLookup, SparseHead, split
 
 
 @pytest.mark.parametrize("size", [None, 1, 3])
 def test_every_text_is_in_one_part_of_few_tokens(size, monkeypatch):
-    monkeypatch.setattr(micro_batches, "_CPU_TOKENS", 20)
+    monkeypatch.setattr(training_model, "_CPU_TOKENS", 20)
     lengths = torch.tensor([3, 9, 1, 30, 9, 2, 0, 4])
     parts = split(torch.arange(30) < lengths[:, None], size)
     assert sorted(torch.cat(parts).tolist()) == list(range(8))
@@ -28,7 +27,7 @@ def test_padding_on_the_left_is_split_as_it_is():
 @pytest.mark.parametrize("mini_batch_size", [None, 2])
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])
 def test_gradients_of_parts_are_those_of_the_whole(family, mini_batch_size, monkeypatch):
-    monkeypatch.setattr(micro_batches, "_CPU_TOKENS", 40)
+    monkeypatch.setattr(training_model, "_CPU_TOKENS", 40)
     model, tokenizer = tiny.build(family)
     model.eval()  # no dropout
     module = SparseHead(model, tokenizer, max_length=64)

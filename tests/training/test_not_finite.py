@@ -9,7 +9,7 @@ from test_run import FAST, PAIRS, log_of, weights_of
 
 from pyterrier_rescale import CollapseError, Splade, train
 from pyterrier_rescale.training.callbacks import Bookkeeper
-from pyterrier_rescale.training.objective import Objective
+from pyterrier_rescale.training.losses import Objective
 from pyterrier_rescale.training.trainer import Trainer
 
 WARN = {**FAST, "monitor": "warn", "warmup_steps": 0}

@@ -12,11 +12,9 @@ from scipy.special import logsumexp
 from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.data.rows import Row, Rows
 from pyterrier_rescale.training.initialization import sample_pairs
-from pyterrier_rescale.training.losses import LOSSES, Targets
+from pyterrier_rescale.training.losses import LOSSES, StepParts, Targets
 from pyterrier_rescale.training.monitor import Judge, measure
-from pyterrier_rescale.training.objective import StepParts
-from pyterrier_rescale.training.regularizers import REGULARIZERS
-from pyterrier_rescale.training.schedule import Ramp
+from pyterrier_rescale.training.regularizers import REGULARIZERS, Ramp
 
 
 @pytest.mark.parametrize(
