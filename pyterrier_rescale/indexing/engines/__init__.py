@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 _SCALE_100 = DefaultInt(100)
 _TERRIER = DefaultStr("terrier")
-ENGINES = {"terrier": ("terrier", "TerrierEngine"), "pisa": ("pisa", "PisaEngine"), "exact": ("exact", "ExactEngine")}
+ENGINES = {
+    "terrier": ("terrier", "TerrierEngine"),
+    "pisa": ("pisa", "PisaEngine"),
+    "exact": ("exact", "ExactEngine"),
+    "seismic": ("seismic", "SeismicEngine"),
+}
 
 
 def open_index(path: str | os.PathLike, engine: str = _TERRIER, *, scale: float | None = _SCALE_100) -> EngineIndex:
@@ -23,8 +28,9 @@ def open_index(path: str | os.PathLike, engine: str = _TERRIER, *, scale: float 
 
     Args:
         path: the index's folder.
-        engine: "terrier" (Java), "pisa" (the extra `pisa`), or "exact" (a sparse matrix on disk, no Java). Left out:
-            the one that the index at `path` has, or "terrier" for a new index.
+        engine: "terrier" (Java), "pisa" (the extra `pisa`), "exact" (a sparse matrix on disk, no Java), or "seismic"
+            (the extra `seismic`: approximate, for large collections). Left out: the one that the index at `path` has,
+            or "terrier" for a new index.
         scale: what the document encoder multiplies weights by before rounding them. Left out: what the index was built
             with, or 100 for a new index. The scores are divided by it, so they are true dot products.
 

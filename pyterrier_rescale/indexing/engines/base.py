@@ -179,6 +179,7 @@ class EngineIndex(pt.Artifact):
         made_from: Mapping[str, Any] | None = None,
         bits: int | None = None,
         scale: float | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> EngineIndex:
         """Index the documents; what `indexer(...).index(docs)` calls.
 
@@ -188,6 +189,7 @@ class EngineIndex(pt.Artifact):
             made_from: see `indexer`.
             bits: see `indexer`.
             scale: with bits, of weights that do not tell it; None: the index's.
+            options: the engine's own.
         """
         if mode not in self.modes:
             raise ValueError(f"mode must be one of {list(self.modes)} with engine {self.engine!r}, got {mode!r}")
@@ -200,7 +202,7 @@ class EngineIndex(pt.Artifact):
                 stream = QuantisedStream(docs, self._check_term, scale or self.scale, bits, folder)
             if old:
                 stream.resume(list(storage.read_docnos(self.path)[0]), old)
-            extra = self._write(folder, stream, old)
+            extra = self._write(folder, stream, old, **(options or {}))
             storage.write_docnos(folder, stream.docnos)
             generation = uuid.uuid4().hex
             meta = {

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib
 import json
-import os
-import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from .base import EngineIndex
 from .documents import DocumentStream
 from .inversion import Inverter
 from .postings import Postings
+from .quiet import silenced
 from .searcher import Result, Searcher, nothing, order_by_score
 
 QUERY_LEVELS = 1000  # whole numbers that a query's weights are rounded to: PISA takes a weight as so many repetitions
@@ -53,7 +51,7 @@ class PisaEngine(EngineIndex):
         _write_collection(folder, np.array(lengths, dtype=np.uint32))
         # PISA compresses on first opening, and opens only what looks finished to it.
         (folder / storage.META_FILE).write_text(json.dumps({"stemmer": "none"}))
-        with _silenced():
+        with silenced():
             _retriever(folder, 1)
         for name in ("inv.docs", "inv.freqs", "inv.sizes"):
             (folder / name).unlink()  # the uncompressed collection
@@ -178,21 +176,3 @@ def _write_collection(folder: Path, lengths: np.ndarray) -> None:
         with open(folder / f"fwd.{name}", "w", encoding="utf-8", newline="\n") as out:
             out.writelines(f"{line}\n" for line in lines)
         native.build_binlex(str(folder / f"fwd.{name}"), str(folder / f"fwd.{lexicon}"))
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Drop what PISA's C++ prints to stdout and stderr: a line per percent."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 1)
-        os.dup2(sink, 2)
-        yield
-    finally:
-        for fd, saved in zip((1, 2), kept, strict=True):
-            os.dup2(saved, fd)
-            os.close(saved)
-        os.close(sink)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class EngineIndexer(pt.Indexer):
         verbose: bool = False,
         made_from: Mapping[str, Any] | None = None,
         bits: int | None = None,
+        options: Mapping[str, Any] | None = None,
     ):
         if mode not in index.modes:
             raise ValueError(f"mode must be one of {list(index.modes)} with engine {index.engine!r}, got {mode!r}")
@@ -39,6 +41,7 @@ class EngineIndexer(pt.Indexer):
         self.verbose = verbose
         self.made_from = made_from
         self.bits = None if bits is None else check_bits(bits)
+        self.options = dict(options or {})  # the engine's own
 
     def index(self, iter: Iterable[Mapping[str, Any]] | SparseVectors) -> Any:
         """Index documents with docno (str) and toks ({term: int >= 1}; other keys are ignored), or vectors.
@@ -61,7 +64,9 @@ class EngineIndexer(pt.Indexer):
         if self.verbose:
             iter = as_documents(iter)
             iter = pt.tqdm(iter, desc=f"indexing ({self._index.engine})", unit="d", total=total)
-        return self._index.build(iter, mode=self.mode, made_from=made_from, bits=self.bits, scale=scale)
+        return self._index.build(
+            iter, mode=self.mode, made_from=made_from, bits=self.bits, scale=scale, options=self.options
+        )
 
     def index_inputs(self) -> list[list[str]]:
         """The columns that documents need."""
@@ -74,14 +79,14 @@ class EngineIndexer(pt.Indexer):
     def __repr__(self) -> str:
         arguments = _arguments(
             ("mode", self.mode, "create"), ("verbose", self.verbose, False), ("made_from", self.made_from, None),
-            ("bits", self.bits, None),
+            ("bits", self.bits, None), *_own(self._index.indexer, self.options),
         )  # fmt: skip
         return f"{self._index!r}.indexer({arguments})"
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return False
-        mine, its = ((x._index, x.mode, x.made_from, x.bits) for x in (self, other))
+        mine, its = ((x._index, x.mode, x.made_from, x.bits, x.options) for x in (self, other))
         return mine == its
 
     def __hash__(self) -> int:
@@ -97,7 +102,15 @@ class EngineRetriever(pt.Transformer):
     one that is at the path when the call begins. Threads may share a retriever.
     """
 
-    def __init__(self, index: Any, num_results: int = 1000, *, threads: int = 1, verbose: bool = False):
+    def __init__(
+        self,
+        index: Any,
+        num_results: int = 1000,
+        *,
+        threads: int = 1,
+        verbose: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ):
         num_results, threads = check_integer("num_results", num_results), check_integer("threads", threads)
         if threads > 1 and not index.concurrent:
             raise ValueError(f"threads must be 1 with engine {index.engine!r}, got {threads}")
@@ -105,6 +118,7 @@ class EngineRetriever(pt.Transformer):
         self.num_results = num_results
         self.threads = threads
         self.verbose = verbose
+        self.options = dict(options or {})  # the engine's own
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Retrieve for every row of a frame with qid and query_toks.
@@ -120,9 +134,10 @@ class EngineRetriever(pt.Transformer):
         searcher = self.index.searcher()
         queries = [_query_weights(toks, qid) for qid, toks in zip(inp["qid"], inp["query_toks"], strict=True)]
         self._check_scale_and_vocabulary(inp["query_toks"], queries, searcher.meta)
-        found = searcher.search_all(
-            queries, self.num_results, self.threads, lambda results: self._progress(results, len(queries))
-        )
+        def progress(results: Iterable) -> Iterable:
+            return self._progress(results, len(queries))
+
+        found = searcher.search_all(queries, self.num_results, self.threads, progress, **self.options)
         counts = np.array([len(n) for n, _ in found])
         out = inp.iloc[np.repeat(np.arange(len(inp)), counts)].reset_index(drop=True)
         out["docno"] = searcher.docnos.take(np.concatenate([n for n, _ in found]))
@@ -164,7 +179,7 @@ class EngineRetriever(pt.Transformer):
         """`retriever % k` as one retriever of at most k results."""
         if k >= self.num_results:
             return self
-        return EngineRetriever(self.index, k, threads=self.threads, verbose=self.verbose)
+        return EngineRetriever(self.index, k, threads=self.threads, verbose=self.verbose, options=self.options)
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
         """The box in a drawn pipeline."""
@@ -172,12 +187,15 @@ class EngineRetriever(pt.Transformer):
 
     def __repr__(self) -> str:
         arguments = _arguments(
-            ("num_results", self.num_results, 1000), ("threads", self.threads, 1), ("verbose", self.verbose, False)
-        )
+            ("num_results", self.num_results, 1000), ("threads", self.threads, 1), ("verbose", self.verbose, False),
+            *_own(self.index.retriever, self.options),
+        )  # fmt: skip
         return f"{self.index!r}.retriever({arguments})"
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and (self.index, self.num_results) == (other.index, other.num_results)
+        if type(other) is not type(self):
+            return False
+        return (self.index, self.num_results, self.options) == (other.index, other.num_results, other.options)
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self.index, self.num_results))
@@ -198,6 +216,12 @@ def _query_weights(toks: Any, qid: Any) -> dict[str, float]:
         if weight > 0:
             weights[term] = float(weight)
     return weights
+
+
+def _own(factory: Callable, options: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(name, value, default) of an engine's own options, which its factory takes."""
+    parameters = inspect.signature(factory).parameters
+    return [(name, value, parameters[name].default) for name, value in options.items()]
 
 
 def _arguments(*triples: tuple[str, Any, Any]) -> str:

@@ -41,7 +41,12 @@ class Searcher:
         raise NotImplementedError
 
     def search_all(
-        self, queries: list[dict[str, float]], num_results: int, threads: int, progress: Callable[[Iterable], Iterable]
+        self,
+        queries: list[dict[str, float]],
+        num_results: int,
+        threads: int,
+        progress: Callable[[Iterable], Iterable],
+        **options: Any,
     ) -> list[Result]:
         """`search` for every query, in order; queries without terms find nothing.
 
@@ -50,10 +55,11 @@ class Searcher:
             num_results: at most so many documents per query.
             threads: how many queries run at once.
             progress: wraps an iterator over the queries' results, to show how far it is.
+            options: the engine's own, for `search`.
         """
 
         def one(weights: dict[str, float]) -> Result:
-            return self.search(weights, num_results) if weights else nothing()
+            return self.search(weights, num_results, **options) if weights else nothing()
 
         if threads == 1:
             return list(progress(map(one, queries)))
