@@ -230,7 +230,9 @@ def verdicts(table: pd.DataFrame) -> str:
     """What the audit said of each start, before training, against how the run ended."""
     rows = table[table["audit"].notna() & (table["steps"] >= 100)]
     bad = rows["collapsed"].to_numpy()
-    found = [set(judge({**audit, "rescaled_by": np.nan}, 1.0)[0]) for audit in rows["audit"]]
+    # results recorded earlier call the audit's InfoNCE loss
+    audits = [{"infonce": audit.get("loss"), **audit, "rescaled_by": np.nan} for audit in rows["audit"]]
+    found = [set(judge(audit, 1.0)[0]) for audit in audits]
     lines = []
     for name in ("scale mismatch", "dense start", "sink", "anisotropic", "dead"):
         said = np.array([name in findings for findings in found])

@@ -176,11 +176,11 @@ def calibrate(
             ``rate`` holds in its vectors; or ``"content"``, leaving special ones out: terms that a special position
             raises everywhere then keep firing everywhere.
         criterion: ``"random_saturation"``, the mean largest softmax probability over 32 random documents per query;
-            ``"score_std"``, the standard deviation of the scores of random pairs, in units of the temperature; or
-            ``"margin"``, the root mean square of s(q, d+) - s(q, d) over random documents d, for the median query (for
-            losses that distil).
-        target: the value of the criterion that is aimed at; default .3, 5, and none for ``"margin"``: give the root
-            mean square of the teacher's margins.
+            ``"random_std"``, the standard deviation of the scores of random pairs, in units of the temperature; or
+            ``"random_margin"``, the root mean square of s(q, d+) - s(q, d) over random documents d, for the median
+            query (for losses that distil).
+        target: the value of the criterion that is aimed at; default .3, 5, and none for ``"random_margin"``: give
+            the root mean square of the teacher's margins.
         temperature: the loss's; InfoNCE divides the scores by it.
         ks: the constants to try; default: powers of two, on to where the aim lies, then narrowed to quarter powers.
         least_k: none below it is taken, unless ``ks`` names it. A k below 1 enlarges the head, and with it what odd
@@ -215,7 +215,7 @@ def calibrate(
     for name, value in (("temperature", temperature), ("target", target), ("least_k", least_k)):
         if value is not None:
             check_number(name, value)
-    target = check_criterion(criterion, target)
+    criterion, target = check_criterion(criterion, target)
     queries, documents = as_pairs(texts, sample, seed)
     if offset and rate * len(documents) < 1:
         raise ValueError(
@@ -233,7 +233,7 @@ def calibrate(
         pooling=pooling, query_side=query_side,
     )  # fmt: skip
     shift = -term_levels(probe, rate, positions, common=offset == "global") if offset else None
-    aim = target * temperature if criterion == "score_std" else target
+    aim = target * temperature if criterion == "random_std" else target
     k, table = search_k(probe, shift, criterion=criterion, aim=aim, temperature=temperature, ks=ks, least=least_k)
     chosen = table.loc[table["chosen"]].iloc[0]
     settings = {

@@ -1,4 +1,21 @@
-"""Plain numbers of a sparse head: scores, density, likeness, rank correlation. numpy only, no model."""
+"""Plain numbers of a sparse head: scores, density, likeness, rank correlation. numpy only, no model.
+
+Glossary: a word means the same in audits, calibrations, ``monitor.csv``, the model card and the report. Of a batch's
+scores s(q_i, d_j), with T the temperature:
+
+- ``score_mean``, ``random_std``: mean and standard deviation over random pairs (a query, a document that is not its).
+- ``score_std``: standard deviation over all scores, the positives' too.
+- ``score_spread``: the median over queries of the standard deviation of one query's scores of random documents, which
+  a few odd documents cannot move.
+- ``margin``: mean of the positive's score minus the best other one.
+- ``random_margin``: root mean square of s(q, d+) - s(q, d) over random documents d, for the median query.
+- ``saturation``: mean over queries of the largest softmax probability of s / T; ``random_saturation``: the same among
+  32 random documents, the positive left out.
+- ``infonce``: cross-entropy of the positive among all documents of the batch, in nats; ``chance_loss`` = ln N is that
+  of a guess, and the monitor's ``contrast`` is infonce / chance_loss.
+- ``loss``: only the monitor's, what a step minimises; ``ranking`` is its part without the regulariser.
+- ``active_terms``, ``active_terms_query`` (in the monitor ``active_d``, ``active_q``): non-zeros per text.
+"""
 
 from __future__ import annotations
 
@@ -32,25 +49,24 @@ def score_numbers(queries: np.ndarray, documents: np.ndarray, temperature: float
         temperature: divides the scores in the softmax.
 
     Returns:
-        ``score_mean`` and ``score_std`` over all random pairs (off the diagonal); ``score_spread``, the median over
-        queries of the standard deviation of one query's scores, which a few odd documents cannot move;
-        ``margin``, the median over queries of the root mean square of s(q, d+) - s(q, d), positive against random
-        documents; ``saturation``, the mean over queries of the largest softmax probability over all N;
-        ``random_saturation``, see there; ``loss``, InfoNCE over the N documents, in nats; ``chance_loss`` = ln N.
+        The scores' part of the glossary (above), but for the monitor's.
     """
+    from scipy.special import log_softmax
+
     scores = (queries @ documents.T).astype(np.float64)
-    size = len(scores)
+    size, positives = len(scores), np.diag(scores)
     others = scores[~np.eye(size, dtype=bool)].reshape(size, size - 1)
-    spread = float(np.median(others.std(axis=1)))
-    probabilities, log_sum = _softmax(scores / temperature)
+    shares = log_softmax(scores / temperature, axis=1)
     return {
         "score_mean": float(others.mean()),
-        "score_std": float(others.std()),
-        "score_spread": spread,
-        "margin": float(np.median(np.sqrt(np.square(np.diag(scores)[:, None] - others).mean(axis=1)))),
-        "saturation": float(probabilities.max(axis=1).mean()),
+        "score_std": float(scores.std(ddof=1)),
+        "score_spread": float(np.median(others.std(axis=1))),
+        "random_std": float(others.std()),
+        "margin": float((positives - others.max(axis=1)).mean()),
+        "random_margin": float(np.median(np.sqrt(np.square(positives[:, None] - others).mean(axis=1)))),
+        "saturation": float(np.exp(shares.max(axis=1)).mean()),
         "random_saturation": random_saturation(scores, temperature),
-        "loss": float((log_sum - np.diag(scores) / temperature).mean()),
+        "infonce": float(-np.diag(shares).mean()),
         "chance_loss": math.log(size),
     }
 
@@ -68,19 +84,13 @@ def random_saturation(scores: np.ndarray, temperature: float = 1.0, documents: i
         temperature: divides the scores in the softmax.
         documents: random documents per query.
     """
+    from scipy.special import softmax
+
     size = len(scores)
     offsets = np.unique(np.linspace(1, size - 1, min(documents, size - 1)).round().astype(np.int64))
     drawn = np.take_along_axis(scores, (np.arange(size)[:, None] + offsets) % size, axis=1)
     drawn = drawn[drawn.any(axis=1)]
-    return float(_softmax(drawn / temperature)[0].max(axis=1).mean()) if len(drawn) else 0.0
-
-
-def _softmax(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row-wise probabilities and log of the normaliser."""
-    largest = logits.max(axis=1, keepdims=True)
-    powers = np.exp(logits - largest)
-    sums = powers.sum(axis=1, keepdims=True)
-    return powers / sums, (np.log(sums) + largest).ravel()
+    return float(softmax(drawn / temperature, axis=1).max(axis=1).mean()) if len(drawn) else 0.0
 
 
 def density_numbers(weights: np.ndarray) -> dict[str, float]:
@@ -119,11 +129,11 @@ def mean_cosine(vectors: np.ndarray, groups: np.ndarray | None = None) -> float:
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation (ties get mean ranks); NaN where a side is constant or has under 3 values."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return float(spearmanr(x, y).statistic)
 
 
 def logit_numbers(hidden: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> dict[str, float]:

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 #: ``random_saturation`` .3: the strongest of 32 random documents takes a third of a query's softmax, neither all of it
 #: (then no gradient reaches the others) nor its even share (then there is little ranking to improve). Chosen on
 #: held-out title -> body pairs of one small backbone with calibrated offsets, 200 steps: starts at .22 ended best,
-#: .48 close, .66 and .09 behind, .77 far behind. ``score_std`` 5 temperatures says about the same of dense vectors,
+#: .48 close, .66 and .09 behind, .77 far behind. ``random_std`` 5 temperatures says about the same of dense vectors,
 #: but once an offset makes them sparse a few odd documents hold most of the variance.
-#: ``margin``, for losses that distil, is the teacher's, so it has no default.
-CRITERIA: dict[str, float | None] = {"random_saturation": 0.3, "score_std": 5.0, "margin": None}
+#: ``random_margin``, for losses that distil, is the teacher's, so it has no default.
+CRITERIA: dict[str, float | None] = {"random_saturation": 0.3, "random_std": 5.0, "random_margin": None}
+# Names that they had before.
+_OLD_NAMES = {"score_std": "random_std", "margin": "random_margin"}
 #: Powers of two that are tried first; the grid goes on where the aim lies beyond, then narrows around it.
 KS = tuple(2.0**power for power in range(-1, 7))
 _LIMIT = 2.0**24
@@ -103,20 +105,21 @@ def _narrow(
         value(math.sqrt(above * below))
 
 
-def check_criterion(criterion: str, target: float | None) -> float:
-    """The target, by default the criterion's own.
+def check_criterion(criterion: str, target: float | None) -> tuple[str, float]:
+    """The criterion's name in the table and its target, by default its own.
 
     Raises:
         ValueError: for an unknown criterion, or a target that it cannot take.
     """
+    criterion = _OLD_NAMES.get(criterion, criterion)
     if criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
     target = CRITERIA[criterion] if target is None else target
     if target is None:
-        raise ValueError("criterion='margin' needs a target: the root mean square of the teacher's margins")
+        raise ValueError("criterion='random_margin' needs a target: the root mean square of the teacher's margins")
     if criterion == "random_saturation" and not 1 / RANDOM_DOCUMENTS < target < 1:
         raise ValueError(f"target must lie between 1/{RANDOM_DOCUMENTS} and 1 for a saturation, got {target!r}")
-    return float(target)
+    return criterion, float(target)
 
 
 def check_ks(ks: Sequence[float] | None) -> list[float] | None:

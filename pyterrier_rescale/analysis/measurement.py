@@ -8,7 +8,7 @@ each k. Static queries are the same whatever the head.
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -174,11 +174,10 @@ def run_probe(
 def _query_encoder(documents: TextEncoder, side: QuerySide | None) -> TextEncoder | StaticEncoder:
     """The encoder of queries, cut to their own length where they have one."""
     side = side or QuerySide()
-    encoder = side.encoder(documents)
-    if side.max_length is not None and isinstance(encoder, TextEncoder):
-        encoder = copy.copy(encoder)
-        encoder.max_length = min(side.max_length, position_limit(documents.model) or side.max_length)
-    return encoder
+    if side.max_length is not None:
+        limit = position_limit(documents.model) or side.max_length
+        side = dataclasses.replace(side, max_length=min(side.max_length, limit))
+    return side.encoder(documents)
 
 
 def _collect(

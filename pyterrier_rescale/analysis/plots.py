@@ -40,7 +40,7 @@ def plot_audits(audits: Sequence[Any], path: str | None = None) -> Figure:
 
 
 def plot_calibration(calibration: Any, path: str | None = None) -> Figure:
-    """The criterion, initial loss and saturation, and active terms against k, with the k chosen.
+    """The criterion, initial InfoNCE and saturation, and active terms against k, with the k chosen.
 
     Args:
         calibration: the ``Calibration`` that :func:`~pyterrier_rescale.calibrate` returned.
@@ -52,9 +52,9 @@ def plot_calibration(calibration: Any, path: str | None = None) -> Figure:
     axes[0].plot(table["k"], table[criterion], "o-", color=_BLUE, markersize=3)
     axes[0].axhline(aim, color=_GREEN, linestyle="--", linewidth=1, label=f"aim {aim:g}")
     axes[0].set(yscale="linear" if criterion == "random_saturation" else "log", title=criterion.replace("_", " "))
-    axes[1].plot(table["k"], table["loss"], "o-", color=_BLUE, markersize=3, label="initial loss")
+    axes[1].plot(table["k"], table["infonce"], "o-", color=_BLUE, markersize=3, label="InfoNCE")
     axes[1].axhline(table["chance_loss"].iloc[0], color=_GREY, linestyle=":", linewidth=1, label="ln B (chance)")
-    axes[1].set(yscale="log", title="loss and saturation")
+    axes[1].set(yscale="log", title="InfoNCE and saturation")
     right = axes[1].twinx()
     right.plot(table["k"], table["saturation"], "s-", color=_RED, markersize=3)
     right.set_ylim(0, 1.05)

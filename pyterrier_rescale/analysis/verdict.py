@@ -50,8 +50,8 @@ def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...],
         found["scale mismatch"] = (
             f"the strongest of {min(RANDOM_DOCUMENTS, numbers['texts'] - 1)} random documents takes "
             f"{numbers['random_saturation']:.0%} of a query's softmax (a query's scores spread over "
-            f"{numbers['score_spread'] / numbers['temperature']:.3g} temperatures; loss {numbers['loss']:.3g}, ln B "
-            f"{numbers['chance_loss']:.3g}); {remedy}{done}"
+            f"{numbers['score_spread'] / numbers['temperature']:.3g} temperatures; InfoNCE {numbers['infonce']:.3g}, "
+            f"ln B {numbers['chance_loss']:.3g}); {remedy}{done}"
         )
     if numbers["active_terms"] == 0:
         found["dead"] = "no term fires in any text; shift the bias: calibrate(model, texts)"

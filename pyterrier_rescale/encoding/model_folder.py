@@ -112,10 +112,10 @@ def _write_encoder(
     _save_tokenizer(path, tokenizer, max_length)
     _write(path / _POOLING / "config.json", _pooling(pooling))
     _write(path / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    _write(
-        path / "config_sentence_transformers.json",
-        {"model_type": "SparseEncoder", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"},
-    )
+    config = {"model_type": "SparseEncoder", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"}
+    if queries is not None and queries.max_length is not None:
+        config["query_max_length"] = queries.max_length  # Splade reads it; SparseEncoder has one length for both sides
+    _write(path / "config_sentence_transformers.json", config)
     modules = _MODULES
     if queries is not None and not queries.alike:
         modules = [{"idx": 0, "name": "0", "path": "", "type": _ROUTER}]

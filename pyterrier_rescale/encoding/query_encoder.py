@@ -23,7 +23,7 @@ class QuerySide:
     Attributes:
         pooling: ``"max"`` or ``"sum"`` over positions, or ``None``: the documents'.
         weights: static weights of all tokens, (V,) float32, all >= 0, or ``None``: the model gives them.
-        max_length: tokens per query, where weights are static; ``None``: the documents'.
+        max_length: tokens per query; ``None``: the documents'.
     """
 
     pooling: str | None = None
@@ -32,7 +32,7 @@ class QuerySide:
 
     @property
     def alike(self) -> bool:
-        """Whether queries are encoded as documents are."""
+        """Whether queries are encoded as documents are, but for their length."""
         return self.pooling is None and self.weights is None
 
     def encoder(self, documents: TextEncoder) -> TextEncoder | StaticEncoder:
@@ -48,10 +48,11 @@ class QuerySide:
                     f"{len(self.weights)}"
                 )
             return StaticEncoder(documents.tokenizer, self.weights, self.max_length or documents.max_length)
-        if self.pooling in (None, documents.pooling):
+        pooling, max_length = self.pooling or documents.pooling, self.max_length or documents.max_length
+        if (pooling, max_length) == (documents.pooling, documents.max_length):
             return documents
         encoder = copy.copy(documents)
-        encoder.pooling = self.pooling
+        encoder.pooling, encoder.max_length = pooling, max_length
         return encoder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,11 @@ def saved_settings(name: str | Path) -> dict[str, Any]:
     settings["pooling"] = _pooling(name, paths[1])
     if routes is not None:
         settings |= _queries(name, routes["query"], paths[0], types)
-    _check_config(name)
+    config = _read(name, "config_sentence_transformers.json") or {}
+    _check_config(name, config)
+    if isinstance(config.get("query_max_length"), int):
+        side = settings.get("queries", QuerySide())
+        settings["queries"] = dataclasses.replace(side, max_length=config["query_max_length"])
     length = _read(name, f"{inside}sentence_bert_config.json") or {}
     settings["lowercase"] = bool(length.get("do_lower_case"))
     for value in (
@@ -86,8 +91,7 @@ def _pooling(name: str | Path, path: str) -> str:
     return config.get("pooling_strategy", "max")
 
 
-def _check_config(name: str | Path) -> None:
-    config = _read(name, "config_sentence_transformers.json") or {}
+def _check_config(name: str | Path, config: dict[str, Any]) -> None:
     prompts = config.get("prompts") or {}
     used = {key: prompts.get(key) for key in ("query", *_DOCUMENT_PROMPTS, config.get("default_prompt_name"))}
     used = {key: prompt for key, prompt in used.items() if prompt}

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 #: Name of the page in a comparison's folder.
 REPORT_FILE = "report.html"
-#: Name of the file with the head's audits in an encoder's folder.
-AUDITS_FILE = "head_audit.json"
 _MEASURE = "nDCG@10"
 # A colour that no figure uses: it becomes the page's text colour, light or dark.
 _TEXT = "#010203"
@@ -34,7 +32,7 @@ _PACKAGES = ("python-terrier", "torch", "transformers", "sentence-transformers",
 _AUDIT_ROWS = (
     ("row_norm_mean", "mean row norm of W"),
     ("random_saturation", "share of the softmax that the strongest of the random documents takes"),
-    ("score_std", "standard deviation of scores of random pairs"),
+    ("random_std", "standard deviation of scores of random pairs"),
     ("active_terms", "active terms per document"),
     ("active_terms_query", "active terms per query"),
     ("suggested_k", "suggested k"),
@@ -124,6 +122,8 @@ def _costs(results: pd.DataFrame) -> list[dict[str, str]]:
 
 def _audits(comparison: ComparisonResults) -> list[dict[str, Any]]:
     """The heads before and after training, of the encoders that kept their audits."""
+    from ..training.inputs import AUDITS_FILE
+
     found = []
     for name, folder in comparison.results[["name", "folder"]].dropna().itertuples(index=False):
         file = comparison.output_dir / "encoders" / folder / AUDITS_FILE

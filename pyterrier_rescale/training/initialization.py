@@ -189,4 +189,4 @@ def _aim(rows: Rows, config: TrainConfig) -> dict[str, Any]:
     target = math.sqrt(sum(margin * margin for margin in margins) / len(margins))
     # MarginMSE divides the student's scores alone by the temperature
     unit = config.temperature if config.loss == "margin_mse" else 1.0
-    return {"criterion": "margin", "target": max(target, 1e-3) * unit}
+    return {"criterion": "random_margin", "target": max(target, 1e-3) * unit}

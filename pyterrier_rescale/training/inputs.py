@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Name of the record in the output folder, beside ``train_config.json``.
 INPUTS_FILE = "train_inputs.json"
+#: Name of the file with the head's audits before and after training.
+AUDITS_FILE = "head_audit.json"
 
 
 class Origin(NamedTuple):

@@ -20,7 +20,7 @@ from ..heads.decoder import find_head
 from ..heads.provenance import provenance
 from .config import TrainConfig
 from .initialization import sample_pairs
-from .inputs import Origin, command_name, is_hub_name, source_name
+from .inputs import AUDITS_FILE, Origin, command_name, is_hub_name, source_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,7 +46,7 @@ _FIGURES = (
 _HEAD_FIGURES = (
     ("active_terms", "active terms per document"),
     ("active_terms_query", "active terms per query"),
-    ("score_std", "standard deviation of scores of random pairs"),
+    ("random_std", "standard deviation of scores of random pairs"),
     ("random_saturation", "largest softmax probability among 32 random documents"),
 )
 
@@ -55,7 +55,7 @@ def write_card(
     folder: Path, origin: Origin, model: PreTrainedModel, rows: Rows, config: TrainConfig, log: Path,
     audits: tuple[HeadAudit | None, HeadAudit | None],
 ) -> None:  # fmt: skip
-    """Write ``README.md`` into the encoder's folder, with the metadata that model hubs read.
+    """Write ``README.md``, with the metadata that model hubs read, and ``head_audit.json`` into the encoder's folder.
 
     Args:
         folder: of the encoder.
@@ -87,6 +87,16 @@ def write_card(
         *("", "Options (`train_config.json`):", "", "```json", json.dumps(config.to_dict(), indent=2), "```", ""),
     ]
     write_whole(folder / "README.md", "\n".join(lines))
+    kept = {when: _plain(audit, origin.name) for when, audit in zip(("before", "after"), audits, strict=True)}
+    write_whole(folder / AUDITS_FILE, json.dumps(kept, indent=2, allow_nan=False) + "\n")
+
+
+def _plain(audit: HeadAudit | None, name: str) -> dict[str, Any] | None:
+    """The row of an audit's frame as plain JSON, NaN as null; ``None`` where the head was not finite."""
+    if audit is None:
+        return None
+    (row,) = json.loads(audit.to_frame().assign(model=name).to_json(orient="records", double_precision=15))
+    return row
 
 
 def _queries(config: TrainConfig) -> str:

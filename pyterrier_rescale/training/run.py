@@ -16,7 +16,7 @@ from .._utils.paths import expand
 from ..encoding.model_folder import remove_half_saved, save_encoder
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
-from .inputs import INPUTS_FILE, Origin, check_inputs, describe_inputs, record_inputs
+from .inputs import AUDITS_FILE, INPUTS_FILE, Origin, check_inputs, describe_inputs, record_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -201,7 +201,7 @@ def prepare_output(output_dir: str | os.PathLike[str], config: TrainConfig, resu
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left, first of all the mark of a whole encoder."""
-    for name in ("modules.json", CONFIG_FILE, INPUTS_FILE, LOG_FILE, "dev.csv"):
+    for name in ("modules.json", CONFIG_FILE, INPUTS_FILE, AUDITS_FILE, LOG_FILE, "dev.csv"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
 

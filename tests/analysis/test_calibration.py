@@ -11,6 +11,7 @@ from transformers import AutoModelForMaskedLM
 
 from pyterrier_rescale import audit, calibrate, rescale
 from pyterrier_rescale.analysis.head_statistics import random_saturation
+from pyterrier_rescale.analysis.k_search import check_criterion
 from pyterrier_rescale.analysis.measurement import as_pairs, leading_words
 from pyterrier_rescale.encoding.query_encoder import QuerySide
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
@@ -128,13 +129,15 @@ def test_the_table_tells_what_rescale_then_does(modernbert):
         spread = np.median([np.delete(s, i).std() for i, s in enumerate(scores)])
         expected = {
             "score_mean": np.mean(off),
-            "score_std": np.std(off),
+            "random_std": np.std(off),
+            "score_std": np.std(scores, ddof=1),
+            "margin": np.mean([s[i] - np.delete(s, i).max() for i, s in enumerate(scores)]),
             "score_spread": spread,
-            "margin": np.median(
+            "random_margin": np.median(
                 [np.sqrt(np.mean([(scores[i, i] - scores[i, j]) ** 2 for j in range(48) if j != i])) for i in range(48)]
             ),
             "saturation": probabilities.max(axis=1).mean(),
-            "loss": loss,
+            "infonce": loss,
             "chance_loss": np.log(48),
             "active_terms": (documents > 0).sum() / 48,
             "active_terms_query": (queries > 0).sum() / 48,
@@ -186,23 +189,28 @@ def test_the_firing_set_does_not_depend_on_k(modernbert):
     assert calibration.table["mean_weight"].is_monotonic_decreasing
 
 
-@pytest.mark.parametrize("criterion, target", [("margin", 2.0), ("score_std", 3.0)])
+@pytest.mark.parametrize("criterion, target", [("random_margin", 2.0), ("random_std", 3.0)])
 def test_other_criteria(modernbert, criterion, target):
     model, tokenizer = modernbert
     calibration = calibrate(
         model, TEXTS, tokenizer=tokenizer, rate=RATE, criterion=criterion, target=target, temperature=0.5,
         max_length=64, least_k=2.0**-20,
     )  # fmt: skip
-    aim = target * 0.5 if criterion == "score_std" else target
+    aim = target * 0.5 if criterion == "random_std" else target
     row = calibration.table[calibration.table["chosen"]].iloc[0]
     assert row[criterion] == pytest.approx(aim, rel=0.3)
     assert calibration.settings["aim"] == aim and calibration.settings["measured"] == row[criterion]
 
 
+@pytest.mark.parametrize("old, new", [("margin", "random_margin"), ("score_std", "random_std")])
+def test_old_names_of_criteria(old, new):
+    assert check_criterion(old, 2.0) == check_criterion(new, 2.0) == (new, 2.0)
+
+
 @pytest.mark.parametrize("least", [1.0, 3.0])
 def test_a_flat_head_is_not_enlarged(modernbert, least):
     model, tokenizer = modernbert
-    options = {"tokenizer": tokenizer, "rate": RATE, "criterion": "score_std", "max_length": 64}
+    options = {"tokenizer": tokenizer, "rate": RATE, "criterion": "random_std", "max_length": 64}
     calibration = calibrate(model, TEXTS, target=100.0, least_k=least, **options)
     assert calibration.k == least == calibration.table["k"].min()
     assert calibration.settings["measured"] < 100 == calibration.settings["aim"]
@@ -336,7 +344,7 @@ def test_pairs_and_leading_words():
         ({"rate": 0.01}, "rate=0.01 of 48 texts is less than one text: give at least 100 texts"),
         ({"positions": "all"}, "positions must be 'attended' or 'content'"),
         ({"criterion": "loss"}, "criterion must be one of"),
-        ({"criterion": "margin"}, "needs a target"),
+        ({"criterion": "random_margin"}, "needs a target"),
         ({"target": -1.0}, "target must be a finite number > 0, got -1.0"),
         ({"target": 2.0}, "between 1/32 and 1"),
         ({"temperature": 0}, "temperature must be a finite number > 0, got 0"),

@@ -84,6 +84,26 @@ def test_files(tmp_path, compress):
         assert rows.positives("q1") == {text_id("d1")}
 
 
+@pytest.mark.parametrize("ending", [".tsv", ".tsv.gz"])
+def test_margins_and_scores_of_tsv_files(ending, tmp_path):
+    path = tmp_path / f"data{ending}"
+
+    def scores(text):
+        path.write_bytes(gzip.compress(text.encode()) if ending.endswith("gz") else text.encode())
+        return [(row.documents, row.scores) for row in load_rows(path)]
+
+    documents = ("a text", "another")
+    assert scores("q\ta text\tanother\t12.3\nr\ta text\tanother\t-2\n") == [
+        (documents, (12.3, 0)), (documents, (-2, 0))
+    ]  # fmt: skip
+    assert scores("query\tpositive\tnegative\tscores\nq\ta text\tanother\t[2, 1.5]\n") == [(documents, (2, 1.5))]
+    assert scores("query\tpositive\tnegative\tscores\nq\ta text\tanother\t1.5\n") == [(documents, (1.5, 0))]
+    with pytest.raises(ValueError, match="a score must be a number, got 'high'"):
+        scores("query\tpositive\tnegative\tscores\nq\ta text\tanother\thigh\n")
+    with pytest.raises(ValueError, match="ids or scores where texts are needed"):
+        scores("q\ta text\t3\nr\ta text\t2.5\n")
+
+
 def test_bad_files(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"query": "q", "positive": "d"}\nnot json\n')
     (tmp_path / "b.jsonl").write_text("")
@@ -223,7 +243,7 @@ def test_columns_that_only_sound_like_negatives_are_refused(name):
 @pytest.mark.parametrize(
     ("lines", "what"),
     [
-        ("q one\td one\tn one\t12.3\nq two\td two\tn two\t-4\n", "document 3 of every row is a number, e.g. '-4'"),
+        ("q one\td one\tn one\tm one\t12.3\nq two\td two\tn two\tm two\t-4\n", "document 4 of every row is a number"),
         ("12.3\tq one\td one\n0.5\tq two\td two\n", "query of every row is a number"),
         ("1\t2\t3\n4\t5\t6\n", "query of every row is a number"),
     ],

@@ -200,3 +200,17 @@ def test_runs_and_scores_are_no_judgements():
         load_rows(run, TEXTS)
     with pytest.raises(ValueError, match="label must be an integer, got 12.3"):
         load_rows(QRELS.drop(columns="label").assign(score=12.3), TEXTS)
+
+
+@pytest.mark.parametrize("ending", [".tsv", ".tsv.gz"])
+def test_judgements_of_three_columns(ending, tmp_path):
+    path = tmp_path / f"qrels{ending}"
+    text = "1\t10\t1\n1\t11\t0\n2\t11\t2\n"
+    path.write_bytes(gzip.compress(text.encode()) if ending.endswith("gz") else text.encode())
+    texts = ([{"docno": "10", "text": "ten"}, {"docno": "11", "text": "eleven"}], {"1": "one", "2": "two"})
+    assert [row[:2] for row in load_rows(path, texts)] == [("one", ("ten",)), ("two", ("eleven",))]
+    path = tmp_path / "triples.tsv"
+    path.write_text("1\t10\t11\n2\t11\t10\n")
+    assert [row.documents for row in load_rows(path, texts)] == [("ten", "eleven"), ("eleven", "ten")]
+    path.write_text("1\t10\t11\t2.5\n2\t11\t10\t-0.5\n")
+    assert [row.scores for row in load_rows(path, texts)] == [(2.5, 0), (-0.5, 0)]

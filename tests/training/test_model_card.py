@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import textwrap
 from pathlib import Path
@@ -27,7 +29,7 @@ def test_audits_before_and_after(bert_folder, tmp_path):
         ("mean row norm of the decoder", "row_norm_mean"),
         ("active terms per document", "active_terms"),
         ("active terms per query", "active_terms_query"),
-        ("standard deviation of scores of random pairs", "score_std"),
+        ("standard deviation of scores of random pairs", "random_std"),
     ):
         for got, head in zip(rows[what], (before, after), strict=True):
             assert float(got) == pytest.approx(head.numbers[name], rel=1e-2)
@@ -35,6 +37,24 @@ def test_audits_before_and_after(bert_folder, tmp_path):
     assert rows["verdict"] == [", ".join(head.findings) or "fine" for head in (before, after)]
     assert "Measured on 12 pairs of the training data" in card
     assert f"Before training: {before.verdict.split(':')[0]}" in card
+
+
+def test_audits_are_kept_as_json(bert_folder, tmp_path):
+    train(bert_folder, PAIRS, tmp_path / "out", rescale=4.0, **FAST)
+    text = (tmp_path / "out" / "head_audit.json").read_text()
+    kept = json.loads(text, parse_constant=lambda name: pytest.fail(name))  # NaN is no JSON
+    for when, model in (("before", bert_folder), ("after", str(tmp_path / "out"))):
+        (row,) = audit(model, PAIRS, max_length=32).to_frame().to_dict("records")
+        assert kept[when].keys() == row.keys() and kept[when]["model"] == Path(bert_folder).name
+        for name in row.keys() - {"model", "verdict"}:
+            value = kept[when][name]
+            if isinstance(row[name], str):
+                assert value == row[name]
+            else:
+                expected = pytest.approx(row[name], rel=1e-3, abs=1e-5, nan_ok=True)
+                assert (math.nan if value is None else value) == expected, name
+        assert kept[when]["verdict"].split(":")[0] == row["verdict"].split(":")[0]
+    assert kept["before"]["rescaled_by"] is None and kept["after"]["rescaled_by"] == 4
 
 
 def test_the_call_makes_the_encoder_again(bert_folder, tmp_path, monkeypatch):

@@ -227,6 +227,20 @@ def test_measured_rescalings_aim_at_what_is_trained(how, options, tmp_path):
     assert "both sides encoded as in training" in card
 
 
+@pytest.mark.parametrize("options", [{}, {"query_pooling": "sum"}])
+def test_the_length_of_queries_is_kept(options, bert_folder, tmp_path):
+    splade = train(bert_folder, PAIRS, tmp_path / "out", query_max_length=5, **options, **FAST)
+    text = TEXTS[4]
+    cut = splade.encoder.tokenizer.decode(splade.encoder.tokenizer(text)["input_ids"][1:4])  # between [CLS] and [SEP]
+    splade.save_pretrained(tmp_path / "again")
+    for encoder in (splade, Splade(tmp_path / "again")):
+        assert (encoder.encode_queries([text]) != encoder.encode_queries([cut])).nnz == 0
+        assert (encoder.encode_docs([text]) != encoder.encode_docs([cut])).nnz > 0
+    from sentence_transformers import SparseEncoder
+
+    SparseEncoder(str(tmp_path / "again")).encode_query([text])  # loads, and cuts queries as documents
+
+
 def test_foreign_routes_are_refused(bert_folder, tmp_path):
     out = tmp_path / "out"
     train(bert_folder, PAIRS, out, query_pooling="sum", **FAST)

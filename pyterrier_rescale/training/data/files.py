@@ -21,6 +21,9 @@ _ENDINGS = (".jsonl", ".tsv", ".jsonl.gz", ".tsv.gz")
 # Lines by which a file without a header is told.
 _PEEKED = 100
 _NUMBERS = ("score", "label", "relevance")
+# What a judgement's label may be where there is no header; ids of documents seldom are all that small.
+_LABELS = {"-2", "-1", "0", "1", "2", "3", "4"}
+_LISTS = ("scores", "labels")
 
 
 def open_data(source: str | os.PathLike[str]) -> Any:
@@ -28,7 +31,8 @@ def open_data(source: str | os.PathLike[str]) -> Any:
 
     A line of ``.jsonl`` is an object with ``query``, ``positive``, ``negatives`` (a list) or ``negative*``, and
     ``scores``, or a list as in ``train``; a line of ``.tsv`` is a query, a positive and negatives, under a header with
-    those names or none. Compressed files are read into memory, others are streamed.
+    those names or none: then a fourth field that is a number in every line is the teacher's margin. Compressed files
+    are read into memory, others are streamed.
 
     Raises:
         FileNotFoundError: if there is no such file, folder or collection.
@@ -138,18 +142,57 @@ def _reader(path: Path, file: BinaryIO, names_known: Names = TEXTS) -> Callable[
         check_columns(names, names_known)
     else:
         file.seek(0)
-        names = []
+        return _headless(path, file, names_known)
 
     def read_tsv(line: bytes) -> Any:
-        values = line.decode("utf-8").rstrip("\r\n").split("\t")
-        if not names:
-            return values
+        values = _fields(line)
         if len(values) != len(names):
             raise ValueError(f"{str(path)!r}: {len(values)} fields where the header has {len(names)}: {line[:80]!r}")
-        return {name: _number(value) if name in _NUMBERS else value for name, value in
-                zip(names, values, strict=True)}  # fmt: skip
+        readers = {**dict.fromkeys(_NUMBERS, _number), **dict.fromkeys(_LISTS, _numbers)}
+        return {name: readers.get(name, str)(value) for name, value in zip(names, values, strict=True)}
 
     return read_tsv
+
+
+def _fields(line: bytes) -> list[str]:
+    return line.decode("utf-8-sig").rstrip("\r\n").split("\t")
+
+
+def _headless(path: Path, file: BinaryIO, names: Names) -> Callable[[bytes], Any]:
+    """What reads lines without a header: texts or ids, with a teacher's margin or a judgement where the last is one."""
+    rows = [_fields(line) for line in (file.readline() for _ in range(_PEEKED)) if line.strip()]
+    file.seek(0)
+    width = len(rows[0]) if rows and len({len(row) for row in rows}) == 1 else 0
+    # ids are numbers, too: a margin of theirs is told by its decimals
+    margin = re.compile(r"[-+]?\d+([.]\d+)?([eE][-+]?\d+)?" if names is TEXTS else r"[-+]?\d+[.]\d+([eE][-+]?\d+)?")
+    if width == 4 and all(margin.fullmatch(row[3].strip()) for row in rows):
+        if names is TEXTS and any(all(margin.fullmatch(row[place].strip()) for row in rows) for place in range(3)):
+            return _fields  # ids: refused once all is read
+
+        def read_margin(line: bytes) -> Any:
+            *texts, number = _fields(line)
+            if len(texts) != 3:
+                raise ValueError(f"{str(path)!r}: {len(texts) + 1} fields where the first lines have 4: {line[:80]!r}")
+            return [*texts, _number(number)]
+
+        return read_margin
+    last = {row[-1].strip() for row in rows}
+    if names is not TEXTS and width == 3 and last <= _LABELS and last & {"0", "1"}:
+        return lambda line: dict(zip(("qid", "docno", "label"), (*_fields(line)[:2], _label(line)), strict=True))
+    return _fields
+
+
+def _label(line: bytes) -> int:
+    try:
+        return int(_fields(line)[2])
+    except (IndexError, ValueError):
+        raise ValueError(f"a judgement is a query, a document and a whole number, got {line[:80]!r}") from None
+
+
+def _numbers(value: str) -> float | list[float]:
+    """``1.5``, or several: ``[2, 1.5]``, ``2 1.5``."""
+    numbers = [_number(part) for part in re.split(r"[\s,]+", value.strip("[] \t"))]
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _trec(line: bytes) -> list[Any]:
