@@ -20,6 +20,7 @@ from .roles import EngineIndexer, EngineRetriever
 from .searcher import Searcher
 
 if TYPE_CHECKING:
+    from ..vectors.feedback import VectorFeedback
     from ..vectors.index_vectors import IndexVectors
     from ..vectors.scorer import VectorScorer
 
@@ -122,6 +123,22 @@ class EngineIndex(pt.Artifact):
         scores them with all. The vectors are read into memory at first use.
         """
         return self.vectors().scorer(verbose=verbose)
+
+    def feedback(
+        self, fb_docs: int = 10, fb_terms: int = 20, fb_lambda: float = 0.5, *, weighting: str = "score"
+    ) -> VectorFeedback:
+        """A transformer of pseudo-relevance feedback (RM3) by this index's vectors: no model, no text.
+
+        `query_encoder() >> index.retriever(10) >> index.feedback() >> index.retriever(1000)` searches again with the
+        terms of the documents found first. The vectors are read into memory at first use.
+
+        Args:
+            fb_docs: documents per query that count as relevant, by score.
+            fb_terms: terms taken from them, the heaviest.
+            fb_lambda: their share in the new weights, from 0 to 1; the rest is the query's own.
+            weighting: what a document counts for: its share of the scores ("score"), or of their softmax ("softmax").
+        """
+        return self.vectors().feedback(fb_docs, fb_terms, fb_lambda, weighting=weighting)
 
     @property
     def built(self) -> bool:

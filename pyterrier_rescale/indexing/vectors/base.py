@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_matrix
 
+    from .feedback import VectorFeedback
     from .scorer import VectorScorer
 
 
@@ -173,6 +174,26 @@ class SparseVectors:
         from .scorer import VectorScorer
 
         return VectorScorer(self, verbose=verbose)
+
+    def feedback(
+        self, fb_docs: int = 10, fb_terms: int = 20, fb_lambda: float = 0.5, *, weighting: str = "score"
+    ) -> VectorFeedback:
+        """A stage of pseudo-relevance feedback (RM3): results to queries with the best documents' heaviest terms.
+
+        ``query_encoder() >> index.retriever(10) >> index.feedback() >> index.retriever(1000)``. The new ``query_toks``
+        sum to one; ``query_toks_0`` has those from before. A query that found nothing has no row. The vectors are
+        read into memory (eight bytes per posting) when it is first used.
+
+        Args:
+            fb_docs: documents per query that count as relevant, by score.
+            fb_terms: terms kept of their mean vector (each document's weights in sum 1).
+            fb_lambda: share of these in the new weights, from 0 to 1; the rest is the query's own.
+            weighting: ``"score"``: each document counts by its share of the scores; ``"softmax"``: by their softmax,
+                which takes negative scores, too, and prefers the first.
+        """
+        from .feedback import VectorFeedback
+
+        return VectorFeedback(self, fb_docs, fb_terms, fb_lambda, weighting=weighting)
 
     def _place(self, docno: str) -> int:
         place = int(self.places.get_indexer([docno])[0])
