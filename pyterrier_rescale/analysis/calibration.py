@@ -118,6 +118,12 @@ class Calibration:
 
         return plot_calibration(self, path)
 
+    def _repr_html_(self) -> str:
+        from .plots import as_html
+
+        shift = "" if self.bias_shift is None else " and a shift of each term's bias"
+        return as_html(f"{self.method}: k = {self.k:.4g}{shift}", self.table.set_index("k"), self.plot())
+
     def _check_same(self, model: PreTrainedModel) -> None:
         head = find_head(model)
         if self.bias_shift is not None and len(self.bias_shift) != len(head.weight):

@@ -34,8 +34,17 @@ if TYPE_CHECKING:
     from ..encoding.query_encoder import QuerySide
 
 
+class _Shown:
+    """An audit, or several, as notebooks draw them."""
+
+    def _repr_html_(self) -> str:
+        from .plots import as_html
+
+        return as_html(str(self), self.to_frame().drop(columns="verdict").set_index("model").T, self.plot())
+
+
 @dataclass(frozen=True)
-class HeadAudit:
+class HeadAudit(_Shown):
     """Numbers and verdict of one head; made by :func:`audit`.
 
     Attributes:
@@ -81,7 +90,7 @@ class HeadAudit:
         return f"{self.name}: {self.verdict}"
 
 
-class HeadAudits(tuple[HeadAudit, ...]):
+class HeadAudits(_Shown, tuple[HeadAudit, ...]):
     """Audits of several models: a tuple with one frame and one figure."""
 
     def to_frame(self) -> pd.DataFrame:

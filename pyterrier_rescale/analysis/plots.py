@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import io
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import numpy as np
 from .verdict import MODERNBERT_NORM
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -73,6 +76,15 @@ def plot_calibration(calibration: Any, path: str | None = None) -> Figure:
         axis.legend(frameon=False, fontsize=8)
     axes[0].annotate(f" k = {calibration.k:.3g}", (calibration.k, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
     return _saved(figure, path)
+
+
+def as_html(verdict: str, table: pd.DataFrame, figure: Figure) -> str:
+    """Verdict, table and figure (inline SVG) for notebooks."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", bbox_inches="tight")
+    svg = out.getvalue()
+    shown = table.to_html(float_format="{:.4g}".format, border=0)
+    return f"<p>{html.escape(verdict)}</p>{shown}{svg[svg.index('<svg') :]}"
 
 
 def _row_norms(axis: Axes, audits: Sequence[Any]) -> None:

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from .._utils.paths import expand
 from .encode import ENCODE_EXAMPLE, EXPORT_EXAMPLE, encode, export
+from .search import SEARCH_EXAMPLE, expanded, search
 from .teach import teach
 from .train import train
 
@@ -39,11 +39,6 @@ MaxLength = Annotated[int, typer.Option(help="Tokens per text.", min=3)]
 Engine = Annotated[str, typer.Option(help="terrier, pisa or exact.")]
 
 
-def _expanded(path: Path | None) -> Path | None:
-    """``~`` as the home folder: shells leave it where it follows ``=``."""
-    return None if path is None else expand(path)
-
-
 def _version(show: bool) -> None:
     if show:
         typer.echo(__version__)
@@ -66,9 +61,9 @@ def audit(
     texts: Annotated[str | None, typer.Option(help="A collection: measures activations on its documents.")] = None,
     n_texts: Annotated[int, typer.Option(help="Texts to measure on.", min=2)] = 128,
     plot: Annotated[
-        Path | None, typer.Option(help="Write the figure here (.png, .svg, .pdf).", callback=_expanded)
+        Path | None, typer.Option(help="Write the figure here (.png, .svg, .pdf).", callback=expanded)
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the table here.", callback=_expanded)] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table here.", callback=expanded)] = None,
 ) -> None:
     """Measure heads: row norms, scores at the start, sinks; a verdict and a k for each."""
     from .. import audit as run
@@ -93,7 +88,7 @@ def audit(
 def rescale(
     model: Model,
     output: Annotated[
-        Path, typer.Argument(help="Folder of the rescaled model.", show_default=False, callback=_expanded)
+        Path, typer.Argument(help="Folder of the rescaled model.", show_default=False, callback=expanded)
     ],
     spec: RescaleOption = "16",
     texts: Annotated[str | None, typer.Option(help="A collection, for auto and calibrated.")] = None,
@@ -145,61 +140,21 @@ def index(
 ) -> None:
     """Encode and index the documents of a collection."""
     from .. import Splade, load_collection, open_index
+    from ..indexing.build import origin
+    from ..indexing.corpus import corpus_fingerprint
 
-    documents = load_collection(collection).corpus()
+    documents = load_collection(collection)
     splade = Splade(encoder, batch_size=batch_size)
     target = open_index(path, engine, scale=scale)
-    (splade.doc_encoder(scale=scale) >> target.indexer(verbose=not quiet)).index(documents, batch_size=2048)
+    made_from = origin(splade, corpus_fingerprint(documents.corpus, ("docno", splade.text_field)))
+    indexer = target.indexer(verbose=not quiet, made_from=made_from)
+    (splade.doc_encoder(scale=scale) >> indexer).index(documents.corpus(), batch_size=2048)
     typer.echo(f"{path}: {len(target):,} documents, {target.size_bytes / 1e6:.1f} MB")
 
 
 app.command(epilog=ENCODE_EXAMPLE)(encode)
 app.command(epilog=EXPORT_EXAMPLE)(export)
-
-
-@app.command(epilog="Example: pyterrier-rescale search scifact.index splade 'vitamin D and bone density'")
-def search(
-    path: Annotated[Path, typer.Argument(help="Folder of an index.", show_default=False)],
-    encoder: Annotated[str, typer.Argument(help="The encoder that the index was made with.", show_default=False)],
-    query: Annotated[str | None, typer.Argument(help="A query; or use --topics.", show_default=False)] = None,
-    topics: Annotated[str | None, typer.Option(help="A collection: search all its topics.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the topics.")] = "test",
-    run_file: Annotated[Path | None, typer.Option("--run", help="Write a TREC run here.", callback=_expanded)] = None,
-    n: Annotated[
-        int | None, typer.Option("-n", help="Documents per query; default: 10, and 1000 for --topics.", min=1)
-    ] = None,
-    engine: Annotated[str | None, typer.Option(help="The index's engine; default: what it says itself.")] = None,
-    explain: Annotated[bool, typer.Option(help="Show the query's heaviest terms.")] = False,
-) -> None:
-    """Search an index, for one query or for all topics of a collection."""
-    import pandas as pd
-    import pyterrier as pt
-
-    from .. import Splade, load_collection, open_index
-
-    if (query is None) == (topics is None):
-        raise ValueError("give either a query or --topics, not both or neither")
-    target = open_index(path) if engine is None else open_index(path, engine)
-    if not target.built:
-        kind = f"{engine} index" if engine else "index"
-        raise FileNotFoundError(f"no whole {kind} at {str(path)!r}: make one with `pyterrier-rescale index`")
-    splade = Splade(encoder)
-    if query is not None:
-        frame = pd.DataFrame({"qid": ["1"], "query": [query]})
-    else:
-        frame = load_collection(topics).topics(split)
-    n = n or (10 if topics is None else 1000)
-    results = (splade.query_encoder() >> target.retriever(n))(frame)
-    if explain and query is not None:
-        terms = splade.explain(query, "").nlargest(10, "query_weight")
-        shown = zip(terms["term"], terms["query_weight"], strict=True)
-        typer.echo("  ".join(f"{term} {weight:.2f}" for term, weight in shown))
-    if run_file is not None:
-        pt.io.write_results(results, str(run_file))
-        typer.echo(f"{run_file}: {len(results):,} results of {results['qid'].nunique():,} queries")
-    else:
-        shown = results[["qid", "docno", "rank", "score"]]
-        typer.echo(shown.to_string(index=False) if len(shown) else "no document shares a term with the query")
+app.command(epilog=SEARCH_EXAMPLE)(search)
 
 
 @app.command(
@@ -304,12 +259,11 @@ def _show(comparison: Any, lesson: str = "") -> None:
 
 
 def _some_texts(collection: str, n: int) -> list[str]:
-    """The first n non-blank documents of a collection."""
-    from itertools import islice
-
+    """The texts of n non-blank documents of a collection, spread over all of it."""
     from .. import load_collection
+    from .._utils.sampling import spread_of
 
-    return list(islice((d["text"] for d in load_collection(collection).corpus() if d["text"].strip()), n))
+    return spread_of((d["text"] for d in load_collection(collection).corpus() if d["text"].strip()), n)
 
 
 def _refuse_existing(path: Path) -> None:

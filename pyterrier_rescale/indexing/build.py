@@ -39,8 +39,9 @@ def systems(
     index itself (``index.made_from``).
 
     Args:
-        encoders: ``{name: Splade}``.
-        corpus: a collection (``load_collection``), or an iterable of dicts with ``docno`` and the encoder's text field.
+        encoders: ``{name: Splade}``; a ``LexicalEncoder``, or whatever else makes the same stages, will do.
+        corpus: a collection (``load_collection``), or dicts with ``docno`` and the encoder's text field in what can be
+            read several times: a list, a frame, a Hugging Face dataset.
         index_dir: a folder that gets one index per name.
         engine: ``"terrier"``, ``"pisa"`` or ``"exact"``.
         num_results: documents per query.
@@ -50,12 +51,10 @@ def systems(
         ``{name: splade.query_encoder() >> index.retriever()}`` in the order given.
 
     Raises:
-        TypeError: if ``encoders`` is not a dict of names -> Splade encoders.
+        TypeError: if ``encoders`` is not a dict of names -> Splade encoders, or ``corpus`` can be read only once.
         ValueError: for an empty dict, an unknown engine, an empty corpus.
     """
-    from ..splade import Splade
-
-    if not isinstance(encoders, Mapping) or not all(isinstance(splade, Splade) for splade in encoders.values()):
+    if not isinstance(encoders, Mapping) or not all(map(_is_encoder, encoders.values())):
         raise TypeError("encoders must be a dict of name -> Splade, e.g. {'raw': splade_a, 'k=16': splade_b}")
     if not encoders:
         raise ValueError("encoders must hold at least one Splade, got an empty dict")
@@ -105,12 +104,7 @@ def build_index(
     from .engines import engine_class, reading
 
     path, fields = Path(path), ("docno", splade.text_field)
-    made_from = {
-        "encoder": splade.fingerprint,
-        "encoder_settings": repr(splade),
-        "corpus": corpus_id or corpus_fingerprint(documents, fields),
-        "field": splade.text_field,
-    }
+    made_from = origin(splade, corpus_id or corpus_fingerprint(documents, fields))
     kind = engine_class(engine)
     found = reading.read_meta(path)
     if found is not None:
@@ -131,6 +125,20 @@ def build_index(
     checked = _checked(documents(), fields, made_from["corpus"])
     (splade.doc_encoder(scale=scale, verbose=False) >> indexer).index(checked, batch_size=_WINDOW)
     return index
+
+
+def origin(splade: Splade, corpus_id: str) -> dict[str, str]:
+    """What an index of a corpus is made from: the `made_from` by which `systems` knows it again."""
+    return {
+        "encoder": splade.fingerprint,
+        "encoder_settings": repr(splade),
+        "corpus": corpus_id,
+        "field": splade.text_field,
+    }
+
+
+def _is_encoder(value: Any) -> bool:
+    return all(callable(getattr(value, name, None)) for name in ("doc_encoder", "query_encoder"))
 
 
 def _checked(
@@ -160,10 +168,13 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 
 def _reiterable(corpus: Any) -> Callable[[], Iterable[dict[str, Any]]]:
-    """A function that gives a fresh iterator over the documents; a one-shot iterator is kept in memory."""
+    """A function that gives a fresh iterator over the documents."""
     if hasattr(corpus, "corpus"):
         return corpus.corpus
     corpus = as_documents(corpus)
     if iter(corpus) is corpus:
-        corpus = list(corpus)
+        raise TypeError(
+            f"corpus must be readable several times, got a {type(corpus).__name__}: give a collection, a frame, or "
+            "list(documents) where they fit the memory"
+        )
     return lambda: iter(corpus)

@@ -277,3 +277,16 @@ def test_bad_input(call, error, message):
     model, tokenizer = tiny.build("bert")
     with pytest.raises(error, match=message):
         call(model, tokenizer)
+
+
+def test_notebooks_show_verdict_table_and_figure():
+    model, tokenizer = lively()
+    model.config.name_or_path = "a<b"
+    one = audit(model, TEXTS, tokenizer=tokenizer, **OPTIONS)
+    several = audit({"x<y": model, "z": model}, TEXTS, tokenizer=tokenizer, **OPTIONS)
+    calibration = calibrate(model, TEXTS, tokenizer=tokenizer, **OPTIONS)
+    for result, told in ((one, "a&lt;b: "), (several, "x&lt;y: "), (calibration, f"k = {calibration.k:.4g}")):
+        page = result._repr_html_()
+        assert told in page and page.count("<table") == page.count("<svg") == 1 and page.endswith("</svg>\n")
+        assert "<b:" not in page and len(page) < 400_000
+    assert f"<td>{one.mean_row_norm:.4g}</td>" in one._repr_html_()

@@ -93,7 +93,7 @@ def test_another_encoder_or_corpus_under_the_same_name_is_indexed_anew(encoders,
     score = first(query).set_index("docno")["score"]["a"]
     second = systems({"one": encoders["k=4"]}, docs, tmp_path, engine="exact")["one"]
     assert second(query).set_index("docno")["score"]["a"] < score - 1
-    third = systems({"one": encoders["k=4"]}, iter(docs[:1]), tmp_path, engine="exact")["one"]
+    third = systems({"one": encoders["k=4"]}, docs[:1], tmp_path, engine="exact")["one"]
     assert set(third(query)["docno"]) == {"a"}
 
 

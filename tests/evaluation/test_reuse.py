@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pyterrier_rescale import CollapseError, compare
+from pyterrier_rescale.evaluation.encoders import system_encoder
+from pyterrier_rescale.evaluation.system import System
 
 CHINESE = ["稀疏检索使用倒排索引。", "语言模型预测词的分布。", "梯度在训练开始时爆炸。", "查询很短，文档很长。"]
 
@@ -163,3 +165,14 @@ def test_topics_without_judgements_are_told_first(bert_folder, tmp_path):
     with pytest.raises(ValueError, match="split 'test' of 'texts' has no topic with judgements"):
         compare(texts, {"bert": bert_folder}, tmp_path / "out", **OPTIONS)
     assert not (tmp_path / "out").exists()
+
+
+def test_untrained_rows_encode_queries_as_their_training_starts(bert_folder, tmp_path):
+    pairs = [(text.split()[0], text) for text in tiny.TEXTS]
+    for name, options in (
+        ("static", {"queries": "static", "query_max_length": 5}), ("sum", {"query_pooling": "sum"}), ("model", {}),
+    ):  # fmt: skip
+        system, training = System("b", 4.0, trained=False), {**options, "max_length": 32}
+        side = system_encoder(system, bert_folder, pairs, tmp_path / name, training, {})[0].query_side
+        assert (side.weights is not None) == (name == "static") and (name != "static" or side.max_length == 5)
+        assert side.pooling == ("sum" if name == "sum" else None)

@@ -199,3 +199,28 @@ def test_corpus_fingerprint():
     assert corpus_fingerprint(topics, ("qid", "query")) != corpus_fingerprint(topics, ("qid",))
     with pytest.raises(ValueError, match="corpus must hold at least one document"):
         corpus_fingerprint([])
+
+
+@pytest.mark.parametrize("once", [lambda: iter(DOCS), lambda: (doc for doc in DOCS)])
+def test_a_corpus_that_can_be_read_once_is_refused(raw, tmp_path, once):
+    with pytest.raises(TypeError, match="corpus must be readable several times, got a .*give a collection, a frame"):
+        run(raw, tmp_path, once())
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_encoder_with_the_same_stages_will_do(raw, tmp_path):
+    class Other:
+        """No Splade."""
+
+        text_field, fingerprint, doc_encoder, query_encoder = "text", "other", raw.doc_encoder, raw.query_encoder
+
+    check(run(Other(), tmp_path / "a"), raw)
+    with pytest.raises(TypeError, match="encoders must be a dict of name -> Splade"):
+        run(object(), tmp_path / "b")
+
+
+@pytest.mark.parametrize("docno", ["a b", "a\tb", " a", "a ", "a\u00a0b", "a\u2028b", "\x1f", ""])
+def test_docnos_hold_no_white_space(tmp_path, docno):
+    with pytest.raises(ValueError, match="no line break and no other white space"):
+        open_index(tmp_path / "i", "exact").indexer().index([{"docno": docno, "toks": {"a": 1}}])
+    assert not (tmp_path / "i").exists()

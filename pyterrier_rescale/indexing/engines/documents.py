@@ -172,9 +172,10 @@ def check_docno(docno: Any, number: int) -> str:
     """The docno of a document, by its number; TypeError or ValueError unless it is a str that every engine holds."""
     if not isinstance(docno, str):
         raise TypeError(f"docno of document {number} must be a str, got {docno!r}")
-    if not docno or len(docno) > MAX_DOCNO or any(c in docno for c in "\n\r\0"):
+    if len(docno) > MAX_DOCNO or "\0" in docno or docno.split() != [docno]:
         raise ValueError(
-            f"docno of document {number} must have 1 to {MAX_DOCNO} characters, no line break, got {docno[:80]!r}"
+            f"docno of document {number} must have 1 to {MAX_DOCNO} characters with no line break and no other white "
+            f"space, at which the columns of runs and qrels are split, got {docno[:80]!r}"
         )
     check_utf8(docno, f"docno of document {number}")
     return docno
