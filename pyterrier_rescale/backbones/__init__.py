@@ -79,8 +79,8 @@ def small_backbone(
 
 def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str], folder: Path, verbose: bool) -> None:
     import torch
-    from tqdm.auto import tqdm
 
+    from .._utils.progress import progress_bar
     from .architectures import build_model, train_tokenizer
     from .mlm import make_windows, own_token_share, pretrain
 
@@ -89,7 +89,9 @@ def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
         torch.manual_seed(settings.seed)
         model = build_model(settings, len(tokenizer))
-        with tqdm(total=settings.steps, desc=f"pretraining {settings.family}", unit="step", disable=not verbose) as bar:
+        with progress_bar(
+            total=settings.steps, desc=f"pretraining {settings.family}", unit="step", disable=not verbose
+        ) as bar:
 
             def progress(row: dict[str, float]) -> None:
                 bar.set_postfix(loss=row.get("loss"), refresh=False)

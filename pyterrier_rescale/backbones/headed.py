@@ -115,8 +115,8 @@ def _pretrain(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], settings: HeadSettings, verbose: bool
 ) -> dict[str, Any]:
     import torch
-    from tqdm.auto import tqdm
 
+    from .._utils.progress import progress_bar
     from .mlm import MaskedTraining, SpecialIds, adamw, batches, make_windows, own_token_share
 
     keep_freed_memory()
@@ -127,7 +127,7 @@ def _pretrain(
     inside = set(map(id, body))
     head = [parameter for parameter in model.parameters() if id(parameter) not in inside]
     model.float().eval()
-    with tqdm(total=settings.steps, desc="pretraining a head", unit="step", disable=not verbose) as bar:
+    with progress_bar(total=settings.steps, desc="pretraining a head", unit="step", disable=not verbose) as bar:
 
         def progress(row: dict[str, float]) -> None:
             bar.set_postfix(loss=row.get("loss"), refresh=False)

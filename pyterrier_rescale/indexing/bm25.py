@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.java import errors_only, start_java
 from .._utils.paths import whole_folder
+from .._utils.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ def build_bm25(
     def fields() -> Iterator[dict[str, str]]:
         nonlocal count
         try:
-            for document in pt.tqdm(documents(), desc="BM25: indexing", unit="doc", disable=not verbose):
+            for document in progress_bar(documents(), desc="BM25: indexing", unit="doc", disable=not verbose):
                 yield {"docno": document["docno"], "text": _words(document["text"], tokeniser)}
                 count += 1
         except Exception as error:  # would end PyTerrier's writer thread without a word, and the index be cut there

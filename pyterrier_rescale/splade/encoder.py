@@ -14,6 +14,7 @@ import pandas as pd
 import pyterrier as pt
 
 from .._utils.defaults import DefaultInt, DefaultStr
+from .._utils.progress import progress_bar
 from ..encoding.pruning import check_pruning, prune
 from ..encoding.terms import TermMap
 from ..encoding.text_checks import check_texts
@@ -233,7 +234,7 @@ class Splade(pt.Transformer):
         encoder = self.queries_encoder if unit == "query" else self.encoder
         if not verbose:
             return encoder.encode(texts, batch_size=batch_size)
-        with pt.tqdm(total=len(texts), desc="Splade", unit=unit) as bar:
+        with progress_bar(total=len(texts), desc="Splade", unit=unit) as bar:
             return encoder.encode(texts, batch_size=batch_size, progress=bar.update)
 
     def term_map(self, terms: str = "safe") -> TermMap:

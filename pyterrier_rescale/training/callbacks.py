@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .._utils.durable import settle, sync
+from .._utils.progress import progress_bar
 from .config import TrainConfig
 from .distributed import batch_mean, world
 from .losses import StepParts
@@ -66,9 +67,9 @@ class Bookkeeper(TrainerCallback):
             return
         self._log = Log(self.log_path, state.global_step)
         if self.verbose:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+            self._bar = progress_bar(
+                total=state.max_steps, initial=state.global_step, desc="training", unit="step"
+            )
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any

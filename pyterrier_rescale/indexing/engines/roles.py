@@ -13,6 +13,7 @@ import pyterrier as pt
 
 from ..._utils.checks import check_integer, is_number
 from ..._utils.documents import as_documents
+from ..._utils.progress import progress_bar
 from ..._utils.stages import schematic
 from ..vectors.base import SparseVectors
 from .documents import parse_stamp
@@ -63,7 +64,7 @@ class EngineIndexer(pt.Indexer):
             iter = iter.documents(scale=scale)
         if self.verbose:
             iter = as_documents(iter)
-            iter = pt.tqdm(iter, desc=f"indexing ({self._index.engine})", unit="d", total=total)
+            iter = progress_bar(iter, desc=f"indexing ({self._index.engine})", unit="d", total=total)
         return self._index.build(
             iter, mode=self.mode, made_from=made_from, bits=self.bits, scale=scale, options=self.options
         )
@@ -148,7 +149,7 @@ class EngineRetriever(pt.Transformer):
     def _progress(self, items: Iterable, total: int) -> Iterable:
         if not self.verbose:
             return items
-        return pt.tqdm(items, desc=f"retrieving ({self.index.engine})", unit="q", total=total)
+        return progress_bar(items, desc=f"retrieving ({self.index.engine})", unit="q", total=total)
 
     def _check_scale_and_vocabulary(
         self, query_toks: Iterable[Mapping], queries: list[dict[str, float]], meta: dict[str, Any]

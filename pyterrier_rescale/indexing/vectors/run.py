@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._utils.checks import check_integer
 from ..._utils.paths import expand
+from ..._utils.progress import progress_bar
 from ...encoding.pruning import check_pruning
 from .folder import Vectors
 from .intake import Intake, Window
@@ -88,10 +89,8 @@ class _Bar:
     """A progress bar over the documents, or none."""
 
     def __init__(self, documents: Any, verbose: bool) -> None:
-        import pyterrier as pt
-
         total = len(documents) if hasattr(documents, "__len__") else None
-        self._bar = pt.tqdm(total=total, desc="encode", unit="doc") if verbose else None
+        self._bar = progress_bar(total=total, desc="encode", unit="doc") if verbose else None
         self.update = self._bar.update if self._bar is not None else None
 
     def __enter__(self) -> _Bar:
