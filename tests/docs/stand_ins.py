@@ -1,0 +1,66 @@
+"""What the pages' code runs with here: tiny backbones and a tiny collection under the names that the pages use.
+
+Folders of the hub's names stand in the working folder, where they win over the hub; `load_collection` gives one tiny
+collection for every name; training takes two steps, into folders that the page's next example may use again; encoding
+takes no second process.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import tiny
+
+import pyterrier_rescale
+from pyterrier_rescale.collections import BeirCollection
+
+BACKBONES = {"answerdotai/ModernBERT-base": "modernbert", "google-bert/bert-base-uncased": "bert"}
+_DOCS = 60
+
+
+def write_collection(folder: Path) -> None:
+    """Sixty documents with titles, ten topics, qrels of test and train."""
+    folder.mkdir()
+    words = [text.split() for text in tiny.TEXTS]
+    texts = [" ".join(words[i % len(words)] + words[(i * 7 + 3) % len(words)]) for i in range(_DOCS)]
+    with open(folder / "corpus.jsonl", "w") as out:
+        for i, text in enumerate(texts):
+            print(json.dumps({"_id": f"d{i}", "title": " ".join(text.split()[:3]), "text": text}), file=out)
+    with open(folder / "queries.jsonl", "w") as out:
+        for i in range(_DOCS):
+            print(json.dumps({"_id": f"q{i}", "text": " ".join(texts[i].split()[:5])}), file=out)
+    (folder / "qrels").mkdir()
+    for split, ids in (("train", range(10, _DOCS)), ("test", range(10))):
+        rows = "".join(f"q{i}\td{i}\t1\n" for i in ids)
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+
+
+def prepare(folder: Path, patch) -> dict:
+    """Fill the working folder, replace what would take long, and return the names that a page may use unsaid."""
+    patch.chdir(folder)
+    for name, family in BACKBONES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        tiny.save(family, folder / name)
+    tiny.save("bert", folder / "my-splade")  # until a page trains its own
+    write_collection(folder / "tiny-collection")
+    collection = BeirCollection(folder / "tiny-collection")
+    with gzip.open(folder / "qidpidtriples.train.tsv.gz", "wt") as out:
+        out.writelines(f"q{i}\td{i}\td{(i + 5) % _DOCS}\n" for i in range(10, 40))
+    patch.setattr(pyterrier_rescale, "load_collection", lambda name: collection)
+    patch.setattr(pyterrier_rescale, "small_backbone", lambda family, texts, **_: str(folder / next(iter(BACKBONES))))
+    real = pyterrier_rescale.train
+
+    def train(*args, **options):
+        options |= {"max_steps": 2, "batch_size": 2, "max_length": 16, "monitor": False, "ramp_steps": 50}
+        return real(*args, **options, verbose=False, overwrite=True)
+
+    patch.setattr(pyterrier_rescale, "train", train)
+    encode = pyterrier_rescale.encode
+    patch.setattr(pyterrier_rescale, "encode", lambda *args, workers=1, **options: encode(*args, verbose=False, **options))
+    documents, topics = list(collection.corpus()), collection.topics("train")
+    rows = [(f"q{i}", f"d{i}", f"d{(i + 5) % _DOCS}") for i in range(10, 40)]
+    texts = [document["text"] for document in documents]
+    triples = [(text[:20], text, texts[i - 1]) for i, text in enumerate(texts)]
+    return {"documents": documents, "topics": topics, "docpairs": rows, "triples": triples}

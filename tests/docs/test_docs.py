@@ -1,0 +1,47 @@
+"""The documentation builds in Sphinx without a warning, and names every public name."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyterrier_rescale
+
+HERE = Path(__file__).resolve().parent
+PAGES = HERE.parent.parent / "pyterrier_rescale" / "pt_docs"
+
+
+def test_builds_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx", reason="the package sphinx (extra test) is not installed")
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-n" if False else "-q"]
+    done = subprocess.run([*command, "-c", HERE, PAGES, tmp_path / "html"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for page in PAGES.glob("*.rst"):
+        html = (tmp_path / "html" / f"{page.stem}.html").read_text(encoding="utf-8")
+        drawn = page.read_text(encoding="utf-8").count(".. schematic::")
+        assert html.count('class="pts-') >= drawn
+    api = (tmp_path / "html" / "api.html").read_text(encoding="utf-8")
+    for name in set(pyterrier_rescale.__all__) - {"__version__"}:
+        assert f'id="pyterrier_rescale.{name}"' in api, f"api.rst does not show {name}"
+
+
+def test_every_public_class_and_its_public_methods_are_shown():
+    """Those that users hold in their hands, made by functions and methods of the package."""
+    api = (PAGES / "api.rst").read_text(encoding="utf-8")
+    for name in CLASSES:
+        assert re.search(rf"^\.\. autoclass:: pyterrier_rescale\.{re.escape(name)}$", api, re.MULTILINE), name
+
+
+CLASSES = (
+    "Splade", "LexicalEncoder", "Vectors", "HeadAudit", "Calibration", "CollapseError",
+    "splade.stages.SpladeDocEncoder", "splade.stages.SpladeQueryEncoder", "splade.stages.SpladeScorer",
+    "splade.explanation.Explanation", "analysis.head_audit.HeadAudits", "training.TrainConfig",
+    "indexing.engines.base.EngineIndex", "indexing.engines.roles.EngineIndexer",
+    "indexing.engines.roles.EngineRetriever", "indexing.vectors.base.SparseVectors",
+    "indexing.vectors.index_vectors.IndexVectors", "indexing.vectors.scorer.VectorScorer",
+    "collections.Collection", "evaluation.comparison.Comparison",
+)  # fmt: skip
