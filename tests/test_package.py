@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import shutil
@@ -45,6 +46,19 @@ def test_every_extra_serves_code(extra):
     assert re.search(rf"^\s*(import|from) {module}\b|import_module\(\"{module}", source, re.MULTILINE)
 
 
+def test_the_devcontainer_installs_extras_that_exist():
+    settings = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    command = settings["postCreateCommand"]
+    extras = re.search(r"-e '\.\[([\w,]+)\]'", command).group(1).split(",")
+    assert set(extras) <= set(config["options.extras_require"])
+    python = re.search(r":(\d+)\.(\d+)$", settings["image"])
+    least = re.search(r"(\d+)\.(\d+)", config["options"]["python_requires"])
+    assert tuple(map(int, python.groups())) >= tuple(map(int, least.groups()))
+    assert command.endswith("pyterrier-rescale teach --warm-only")
+
+
 def test_import_is_light():
     code = (
         "import sys, time; start = time.perf_counter(); import pyterrier_rescale; took = time.perf_counter() - start; "
@@ -78,7 +92,7 @@ def test_docs_and_marker_ship():
     toctree = (package / "pt_docs" / "index.rst").read_text()
     assert all(re.search(rf"^   {page}$", toctree, re.M) for page in pages - {"index"})
     api = (package / "pt_docs" / "api.rst").read_text()
-    documented = set(re.findall(r":: pyterrier_rescale\.(\w+)", api))
+    documented = set(re.findall(r":: pyterrier_rescale\.(\w+)$", api, re.M))
     assert documented <= set(pyterrier_rescale.__all__)
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")

@@ -16,10 +16,14 @@ ACTIVE = 220
 MAX_LENGTH = 256
 
 
-def some_texts(n: int) -> list[str]:
+def some_texts(n: int, lengths: str = "mixed") -> list[str]:
+    """Docstrings as they are, or (``equal``) run together and cut into texts that all fill MAX_LENGTH."""
     from pyterrier_rescale import load_collection
 
     documents = [d["text"] for d in load_collection("docstrings").corpus()]
+    if lengths == "equal":
+        words = " ".join(documents).split()  # a word has at least one token
+        documents = [" ".join(words[i : i + MAX_LENGTH]) for i in range(0, len(words) - MAX_LENGTH, MAX_LENGTH)]
     step = max(1, len(documents) // n)
     return documents[::step][:n]
 

@@ -8,8 +8,8 @@
 
 Every contender lives in a process of its own and works when told, one at a time, A B C B C A ...; so the machine's
 drift hits all alike, and memory is each one's own, above the loaded and warm model. Models have random weights; one
-bias for all terms is set so that about 220 terms fire per document. Texts are docstrings of mixed lengths. A call
-replaces the rows of its task and shapes in results.csv.
+bias for all terms is set so that about 220 terms fire per document. Texts are docstrings of mixed lengths, or all of
+the same (--lengths equal), where padding helps nobody. A call replaces the rows of its task and shapes in results.csv.
 """
 
 from __future__ import annotations
@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--against", nargs="+", choices=[*NAMES, OURS_HALF], help="only these (encode, index)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--lengths", choices=["mixed", "equal"], default="mixed", help="of texts (encode, index)")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -162,8 +163,10 @@ def main() -> None:
         else:
             names = (OURS, SPLADE) if options.task == "index" else (*NAMES, OURS_HALF)
             names = tuple(name for name in names if name in (OURS, *(options.against or names)))
-            given["texts"] = some_texts(options.texts)
+            given["texts"] = some_texts(options.texts, options.lengths)
             rows = compare(options.task, shape, names, folder, given, options.rounds)
+            if options.lengths == "equal":
+                rows = [{**row, "task": f"{options.task}, equal lengths"} for row in rows]
         print(pd.DataFrame(rows).round(2).to_string(index=False), flush=True)
         keep(rows, options.out)
 

@@ -44,8 +44,8 @@ def _parse(arguments: list[str]) -> None:
         if verb is None:
             raise ValueError(f"pyterrier-rescale has no verb {arguments[first:first + 1]}")
         with verb.make_context(verb.name, arguments[first + 1 :], parent=context) as inner:
-            if verb.name == "train":
-                _check_settings(inner.params["settings"] or [])
+            if verb.name == "train" and inner.params["settings"]:
+                _check_settings(inner.params["settings"])
 
 
 def _check_settings(items: list[str]) -> None:

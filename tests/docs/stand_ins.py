@@ -58,7 +58,7 @@ def prepare(folder: Path, patch) -> dict:
 
     patch.setattr(pyterrier_rescale, "train", train)
     encode = pyterrier_rescale.encode
-    patch.setattr(pyterrier_rescale, "encode", lambda *args, workers=1, **options: encode(*args, verbose=False, **options))
+    patch.setattr(pyterrier_rescale, "encode", lambda *args, workers=1: encode(*args, verbose=False))
     documents, topics = list(collection.corpus()), collection.topics("train")
     rows = [(f"q{i}", f"d{i}", f"d{(i + 5) % _DOCS}") for i in range(10, 40)]
     texts = [document["text"] for document in documents]
