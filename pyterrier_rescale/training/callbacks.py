@@ -78,9 +78,12 @@ class Bookkeeper(TrainerCallback):
         step = state.global_step + 1
         norm = clip_gradient(self.module, self.config.max_grad_norm)
         logged = step % self.config.log_steps == 0 or step == state.max_steps or step == 1
-        finite = math.isfinite(norm) and self._loss_is_finite()
+        # over micro-batches and processes, so that all leave out the same steps
+        parts = [torch.stack([p.ranking, p.query_penalty, p.document_penalty]).float() for p in self.parts]
+        losses = batch_mean(torch.stack(parts)).tolist()
+        finite = all(map(math.isfinite, (norm, *losses)))
         if logged or not finite:
-            row = self._figures(step, norm, optimizer)
+            row = self._figures(step, norm, losses, optimizer)
             finite = finite and bool(row["finite"])
             if self.config.monitor:
                 self._verdict(self.judge(row))
@@ -90,22 +93,14 @@ class Bookkeeper(TrainerCallback):
         if not finite:
             self._check_weights(step)
             self.left_out += 1
-            drop_gradient(self.module)
+            for parameter in self.module.parameters():
+                parameter.grad = None  # which moves no weight, not even by momentum or decay
         self.parts.clear()
 
-    def _loss_is_finite(self) -> bool:
-        """Whether all parts of the loss are, over micro-batches and processes: all leave out the same steps."""
-        parts = [part for each in self.parts for part in (each.ranking, each.query_penalty, each.document_penalty)]
-        return math.isfinite(float(batch_mean(torch.stack([part.float() for part in parts]))))
-
-    def _figures(self, step: int, norm: float, optimizer: Any) -> dict[str, Any]:
+    def _figures(self, step: int, norm: float, losses: list[float], optimizer: Any) -> dict[str, Any]:
         parts = self.parts[-1]
         row: dict[str, Any] = measure(parts, self.config.temperature)
-        for name, attribute in (
-            ("ranking", "ranking"), ("penalty_q", "query_penalty"), ("penalty_d", "document_penalty"),
-        ):  # fmt: skip
-            # over micro-batches and processes
-            row[name] = float(batch_mean(torch.stack([getattr(part, attribute) for part in self.parts])))
+        row.update(zip(("ranking", "penalty_q", "penalty_d"), losses, strict=True))
         lambda_q, lambda_d = self.config.query_lambda * parts.share, self.config.lambda_d * parts.share
         penalty = lambda_q * row["penalty_q"] + lambda_d * row["penalty_d"]
         loss = row["ranking"] + penalty
@@ -185,12 +180,6 @@ class Bookkeeper(TrainerCallback):
             self._log.close()
         if self._bar is not None:
             self._bar.close()
-
-
-def drop_gradient(module: torch.nn.Module) -> None:
-    """Leave the optimizer nothing to do: without a gradient it moves no weight, not even by momentum or decay."""
-    for parameter in module.parameters():
-        parameter.grad = None
 
 
 @torch.no_grad()

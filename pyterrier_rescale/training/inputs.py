@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._utils.durable import write_whole
 from ..encoding.fingerprint import config_content, tokenizer_fingerprint
 from ..heads.fingerprint import model_fingerprint, settings_fingerprint
 from .distributed import world
@@ -76,11 +75,6 @@ def describe_inputs(
         },
         "processes": {"name": "", "fingerprint": str(world()[1])},
     }
-
-
-def record_inputs(folder: Path, inputs: dict[str, Any]) -> None:
-    """Write the record of a run that begins."""
-    write_whole(folder / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
 
 
 def check_inputs(folder: Path, inputs: dict[str, Any], *, finished: bool) -> None:

@@ -42,12 +42,10 @@ class CollapseError(RuntimeError):
 
 @torch.no_grad()
 def measure(parts: StepParts, temperature: float) -> dict[str, float]:
-    """Figures of one batch.
+    """Figures of one batch, in the words of :mod:`~pyterrier_rescale.analysis.head_statistics`.
 
-    ``contrast`` is the in-batch cross-entropy in units of ln(number of candidates): 1 is chance. ``saturation`` is the
-    mean largest softmax probability, ``margin`` the positive's score minus the best other one, ``cosine`` the mean
-    over pairs of documents, ``score_std`` that of all scores of the batch, weights are means and maxima over non-zeros
-    of documents.
+    ``contrast`` is the in-batch cross-entropy in units of ln(number of candidates): 1 is chance. ``cosine`` is the mean
+    over pairs of documents, weights are means and maxima over non-zeros of documents.
     """
     queries, documents = parts.queries, parts.documents
     own = len(documents) // len(queries)
@@ -58,27 +56,20 @@ def measure(parts: StepParts, temperature: float) -> dict[str, float]:
     others = scores.scatter(1, labels[:, None], float("-inf"))
     best_other = others.max(dim=1).values if scores.shape[1] > 1 else positive
     active = torch.count_nonzero(documents)
-    figures = torch.stack([
-        parts.ranking.float(),
-        parts.query_penalty.float(),
-        parts.document_penalty.float(),
-        torch.count_nonzero(queries) / len(queries),
-        active / len(documents),
-        documents.sum() / active.clamp_min(1),
-        documents.max(),
-        positive.mean(),
-        (positive - best_other).mean(),
-        scores.std(),
-        logits.softmax(dim=1).max(dim=1).values.mean(),
-        torch.nn.functional.cross_entropy(logits, labels) / math.log(max(2, scores.shape[1])),
-        (scores.argmax(dim=1) == labels).float().mean(),
-        mean_cosine(documents),
-    ]).tolist()  # fmt: skip
-    names = (
-        "ranking", "penalty_q", "penalty_d", "active_q", "active_d", "mean_weight", "max_weight", "positive_score",
-        "margin", "score_std", "saturation", "contrast", "accuracy", "cosine",
-    )  # fmt: skip
-    return dict(zip(names, figures, strict=True))
+    figures = {
+        "active_q": torch.count_nonzero(queries) / len(queries),
+        "active_d": active / len(documents),
+        "mean_weight": documents.sum() / active.clamp_min(1),
+        "max_weight": documents.max(),
+        "positive_score": positive.mean(),
+        "margin": (positive - best_other).mean(),
+        "score_std": scores.std(),
+        "saturation": logits.softmax(dim=1).max(dim=1).values.mean(),
+        "contrast": torch.nn.functional.cross_entropy(logits, labels) / math.log(max(2, scores.shape[1])),
+        "accuracy": (scores.argmax(dim=1) == labels).float().mean(),
+        "cosine": mean_cosine(documents),
+    }
+    return dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))  # one copy off the device
 
 
 def mean_cosine(vectors: torch.Tensor) -> torch.Tensor:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import os
 import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._utils.durable import write_whole
 from .._utils.java import python_signals
 from .._utils.memory import keep_freed_memory, return_freed_memory
 from .._utils.paths import expand
 from ..encoding.model_folder import remove_half_saved, save_encoder
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
-from .inputs import AUDITS_FILE, INPUTS_FILE, Origin, check_inputs, describe_inputs, record_inputs
+from .inputs import AUDITS_FILE, INPUTS_FILE, Origin, check_inputs, describe_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,7 +86,8 @@ def train(
       ``ramp_steps=1000`` updates whatever the length of the run (``ramp="quadratic"`` or ``"linear"``).
     - ``regularizer="flops"`` (``query_regularizer=None``: the same): see
       :mod:`~pyterrier_rescale.training.regularizers`.
-    - ``max_length=256``, ``query_max_length=None`` (the same): tokens; ``pooling="max"`` or ``"sum"``,
+    - ``max_length=256``, ``query_max_length=None`` (the same): tokens (of the saved folder ``SparseEncoder`` knows the
+      documents' alone, ``Splade`` both); ``pooling="max"`` or ``"sum"``,
       ``query_pooling=None`` (the same); ``lowercase=False``.
     - ``queries="model"``, or ``"static"``: inference-free queries, whose terms are their tokens, with trained weights
       that start from the documents' IDF and have ``static_learning_rate=1e-3``. ``lambda_q`` is of no use then.
@@ -107,6 +110,7 @@ def train(
     """
     config = TrainConfig.from_dict({**(config.to_dict() if config is not None else {}), **options})
     join(cpu=on_cpu(config.device))
+    from ..splade import Splade
     from .data.loading import check_rows, load_rows
 
     folder = prepare_output(output_dir, config, resume, overwrite)
@@ -132,7 +136,7 @@ def train(
     if begun:
         check_inputs(folder, inputs, finished=finished)
     if finished:
-        return _load(folder, config)
+        return Splade(folder, device=config.device)
 
     main = world()[0] == 0
     start = starting_queries(model, loaded_tokenizer, rows, config)
@@ -142,8 +146,11 @@ def train(
     if main:
         remove_half_saved(folder)
         if not begun:
-            _clear(folder)
-            record_inputs(folder, inputs)
+            # what an earlier run left, first of all the mark of a whole encoder
+            for name in ("modules.json", CONFIG_FILE, INPUTS_FILE, AUDITS_FILE, LOG_FILE, "dev.csv"):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
+            write_whole(folder / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
         config.to_json(folder / CONFIG_FILE)  # after the inputs: with it the run is begun
         latest(folder / _CHECKPOINTS)  # removes broken ones
     barrier()
@@ -162,7 +169,7 @@ def train(
         )
         shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
     barrier()
-    return _load(folder, config)
+    return Splade(folder, device=config.device)
 
 
 def prepare_output(output_dir: str | os.PathLike[str], config: TrainConfig, resume: bool, overwrite: bool) -> Path:
@@ -197,13 +204,6 @@ def prepare_output(output_dir: str | os.PathLike[str], config: TrainConfig, resu
     except OSError as error:
         raise type(error)(f"output_dir {str(path)!r} cannot be written: {error}") from error
     return path
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run left, first of all the mark of a whole encoder."""
-    for name in ("modules.json", CONFIG_FILE, INPUTS_FILE, AUDITS_FILE, LOG_FILE, "dev.csv"):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
 
 
 def _run(
@@ -244,12 +244,6 @@ def _malloc_for(module: SparseHead, config: TrainConfig) -> AbstractContextManag
     width, layers = getattr(sizes, "hidden_size", None), getattr(sizes, "num_hidden_layers", None)
     states = 4 * config.batch_size * config.max_length * (width or 0) * (layers or 0)
     return keep_freed_memory() if 0 < states <= _SMALL_STATES else return_freed_memory()
-
-
-def _load(folder: Path, config: TrainConfig) -> Splade:
-    from ..splade import Splade
-
-    return Splade(folder, device=config.device)
 
 
 def _named_signature() -> inspect.Signature:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import tiny
 import torch
 from test_run import FAST, PAIRS, log_of
 
-from pyterrier_rescale import Splade, train
+from pyterrier_rescale import Splade, audit, train
 from pyterrier_rescale.analysis.head_statistics import random_saturation
 from pyterrier_rescale.encoding.query_encoder import StaticEncoder
 from pyterrier_rescale.encoding.saved_settings import saved_settings
@@ -197,6 +198,9 @@ def test_a_sum_that_no_k_mends_is_refused(bert_folder, tmp_path):
     with pytest.raises(ValueError, match="no k between .* shift it .*rescale='calibrated'"):
         train(bert_folder, PAIRS, tmp_path / "out", rescale="auto", pooling="sum", **FAST)
     assert train(bert_folder, PAIRS, tmp_path / "out", rescale="calibrated", pooling="sum", **FAST).pooling == "sum"
+    told = audit(bert_folder, PAIRS, pooling="sum", max_length=32)  # which only measures, and says so
+    assert math.isnan(told.suggested_k) and "no k mends what the bias alone gives" in told.verdict
+    assert math.isnan(told.to_frame()["suggested_k"][0])
 
 
 @pytest.mark.parametrize(
