@@ -35,7 +35,13 @@ if TYPE_CHECKING:
 
 
 class _Shown:
-    """An audit, or several, as notebooks draw them."""
+    """An audit, or several, as figures and notebooks show them."""
+
+    def plot(self, path: str | None = None) -> matplotlib.figure.Figure:
+        """Row norms, and with texts logits, scores and density, a row per model; saved if ``path`` is given."""
+        from .plots import plot_audits
+
+        return plot_audits(self if isinstance(self, tuple) else [self], path)
 
     def _repr_html_(self) -> str:
         from .plots import as_html
@@ -80,12 +86,6 @@ class HeadAudit(_Shown):
         row = {"model": self.name, **self.numbers, "suggested_k": self.suggested_k, "verdict": self.verdict}
         return pd.DataFrame([row])
 
-    def plot(self, path: str | None = None) -> matplotlib.figure.Figure:
-        """Row norms, and with texts logits, scores and density; saved if ``path`` is given."""
-        from .plots import plot_audits
-
-        return plot_audits([self], path)
-
     def __str__(self) -> str:
         return f"{self.name}: {self.verdict}"
 
@@ -98,12 +98,6 @@ class HeadAudits(_Shown, tuple[HeadAudit, ...]):
         import pandas as pd
 
         return pd.concat([audit.to_frame() for audit in self], ignore_index=True)
-
-    def plot(self, path: str | None = None) -> matplotlib.figure.Figure:
-        """One figure of all models; saved if ``path`` is given."""
-        from .plots import plot_audits
-
-        return plot_audits(list(self), path)
 
     @property
     def verdict(self) -> str:

@@ -166,18 +166,24 @@ def _short(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 3] + "..."
 
 
-def _figure(columns: int, height: float, widths: Sequence[float]) -> tuple[Figure, Any]:
-    """Axes without pyplot: no display, no global state."""
+def blank_figure(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure in inches and its axes (rows, columns), without pyplot: no display, no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.4 + 3.3 * sum(widths), height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False, gridspec_kw={"width_ratios": widths})[0]
-    for axis in axes:
+    axes = figure.subplots(squeeze=False, ncols=columns, **options)
+    for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
-        axis.title.set_fontsize(10)
     return figure, axes
+
+
+def _figure(columns: int, height: float, widths: Sequence[float]) -> tuple[Figure, Any]:
+    figure, axes = blank_figure(1.4 + 3.3 * sum(widths), height, columns, gridspec_kw={"width_ratios": widths})
+    for axis in axes.flat:
+        axis.title.set_fontsize(10)
+    return figure, axes[0]
 
 
 def _saved(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:

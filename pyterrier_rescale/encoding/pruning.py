@@ -39,5 +39,17 @@ def prune(vectors: csr_matrix, max_terms: int | None = None, min_weight: float =
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order)) - np.repeat(vectors.indptr[:-1], counts)
         keep &= place < max_terms
+    return _kept(vectors, keep, vectors.data)
+
+
+def whole_weights(vectors: csr_matrix, scale: float) -> csr_matrix:
+    """The nearest ints to scale * weight, int64, those below 1 dropped: a zero weight corrupts a posting list."""
+    # float64: 100 * a float32 weight near n + .5 must round the way numpy's rint of the product does
+    data = np.rint(vectors.data.astype(np.float64) * scale).astype(np.int64)
+    return _kept(vectors, data >= 1, data)
+
+
+def _kept(vectors: csr_matrix, keep: np.ndarray, data: np.ndarray) -> csr_matrix:
+    """The entries that ``keep`` (bool, one per entry) marks, with the values in ``data``."""
     kept = np.concatenate([[0], np.cumsum(keep)])
-    return csr_matrix((vectors.data[keep], vectors.indices[keep], kept[vectors.indptr]), shape=vectors.shape)
+    return csr_matrix((data[keep], vectors.indices[keep], kept[vectors.indptr]), shape=vectors.shape)

@@ -14,7 +14,7 @@ from .._utils.checks import check_integer, check_number
 from .._utils.defaults import DefaultInt
 from .._utils.stages import ALL_TOKS, schematic
 from .._utils.text_lines import has_surrogates
-from ..encoding.pruning import check_pruning, prune
+from ..encoding.pruning import check_pruning, prune, whole_weights
 from ..encoding.terms import MODES, Toks, to_toks
 
 if TYPE_CHECKING:
@@ -135,9 +135,7 @@ class SpladeDocEncoder(_Role):
         texts_per_batch = None if isinstance(self.batch_size, DefaultInt) else self.batch_size
         vectors = self.splade._encode(unique.tolist(), texts_per_batch, self.verbose, "doc")
         vectors = prune(vectors, self.max_terms, self.min_weight)
-        # float64: 100 * a float32 weight near n + .5 must round the way numpy's rint of the product does
-        data = np.rint(vectors.data.astype(np.float64) * self.scale).astype(np.int64)
-        return codes, _drop_below_one(vectors, data)
+        return codes, whole_weights(vectors, self.scale)
 
 
 class SpladeQueryEncoder(_Role):
@@ -273,10 +271,3 @@ def _of_each(codes: np.ndarray, toks: list[Toks]) -> list[Toks]:
 def _column(values: list[Any], frame: pd.DataFrame) -> pd.Series:
     """An object column that fits the frame's index, also when it is empty."""
     return pd.Series(values, index=frame.index, dtype=object)
-
-
-def _drop_below_one(vectors: csr_matrix, data: np.ndarray) -> csr_matrix:
-    """The vectors with these data, without entries < 1: a zero weight corrupts a posting list."""
-    keep = data >= 1
-    kept = np.concatenate([[0], np.cumsum(keep)])
-    return csr_matrix((data[keep], vectors.indices[keep], kept[vectors.indptr]), shape=vectors.shape)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..._utils.checks import check_number
-from ...encoding.pruning import check_pruning, prune
+from ...encoding.pruning import check_pruning, prune, whole_weights
 from ...encoding.terms import to_toks
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class SparseVectors:
         scale = self.quantised or 100.0 if scale is None else check_number("scale", scale)
         stamp = None if self.vocabulary is None else f"{self.vocabulary}:{scale:g}"
         for docnos, vectors in self.blocks():
-            toks = to_toks(self.terms, *round_weights(vectors, scale), vocab=stamp)
+            rows = whole_weights(vectors, scale)
+            toks = to_toks(self.terms, rows.indptr, rows.indices, rows.data, vocab=stamp)
             for docno, weights in zip(docnos, toks, strict=True):
                 yield {"docno": docno, "toks": weights if stamp else dict(weights)}
 
@@ -208,15 +209,6 @@ class SparseVectors:
                 return vectors[place - start]
             start += len(docnos)
         raise IndexError(place)
-
-
-def round_weights(vectors: csr_matrix, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """indptr, indices and whole weights >= 1: the nearest ints to scale * weight, zeros dropped."""
-    # float64: 100 * a float32 weight near n + .5 must round the way numpy's rint of the product does
-    data = np.rint(vectors.data.astype(np.float64) * scale).astype(np.int64)
-    keep = data >= 1  # a zero weight corrupts a posting list
-    kept = np.concatenate([[0], np.cumsum(keep)])
-    return kept[vectors.indptr], vectors.indices[keep], data[keep]
 
 
 class PrunedVectors(SparseVectors):
