@@ -42,27 +42,18 @@ def format_p(p: float | None) -> str:
 
 def markdown_table(results: pd.DataFrame) -> str:
     """The results as a Markdown table; p is Holm-corrected, against the unrescaled twin, on nDCG@10."""
-    columns = {key: spec for key, spec in _COLUMNS.items() if key in results}
-    rows = [[heading for heading, _ in columns.values()]]
-    for _, row in results.iterrows():
-        cells = []
-        for key, (_, form) in columns.items():
-            value = row[key]
-            if form is None:
-                cells.append(format_p(value))
-            else:
-                cells.append("" if value is None or pd.isna(value) else form.format(value).replace("|", "\\|"))
-        rows.append(cells)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-    lines = [
-        "| " + " | ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ) + " |"
-        for row in rows
-    ]  # fmt: skip
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    columns = {}
+    for key, (heading, form) in _COLUMNS.items():
+        if key in results:
+            cells = [
+                format_p(value) if form is None else "" if pd.isna(value) else form.format(value).replace("|", "\\|")
+                for value in results[key]
+            ]
+            width = max(map(len, [heading, *cells]))
+            rule = "-" * (width + 1) + ("-" if not columns else ":")
+            pad = str.rjust if columns else str.ljust
+            columns[key] = [f" {pad(heading, width)} ", rule, *(f" {pad(cell, width)} " for cell in cells)]
+    return "\n".join("|" + "|".join(row) + "|" for row in zip(*columns.values(), strict=True))
 
 
 def draw_figures(comparison: ComparisonResults) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copyreg
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._utils.checks import check_integer, is_number
+from .._utils.checks import check_integer, check_number, check_share
 from .._utils.paths import expand
 from ..encoding.lexical import WEIGHTINGS, LexicalSide, TokenStatistics, token_statistics, vocabulary_size
 from .encoder import Splade
@@ -75,8 +74,8 @@ class LexicalEncoder(Splade):
             weighting, k1, b, max_length = (saved[name] for name in ("weighting", "k1", "b", "max_length"))
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting must be 'tokens' or 'bm25', got {weighting!r}")
-        _check_number("k1", k1, most=math.inf)
-        _check_number("b", b, most=1.0)
+        check_number("k1", k1, zero=True)
+        check_share("b", b)
         check_integer("batch_size", batch_size)
         if check_integer("max_length", max_length) < 3:
             raise ValueError(f"max_length must be at least 3 (two special tokens and one of text), got {max_length}")
@@ -146,12 +145,6 @@ class LexicalEncoder(Splade):
                     "batch_size": 2048, "text_field": "text"}  # fmt: skip
         changed = [f"{k}={getattr(self, k)!r}" for k, default in defaults.items() if getattr(self, k) != default]
         return f"LexicalEncoder({', '.join([name, f'idf_from={self.idf_from!r}', *changed])})"
-
-
-def _check_number(name: str, value: float, most: float) -> None:
-    if not is_number(value) or not 0 <= value <= most:
-        limit = "a finite number >= 0" if most == math.inf else f"a number from 0 to {most:g}"
-        raise ValueError(f"{name} must be {limit}, got {value!r}")
 
 
 def _saved(tokenizer: Any) -> dict[str, Any] | None:

@@ -118,7 +118,7 @@ def test_mistakes_are_named(tmp_path, bert_folder):
         ({"idf_from": ["a", None]}, "text 1 must be a string, got None"),
         ({"weighting": "tfidf"}, "weighting must be 'tokens' or 'bm25', got 'tfidf'"),
         ({"k1": -1}, "k1 must be a finite number >= 0"),
-        ({"b": 1.5}, "b must be a number from 0 to 1, got 1.5"),
+        ({"b": 1.5}, "b must be a share from 0 to 1, got 1.5"),
         ({"k1": float("inf")}, "k1"),
         ({"max_length": 2}, "max_length must be at least 3"),
         ({"batch_size": 0}, "batch_size"),
