@@ -33,12 +33,13 @@ def test_version_and_metadata_agree():
     assert not [e for e in entry_points(group="pyterrier.modules") if "rescale" in e.value]
 
 
-@pytest.mark.parametrize("extra", ["ciff", "pisa", "ray", "seismic", "splade", "teach"])
+@pytest.mark.parametrize("extra", ["ciff", "milvus", "pisa", "ray", "seismic", "splade", "teach"])
 def test_every_extra_serves_code(extra):
     """What an extra installs is imported somewhere in the package, by an experiment, or by the notebooks."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    assert set(config["options.extras_require"]) == {"ciff", "pisa", "splade", "ray", "seismic", "teach", "test"}
+    extras = {"ciff", "milvus", "pisa", "splade", "ray", "seismic", "teach", "test"}
+    assert set(config["options.extras_require"]) == extras
     files = [path for top in ("pyterrier_rescale", "experiments", "notebooks") for path in (ROOT / top).rglob("*.py")]
     source = "\n".join(path.read_text(encoding="utf-8") for path in files)
     name = re.match(r"[A-Za-z0-9-]+", config["options.extras_require"][extra].strip()).group()

@@ -36,7 +36,7 @@ RescaleOption = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 MaxLength = Annotated[int, typer.Option(help="Tokens per text.", min=3)]
-Engine = Annotated[str, typer.Option(help="terrier, pisa or exact.")]
+Engine = Annotated[str, typer.Option(help="terrier, pisa, exact, seismic or milvus.")]
 
 
 def _version(show: bool) -> None:
@@ -132,7 +132,7 @@ app.command(
 def index(
     encoder: Annotated[str, typer.Argument(help="Folder or hub name of a SPLADE encoder.", show_default=False)],
     collection: Collection,
-    path: Annotated[Path, typer.Argument(help="Folder of the index.", show_default=False)],
+    path: Annotated[str, typer.Argument(help="Folder of the index, or a URL.", metavar="PATH", show_default=False)],
     engine: Engine = "terrier",
     scale: Annotated[float, typer.Option(help="Units per weight.")] = 100,
     batch_size: Annotated[int, typer.Option(help="Texts per batch.", min=1)] = 32,

@@ -23,7 +23,7 @@ def expanded(path: Path | None) -> Path | None:
 
 
 def search(
-    path: Annotated[Path, typer.Argument(help="Folder of an index.", show_default=False)],
+    path: Annotated[str, typer.Argument(help="Folder of an index, or a URL.", metavar="PATH", show_default=False)],
     encoder: Annotated[str, typer.Argument(help="The encoder that the index was made with.", show_default=False)],
     query: Annotated[str | None, typer.Argument(help="A query; or use --topics.", show_default=False)] = None,
     topics: Annotated[str | None, typer.Option(help="A collection: search all its topics.")] = None,

@@ -20,6 +20,7 @@ ENGINES = {
     "pisa": ("pisa", "PisaEngine"),
     "exact": ("exact", "ExactEngine"),
     "seismic": ("seismic", "SeismicEngine"),
+    "milvus": ("milvus", "MilvusEngine"),
 }
 
 
@@ -27,10 +28,10 @@ def open_index(path: str | os.PathLike, engine: str = _TERRIER, *, scale: float 
     """The index at `path`, there already or still to be built.
 
     Args:
-        path: the index's folder.
-        engine: "terrier" (Java), "pisa" (the extra `pisa`), "exact" (a sparse matrix on disk, no Java), or "seismic"
-            (the extra `seismic`: approximate, for large collections). Left out: the one that the index at `path` has,
-            or "terrier" for a new index.
+        path: the index's folder; with engine "milvus" a .db folder or a URL, http://host:19530/COLLECTION.
+        engine: "terrier" (Java), "pisa" (the extra `pisa`), "exact" (a sparse matrix on disk, no Java), "seismic" (the
+            extra `seismic`: approximate, for large collections) or "milvus" (the extra `milvus`: a cluster, or
+            embedded). Left out: the one that the index at `path` has, or "terrier" for a new index.
         scale: what the document encoder multiplies weights by before rounding them. Left out: what the index was built
             with, or 100 for a new index. The scores are divided by it, so they are true dot products.
 
@@ -44,7 +45,7 @@ def open_index(path: str | os.PathLike, engine: str = _TERRIER, *, scale: float 
     """
     if scale is _SCALE_100:
         scale = None
-    path = expand(path)
+    path = os.fspath(path) if "://" in os.fspath(path) else expand(path)
     if engine is _TERRIER:
         engine = found_engine(path) or "terrier"
     return engine_class(engine)(path, scale=scale)
@@ -58,6 +59,9 @@ def found_engine(path: str | os.PathLike) -> str | None:
     """
     from .reading import read_meta
 
+    text = os.fspath(path)
+    if "://" in text or (text.endswith(".db") and os.path.isdir(os.path.join(text, "databases"))):
+        return "milvus"
     meta = read_meta(Path(path))
     if meta is None or "engine" not in meta:
         return None

@@ -148,7 +148,7 @@ class EngineIndex(pt.Artifact):
 
     def __len__(self) -> int:
         """The number of documents; 0 when there is no index yet."""
-        meta = reading.read_meta(self.path)
+        meta = self._meta()
         return meta["documents"] if meta else 0
 
     def __bool__(self) -> bool:
@@ -158,7 +158,7 @@ class EngineIndex(pt.Artifact):
     @property
     def size_bytes(self) -> int:
         """The size of the index's files in bytes; 0 when there is no index yet."""
-        meta = reading.read_meta(self.path)
+        meta = self._meta()
         return sum(meta["files"].values()) if meta else 0
 
     def stats(self) -> dict[str, Any]:
@@ -174,13 +174,13 @@ class EngineIndex(pt.Artifact):
     @property
     def fingerprint(self) -> str | None:
         """The fingerprint of the vocabulary that the documents were encoded with, if the encoder told it."""
-        meta = reading.read_meta(self.path)
+        meta = self._meta()
         return meta["fingerprint"] if meta else None
 
     @property
     def made_from(self) -> dict[str, Any] | None:
         """What the index at the path was made from, as its `indexer(made_from=...)` was told; None if it was not."""
-        meta = reading.read_meta(self.path)
+        meta = self._meta()
         return meta["made_from"] if meta else None
 
     @property
@@ -212,31 +212,44 @@ class EngineIndex(pt.Artifact):
             raise ValueError(f"mode must be one of {list(self.modes)} with engine {self.engine!r}, got {mode!r}")
         made_from = None if made_from is None else json.loads(json.dumps(dict(made_from)))  # fails before the work
         self._prepare()
+
+        def stream(folder: Path | None) -> DocumentStream:
+            if bits is None:
+                return DocumentStream(docs, self._check_term, self.scale)
+            return QuantisedStream(docs, self._check_term, scale or self.scale, bits, folder)
+
+        meta = self._build(stream, mode, made_from, options or {})
+        self.close()
+        self._generation, self.scale = meta["generation"], meta["scale"]
+        return self
+
+    def _build(
+        self, stream_in: Callable[[Path | None], DocumentStream], mode: str, made_from: Any, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write the index and return its manifest; `stream_in` gives the documents, with a folder to hold them in."""
         with workspace.building(self.path, overwrite=mode != "create") as folder:
             old = self._require_meta() if mode == "append" and storage.read_meta(self.path) else None
-            stream = DocumentStream(docs, self._check_term, self.scale)
-            if bits is not None:
-                stream = QuantisedStream(docs, self._check_term, scale or self.scale, bits, folder)
+            stream = stream_in(folder)
             if old:
                 stream.resume(list(storage.read_docnos(self.path)[0]), old)
-            extra = self._write(folder, stream, old, **(options or {}))
+            extra = self._write(folder, stream, old, **options)
             storage.write_docnos(folder, stream.docnos)
-            generation = uuid.uuid4().hex
-            meta = {
-                "version": FORMAT_VERSION,
-                "generation": generation,
-                "engine": self.engine,
-                "scale": float(stream.scale),
-                "fingerprint": stream.fingerprint,
-                "documents": len(stream.docnos),
-                "postings": stream.postings,
-                "weight_sum": stream.weight_sum,
-                "made_from": made_from,
-            }
-            storage.write_meta(folder, self._build_metadata(), {**meta, **extra})
-        self.close()
-        self._generation, self.scale = generation, meta["scale"]
-        return self
+            meta = {**self._manifest(stream, made_from), **extra}
+            storage.write_meta(folder, self._build_metadata(), meta)
+        return meta
+
+    def _manifest(self, stream: DocumentStream, made_from: Any) -> dict[str, Any]:
+        return {
+            "version": FORMAT_VERSION,
+            "generation": uuid.uuid4().hex,
+            "engine": self.engine,
+            "scale": float(stream.scale),
+            "fingerprint": stream.fingerprint,
+            "documents": len(stream.docnos),
+            "postings": stream.postings,
+            "weight_sum": stream.weight_sum,
+            "made_from": made_from,
+        }
 
     def searcher(self) -> Searcher:
         """The index opened for queries: kept open until it is replaced, or until `close`.
@@ -246,7 +259,7 @@ class EngineIndex(pt.Artifact):
             ValueError: the index is damaged, or another scale's or engine's now.
         """
         with self._opening:
-            stamp = storage.stamp(self.path)
+            stamp = self._stamp_now()
             if self._searcher is None or stamp is None or stamp != self._stamp:
                 self._searcher = self._read_whole(self._open)
                 self._stamp, self._generation = stamp, self._searcher.meta["generation"]
@@ -301,6 +314,14 @@ class EngineIndex(pt.Artifact):
     def _load(self, meta: dict) -> Searcher:
         raise NotImplementedError
 
+    def _meta(self) -> dict | None:
+        """Our part of the manifest, None if there is no index."""
+        return reading.read_meta(self.path)
+
+    def _stamp_now(self) -> Any:
+        """What changes when the index is replaced, and is quickly told; None: there is no index."""
+        return storage.stamp(self.path)
+
     def _require_meta(self) -> dict:
         return self._read_whole(lambda meta: meta)
 
@@ -308,7 +329,7 @@ class EngineIndex(pt.Artifact):
         return reading.read_whole(self.path, lambda: self._checked_meta(self.scale), read)
 
     def _checked_meta(self, scale: float | None) -> dict | None:
-        meta = reading.read_meta(self.path)
+        meta = self._meta()
         if meta is None:
             return None
         if meta.get("version") != FORMAT_VERSION:
