@@ -40,10 +40,11 @@ work = Path(tempfile.mkdtemp())
 # can be watched; by default it would be stopped with a diagnosis.
 
 # %%
-options = dict(batch_size=16, max_steps=60, learning_rate=5e-4, ramp_steps=45, max_length=48, monitor="warn",
+pairs = collection.train_pairs()[::8]  # a docstring's first line, and the rest of it
+options = dict(batch_size=16, max_steps=50, learning_rate=5e-4, ramp_steps=50, max_length=32, monitor="warn",
                save_steps=0, verbose=False)
-raw = train(backbone, collection, work / "raw", rescale=None, **options)
-divided = train(backbone, collection, work / "k16", rescale=16.0, **options)
+raw = train(backbone, pairs, work / "raw", rescale=None, **options)
+divided = train(backbone, pairs, work / "k16", rescale=16.0, **options)
 
 # %% [markdown]
 # ## The log

@@ -29,7 +29,7 @@ from pyterrier_rescale import LexicalEncoder, Splade, calibrate, load_collection
 # %% [markdown]
 # ## Data and encoders
 #
-# 1,500 documents and 60 topics: a topic is the first line of a docstring, its one relevant document is the rest. The
+# 600 documents and 50 topics: a topic is the first line of a docstring, its one relevant document is the rest. The
 # encoders are one backbone with its head raw, divided and calibrated, all untrained (training them is notebook 2), and
 # word pieces times IDF, which needs no model at all.
 
@@ -38,13 +38,13 @@ whole = load_collection("docstrings")
 documents = [document["text"] for document in whole.corpus()]
 backbone = small_backbone("modernbert", documents, steps=400)
 model, tokenizer = AutoModelForMaskedLM.from_pretrained(backbone), AutoTokenizer.from_pretrained(backbone)
-collection = whole.sample(1500, 60)
+collection = whole.sample(600, 50)
 encoders = {
-    "raw": Splade(model, tokenizer=tokenizer, max_length=48),
-    "k=16": Splade(rescale(model, 16.0), tokenizer=tokenizer, max_length=48),
+    "raw": Splade(model, tokenizer=tokenizer, max_length=32),
+    "k=16": Splade(rescale(model, 16.0), tokenizer=tokenizer, max_length=32),
     "calibrated": Splade(calibrate(model, documents[::40][:256], tokenizer=tokenizer).apply(model), tokenizer=tokenizer,
-                         max_length=48),
-    "tokens x idf": LexicalEncoder(tokenizer, idf_from=documents, max_length=48),
+                         max_length=32),
+    "tokens x idf": LexicalEncoder(tokenizer, idf_from=documents, max_length=32),
 }
 
 # %% [markdown]
