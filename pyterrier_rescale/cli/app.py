@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from .encode import ENCODE_EXAMPLE, EXPORT_EXAMPLE, encode, export
+from .encode import ENCODE_EXAMPLE, EXPORT_EXAMPLE, encode, export, opened
 from .search import SEARCH_EXAMPLE, expanded, search
 from .teach import teach
 from .train import train
@@ -128,27 +128,46 @@ app.command(
 )(train)
 
 
-@app.command(epilog="Example: pyterrier-rescale index splade irds:beir/scifact scifact.index")
+@app.command(
+    epilog="Examples: pyterrier-rescale index splade irds:beir/scifact scifact.index; after "
+    "`encode splade irds:beir/scifact scifact.vectors`: pyterrier-rescale index scifact.vectors scifact.index"
+)
 def index(
-    encoder: Annotated[str, typer.Argument(help="Folder or hub name of a SPLADE encoder.", show_default=False)],
-    collection: Collection,
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folder or hub name of a SPLADE encoder, and a collection; or a folder of vectors; or an index.",
+            metavar="ENCODER COLLECTION | VECTORS",
+            show_default=False,
+        ),
+    ],
     path: Annotated[str, typer.Argument(help="Folder of the index, or a URL.", metavar="PATH", show_default=False)],
     engine: Engine = "terrier",
     scale: Annotated[float, typer.Option(help="Units per weight.")] = 100,
-    batch_size: Annotated[int, typer.Option(help="Texts per batch.", min=1)] = 32,
+    batch_size: Annotated[int | None, typer.Option(help="Texts per batch [32].", min=1, show_default=False)] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Encode and index the documents of a collection."""
+    """Encode and index the documents of a collection; or index vectors, or what another index holds: no model."""
     from .. import Splade, load_collection, open_index
     from ..indexing.build import origin
     from ..indexing.corpus import corpus_fingerprint
 
-    documents = load_collection(collection)
-    splade = Splade(encoder, batch_size=batch_size)
-    target = open_index(path, engine, scale=scale)
-    made_from = origin(splade, corpus_fingerprint(documents.corpus, ("docno", splade.text_field)))
-    indexer = target.indexer(verbose=not quiet, made_from=made_from)
-    (splade.doc_encoder(scale=scale) >> indexer).index(documents.corpus(), batch_size=2048)
+    if len(source) > 2:
+        raise ValueError(f"give ENCODER COLLECTION PATH or VECTORS PATH, got {len(source) + 1} arguments")
+    if len(source) == 1 and batch_size is not None:
+        raise ValueError("--batch-size goes with an encoder: vectors are encoded already")
+    if len(source) == 1:
+        documents = opened(source[0])
+        target = open_index(path, engine, scale=scale)
+        target.indexer(verbose=not quiet).index(documents)
+    else:
+        encoder, collection = source
+        documents = load_collection(collection)
+        splade = Splade(encoder, batch_size=batch_size or 32)
+        target = open_index(path, engine, scale=scale)
+        made_from = origin(splade, corpus_fingerprint(documents.corpus, ("docno", splade.text_field)))
+        indexer = target.indexer(verbose=not quiet, made_from=made_from)
+        (splade.doc_encoder(scale=scale) >> indexer).index(documents.corpus(), batch_size=2048)
     typer.echo(f"{path}: {len(target):,} documents, {target.size_bytes / 1e6:.1f} MB")
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ..indexing.vectors.base import SparseVectors
 
 ENCODE_EXAMPLE = "Example: pyterrier-rescale encode splade irds:beir/scifact scifact.vectors --workers 2"
 EXPORT_EXAMPLE = "Example: pyterrier-rescale export scifact.vectors scifact.ciff.gz --format ciff"
@@ -66,16 +69,17 @@ def export(
 
     if (topics is None) != (encoder is None):
         raise ValueError("--topics needs --encoder, and the other way round")
-    target = run(_opened(source), output, format, scale=scale, queries=_queries(topics, split, encoder))
+    target = run(opened(source), output, format, scale=scale, queries=_queries(topics, split, encoder))
     files = [file for file in [target, *target.rglob("*")] if file.is_file()]
     typer.echo(f"{target}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
 
 
-def _opened(path: Path) -> Any:
+def opened(path: str | Path) -> SparseVectors:
+    """A folder's vectors, or those that an index holds."""
     from .. import open_index, open_vectors
     from ..indexing.engines import found_engine
 
-    return open_vectors(path) if found_engine(path) is None else open_index(path)
+    return open_vectors(path) if found_engine(path) is None else open_index(path).vectors()
 
 
 def _queries(topics: str | None, split: str, encoder: str | None) -> Any:

@@ -92,7 +92,7 @@ def _built(path: Path, engine: str, vectors: SparseVectors, verbose: bool) -> En
     from ..indexing.engines import open_index
 
     index = open_index(path, engine)
-    if index.built and index.made_from is not None and index.made_from == vectors.made_from:
+    if index.built and index.made_from is not None and index.made_from == vectors.origin(index.scale):
         return index
     if len(index) and index.made_from is None:
         raise FileExistsError(f"the index at {str(path)!r} does not say what it was made from: choose another folder")

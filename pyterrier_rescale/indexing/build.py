@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..splade import Splade
     from .engines.base import EngineIndex
 
+# What vectors may have been made with beside the encoder, and an index of them with it; build_index does without.
+_WHOLE = {"max_terms": None, "min_weight": 0.0, "pruned": None, "quantised": None}
 # Documents that the encoder sorts by length together; the encoder's own batches are smaller.
 _WINDOW = 2048
 
@@ -86,7 +88,8 @@ def build_index(
     """The index of the documents at ``path``: reused if encoder, documents, engine and scale are the same, else built.
 
     What an index was made from stands in its own manifest (``index.made_from``), which is written last: an interrupted
-    build leaves the former index as what it is. One that is replaced stays until the new one is whole.
+    build leaves the former index as what it is. One that is replaced stays until the new one is whole. An index of
+    vectors (``encode``) of all terms, by the same encoder from the same documents, is the same.
 
     Args:
         splade: the encoder; reads the documents' ``splade.text_field``.
@@ -159,10 +162,10 @@ def _checked(
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What an index that is there was made from otherwise, in words."""
     was = {**found["made_from"], "engine": found["engine"], "scale": found["scale"]}
-    told = []
-    for key in ("encoder", "corpus", "field", "engine", "scale"):
+    was, wanted, told = {**_WHOLE, **was}, {**_WHOLE, **wanted}, []
+    for key in ("encoder", "corpus", "field", "engine", "scale", *_WHOLE):
         if was.get(key) != wanted[key]:
-            settings = f" ({was.get('encoder_settings')})" if key == "encoder" else ""
+            settings = f" ({was['encoder_settings']})" if key == "encoder" and "encoder_settings" in was else ""
             told.append(f"its {key} was {was.get(key)}{settings}, not {wanted[key]}")
     return told
 

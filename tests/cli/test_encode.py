@@ -101,3 +101,25 @@ def test_killed_at_twenty_random_moments(bert_folder, collection, tmp_path):
     for folder in sorted(tmp_path.glob("v*")):
         assert start(folder).wait(600) == 0
         assert contents(folder) == expected
+
+
+def test_index_of_vectors(bert_folder, collection, tmp_path, capsys):
+    """Of a folder of them, and of what an index holds: as if encoded and indexed at once."""
+    run(capsys, "encode", bert_folder, collection, tmp_path / "v", "-q")
+    code, out, err = run(capsys, "index", tmp_path / "v", tmp_path / "a", "--engine", "exact", "-q")
+    assert code == 0 and "48 documents" in out, err
+    code, _, err = run(capsys, "index", tmp_path / "a", tmp_path / "b", "--engine", "exact", "-q")
+    assert code == 0, err
+    code, _, err = run(capsys, "index", bert_folder, collection, tmp_path / "c", "--engine", "exact", "-q")
+    assert code == 0, err
+    a, b, c = ([*open_index(tmp_path / name).vectors().documents()] for name in "abc")
+    assert a == b == c
+    for arguments, message in (
+        ([tmp_path / "v"], "Missing argument"),
+        ([tmp_path / "none", tmp_path / "d"], "there are no vectors at"),
+        ([tmp_path / "v", tmp_path / "d", "--batch-size", "4"], "--batch-size goes with an encoder"),
+        ([bert_folder, collection, "more", tmp_path / "d"], "got 4 arguments"),
+    ):
+        code, _, err = run(capsys, "index", *arguments, "--engine", "exact", "-q")
+        assert code != 0 and message in err, err
+    assert not (tmp_path / "d").exists()

@@ -11,7 +11,7 @@ import tiny
 import torch
 from engine_data import ENGINES
 
-from pyterrier_rescale import Splade, open_index, systems
+from pyterrier_rescale import Splade, encode, open_index, systems
 from pyterrier_rescale.indexing.build import build_index, corpus_fingerprint
 from pyterrier_rescale.indexing.engines import storage
 from pyterrier_rescale.splade.stages import SpladeDocEncoder
@@ -151,6 +151,39 @@ def test_another_engine_or_scale_takes_the_place_as_a_whole(raw, tmp_path, monke
     check((raw.query_encoder() >> open_index(path, "exact").retriever())(TOPICS), raw)
     assert build_index(raw, lambda: DOCS, path, engine="exact", scale=10).scale == 10
     check(run(raw, tmp_path, engine="terrier"), raw)
+
+
+def test_an_index_of_vectors_is_reused_if_they_hold_all_terms(raw, rescaled, tmp_path, monkeypatch):
+    """By the same encoder, of the same documents; not one that was cut or rounded on the way."""
+    vectors = encode(raw, DOCS, tmp_path / "vectors", verbose=False)
+    few = encode(raw, DOCS, tmp_path / "few", max_terms=5, verbose=False)
+    heavy = encode(raw, DOCS, tmp_path / "heavy", min_weight=0.2, verbose=False)
+    coarse = open_index(tmp_path / "coarse", "exact", scale=10).indexer().index(vectors)
+    same = open_index(tmp_path / "same", "terrier").indexer().index(vectors)
+
+    def index(name, source):
+        open_index(tmp_path / name / "one", "exact").indexer().index(source)
+
+    with monkeypatch.context() as patch:
+        reuses(patch)
+        for name, source in (("a", vectors), ("b", same.vectors()), ("c", vectors.pruned())):
+            index(name, source)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)
+                check(run(raw, tmp_path / name), raw)
+    for name, source, message in (
+        ("d", few, "its max_terms was 5, not None$"),
+        ("e", heavy, "its min_weight was 0.2, not 0.0$"),
+        ("f", vectors.pruned(5), r"its pruned was \[5, 0.0\], not None$"),
+        ("g", coarse.vectors(), "its quantised was 10.0, not None$"),
+    ):
+        index(name, source)
+        with pytest.warns(UserWarning, match=message):
+            check(run(raw, tmp_path / name), raw)
+    with pytest.warns(UserWarning, match="its encoder was [0-9a-f]{16}, not"):
+        check(run(rescaled, tmp_path / "a"), rescaled)
+    with pytest.warns(UserWarning, match="its corpus was"):
+        check(run(raw, tmp_path / "b", DOCS[1:]), raw, DOCS[1:])
 
 
 @anew

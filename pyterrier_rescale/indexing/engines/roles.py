@@ -59,7 +59,7 @@ class EngineIndexer(pt.Indexer):
         made_from, scale = self.made_from, self._index.scale
         total = len(iter) if self.verbose and hasattr(iter, "__len__") else None
         if isinstance(iter, SparseVectors):
-            made_from = iter.made_from if made_from is None else made_from
+            made_from = iter.origin(None if self.bits else scale) if made_from is None else made_from
             scale = scale if self.bits is None else iter.quantised or FINE_SCALE
             iter = iter.documents(scale=scale)
         if self.verbose:

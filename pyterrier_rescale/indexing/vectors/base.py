@@ -76,6 +76,16 @@ class SparseVectors:
             for docno, weights in zip(docnos, toks, strict=True):
                 yield {"docno": docno, "toks": weights if stamp else dict(weights)}
 
+    def origin(self, scale: float | None) -> dict[str, Any] | None:
+        """What an index of these vectors at a scale is made from: ``made_from``, and what they were rounded to before.
+
+        Args:
+            scale: units per weight of the index; None: those that it chooses by bits.
+        """
+        if self.made_from is None or self.quantised in (None, scale):
+            return self.made_from
+        return {**self.made_from, "quantised": self.quantised}
+
     def to_csr(self) -> csr_matrix:
         """All vectors in memory, shape (N, V), float32, rows in the order of ``docnos``."""
         from scipy.sparse import csr_matrix, vstack
@@ -227,8 +237,8 @@ class PrunedVectors(SparseVectors):
     @property
     def made_from(self) -> dict[str, Any] | None:
         """That of the vectors, and what was kept of them."""
-        made_from = self.vectors.made_from
-        return made_from and {**made_from, "pruned": [self.max_terms, self.min_weight]}
+        made_from, kept = self.vectors.made_from, [self.max_terms, self.min_weight]
+        return made_from if not made_from or kept == [None, 0.0] else {**made_from, "pruned": kept}
 
     def __len__(self) -> int:
         """The number of documents."""
