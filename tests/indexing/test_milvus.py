@@ -88,6 +88,9 @@ def test_what_is_refused(tmp_path, monkeypatch, index):
         index.retriever(20_000)(QUERIES)
     with pytest.raises(ValueError, match="was built at scale 100, got scale=50"):
         open_index(index.path, "milvus", scale=50)
+    for path in (index.path, "http://host:19530/mine"):
+        with pytest.raises(ValueError, match="has engine 'milvus', got engine='exact'"):
+            open_index(path, "exact")
     search = milvus._search
     wrong = [[{"distance": 1.0, "entity": {"docno": "x"}}]]
     monkeypatch.setattr(milvus, "_search", lambda *a: wrong)

@@ -48,6 +48,8 @@ def open_index(path: str | os.PathLike, engine: str = _TERRIER, *, scale: float 
     path = os.fspath(path) if "://" in os.fspath(path) else expand(path)
     if engine is _TERRIER:
         engine = found_engine(path) or "terrier"
+    elif engine != "milvus" and _is_milvus(path):  # which has no manifest that the other engines would read
+        raise ValueError(f"the index at {path} has engine 'milvus', got engine={engine!r}")
     return engine_class(engine)(path, scale=scale)
 
 
@@ -59,8 +61,7 @@ def found_engine(path: str | os.PathLike) -> str | None:
     """
     from .reading import read_meta
 
-    text = os.fspath(path)
-    if "://" in text or (text.endswith(".db") and os.path.isdir(os.path.join(text, "databases"))):
+    if _is_milvus(path):
         return "milvus"
     meta = read_meta(Path(path))
     if meta is None or "engine" not in meta:
@@ -68,6 +69,11 @@ def found_engine(path: str | os.PathLike) -> str | None:
     if meta["engine"] not in ENGINES:
         raise ValueError(f"the index at {path} has engine {meta['engine']!r}; this version has {sorted(ENGINES)}")
     return meta["engine"]
+
+
+def _is_milvus(path: str | os.PathLike) -> bool:
+    text = os.fspath(path)
+    return "://" in text or (text.endswith(".db") and os.path.isdir(os.path.join(text, "databases")))
 
 
 def engine_class(engine: str) -> type[EngineIndex]:
