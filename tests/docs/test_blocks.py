@@ -72,7 +72,7 @@ def test_links_resolve(text):
         ("pyterrier-rescale train a b c --no-such-option", "no-such-option"),
         ("pyterrier-rescale train a b c --max-steps many", "integer"),
         ("pyterrier-rescale train a b c --set no_such_option=1", "no_such_option"),
-        ("pyterrier-rescale index a b", "path|PATH"),
+        ("pyterrier-rescale export a", "output|OUTPUT|out|OUT"),
         ("python notebooks/no_such_script.py", "no_such_script"),
         ("python experiments/speed/run.py encode --no-such-option", "no-such-option"),
         ("true && pyterrier-rescale dmeo", "true|dmeo"),
