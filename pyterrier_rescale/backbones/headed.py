@@ -119,7 +119,6 @@ def _pretrain(
     from .._utils.progress import progress_bar
     from .mlm import MaskedTraining, SpecialIds, adamw, batches, make_windows, own_token_share
 
-    keep_freed_memory()
     special = SpecialIds.of(tokenizer)
     windows = make_windows(tokenizer, texts, settings, special)
     ids = batches(windows, settings, special.pad)
@@ -127,7 +126,8 @@ def _pretrain(
     inside = set(map(id, body))
     head = [parameter for parameter in model.parameters() if id(parameter) not in inside]
     model.float().eval()
-    with progress_bar(total=settings.steps, desc="pretraining a head", unit="step", disable=not verbose) as bar:
+    bar = progress_bar(total=settings.steps, desc="pretraining a head", unit="step", disable=not verbose)
+    with keep_freed_memory(), bar:
 
         def progress(row: dict[str, float]) -> None:
             bar.set_postfix(loss=row.get("loss"), refresh=False)

@@ -117,7 +117,9 @@ def test_compare(bert_folder, tmp_path, capsys, collection):
     code, out, err = run(capsys, *arguments)
     assert code == 0, err
     assert "| b k=4 " in out and "| BM25" in out
-    assert len(pd.read_csv(tmp_path / "out" / "results.csv")) == 3
+    names = pd.read_csv(tmp_path / "out" / "results.csv")["name"].tolist()
+    assert names == ["BM25", "b tokens x idf", "b BM25 on pieces", "b raw", "b k=4"]
+    assert f"to look at: {tmp_path / 'out' / 'report.html'}" in out
 
 
 @pytest.mark.parametrize(
