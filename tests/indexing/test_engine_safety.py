@@ -120,7 +120,7 @@ def random_documents(n, seed, alphabet):
     words = list({"".join(rng.choices(alphabet, k=rng.randint(1, 9))) for _ in range(max(n // 10, 500))})
     return [
         {
-            "docno": f"{rng.getrandbits(40):x} {i}",
+            "docno": f"{rng.getrandbits(40):x}-{i}",
             "toks": {w: int(rng.paretovariate(0.6)) % 100_000 + 1 for w in rng.sample(words, rng.randint(0, 20))},
         }
         for i in range(n)
