@@ -121,13 +121,20 @@ def test_scores_and_fusion_by_hand(study):
 
 def test_the_plan_is_whole_and_its_rates_come_from_held_out_pairs(study):
     runs = study("runs")
-    grid = runs.planned("lr", runs.Done({}))
-    assert len(grid) == 25 and {run.topics for run in grid} == {"held-out"}
-    assert not runs.planned("best", runs.Done({})), "it waits for the grid"
+    assert len(runs.planned("lr", runs.Done({}))) == 15, "three rates of each start first"
     best = {"raw": 1e-5, "k=16": 3e-4, "auto": 1e-4, "calibrated": 3e-5, "global": 1e-3}
-    rows = {
-        run.id: {"scores": {"scifact": {"ndcg": 0.6 if run.learning_rate == best[run.start] else 0.5}}} for run in grid
-    }
+    rows, tried = {}, []
+    while grid := runs.planned("lr", runs.Done(rows)):
+        assert {run.topics for run in grid} == {"held-out"}
+        assert not {run.start for run in runs.planned("best", runs.Done(rows))} & {run.start for run in grid}
+        tried += [(run.start, run.learning_rate) for run in grid]
+        for run in grid:  # the further from the best, the worse
+            far = abs(runs.RATES.index(run.learning_rate) - runs.RATES.index(best[run.start]))
+            rows[run.id] = {"scores": {"scifact": {"ndcg": 0.6 - 0.1 * far}}}
+    others = set(runs.RATES) - set(runs.FIRST_RATES)
+    assert {(start, rate) for start, rate in tried if rate in others} == {
+        ("raw", 1e-5), ("k=16", 1e-3), ("calibrated", 1e-5), ("global", 1e-3)
+    }, "a neighbour where the best is at an edge"  # fmt: skip
     final = runs.planned("best", runs.Done(rows))
     assert len(final) == 15 and {run.topics for run in final} == {"test"} and {run.seed for run in final} == {0, 1, 2}
     assert all(run.learning_rate == best[run.start] for run in final)

@@ -46,8 +46,8 @@ def markdown(lines: list[dict[str, Any]]) -> str:
 
 
 def system_name(row: Any) -> str:
-    """What differs from a plain run of 250 steps."""
-    plain = {"recipe": "plain", "steps": 250, "rate": 0.03, "penalty": 1.0, "batch_size": 24}
+    """What differs from a plain run of 120 steps."""
+    plain = {"recipe": "plain", "steps": 120, "rate": 0.03, "penalty": 1.0, "batch_size": 16}
     changed = []
     for name in SYSTEM[3:]:
         value = row[name]

@@ -14,6 +14,8 @@ import pandas as pd
 TRAINED_ON = ("scifact", "vaswani", "medquad")
 UNSEEN = ("nfcorpus", "cranfield")
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.2, 300
+#: Documents of the corpus among which held-out queries look for theirs.
+HELD_OUT_DOCUMENTS = 2000
 LONG = {"family": "modernbert", "steps": 8000, "batch_size": 24, "max_length": 96}
 #: Settings of small_backbone; the share of chosen tokens that stay as they are is 1 - masked - random.
 BACKBONES: dict[str, dict[str, Any]] = {"minilm": {"family": "minilm"}}
@@ -79,14 +81,18 @@ class Study:
 
     @cache  # noqa: B019
     def held_out(self, name: str) -> Topics:
-        """The held-out queries over the whole corpus; relevant is what they are paired with."""
+        """The held-out queries over a part of the corpus; relevant is what they are paired with."""
         docnos, texts = self.corpus(name)
         number = {text: docno for docno, text in zip(docnos, texts, strict=True)}
         pairs = [(query, number[text]) for query, text in self.pairs(name)[1] if text in number]
         queries = list(dict.fromkeys(query for query, _ in pairs))
         qid = {query: f"h{i}" for i, query in enumerate(queries)}
         qrels = pd.DataFrame([{"qid": qid[q], "docno": d, "label": 1} for q, d in pairs]).drop_duplicates()
-        return Topics([qid[q] for q in queries], queries, qrels, docnos, texts)
+        kept = np.isin(docnos, qrels["docno"])
+        others = np.random.default_rng(0).permutation(np.flatnonzero(~kept))[: max(0, HELD_OUT_DOCUMENTS - kept.sum())]
+        kept[others] = True
+        texts = [text for text, keep in zip(texts, kept, strict=True) if keep]
+        return Topics([qid[q] for q in queries], queries, qrels, docnos[kept], texts)
 
     @cache  # noqa: B019
     def test(self, name: str) -> Topics:

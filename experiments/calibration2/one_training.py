@@ -26,7 +26,7 @@ from pyterrier_rescale.heads.provenance import provenance
 LAMBDA_Q, LAMBDA_D = 5e-4, 3e-4
 BURN_IN = 50
 #: Steps whose monitor rows are kept.
-WATCHED = (1, 2, 5, 10, 25, 50, 100, 150, 200, 250, 500, 1000, 2000, 4000)
+WATCHED = (1, 2, 5, 10, 25, 50, 75, 100, 120, 250, 500, 1000, 2000, 4000)
 COLUMNS = ("step", "loss", "saturation", "score_std", "active_q", "active_d", "cosine", "grad_norm")
 
 
@@ -93,9 +93,7 @@ def recipe(run: Run, model: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -
         return {"warmup_steps": run.steps // 2}
     if run.recipe == "temperature":
         queries, documents = zip(*sample(pairs), strict=True)
-        probe = run_probe(
-            model, tokenizer, list(queries), list(documents), max_length=MAX_LENGTH, device="cpu"
-        )
+        probe = run_probe(model, tokenizer, list(queries), list(documents), max_length=MAX_LENGTH, device="cpu")
         low, high = 1e-3, 1e6
         for _ in range(40):
             middle = float(np.sqrt(low * high))

@@ -106,6 +106,9 @@ def main(arguments: list[str] | None = None) -> None:
     blocks = ["step0", *names[:5], "backbones", *names[5:]]
     parser.add_argument("--blocks", nargs="+", choices=blocks, default=blocks)
     parser.add_argument("--hours", type=float, help="start no run after this time")
+    parser.add_argument(
+        "--part", default="1/1", metavar="I/N", help="this process does the I-th of N parts of the runs"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--cache", type=Path, help="of backbones; default: the package's own")
@@ -113,6 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
+    part, parts = map(int, options.part.split("/"))
     study = Study(options.collections, options.cache, options.dry)
     begun = time.monotonic()
     for block in options.blocks:
@@ -127,7 +131,9 @@ def main(arguments: list[str] | None = None) -> None:
         waiting = {name for run in every for name in missing_options(run)}
         if waiting:
             say(f"{block}: runs wait for options that train() does not have: {', '.join(sorted(waiting))}")
-        while todo := planned(block, Done(finished(options.out), study.dry)):
+        while todo := [
+            run for run in planned(block, Done(finished(options.out), study.dry)) if int(run.id, 16) % parts == part - 1
+        ]:
             run = todo[0]
             if options.hours and time.monotonic() - begun > options.hours * 3600:
                 say("time is up; call again to go on")

@@ -11,7 +11,9 @@ from typing import Any
 
 from pyterrier_rescale.training.config import TrainConfig
 
-RATES = (1e-4, 3e-5, 3e-4, 1e-5, 1e-3)
+#: Learning rates, and those that are tried first; a neighbour follows while the best is at the edge of what was tried.
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+FIRST_RATES = RATES[1:4]
 SEEDS = (0, 1, 2)
 #: Small backbones, and the percentage of chosen tokens that stay as they are.
 SIZES, KEPT = ("modernbert-3x128", "modernbert-4x256"), (0, 10, 25)
@@ -48,14 +50,14 @@ class Run:
     start: str
     learning_rate: float
     recipe: str = "plain"
-    steps: int = 250
+    steps: int = 120
     seed: int = 0
     topics: str = "held-out"
     unseen: bool = False
     rate: float = 0.03
     penalty: float = 1.0
     ramp: int | None = None
-    batch_size: int = 24
+    batch_size: int = 16
     shift: float | None = None
     position_top_k: int | None = None
     fold: str | None = None
@@ -82,14 +84,30 @@ class Done:
     def __init__(self, rows: dict[str, dict[str, Any]], dry: bool = False) -> None:
         self.rows, self.dry = rows, dry
 
-    def best_rate(self, run: Run, rates: tuple[float, ...] = RATES) -> float | None:
-        """The rate with the highest nDCG@10 on held-out pairs; ``None`` until the whole grid is there."""
+    def grid(self, run: Run) -> tuple[list[Run], float | None]:
+        """Runs on held-out pairs that choose a rate, and the rate; ``None`` until the best has both neighbours."""
         if self.dry:
-            return rates[0]
-        grid = [dataclasses.replace(run, learning_rate=rate, seed=0, topics="held-out", unseen=False) for rate in rates]
-        if not all(twin.id in self.rows for twin in grid):
-            return None
-        return max(grid, key=lambda twin: self.rows[twin.id]["scores"][run.collection]["ndcg"]).learning_rate
+            return [dataclasses.replace(run, learning_rate=rate) for rate in FIRST_RATES], FIRST_RATES[0]
+        twins = {
+            rate: dataclasses.replace(run, learning_rate=rate, seed=0, topics="held-out", unseen=False)
+            for rate in RATES
+        }
+        scores = {
+            rate: self.rows[twin.id]["scores"][run.collection]["ndcg"]
+            for rate, twin in twins.items()
+            if twin.id in self.rows
+        }
+        wanted = set(FIRST_RATES)
+        best = None
+        if wanted <= set(scores):
+            best = max(scores, key=scores.__getitem__)
+            place = RATES.index(best)
+            wanted |= set(RATES[max(0, place - 1) : place + 2])
+        return [twins[rate] for rate in RATES if rate in wanted], best if wanted <= set(scores) else None
+
+    def best_rate(self, run: Run) -> float | None:
+        """The rate with the highest nDCG@10 on held-out pairs; ``None`` until it is known."""
+        return self.grid(run)[1]
 
     def best_kept(self, size: str) -> str | None:
         """The small backbone of a size with the lowest masked loss; ``None`` until all three are there."""
@@ -100,9 +118,9 @@ class Done:
         return min(zip(names, records, strict=True), key=lambda pair: pair[1]["mask_loss"])[0]
 
 
-def _grid(runs: list[Run]) -> Iterator[Run]:
-    for rate in RATES:
-        yield from (dataclasses.replace(run, learning_rate=rate) for run in runs)
+def _grid(done: Done, runs: list[Run]) -> Iterator[Run]:
+    for run in runs:
+        yield from done.grid(run)[0]
 
 
 def _finals(done: Done, runs: list[Run], like: Run | None = None) -> Iterator[Run]:
@@ -116,7 +134,7 @@ def _finals(done: Done, runs: list[Run], like: Run | None = None) -> Iterator[Ru
 
 def _of(backbone: str, collection: str, starts: tuple[str, ...], **settings: Any) -> list[Run]:
     return [
-        Run(backbone=backbone, collection=collection, start=start, learning_rate=RATES[0], **settings)
+        Run(backbone=backbone, collection=collection, start=start, learning_rate=FIRST_RATES[1], **settings)
         for start in starts
     ]
 
@@ -128,9 +146,9 @@ RIVAL_RUNS = _of("minilm", "scifact", ("k=8",)) + [
 ]
 
 
-def lr(_: Done) -> Iterator[Run]:
+def lr(done: Done) -> Iterator[Run]:
     """Block 1."""
-    return _grid(MAIN)
+    return _grid(done, MAIN)
 
 
 def best(done: Done) -> Iterator[Run]:
@@ -157,7 +175,7 @@ def options(done: Done) -> Iterator[Run]:
 
 def rivals(done: Done) -> Iterator[Run]:
     """Block 5."""
-    yield from _grid(RIVAL_RUNS)
+    yield from _grid(done, RIVAL_RUNS)
     yield from _finals(done, RIVAL_RUNS)
 
 
@@ -166,7 +184,7 @@ def small(done: Done) -> Iterator[Run]:
     for backbone in filter(None, map(done.best_kept, SIZES)):
         for collection in ("scifact", "vaswani"):
             runs = _of(backbone, collection, STARTS)
-            yield from _grid(runs)
+            yield from _grid(done, runs)
             yield from _finals(done, runs)
 
 
@@ -180,7 +198,7 @@ def longer(done: Done) -> Iterator[Run]:
 def curve(done: Done) -> Iterator[Run]:
     """Block 8."""
     for collection in ("scifact", "medquad"):
-        for steps in (0, 10, 25, 50, 100, 250):
+        for steps in (0, 10, 25, 50, 120):
             for like in (K16, CALIBRATED):
                 run = dataclasses.replace(like, collection=collection, steps=steps)
                 yield from _finals(done, [run], like=like)
@@ -194,8 +212,8 @@ def curve(done: Done) -> Iterator[Run]:
 
 def collapse(done: Done) -> Iterator[Run]:
     """Block 9."""
-    for ramp in (112, 10, 250):
-        for batch_size in (24, 96):
+    for ramp in (90, 10, 240):
+        for batch_size in (16, 64):
             runs = _of("minilm", "scifact", ("raw", "k=2", "k=16", "calibrated"), ramp=ramp, batch_size=batch_size)
             yield from _finals(done, runs, like=K16)
 
@@ -207,7 +225,7 @@ def casing(done: Done) -> Iterator[Run]:
         *_of("modernbert-cased", "vaswani", ("calibrated",), fold="case"),
         *_of("modernbert-3x128-kept25", "vaswani", ("calibrated",)),
     ]
-    yield from _grid(runs)
+    yield from _grid(done, runs)
     yield from _finals(done, runs)
 
 
@@ -215,6 +233,7 @@ BLOCKS: dict[str, Callable[[Done], Iterator[Run]]] = {
     "lr": lr, "best": best, "arms": arms, "options": options, "rivals": rivals, "small": small, "longer": longer,
     "curve": curve, "collapse": collapse, "casing": casing,
 }  # fmt: skip
+
 
 def planned(block: str, done: Done) -> list[Run]:
     """Runs of a block that are not finished, each once; of a dry run the first few, at 2 steps."""

@@ -13,7 +13,7 @@ from scoring import terrier, with_fusion
 
 from pyterrier_rescale.heads.checkpoint import load_backbone
 
-MAX_LENGTH = 128
+MAX_LENGTH = 96
 BLOCK = 256
 SAMPLE = 512
 
