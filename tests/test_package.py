@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib
 import json
 import os
 import re
@@ -31,6 +32,16 @@ def test_version_and_metadata_agree():
     (command,) = [e for e in entry_points(group="console_scripts") if e.name == "pyterrier-rescale"]
     assert command.value == "pyterrier_rescale.cli:main"
     assert not [e for e in entry_points(group="pyterrier.modules") if "rescale" in e.value]
+
+
+@pytest.mark.parametrize("module", ["evaluation.report", "training.model_card"])
+def test_versions_are_asked_of_what_every_installation_has(module):
+    """Not of what an extra happens to bring along: a plain installation writes reports and cards, too."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    needed = re.findall(r"^[A-Za-z0-9-]+", config["options"]["install_requires"], re.MULTILINE)
+    asked = importlib.import_module(f"pyterrier_rescale.{module}")._PACKAGES
+    assert "torch" in asked and set(asked) <= set(needed)
 
 
 @pytest.mark.parametrize("extra", ["ciff", "milvus", "pisa", "ray", "seismic", "splade", "teach"])

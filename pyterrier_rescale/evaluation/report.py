@@ -28,7 +28,7 @@ REPORT_FILE = "report.html"
 _MEASURE = "nDCG@10"
 # A colour that no figure uses: it becomes the page's text colour, light or dark.
 _TEXT = "#010203"
-_PACKAGES = ("python-terrier", "torch", "transformers", "sentence-transformers", "numpy", "scipy")
+_PACKAGES = ("pyterrier", "torch", "transformers", "sentence-transformers", "numpy", "scipy")
 _AUDIT_ROWS = (
     ("row_norm_mean", "mean row norm of W"),
     ("random_saturation", "share of the softmax that the strongest of the random documents takes"),
