@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import subprocess
 import sys
@@ -74,6 +75,28 @@ def test_engines_convert_into_one_another(tmp_path, source, target, vectors):
     for qid in queries["qid"]:
         best, other = retrieved(found[0], qid), retrieved(again, qid)
         assert [s for _, s in other] == pytest.approx([s for _, s in best], rel=TOLERANCE[str(target)])
+
+def test_a_circle_through_every_engine_and_back(tmp_path):
+    """Each index is made of the vectors that the one before it holds, no model and no text in sight."""
+    wanted = {"pisa": ("pyterrier_pisa",), "milvus": ("pymilvus", "milvus_lite"), "seismic": ("seismic",)}
+    others = [name for name, modules in wanted.items() if all(map(importlib.util.find_spec, modules))]
+    docs, queries = make_docs(300, vocabulary=120), make_queries(12, vocabulary=120)
+    vectors = built(tmp_path / "first", "exact", docs).vectors()
+    first = open_index(tmp_path / "first").retriever(10)(queries)
+    for engine in ["terrier", *others, "exact"]:
+        path = tmp_path / (f"{engine}.db" if engine == "milvus" else f"{engine}-again")
+        index = built(path, engine, vectors)
+        vectors = index.vectors()
+        assert list(vectors.documents()) == docs, engine
+        again = index.retriever(10)(queries)
+        assert again["score"].tolist() == pytest.approx(first["score"].tolist(), rel=1e-3), engine
+    assert again.equals(first)
+    # In 8 bits: the same but for near ties.
+    rounded = open_index(tmp_path / "bits", "terrier").indexer(bits=8).index(vectors).retriever(10)(queries)
+    same = [
+        len({d for d, _ in retrieved(rounded, q)} & {d for d, _ in retrieved(first, q)}) / 10 for q in queries["qid"]
+    ]
+    assert sum(same) / len(same) >= 0.98
 
 
 @pytest.mark.parametrize("engine", ENGINES)
