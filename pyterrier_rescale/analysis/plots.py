@@ -167,11 +167,12 @@ def _short(name: str, most: int = 28) -> str:
 
 
 def blank_figure(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """A figure in inches and its axes (rows, columns), without pyplot: no display, no global state."""
+    """A figure in inches and its axes (rows, columns), without pyplot: no window, no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    from .shown_figure import ShownFigure
+
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(squeeze=False, ncols=columns, **options)
     for axis in axes.flat:

@@ -237,6 +237,13 @@ def test_several_models_in_one_frame_and_figure(bert_folder, modernbert_folder, 
     assert len(figure.axes) == 4 and len(by_name[0].plot().axes) == 4 and len(listed.plot().axes) == 1
 
 
+def test_a_notebook_shows_the_figure_without_pyplot(bert_folder):
+    """Where pyplot was never imported, IPython knows no picture of matplotlib's own figures."""
+    formatters = pytest.importorskip("IPython.core.formatters", reason="IPython comes with the extra test")
+    shown, _ = formatters.DisplayFormatter().format(audit(bert_folder).plot())
+    assert shown["image/png"].startswith(b"\x89PNG")
+
+
 def test_provenance_shows_and_a_second_rescale_is_not_advised():
     model, tokenizer = spread_out(factor=40.0)
     result = audit(rescale(model, 2.0), TEXTS, tokenizer=tokenizer, **OPTIONS)
