@@ -37,7 +37,9 @@ def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
     kind = getattr(sys.modules.get("pyterrier"), "tqdm", None)
     if kind is None:
         from tqdm.auto import tqdm as kind
-    is_widget = any(cls.__module__ == "tqdm.notebook" for cls in kind.__mro__)
-    if not is_widget and not sys.stderr.isatty():
-        kind = _EndLine
-    return kind(items, **options)
+    return (kind if redraws(kind) else _EndLine)(items, **options)
+
+
+def redraws(kind: type) -> bool:
+    """Whether bars of this kind can be drawn again and again here: widgets can, text can at a terminal alone."""
+    return sys.stderr.isatty() or any(cls.__module__ == "tqdm.notebook" for cls in kind.__mro__)

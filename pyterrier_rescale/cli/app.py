@@ -15,7 +15,7 @@ from .. import __version__
 from .encode import ENCODE_EXAMPLE, EXPORT_EXAMPLE, encode, export, opened
 from .search import SEARCH_EXAMPLE, expanded, search
 from .teach import teach
-from .train import train
+from .train import RESCALINGS, train
 
 app = typer.Typer(
     name="pyterrier-rescale",
@@ -31,7 +31,10 @@ Collection = Annotated[
     str, typer.Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.", show_default=False)
 ]
 RescaleOption = Annotated[
-    str, typer.Option("--rescale", help="none, a number, auto, calibrated or learned.", metavar="SPEC")
+    str,
+    typer.Option(
+        "--rescale", help="A number (k), auto (k measured) or calibrated (k and offsets measured).", metavar="SPEC"
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
@@ -185,10 +188,13 @@ def compare(
     output: Annotated[Path, typer.Argument(help="Folder for tables, figures, runs, encoders.", show_default=False)],
     backbone: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=MODEL or MODEL; default: two small ones pretrained on the collection.", metavar="M"),
+        typer.Option(
+            help="NAME=MODEL or MODEL, repeatable; default: two small ones pretrained on the collection.", metavar="M"
+        ),
     ] = None,
     rescale: Annotated[
-        list[str] | None, typer.Option(help="none, a number, auto, calibrated, learned.", metavar="SPEC")
+        list[str] | None,
+        typer.Option(help=f"{RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC"),
     ] = None,
     split: Annotated[str, typer.Option(help="Split that is scored.")] = "test",
     engine: Engine = "terrier",
@@ -196,7 +202,7 @@ def compare(
     model_free: Annotated[bool, typer.Option(help="Score the word pieces without a model, too.")] = True,
     fusion: Annotated[bool, typer.Option(help="Score each trained system with BM25 added, too.")] = False,
     max_steps: Annotated[int, typer.Option(help="Training steps of each encoder.", min=1)] = 250,
-    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    batch_size: Annotated[int, typer.Option(help="Queries per step.", min=2)] = 32,
     learning_rate: Annotated[float, typer.Option(help="5e-4 suits the small backbones, 2e-5 full-size ones.")] = 5e-4,
     lambda_q: Annotated[float | None, typer.Option(help="FLOPS weight, queries.")] = None,
     lambda_d: Annotated[float | None, typer.Option(help="FLOPS weight, documents.")] = None,
@@ -231,9 +237,9 @@ def compare(
 @app.command(epilog="Example: pyterrier-rescale demo --output demo")
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for tables, figures, runs, encoders.")] = Path("demo"),
-    docs: Annotated[int | None, typer.Option(help="Documents that are indexed.", min=10)] = None,
-    topics: Annotated[int | None, typer.Option(help="Topics that are scored.", min=2)] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps of each encoder.", min=1)] = None,
+    docs: Annotated[int | None, typer.Option(help="Documents that are indexed [1500].", min=10)] = None,
+    topics: Annotated[int | None, typer.Option(help="Topics that are scored [100].", min=2)] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each encoder [100].", min=1)] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -267,13 +273,13 @@ def _clock() -> Callable[[str], None]:
 
 
 def _show(comparison: Any, lesson: str = "") -> None:
-    from ..evaluation.figures import markdown_table
+    from ..evaluation.figures import TABLE_KEY, markdown_table
     from ..evaluation.report import REPORT_FILE
 
     typer.echo(markdown_table(comparison.results))
-    typer.echo("p: paired t-test on nDCG@10 against the raw twin, Holm-corrected. Untrained rows: exact engine.")
+    typer.echo(f"\n{TABLE_KEY}\n")
     if lesson:
-        typer.echo(f"\n{lesson}\n")
+        typer.echo(f"{lesson}\n")
     typer.echo(f"to look at: {comparison.output_dir / REPORT_FILE}; everything else is in {comparison.output_dir}/")
 
 

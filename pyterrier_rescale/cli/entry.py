@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Ctrl-C ends with status 130, SIGTERM with 143, a wrong usage with 2.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with _sigterm_as_exception():
+    with _sigterm_as_exception(), _warnings_in_a_line():
         status = _run(list(sys.argv[1:] if arguments is None else arguments))
     sys.exit(status)
 
@@ -71,6 +72,23 @@ def _one_line(error: Exception) -> str:
     if text and isinstance(error, _EXPLAINED):
         return text
     return f"{type(error).__name__}{': ' if text else ''}{text} (`{NAME} --traceback ...` shows where)"
+
+
+@contextlib.contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Warnings to users without file, line and source code; those to programmers stay as they are."""
+    usual = warnings.formatwarning
+
+    def formatted(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        if category is UserWarning:
+            return f"{NAME}: warning: {' '.join(str(message).split())}\n"
+        return usual(message, category, *place, **line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+#: What ``--rescale`` takes, in the words of the help.
+RESCALINGS = "none, a number (k), auto (k measured), calibrated (k and offsets measured) or learned"
 _MONITORS = {"stop": True, "warn": "warn", "off": False}
 
 
@@ -14,13 +16,12 @@ def train(
     backbone: Annotated[str, typer.Argument(help="Hub name or folder of a masked LM.", show_default=False)],
     data: Annotated[
         str,
-        typer.Argument(help="A collection, or a .jsonl or .tsv file of pairs or triples, of texts or ids.",
-                       show_default=False),
+        typer.Argument(
+            help="A collection, or a .jsonl or .tsv file of pairs or triples, of texts or ids.", show_default=False
+        ),
     ],
     output: Annotated[Path, typer.Argument(help="Folder of the encoder.", show_default=False)],
-    rescale: Annotated[
-        str | None, typer.Option(help="none, a number, auto, calibrated or learned [16].", metavar="SPEC")
-    ] = None,
+    rescale: Annotated[str | None, typer.Option(help=f"{RESCALINGS} [16].", metavar="SPEC")] = None,
     texts: Annotated[str | None, typer.Option(help="Collection with the texts, if the data are ids.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Updates; default: by epochs.", min=1)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data [1].", min=1)] = None,

@@ -183,13 +183,14 @@ def compare(
         }
     say(f"pt.Experiment: {len(pipelines)} systems, {len(topics)} topics")
     runs = output_dir / "runs"
-    means, per_query = experiment(pipelines, topics, qrels, MEASURES, runs, say)
+    means, per_query = experiment(pipelines, topics, qrels, MEASURES, runs, say, verbose)
     if fusion:
         alone = {system.name for system in listed if not system.trained} | {"BM25"}
         added = fused_runs(runs, [name for name in pipelines if name not in alone])
         means, per_query = (
             pd.concat(both) for both in zip(
-                (means, per_query), experiment(added, topics, qrels, MEASURES, output_dir / "fused", say), strict=True
+                (means, per_query),
+                experiment(added, topics, qrels, MEASURES, output_dir / "fused", say, verbose), strict=True,
             )
         )  # fmt: skip
         means.loc[list(added), "mrt"] = float("nan")  # of sums of saved runs

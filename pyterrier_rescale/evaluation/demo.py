@@ -36,9 +36,7 @@ def small_backbones(collection: Any, *, seed: int = 0, verbose: bool = True, **s
     from ..backbones import small_backbone
 
     texts = [document["text"] for document in collection.corpus()]
-    return {
-        family: str(small_backbone(family, texts, seed=seed, verbose=verbose, **settings)) for family in FAMILIES
-    }
+    return {family: str(small_backbone(family, texts, seed=seed, verbose=verbose, **settings)) for family in FAMILIES}
 
 
 def demo(
@@ -67,9 +65,9 @@ def demo(
     from ..collections import load_collection
     from .comparison import compare
 
-    say("docstrings: reading the installed packages (cached)")
+    say("docstrings: reading the installed packages (once, then kept)")
     collection = load_collection("docstrings")
-    say("backbones: pretraining two small masked LMs (cached)")
+    say("backbones: pretraining two small masked LMs (once, then kept)")
     backbones = small_backbones(collection, seed=seed, steps=DEMO_BACKBONE_STEPS, verbose=verbose)
     return compare(
         collection.sample(n_docs, n_topics, seed),

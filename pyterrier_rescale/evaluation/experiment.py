@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pyterrier as pt
 
+from .._utils.progress import redraws
+
 # Stands for the results of a system without any: in no collection, so in no judgement.
 _NO_DOCUMENT = "no-document-was-found"
 
@@ -41,6 +43,7 @@ def experiment(
     measures: Sequence[str],
     runs: Path,
     say: Callable[[str], None],
+    verbose: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Evaluate the pipelines; the runs stay in a folder.
 
@@ -51,6 +54,7 @@ def experiment(
         measures: names that ``ir_measures`` knows.
         runs: the folder, replaced.
         say: told of each system that finds nothing.
+        verbose: show a bar, where one can be drawn again and again.
 
     Returns:
         Means and ``mrt`` by name; ``name, qid, measure, value``.
@@ -62,7 +66,7 @@ def experiment(
     guarded = {name: _AtLeastOneResult(pipeline) for name, pipeline in pipelines.items()}
     means = pt.Experiment(
         guarded, topics, qrels, [*map(ir_measures.parse_measure, measures), "mrt"], filter_by_qrels=True,
-        save_dir=str(runs), verbose=True,
+        save_dir=str(runs), verbose=verbose and redraws(pt.tqdm),
     )  # fmt: skip
     for name, pipeline in guarded.items():
         if not pipeline.found:

@@ -30,6 +30,12 @@ _COLUMNS = {
     "ms_per_query": ("ms/query", "{:.1f}"),
     "train_s": ("train s", "{:.0f}"),
 }
+#: What the columns of the printed table mean.
+TABLE_KEY = """How to read the table: a row is a search system, its figures are means over the topics (test queries).
+- nDCG@10, RR@10, R@100, MAP: from 0 to 1, more is better. In turn: do relevant documents stand high among the first 10;
+  1 / rank of the first one; the share of them that is among the first 100; precision, averaged over their ranks.
+- p: paired t-test on nDCG@10 against the raw head of the same backbone, Holm-corrected; small: not the topics' luck.
+- terms/query, terms/doc: weights above zero; fewer make a smaller and quicker index. Untrained rows: exact engine."""
 _COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#edae49", "#6f4a8e", "#7d8597")
 
 

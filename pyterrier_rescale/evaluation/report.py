@@ -30,9 +30,9 @@ _MEASURE = "nDCG@10"
 _TEXT = "#010203"
 _PACKAGES = ("pyterrier", "torch", "transformers", "sentence-transformers", "numpy", "scipy")
 _AUDIT_ROWS = (
-    ("row_norm_mean", "mean row norm of W"),
+    ("row_norm_mean", "mean row norm of W, the head's matrix with a row per term"),
     ("random_saturation", "share of the softmax that the strongest of the random documents takes"),
-    ("random_std", "standard deviation of scores of random pairs"),
+    ("random_std", "standard deviation of the scores of random queries and documents"),
     ("active_terms", "active terms per document"),
     ("active_terms_query", "active terms per query"),
     ("suggested_k", "suggested k"),
@@ -65,6 +65,7 @@ def write_report(comparison: ComparisonResults, command: str | None = None) -> P
         command=command or _call(comparison.config),
         versions=[("pyterrier_rescale", __version__), *((name, version(name)) for name in _PACKAGES)],
         measure=_MEASURE,
+        model_free=comparison.results["name"].str.endswith(" tokens x idf").any(),
     )
     path = comparison.output_dir / REPORT_FILE
     write_whole(path, page)

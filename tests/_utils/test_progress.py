@@ -17,9 +17,11 @@ from pyterrier_rescale._utils.progress import progress_bar
 JOB = """
 import sys
 from pathlib import Path
+import pandas as pd
 import tiny
 import transformers
 from pyterrier_rescale import Splade, encode, open_index, small_backbone, train
+from pyterrier_rescale.evaluation.experiment import experiment
 from pyterrier_rescale.indexing.bm25 import build_bm25
 
 folder, docs = sys.argv[1], [{"docno": f"d{i}", "text": text} for i, text in enumerate(tiny.TEXTS)]
@@ -37,6 +39,9 @@ index = open_index(folder + "/index", "exact")
 (splade.doc_encoder(verbose=False) >> index.indexer(verbose=True)).index(iter(docs))
 (splade.query_encoder() >> index.retriever(verbose=True)).search("a text")
 build_bm25(lambda: iter(docs), Path(folder, "bm25"), made_from={}, verbose=True)
+topics = pd.DataFrame({"qid": ["1"], "query": ["a text"]})
+qrels = pd.DataFrame({"qid": ["1"], "docno": ["d0"], "label": [1]})
+experiment({"one": splade.query_encoder() >> index.retriever()}, topics, qrels, ["RR@10"], Path(folder, "runs"), print)
 """
 BARS = (
     "pretraining bert", "training", "encode", "indexing \\(exact\\)", "Splade", "retrieving \\(exact\\)",

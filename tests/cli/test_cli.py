@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 
 import pandas as pd
 import pytest
@@ -12,8 +13,9 @@ import tiny
 from transformers import AutoModelForMaskedLM
 
 from pyterrier_rescale.cli import main
+from pyterrier_rescale.cli.entry import _warnings_in_a_line
 
-VERBS = ["audit", "rescale", "train", "index", "search", "compare", "demo"]
+VERBS = ["audit", "rescale", "train", "index", "encode", "export", "search", "compare", "demo", "teach"]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,46 @@ def run(capsys, *arguments):
 def test_help_has_an_example(verb, capsys):
     code, out, _ = run(capsys, verb, "--help")
     assert code == 0 and f"pyterrier-rescale {verb}" in " ".join(out.split())
+
+
+def test_warnings_take_a_line_without_source_code():
+    """Warnings to users, that is; and only as long as the command runs."""
+    usual = warnings.formatwarning
+    with _warnings_in_a_line():
+        told = warnings.formatwarning(UserWarning("two\n  lines"), UserWarning, "file.py", 3)
+        assert told == "pyterrier-rescale: warning: two lines\n"
+        assert "file.py:3" in warnings.formatwarning(FutureWarning("x"), FutureWarning, "file.py", 3)
+    assert warnings.formatwarning is usual
+
+
+def test_teach_copies_the_notebooks_and_says_what_is_next(tmp_path, capsys, monkeypatch):
+    import pyterrier_rescale
+
+    asked, target = {}, tmp_path / "my lecture"
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pyterrier_rescale, "load_collection", lambda name: Texts())
+    monkeypatch.setattr(pyterrier_rescale, "small_backbone", interrupted)
+    assert run(capsys, "teach", target)[0] == 130 and not target.exists(), "so that the same command goes on"
+    monkeypatch.setattr(pyterrier_rescale, "small_backbone", lambda *args, **options: asked.update(options) or "cached")
+    monkeypatch.setattr("shutil.which", lambda name, path=None: f"/venv/bin/{name}")
+    code, out, _ = run(capsys, "teach", target)
+    assert code == 0 and [path.name[0] for path in sorted(target.iterdir())] == ["1", "2", "3", "4"]
+    assert out.splitlines()[-1].startswith(f"next: jupyter lab '{target}'")
+    for notebook in target.iterdir():  # what it has warmed is what the notebooks ask for
+        assert f"steps={asked['steps']})" in notebook.read_text(encoding="utf-8")
+    assert run(capsys, "teach", target)[0] == 1, "a folder with files in it is left alone"
+    code, out, _ = run(capsys, "teach", tmp_path / "none", "--warm-only")
+    assert code == 0 and not (tmp_path / "none").exists() and "jupyter" not in out
+
+
+class Texts:
+    """Stands for the docstrings."""
+
+    def corpus(self):
+        return [{"docno": "d", "text": "a text"}]
 
 
 def test_version(capsys):
