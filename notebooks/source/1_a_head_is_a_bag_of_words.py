@@ -5,7 +5,18 @@
 # vector says what a text is about, and find out why the numbers' size and level matter to a search engine
 # although they never mattered to the language model.
 #
-# Everything runs on a laptop, without a network once the package is installed.
+# The words you need:
+#
+# - A **masked language model** (BERT and its kin) is a neural network that was trained to fill gaps in texts. It cuts a
+#   text into *tokens*, words or pieces of words, of a fixed **vocabulary**.
+# - Its **head** is its last layer. At every position of the text it gives one number to every token of the vocabulary,
+#   a **logit**: the larger, the better the token would fit there.
+# - A **search engine** keeps, for each *term*, the list of documents that hold it, each with a weight. It is quick
+#   because a document holds few terms: its vector, one number per term of the vocabulary, is **sparse**, nearly all zeros.
+# - **SPLADE** makes one from the other: its terms are the tokens of the vocabulary, its weights come from the head. A term
+#   with a weight above zero is said to *fire*.
+#
+# Everything runs on a laptop, without a network once the package is installed. Run the cells in order (Shift+Enter).
 
 # %% [markdown]
 # On Colab, run this cell first; elsewhere the package is installed already and the cell does nothing.
@@ -22,14 +33,18 @@ if importlib.util.find_spec("pyterrier_rescale") is None:
 # %%
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from pyterrier_rescale import Splade, load_collection, small_backbone
 
+logging.disable_progress_bar()  # no bar for every model that is loaded
+
 # %% [markdown]
-# ## A language model in half a minute
+# ## A language model of your own
 #
 # `docstrings` is a collection of real English on every machine: what the installed Python packages say about their
-# functions. A small masked LM (3 layers, 128 dimensions) is trained on it here, once; later calls find it in a cache.
+# functions. A small masked LM (3 layers, 128 dimensions, a vocabulary of 8,000) is trained on it here, once, in about a
+# minute; later calls find it in a cache. It has the architecture of ModernBERT, in small.
 
 # %%
 collection = load_collection("docstrings")
@@ -40,8 +55,7 @@ folder = small_backbone("modernbert", documents, steps=400)
 # %% [markdown]
 # ## From a text to logits
 #
-# A masked LM was trained to fill gaps: at every position it gives one number, a *logit*, to every token of its
-# vocabulary. Usually one looks at the gap only. Here there is no gap, and all positions are looked at.
+# Usually one looks at the logits of a gap only. Here there is no gap, and all positions are looked at.
 
 # %%
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -56,18 +70,22 @@ print("tokens:", tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]))
 print("logits:", tuple(logits.shape), "= (positions, vocabulary)")
 
 # %% [markdown]
+# `Ġ` is how this tokenizer writes the blank before a word. `[CLS]` and `[SEP]` are added before and behind every text.
+#
 # ## From logits to one sparse vector
 #
-# SPLADE (arXiv:2109.10086) keeps for every term its largest logit over the positions, drops what is negative, and
-# dampens what is left:
+# SPLADE (arXiv:2109.10086) keeps for every term v its largest logit over the positions i, drops what is negative (relu
+# makes it zero), and dampens what is left by a logarithm:
 #
 # $$x_v = \log(1 + \mathrm{relu}(\max_i z_{iv}))$$
 #
-# The result has one weight per vocabulary term: a bag of words, with words that the text itself need not hold.
+# $z_{iv}$ is the logit of term v at position i. The result has one weight per term of the vocabulary: a bag of words,
+# with words that the text itself need not hold.
 #
 # ### Exercise 1
 #
-# Write that formula. `logits` has the shape (positions, vocabulary); return a vector with one weight per term.
+# Write that formula. `logits` has the shape (positions, vocabulary); return a tensor with one weight per term. You need
+# the maximum over a dimension, `torch.relu` and `torch.log1p` (which is log(1 + x)).
 
 # %%
 def splade_weights(logits: torch.Tensor) -> torch.Tensor:
@@ -77,56 +95,76 @@ def splade_weights(logits: torch.Tensor) -> torch.Tensor:
 
 
 # %% [markdown]
-# The checks hold for every text and model: they are properties of the formula, not numbers to hit.
+# The checks hold for every text and model: they are properties of the formula, not numbers to hit. If one fails, the last
+# line of its message says what is wrong.
 
 # %%
 weights = splade_weights(logits)
-assert weights.shape == (logits.shape[1],), "one weight per vocabulary term"
-assert (weights >= 0).all(), "no weight is negative"
-assert torch.equal(weights > 0, (logits > 0).any(dim=0)), "a term fires where one of its logits is above zero"
+assert isinstance(weights, torch.Tensor), (
+    f"this is no tensor but {type(weights).__name__}: max(dim=...) gives a pair of values and positions; take .values"
+)
+assert weights.shape == (logits.shape[1],), (
+    f"one weight per term of the vocabulary would have the shape {(logits.shape[1],)}, yours has {tuple(weights.shape)}: "
+    "over which dimension do you take the maximum?"
+)
+assert not weights.isnan().any(), "some weights are not a number: log(1 + x) has none below -1; relu comes first"
+assert (weights >= 0).all(), "some weights are negative: relu makes them zero"
+assert torch.equal(weights > 0, (logits > 0).any(dim=0)), (
+    "a term should fire exactly if one of its logits is above zero; yours fire otherwise: is it the maximum?"
+)
 package = Splade(model, tokenizer=tokenizer).encode_docs([text]).toarray()[0]
-assert np.allclose(weights, package, atol=1e-4), "the package computes the same"
+assert np.allclose(weights, package, atol=1e-4), (
+    "the right terms fire, but with other weights than in the package: is it log(1 + x) of the maximum?"
+)
 # only the position of a term's largest logit can change its weight
 leaf = logits.clone().requires_grad_()
 splade_weights(leaf).sum().backward()
 touched = leaf.grad != 0
-assert (touched.sum(dim=0) <= 1).all(), "a term's gradient touches one position at most"
-assert torch.equal(touched.any(dim=0), weights > 0), "and only where the term fires"
+assert (touched.sum(dim=0) <= 1).all(), "a term's gradient should touch one position at most: that of its maximum"
+assert torch.equal(touched.any(dim=0), weights > 0), "a term that does not fire should have no gradient"
 print("exercise 1: right")
 
 # %% [markdown]
 # ## What the vector says
 #
-# The heaviest terms, and how many fire at all:
+# The heaviest terms with their weights, and how many fire at all. The package shows terms as words; `##` stands before a
+# token that continues a word, or is no word.
 
 # %%
-splade = Splade(model, tokenizer=tokenizer)
-print(splade.top_terms(text))
+def show(terms: list[tuple[str, float]]) -> None:
+    print(", ".join(f"{term} {weight:.2f}" for term, weight in terms))
+
+
+show(Splade(model, tokenizer=tokenizer).top_terms(text))
 print(f"{int((weights > 0).sum()):,} of {len(weights):,} terms fire")
 
 # %% [markdown]
-# The heaviest terms are no good yet, and far too many fire. That is no accident, and no fault of the language model:
-# nothing in its training ever asked for a *level*.
+# The heaviest terms are no good yet: words that stand in every text. And far too many fire: a text of seven words should
+# not be found by a thousand others. That is no accident, and no fault of the language model: nothing in its training ever
+# asked for a *level*, a height of the logits above which a term counts.
 #
 # ## Softmax does not see what relu sees
 #
-# The language model was trained through a softmax. Add the same number to all logits of a position, and the
-# probabilities stay as they are:
+# The language model was trained through a softmax, which turns the logits of a position into probabilities. Add the same
+# number to all of them, and the probabilities stay as they are, up to rounding:
 
 # %%
 shifted = logits - 5.0
-print("largest change of a probability:", (logits.softmax(-1) - shifted.softmax(-1)).abs().max().item())
+change = (logits.softmax(-1) - shifted.softmax(-1)).abs().max().item()
+print(f"largest change of a probability: {change:.0e}")
 print("terms that fire:", int((splade_weights(logits) > 0).sum()), "->", int((splade_weights(shifted) > 0).sum()))
 
 # %% [markdown]
 # So after pretraining, the level of the logits is where chance has left it; relu cuts at zero all the same. The same
-# goes for the *scale*: twice as large logits make a sharper guess, which hardly hurts a language model, but the scores of
-# a search engine are sums of products of weights, and their size decides whether training can start (notebook 2).
+# goes for the *scale*: twice as large logits make a sharper guess, which hardly hurts a language model, but the score of
+# a document is a sum of products of query and document weights, and its size decides whether training can start
+# (notebook 2).
 #
 # ### Exercise 2
 #
 # Find the number `c` to subtract from all logits so that a share `share` of the vocabulary fires. You are given
-# `pooled`, the largest logit of every term.
+# `pooled`, the largest logit of every term. (Of ten terms, three fire if `c` lies just below the third largest. `torch.quantile`
+# may help.)
 
 # %%
 def level_for(pooled: torch.Tensor, share: float) -> float:
@@ -140,21 +178,26 @@ pooled = logits.max(dim=0).values
 for share in (0.5, 0.1, 0.02):
     c = level_for(pooled, share)
     fires = float((splade_weights(logits - c) > 0).float().mean())
-    assert abs(fires - share) < 0.005, f"asked for {share:.0%} of the terms, got {fires:.1%}"
+    assert abs(fires - share) < 0.005, f"asked for {share:.0%} of the terms, {fires:.1%} fire with c = {float(c):.3g}"
     assert torch.allclose((logits - c).softmax(-1), logits.softmax(-1), atol=1e-5), "the language model sees nothing of it"
-assert abs(level_for(pooled + 3, 0.1) - level_for(pooled, 0.1) - 3) < 1e-4, "a common level is moved, nothing else"
+assert abs(level_for(pooled + 3, 0.1) - level_for(pooled, 0.1) - 3) < 1e-4, (
+    "where all logits are larger by 3, c should be larger by 3"
+)
 print("exercise 2: right")
 
 # %% [markdown]
 # One number for all terms is the simplest way. Common words have higher levels than rare ones, so the package measures
-# one number *per term* (notebook 3). With it, and before any training:
+# one number *per term* over a few hundred texts (notebook 3). With it, before any training, the heaviest terms are:
 
 # %%
 from pyterrier_rescale import calibrate
 
 calibrated = calibrate(model, documents[:256], tokenizer=tokenizer).apply(model)
-print(Splade(calibrated, tokenizer=tokenizer).top_terms(text))
+show(Splade(calibrated, tokenizer=tokenizer).top_terms(text))
 
 # %% [markdown]
+# Words of the text come first now; behind them stand others that the model adds (*expansions*), good and bad ones: the
+# model is small, and nobody has trained it to search yet.
+#
 # **What to remember.** The head of a masked LM gives every text a weight per vocabulary term. Pretraining fixes neither
 # the level nor, as far as scores go, the scale of these numbers. Both have to be set before SPLADE training begins.

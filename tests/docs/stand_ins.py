@@ -46,6 +46,8 @@ def prepare(folder: Path, patch) -> dict:
     tiny.save("bert", folder / "my-splade")  # until a page trains its own
     write_collection(folder / "tiny-collection")
     collection = BeirCollection(folder / "tiny-collection")
+    rows = (f"own{i},{json.dumps(text)}\n" for i, text in enumerate(tiny.TEXTS))
+    (folder / "own.csv").write_text("docno,text\n" + "".join(rows), encoding="utf-8")
     with gzip.open(folder / "qidpidtriples.train.tsv.gz", "wt") as out:
         out.writelines(f"q{i}\td{i}\td{(i + 5) % _DOCS}\n" for i in range(10, 40))
     patch.setattr(pyterrier_rescale, "load_collection", lambda name: collection)
