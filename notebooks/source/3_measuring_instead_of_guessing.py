@@ -17,6 +17,8 @@ if importlib.util.find_spec("pyterrier_rescale") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "./pyterrier_rescale"], check=True)
 
 # %%
+import textwrap
+
 import numpy as np
 from scipy.stats import spearmanr
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -46,14 +48,16 @@ sample = documents[::40][:256]
 
 # %%
 report = audit(model, sample, tokenizer=tokenizer)
-print(report.verdict.replace("; ", ";\n"))
+print(textwrap.fill(report.verdict, 110))
 report.plot()
 
 # %% [markdown]
+# Two diseases, each with its remedy. InfoNCE is the loss of notebook 2, ln B that of guessing one of B documents;
+# *temperature* is what scores are divided by before the softmax, 1 here.
+#
 # The figure from left to right. The lengths of W's rows, a row per term, beside the mean of a model that is known to be too
 # large (dotted). The logits, at positions of words and at special ones: what is right of zero fires. How far the scores
-# of one query lie apart (*temperature* is what scores are divided by before the softmax, 1 here), with the saturation in
-# brackets; red is too much. Last, the shares behind the other diseases, each with a bar at the limit.
+# of one query lie apart, with the saturation in brackets; red is too much. Last, the shares behind the other diseases, each with a bar at the limit.
 
 # %% [markdown]
 # ## A level per term

@@ -54,10 +54,13 @@ def plot_calibration(calibration: Any, path: str | None = None) -> Figure:
     figure, axes = _figure(3, 3.1, [1, 1, 1])
     axes[0].plot(table["k"], table[criterion], "o-", color=_BLUE, markersize=3)
     axes[0].axhline(aim, color=_GREEN, linestyle="--", linewidth=1, label=f"aim {aim:g}")
-    axes[0].set(yscale="linear" if criterion == "random_saturation" else "log", title=criterion.replace("_", " "))
+    axes[0].set(title=criterion.replace("_", " "))
+    if criterion != "random_saturation":
+        log_axis(axes[0], "y")
     axes[1].plot(table["k"], table["infonce"], "o-", color=_BLUE, markersize=3, label="InfoNCE")
     axes[1].axhline(table["chance_loss"].iloc[0], color=_GREY, linestyle=":", linewidth=1, label="ln B (chance)")
-    axes[1].set(yscale="log", title="InfoNCE and saturation")
+    axes[1].set(title="InfoNCE and saturation")
+    log_axis(axes[1], "y")
     right = axes[1].twinx()
     right.plot(table["k"], table["saturation"], "s-", color=_RED, markersize=3)
     right.set_ylim(0, 1.05)
@@ -97,7 +100,8 @@ def _row_norms(axis: Axes, audits: Sequence[Any]) -> None:
         "ModernBERT-base", (MODERNBERT_NORM, 1), xycoords=("data", "axes fraction"), xytext=(-3, -3),
         textcoords="offset points", fontsize=7, color=_GREY, rotation=90, va="top", ha="right",
     )  # fmt: skip
-    axis.set(xscale="log", title="row norms of W", xlabel="L2 norm (dot: mean)")
+    axis.set(title="row norms of W", xlabel="L2 norm (dot: mean)")
+    log_axis(axis, "x")
 
 
 def _logits(axis: Axes, audits: Sequence[Any]) -> None:
@@ -178,6 +182,18 @@ def blank_figure(width: float, height: float, columns: int = 1, **options: Any) 
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def log_axis(axes: Axes, which: str) -> None:
+    """Make the x or y axis of what is drawn logarithmic, with plain numbers that do not run into each other."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _figure(columns: int, height: float, widths: Sequence[float]) -> tuple[Figure, Any]:

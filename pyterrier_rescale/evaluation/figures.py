@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..analysis.plots import blank_figure
+from ..analysis.plots import blank_figure, log_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,7 +120,8 @@ def head_norms(comparison: ComparisonResults) -> Figure:
             scaled = norms if label == "raw" else norms / float(label[2:])
             axis.hist(scaled, bins=60, color=_COLOURS[number % len(_COLOURS)], alpha=0.6,
                       label=f"{label}, mean {scaled.mean():.3f}")  # fmt: skip
-        axis.set(title=name, xlabel="row norm of W", ylabel="terms", xscale="log")
+        axis.set(title=name, xlabel="row norm of W", ylabel="terms")
+        log_axis(axis, "x")
         axis.legend(frameon=False, fontsize=8)
     return figure
 
@@ -150,13 +151,14 @@ def training_curves(comparison: ComparisonResults, columns: Sequence[str] = tupl
                 smooth = shown[column].rolling(max(1, len(shown) // 40), min_periods=1).mean()
                 axis.plot(shown["step"], smooth, label=row["name"], **style)
     for axis, column in zip(axes.flat, columns, strict=True):
-        axis.set(xlabel="step", title=TRAINING_PANELS[column], yscale="symlog" if column == "loss" else "log")
+        axis.set(xlabel="step", title=TRAINING_PANELS[column])
+        log_axis(axis, "y")
     _legend(figure, axes[0, 0])
     return figure
 
 
 def effectiveness(comparison: ComparisonResults) -> Figure:
-    """NDCG@10 against active terms per document; BM25 as a line."""
+    """NDCG@10 against active terms per document; rows without a model as crosses, BM25 as a line."""
     figure, axes = _figure(1, width=5.4, height=4.0)
     axis = axes[0, 0]
     styles = _styles(comparison)
@@ -167,9 +169,13 @@ def effectiveness(comparison: ComparisonResults) -> Figure:
             max(row["active_d"], 1), row["nDCG@10"], s=55, marker=style["marker"], edgecolors=style["color"],
             facecolors=style["color"] if row["trained"] else "none", label=row["name"], zorder=3,
         )  # fmt: skip
+    plain = results[results["backbone"].isna() & results["active_d"].notna()]
+    if len(plain):
+        axis.scatter(plain["active_d"], plain["nDCG@10"], s=45, marker="x", color="#444444", label="no model")
     bm25 = results.loc[results["name"] == "BM25", "nDCG@10"].iloc[0]
     axis.axhline(bm25, color="#444444", linewidth=1, linestyle=":", label="BM25")
-    axis.set(xscale="log", xlabel="active terms per document", ylabel="nDCG@10")
+    axis.set(xlabel="active terms per document", ylabel="nDCG@10")
+    log_axis(axis, "x")
     axis.set_title("filled: after SPLADE training; open: before", fontsize=9)
     _legend(figure, axis)
     return figure

@@ -17,6 +17,7 @@ from .. import __version__
 from .._utils.durable import write_whole
 from .examples import read_examples
 from .figures import TRAINING_PANELS, effectiveness, format_p, training_curves
+from .model_free import LEXICAL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ def write_report(comparison: ComparisonResults, command: str | None = None) -> P
         command=command or _call(comparison.config),
         versions=[("pyterrier_rescale", __version__), *((name, version(name)) for name in _PACKAGES)],
         measure=_MEASURE,
-        model_free=comparison.results["name"].str.endswith(" tokens x idf").any(),
+        model_free=comparison.results["name"].str.endswith(tuple(LEXICAL)).any(),
     )
     path = comparison.output_dir / REPORT_FILE
     write_whole(path, page)
@@ -151,7 +152,8 @@ def _figures(comparison: ComparisonResults) -> list[dict[str, str]]:
             "Effectiveness against active terms",
             effectiveness,
             f"{_MEASURE} of each system against its active terms per document: further up is better, further left is "
-            "sparser. The table holds the same numbers, and the milliseconds per query.",
+            "sparser. Crosses: the word pieces without a model. The table holds the same numbers, and the milliseconds "
+            "per query.",
         )
     ]
     for column, title in TRAINING_PANELS.items():

@@ -1,6 +1,7 @@
 """The audit against stock logits, numpy and scipy; verdicts on purpose-made models; several models at once."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from pyterrier_rescale import audit, calibrate, rescale
 from pyterrier_rescale.analysis.head_audit import HeadAudits
 from pyterrier_rescale.analysis.head_statistics import mean_cosine, spearman
+from pyterrier_rescale.analysis.plots import blank_figure, log_axis
 from pyterrier_rescale.heads.decoder import find_head, head_input
 from pyterrier_rescale.heads.ties import untie
 
@@ -235,6 +237,23 @@ def test_several_models_in_one_frame_and_figure(bert_folder, modernbert_folder, 
     assert (tmp_path / "audits.png").read_bytes().startswith(b"\x89PNG")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "m"]
     assert len(figure.axes) == 4 and len(by_name[0].plot().axes) == 4 and len(listed.plot().axes) == 1
+
+
+@pytest.mark.parametrize("values", [(0.3, 1.1), (0.03, 2.5), (150, 4000), (0.05, 700)])
+def test_logarithmic_axes_have_plain_labels_apart_from_each_other(values):
+    figure, ((axis,),) = blank_figure(3, 2)
+    axis.plot(values, values)
+    log_axis(axis, "x")
+    figure.draw_without_rendering()
+    shown = [label for label in axis.get_xticklabels(which="both") if label.get_text() and _inside(label, axis)]
+    boxes = sorted((label.get_window_extent().x0, label.get_window_extent().x1) for label in shown)
+    assert len(boxes) >= 2 and all(re.fullmatch(r"[\d.,]+", label.get_text()) for label in shown)
+    assert all(right < left for (_, right), (left, _) in zip(boxes, boxes[1:], strict=False))
+
+
+def _inside(label, axis):
+    low, high = axis.get_xlim()
+    return low <= label.get_position()[0] <= high
 
 
 def test_a_notebook_shows_the_figure_without_pyplot(bert_folder):
