@@ -41,7 +41,8 @@ index = open_index(folder + "/index", "exact")
 build_bm25(lambda: iter(docs), Path(folder, "bm25"), made_from={}, verbose=True)
 topics = pd.DataFrame({"qid": ["1"], "query": ["a text"]})
 qrels = pd.DataFrame({"qid": ["1"], "docno": ["d0"], "label": [1]})
-experiment({"one": splade.query_encoder() >> index.retriever()}, topics, qrels, ["RR@10"], Path(folder, "runs"), print)
+one = splade.query_encoder(verbose=False) >> index.retriever()
+experiment({"one": one}, topics, qrels, ["RR@10"], Path(folder, "runs"), print)
 """
 BARS = (
     "pretraining bert", "training", "encode", "indexing \\(exact\\)", "Splade", "retrieving \\(exact\\)",
