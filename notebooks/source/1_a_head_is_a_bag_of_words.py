@@ -101,7 +101,7 @@ def splade_weights(logits: torch.Tensor) -> torch.Tensor:
 # %%
 weights = splade_weights(logits)
 assert isinstance(weights, torch.Tensor), (
-    f"this is no tensor but {type(weights).__name__}: max(dim=...) gives a pair of values and positions; take .values"
+    f"return a tensor, not {type(weights).__name__} (max(dim=...) gives a pair of values and positions: take .values)"
 )
 assert weights.shape == (logits.shape[1],), (
     f"one weight per term of the vocabulary would have the shape {(logits.shape[1],)}, yours has {tuple(weights.shape)}: "

@@ -106,7 +106,7 @@ assert wide > 0.95, f"scores that lie hundreds apart saturate (nearly 1), yours 
 assert abs(saturation(torch.tensor([[9.0, 0.0], [9.0, 0.0]])) - 1) < 1e-3, "two queries that prefer the same document are certain, too: is the softmax over each row?"
 assert abs(saturation(scores + 7) - wide) < 1e-5, "the same number added to all scores should change nothing: is it a softmax?"
 falling = [saturation(scores / k**2) for k in (1, 2, 4, 8, 16)]
-assert all(a > b for a, b in zip(falling, falling[1:])), f"the smaller the scores, the less saturated; yours: {falling}"
+assert all(a > b for a, b in zip(falling, falling[1:])), f"the smaller the scores, the less saturated; yours: {np.round(falling, 3)}: the mean over the queries?"
 print("exercise 1: right; saturation for k = 1, 2, 4, 8, 16:", ", ".join(f"{value:.2f}" for value in falling))
 
 # %% [markdown]
