@@ -1,4 +1,4 @@
-"""What a model's config remembers of a rescale, so that none happens twice."""
+"""What a model's config remembers of a rescale and of a shift, so that none happens twice."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def record(model: PreTrainedModel, **entries: Any) -> None:
 
 
 def refuse_rescaled(model: PreTrainedModel) -> None:
-    """Raise ``ValueError`` if the model's config says that its head has been rescaled."""
+    """Raise ``ValueError`` if the model's config says that its head has been rescaled (a shift alone does not)."""
     done = provenance(model)
-    if done:
+    if done and "k" in done:
         raise ValueError(
             f"model has been rescaled already ({', '.join(f'{key}={value}' for key, value in done.items())}); "
             "start from the original backbone, or use it as it is (rescale=None)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,7 +17,7 @@ from .._utils.progress import progress_bar
 from ..encoding.pruning import check_pruning, prune
 from ..encoding.terms import TermMap
 from ..encoding.text_checks import check_texts
-from .pickling import reduce
+from .pickling import Portable
 from .stages import SpladeDocEncoder, SpladeQueryEncoder, SpladeScorer, schematic
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ _MAX_POOLING = DefaultStr("max")
 _LENGTH_256 = DefaultInt(256)
 
 
-class Splade(pt.Transformer):
+class Splade(Portable, pt.Transformer):
     """A SPLADE encoder: a masked LM whose head gives term weights; factory of PyTerrier stages.
 
     Called itself, it encodes: queries (``qid, query`` -> ``+query_toks``), documents (``docno, text`` -> ``+toks``) or
@@ -42,7 +41,8 @@ class Splade(pt.Transformer):
 
     Args:
         model: a hub name, a folder, or a loaded masked LM. A loaded one is left as it is, mode and device included:
-            it is shared, so that training it further shows, but copied where ``rescale`` or another ``device`` asks.
+            it is shared, so that training it further shows, but copied where ``rescale``, ``shift`` or another
+            ``device`` asks.
         tokenizer: a tokenizer (copied), its name or folder; default: the model's.
         rescale: divide the head by this constant first (:func:`~pyterrier_rescale.rescale`), or ``None``.
         pooling: ``"max"`` or ``"sum"`` over positions; default: what it was saved with, else ``"max"``. A
@@ -55,13 +55,13 @@ class Splade(pt.Transformer):
         device: torch device; default: CUDA where present, else CPU.
         dtype: torch dtype of the weights, or its name; default: float32.
         verbose: show progress bars.
+        shift: weights are log(1 + relu(x - shift)), a number or one for each term, (V,), in units of the logits after
+            ``rescale`` (SPARSEUP, Linkup 2026: 15). It is stored in the model's bias, so that a saved folder gives the
+            same vectors in every tool, and ``Splade(folder)`` needs no shift.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: for a model, tokenizer or setting that cannot serve.
     """
-
-    #: The parameters' state when they were loaded by name; ``None`` where the model came loaded, or there is none.
-    _loaded_state: Any = None
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class Splade(pt.Transformer):
         device: Any = None,
         dtype: Any = None,
         verbose: bool = False,
+        shift: Any = None,
     ) -> None:
         from .._utils.checks import check_integer
         from .._utils.java import ensure_java
@@ -88,6 +89,7 @@ class Splade(pt.Transformer):
         from ..heads.checkpoint import load_backbone
         from ..heads.rescaling import check_k
         from ..heads.rescaling import rescale as rescale_head
+        from ..heads.shifting import check_shift, shift_logits
 
         if isinstance(rescale, str):
             raise ValueError(
@@ -97,12 +99,15 @@ class Splade(pt.Transformer):
         if rescale is not None:
             check_k(rescale)
         check_integer("batch_size", batch_size)
+        shift = check_shift(shift)
         saved = saved_settings(model) if isinstance(model, (str, os.PathLike)) else {}
         pooling = saved.get("pooling", pooling) if pooling is _MAX_POOLING else pooling
         given_length = max_length is not _LENGTH_256
         max_length = max_length if given_length else saved.get("max_length", 256)
         self.query_side: QuerySide = saved.get("queries", QuerySide())
         loaded, loaded_tokenizer = load_backbone(saved.get("folder", model), tokenizer, dtype=dtype)
+        if loaded is model and dtype is not None:
+            raise ValueError("dtype cannot be changed for a loaded model: load it with the dtype wanted")
         if not given_length:
             max_length = min(max_length, position_limit(loaded) or max_length)
         self.model = model
@@ -116,10 +121,11 @@ class Splade(pt.Transformer):
         self.device = device
         self.dtype = dtype
         self.verbose = verbose
+        self.shift = shift
         if rescale is not None:
             loaded = rescale_head(loaded, rescale, inplace=loaded is not model)
-        if loaded is model and dtype is not None:
-            raise ValueError("dtype cannot be changed for a loaded model: load it with the dtype wanted")
+        if shift is not None:
+            loaded = shift_logits(loaded, shift, inplace=loaded is not model)
         self.encoder: TextEncoder = TextEncoder(
             loaded if loaded is model else loaded.to(default_device(device)),
             loaded_tokenizer,
@@ -305,33 +311,13 @@ class Splade(pt.Transformer):
     def __hash__(self) -> int:
         return hash((self.fingerprint, self.text_field))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """For other processes: by folder or hub name, or with the model where it was given loaded or trained on."""
-        from ..encoding.fingerprint import state_of
-
-        return reduce(self, by_name=self._loaded_state == state_of(self.encoder.model))
-
-    def __copy__(self) -> Splade:
-        """Another object over the same model."""
-        twin = type(self).__new__(type(self))
-        vars(twin).update(vars(self))
-        return twin
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Splade:
-        """One with a model and a tokenizer of its own; nothing is read from disk."""
-        from ..encoding.fingerprint import state_of
-
-        twin = memo[id(self)] = self.__copy__()
-        vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
-        if self._loaded_state is not None:
-            same = self._loaded_state == state_of(self.encoder.model)
-            twin._loaded_state = state_of(twin.encoder.model) if same else ()
-        return twin
-
     def __repr__(self) -> str:
         model = self.model
         name = repr(str(model)) if isinstance(model, (str, os.PathLike)) else f"<{type(model).__name__}>"
         defaults = {"rescale": None, "pooling": "max", "max_length": 256, "batch_size": 32, "text_field": "text",
-                    "lowercase": False, "device": None, "dtype": None}  # fmt: skip
-        given = [f"{k}={getattr(self, k)!r}" for k, default in defaults.items() if getattr(self, k) != default]
-        return f"Splade({', '.join([name, *given])})"
+                    "lowercase": False, "device": None, "dtype": None, "shift": None}  # fmt: skip
+        given = {k: getattr(self, k) for k in defaults}
+        if isinstance(self.shift, np.ndarray):
+            given["shift"] = tuple(self.shift.tolist())
+        changed = [f"{k}={v!r:.80}" for k, v in given.items() if v != defaults[k]]
+        return f"Splade({', '.join([name, *changed])})"

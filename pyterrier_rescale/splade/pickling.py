@@ -12,10 +12,40 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SETTINGS = ("batch_size", "text_field", "device", "verbose")
-_SHOWN = ("model", "tokenizer", "rescale", "lowercase", "dtype")
+_SHOWN = ("model", "tokenizer", "rescale", "lowercase", "dtype", "shift")
 
 
-def reduce(splade: Any, *, by_name: bool) -> tuple[Any, tuple[Any, ...]]:
+class Portable:
+    """What lets a Splade be copied and sent to other processes."""
+
+    #: The parameters' state when they were loaded by name; ``None`` where the model came loaded, or there is none.
+    _loaded_state: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For other processes: by folder or hub name, or with the model where it was given loaded or trained on."""
+        from ..encoding.fingerprint import state_of
+
+        return _reduced(self, by_name=self._loaded_state == state_of(self.encoder.model))
+
+    def __copy__(self) -> Any:
+        """Another object over the same model."""
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """One with a model and a tokenizer of its own; nothing is read from disk."""
+        from ..encoding.fingerprint import state_of
+
+        twin = memo[id(self)] = self.__copy__()
+        vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
+        if self._loaded_state is not None:
+            same = self._loaded_state == state_of(self.encoder.model)
+            twin._loaded_state = state_of(twin.encoder.model) if same else ()
+        return twin
+
+
+def _reduced(splade: Any, *, by_name: bool) -> tuple[Any, tuple[Any, ...]]:
     """What ``__reduce__`` returns: the name with the fingerprint to find there, or the loaded model."""
     settings = {name: getattr(splade, name) for name in _SETTINGS}
     encoder = splade.encoder

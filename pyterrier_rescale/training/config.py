@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .._utils.checks import check_integer, check_number
 from .._utils.durable import write_whole
 from .._utils.paths import expand
 from ..encoding.kernel import POOLINGS
+from ..heads.shifting import check_shift
 from .losses import LOSSES
 from .regularizers import RAMPS, REGULARIZERS
 
@@ -67,6 +70,7 @@ class TrainConfig:
     eval_steps: int | None = None
     device: str | None = None
     report_to: str | None = None
+    shift: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -97,6 +101,10 @@ class TrainConfig:
             _set(self, name, check_number(name, getattr(self, name)))
         for name in ("lambda_q", "lambda_d", "weight_decay", "max_grad_norm"):
             _set(self, name, check_number(name, getattr(self, name), zero=True))
+        shift = check_shift(self.shift)
+        _set(self, "shift", tuple(shift.tolist()) if isinstance(shift, np.ndarray) else shift)
+        if shift is not None and self.rescale == "calibrated":
+            raise ValueError("shift must be None with rescale='calibrated', which measures a shift of each term")
         if self.mine_negatives and LOSSES[self.loss].needs_scores:
             raise ValueError(f"mine_negatives has no teacher scores to give to loss={self.loss!r}; use loss='infonce'")
         if self.device not in (None, "cpu", "cuda", "mps"):
@@ -143,10 +151,15 @@ class TrainConfig:
         """Options that differ and would change the weights, as ``name: ours instead of theirs``."""
         harmless = {"monitor", "log_steps", "save_steps", "device", "report_to"}
         return [
-            f"{name}={value!r} instead of {getattr(other, name)!r}"
+            f"{name}={shown(value)} instead of {shown(getattr(other, name))}"
             for name, value in self.to_dict().items()
             if name not in harmless and value != getattr(other, name)
         ]
+
+
+def shown(value: Any) -> str:
+    """An option's value for people: a number for each term is told by their count."""
+    return f"one for each of {len(value)} terms" if isinstance(value, tuple) else repr(value)
 
 
 def _checked_rescale(rescale: Any) -> Any:

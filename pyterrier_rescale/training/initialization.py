@@ -16,6 +16,7 @@ from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import rescale
+from ..heads.shifting import check_shift, shift_logits
 from ..heads.ties import untie
 from .callbacks import not_finite
 from .config import TrainConfig
@@ -76,11 +77,14 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
 
 
 def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
-    """Rescale the head of a model that may be changed, and wrap it for training.
+    """Shift and rescale the head of a model that may be changed, and wrap it for training.
 
     Raises:
-        TypeError, ValueError: as ``rescale`` and ``calibrate``.
+        TypeError, ValueError: as ``rescale``, ``calibrate`` and ``shift_logits``.
     """
+    shift = check_shift(config.shift)
+    if shift is not None:
+        shift_logits(model, shift, inplace=True)  # first, so that ``rescale="auto"`` measures what it gives
     queries = starting_queries(model, tokenizer, rows, config)
     model = rescaled(model, tokenizer, config, rows, queries)
     for parameter in model.parameters():

@@ -18,7 +18,7 @@ from ..analysis.head_audit import HeadAudit, audit
 from ..analysis.measurement import MIN_TEXTS
 from ..heads.decoder import find_head
 from ..heads.provenance import provenance
-from .config import TrainConfig
+from .config import TrainConfig, shown
 from .initialization import sample_pairs
 from .inputs import AUDITS_FILE, Origin, command_name, is_hub_name, source_name
 
@@ -67,7 +67,12 @@ def write_card(
         audits: of the head before and after training.
     """
     record = provenance(model) or {}
-    how = f"rescaled (arXiv:2606.18811, {record.get('method')}, k = {record['k']:.4g})" if record else "not rescaled"
+    how = "not rescaled"
+    if "k" in record:
+        how = f"rescaled (arXiv:2606.18811, {record.get('method')}, k = {record['k']:.4g})"
+    if "shift" in record:
+        how += f", its logits lowered ({_lowered(record['shift'])}, stored in the bias)"
+    options = json.dumps(_short(config.to_dict()), indent=2)
     left_out = ", ".join(f"{count} with {why}" for why, count in rows.skipped.items())
     base = [f"base_model: {origin.name}"] if is_hub_name(origin.backbone) else []
     lines = [
@@ -84,7 +89,7 @@ def write_card(
         f"{len(rows):,} rows of a query and {1 + rows.facts.negatives[0]} document(s)"
         + (f"; left out: {left_out}." if left_out else "."),
         *("", "## Run", "", *_run_table(log), "", *_reproduction(origin, config)),
-        *("", "Options (`train_config.json`):", "", "```json", json.dumps(config.to_dict(), indent=2), "```", ""),
+        *("", "Options (`train_config.json`):", "", "```json", options, "```", ""),
     ]
     write_whole(folder / "README.md", "\n".join(lines))
     kept = {when: _plain(audit, origin.name) for when, audit in zip(("before", "after"), audits, strict=True)}
@@ -99,6 +104,10 @@ def _plain(audit: HeadAudit | None, name: str) -> dict[str, Any] | None:
     return row
 
 
+def _lowered(shift: float | str) -> str:
+    return shift if isinstance(shift, str) else f"by {shift:g}"
+
+
 def _queries(config: TrainConfig) -> str:
     if config.queries == "static":
         return " Queries need no inference: their terms are their tokens, with trained weights."
@@ -107,13 +116,18 @@ def _queries(config: TrainConfig) -> str:
     return ""
 
 
+def _short(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: shown(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
 def _reproduction(origin: Origin, config: TrainConfig) -> list[str]:
     """The call that makes this encoder again, the command where there is one, and the versions used."""
     given = {name: value for name, value in config.to_dict().items() if value != getattr(TrainConfig(), name)}
     others = [name for name in ("texts", "tokenizer", "dev") if getattr(origin, name) is not None]
     backbone = repr(origin.name) if isinstance(origin.backbone, (str, os.PathLike)) else "model"
     arguments = [backbone, "data", '"splade"', *(f"{name}={name}" for name in others)]
-    call = ", ".join([*arguments, *(f"{name}={value!r}" for name, value in given.items())])
+    given = {name: name if isinstance(value, tuple) else repr(value) for name, value in given.items()}
+    call = ", ".join([*arguments, *(f"{name}={value}" for name, value in given.items())])
     lines = ["Made by", "", "```python", "from pyterrier_rescale import train", f"train({call})", "```", ""]
     data, texts = (command_name(source) for source in (origin.data, origin.texts))
     if isinstance(origin.backbone, (str, os.PathLike)) and data and not {"tokenizer", "dev"} & set(others):

@@ -76,6 +76,8 @@ def train(
 
     - ``rescale=16.0``: None, a number (W <- W / k), ``"auto"`` (k measured on the training documents),
       ``"calibrated"`` (k and per-term offset measured) or ``"learned"`` (k is trained, too).
+    - ``shift=None``: weights are log(1 + relu(x - shift)), a number or one for each term (SPARSEUP, Linkup 2026: 15),
+      applied to the logits of the rescaled head; stored in its bias, so that every tool follows it.
     - ``loss="infonce"``: or ``"margin_mse"``, ``"kl"`` (both need teacher scores); ``temperature=1.0``.
     - ``batch_size=32`` queries per step (and process), ``gradient_accumulation=1`` such batches per update,
       ``mini_batch_size=None``: texts in memory at a time (GradCache), for large batches.

@@ -1,0 +1,95 @@
+"""Options of the head in training: the plain formula's gradient, what is saved is what was trained."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from dense import dense_weights
+from test_run import FAST, PAIRS
+
+from pyterrier_rescale import Splade, train
+from pyterrier_rescale.heads.ties import untie
+from pyterrier_rescale.training.config import TrainConfig
+from pyterrier_rescale.training.data.loading import load_rows
+from pyterrier_rescale.training.initialization import starting_module
+
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def models():
+    """Heads: tied to the embeddings, untied."""
+    tied, tokenizer = tiny.build("bert", **STILL)
+    untied = copy.deepcopy(tied)
+    untie(untied)
+    return {"tied": (tied, tokenizer), "untied": (untied, tokenizer)}
+
+
+def check_gradient(tied, pooling, options, plain_options):
+    """Vectors and the gradient of every parameter against the stock model's under the plain formula."""
+    model, tokenizer = models()[tied]
+    config = TrainConfig(rescale=None, max_length=32, pooling=pooling, **options)
+    module = starting_module(model, tokenizer, load_rows(PAIRS), config)
+    found = module(module.tokenise(tiny.TEXTS, 32))["sentence_embedding"]
+    expected = dense_weights(model, tokenizer, tiny.TEXTS, pooling=pooling, max_length=32, **plain_options)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert 0 < found.count_nonzero() < found.numel()
+    upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+    found.backward(upstream)
+    expected.backward(upstream)
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert len(gradients) > 20
+    for name, parameter in module.mlm.named_parameters():
+        if name in gradients and parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", ["tied", "untied"])
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+@pytest.mark.parametrize("shift", [0.5, "terms"])
+def test_the_gradient_under_a_shift(tied, pooling, shift):
+    values = np.linspace(-1, 1, 397) if shift == "terms" else shift
+    check_gradient(tied, pooling, {"shift": values}, {"shift": torch.as_tensor(values)})
+
+
+def test_a_shift_is_trained_saved_and_told(bert_folder, tmp_path):
+    splade = train(bert_folder, PAIRS, tmp_path / "out", rescale=4.0, shift=0.5, **FAST)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "its logits lowered (by 0.5, stored in the bias)" in card and "shift=0.5" in card
+    assert splade.encoder.model.config.pyterrier_rescale["shift"] == 0.5
+    assert train(bert_folder, PAIRS, tmp_path / "out", rescale=4.0, shift=0.5, resume=True, **FAST) == splade
+    with pytest.raises(ValueError, match="shift=0.6 instead of 0.5"):
+        train(bert_folder, PAIRS, tmp_path / "out", rescale=4.0, shift=0.6, resume=True, **FAST)
+    start = {**FAST, "max_steps": 1, "learning_rate": 1e-12}
+    still = train(bert_folder, PAIRS, tmp_path / "still", rescale=None, shift=0.5, **start)
+    expected = Splade(bert_folder, shift=0.5, max_length=32).encode_docs(tiny.TEXTS)
+    np.testing.assert_allclose(still.encode_docs(tiny.TEXTS).toarray(), expected.toarray(), atol=1e-5)
+    auto = train(bert_folder, PAIRS, tmp_path / "auto", rescale="auto", shift=0.5, **start)
+    assert auto.encoder.model.config.pyterrier_rescale["method"] == "auto"
+
+
+def test_a_shift_of_each_term_is_plain_json(bert_folder, tmp_path):
+    values = np.linspace(-1, 1, 397)
+    config = TrainConfig(shift=values)
+    config.to_json(tmp_path / "c.json")
+    assert TrainConfig.from_json(tmp_path / "c.json") == config
+    assert config.differences(TrainConfig()) == ["shift=one for each of 397 terms instead of None"]
+    train(bert_folder, PAIRS, tmp_path / "out", shift=values, **FAST)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert '"shift": "one for each of 397 terms"' in card and "shift=shift" in card
+    assert "its logits lowered (one for each term, stored in the bias)" in card
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"shift": "15"}, "shift must be a finite number"),
+        ({"shift": 1.0, "rescale": "calibrated"}, "shift must be None with rescale='calibrated'"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)
