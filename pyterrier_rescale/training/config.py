@@ -71,6 +71,7 @@ class TrainConfig:
     device: str | None = None
     report_to: str | None = None
     shift: float | tuple[float, ...] | None = None
+    bias_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -99,6 +100,8 @@ class TrainConfig:
             _set(self, name, check_integer(name, getattr(self, name), 0))
         for name in ("learning_rate", "temperature", "scale_learning_rate", "static_learning_rate", "epochs"):
             _set(self, name, check_number(name, getattr(self, name)))
+        if self.bias_learning_rate is not None:
+            _set(self, "bias_learning_rate", check_number("bias_learning_rate", self.bias_learning_rate, zero=True))
         for name in ("lambda_q", "lambda_d", "weight_decay", "max_grad_norm"):
             _set(self, name, check_number(name, getattr(self, name), zero=True))
         shift = check_shift(self.shift)

@@ -87,6 +87,8 @@ def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainC
         shift_logits(model, shift, inplace=True)  # first, so that ``rescale="auto"`` measures what it gives
     queries = starting_queries(model, tokenizer, rows, config)
     model = rescaled(model, tokenizer, config, rows, queries)
+    if config.bias_learning_rate is not None and find_head(model).bias is None:
+        raise ValueError(f"bias_learning_rate must be None for a {type(model).__name__}, whose head has no bias")
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
     weights = None if queries.weights is None else torch.from_numpy(queries.weights)

@@ -82,7 +82,8 @@ def train(
     - ``batch_size=32`` queries per step (and process), ``gradient_accumulation=1`` such batches per update,
       ``mini_batch_size=None``: texts in memory at a time (GradCache), for large batches.
     - ``learning_rate=2e-5``, ``warmup_steps=None`` (a tenth of the steps), then linear decay; ``weight_decay=0.01``,
-      ``max_grad_norm=1.0`` (0: no clipping), ``scale_learning_rate=1e-2`` of a learned k.
+      ``max_grad_norm=1.0`` (0: no clipping), ``scale_learning_rate=1e-2`` of a learned k, ``bias_learning_rate=None``
+      of the head's output bias (None: like all; 0: it stays).
     - ``max_steps=None`` updates, or ``epochs=1``.
     - ``lambda_q=5e-4``, ``lambda_d=3e-4``: weight of the regulariser for queries and documents, reached after
       ``ramp_steps=1000`` updates whatever the length of the run (``ramp="quadratic"`` or ``"linear"``).

@@ -129,12 +129,15 @@ class Trainer(SparseEncoderTrainer):
         return self.objective(model, inputs, self.state.global_step)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; only matrices decay, and a learned k and static query weights have learning rates of their own."""
+        """AdamW; only matrices decay; a learned k, static query weights and the head's bias have rates of their own."""
         if self.optimizer is None:
             rates = {"log_k": self.config.scale_learning_rate, "query_weights": self.config.static_learning_rate}
+            bias = self.module.head.bias
             decayed, plain, own = [], [], []
             for name, parameter in self.model.named_parameters():
                 rate = rates.get(name.rpartition(".")[2])
+                if parameter is bias:
+                    rate = self.config.bias_learning_rate
                 if rate is not None:
                     own.append({"params": [parameter], "weight_decay": 0.0, "lr": rate})
                 elif parameter.requires_grad:

@@ -22,7 +22,7 @@ STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 def models():
     """Heads: tied to the embeddings, untied."""
-    tied, tokenizer = tiny.build("bert", **STILL)
+    tied, tokenizer = tiny.build("bert", seed=1, **STILL)
     untied = copy.deepcopy(tied)
     untie(untied)
     return {"tied": (tied, tokenizer), "untied": (untied, tokenizer)}
@@ -52,7 +52,7 @@ def check_gradient(tied, pooling, options, plain_options):
 @pytest.mark.parametrize("shift", [0.5, "terms"])
 def test_the_gradient_under_a_shift(tied, pooling, shift):
     values = np.linspace(-1, 1, 397) if shift == "terms" else shift
-    check_gradient(tied, pooling, {"shift": values}, {"shift": torch.as_tensor(values)})
+    check_gradient(tied, pooling, {"shift": values}, {"shift": torch.as_tensor(values, dtype=torch.float32)})
 
 
 def test_a_shift_is_trained_saved_and_told(bert_folder, tmp_path):
@@ -83,10 +83,35 @@ def test_a_shift_of_each_term_is_plain_json(bert_folder, tmp_path):
     assert "its logits lowered (one for each term, stored in the bias)" in card
 
 
+@pytest.mark.parametrize("untied", [True, False])
+@pytest.mark.parametrize("rate", [None, 0.0, 3e-2])
+def test_a_rate_of_its_own_for_the_bias(untied, rate, tmp_path):
+    """Adam's first step moves a parameter by the rate."""
+    model, tokenizer = models()["untied" if untied else "tied"]
+    options = {**FAST, "max_steps": 1, "warmup_steps": 0, "rescale": None, "save_steps": 0}
+    trained = train(model, PAIRS, tmp_path / "out", tokenizer=tokenizer, bias_learning_rate=rate, **options)
+    after, moved = trained.encoder.model.state_dict(), {}
+    for name, before in model.state_dict().items():
+        if "key.bias" not in name and "position_ids" not in name:  # no softmax sees a bias of the keys
+            moved[name] = float((after[name] - before).abs().max())
+    biases = {"cls.predictions.bias", "cls.predictions.decoder.bias"}
+    assert biases < moved.keys() and len(moved) > 20
+    for name, distance in moved.items():
+        expected = FAST["learning_rate"] if rate is None or name not in biases else rate
+        assert distance == pytest.approx(expected, rel=0.05), name
+
+
+def test_a_rate_for_a_bias_that_is_not_there(tmp_path):
+    model, tokenizer = tiny.build("eurobert")
+    with pytest.raises(ValueError, match="bias_learning_rate must be None for a EuroBertForMaskedLM"):
+        train(model, PAIRS, tmp_path / "out", tokenizer=tokenizer, bias_learning_rate=1e-3, **FAST)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"shift": "15"}, "shift must be a finite number"),
+        ({"bias_learning_rate": -1}, "bias_learning_rate must be a finite number >= 0, got -1"),
         ({"shift": 1.0, "rescale": "calibrated"}, "shift must be None with rescale='calibrated'"),
     ],
 )
