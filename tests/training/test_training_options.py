@@ -23,6 +23,8 @@ STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 def models():
     """Heads: tied to the embeddings, untied."""
     tied, tokenizer = tiny.build("bert", seed=1, **STILL)
+    with torch.no_grad():
+        tied.get_input_embeddings().weight[0].normal_()  # a row of zeros has the same logit at every position
     untied = copy.deepcopy(tied)
     untie(untied)
     return {"tied": (tied, tokenizer), "untied": (untied, tokenizer)}
