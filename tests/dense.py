@@ -5,9 +5,39 @@ from __future__ import annotations
 import torch
 
 
-def dense_weights(model, tokenizer, texts, *, shift=0.0, pooling="max", max_length=64):
+def dense_weights(
+    model, tokenizer, texts, *, shift=0.0, pooling="max", max_length=64, position_top_k=None, fold=None
+):
     """Term weights (B, V), differentiable, of texts padded to the longest."""
     batch = tokenizer(texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits - shift
     weights = torch.log1p(torch.relu(logits)) * batch["attention_mask"][..., None]
-    return weights.amax(dim=1) if pooling == "max" else weights.sum(dim=1)
+    if position_top_k is not None:
+        weights = weights * torch.zeros_like(logits).scatter(2, logits.topk(position_top_k, dim=2).indices, 1.0)
+    weights = weights.amax(dim=1) if pooling == "max" else weights.sum(dim=1)
+    return weights if fold is None else dense_fold(weights, variants(tokenizer, weights.shape[1]))
+
+
+def dense_fold(weights, classes):
+    """The largest weight of each class of columns, at its first member; zeros at the others."""
+    largest = torch.stack([weights[:, members].amax(dim=1) for members in classes], dim=1)
+    return torch.zeros_like(weights).index_copy(1, torch.tensor([members[0] for members in classes]), largest)
+
+
+def variants(tokenizer, vocab_size):
+    """Classes of token ids by the text that the tokenizer's own decoder gives, in lower case, one space taken off.
+
+    The first member is the one in lower case that starts a word, as far as there is one, of the lowest id.
+    """
+    tokens = {index: token for token, index in tokenizer.get_vocab().items()}
+    classes = {}
+    for index in range(vocab_size):
+        token = tokens.get(index)
+        text = None if token is None else tokenizer.convert_tokens_to_string([token])
+        if text is None or index in tokenizer.all_special_ids or "\ufffd" in text or not text.strip(" "):
+            classes[index] = [(0, index)]
+            continue
+        text = text.removeprefix(" ")
+        place = (text != text.lower(), token[0] not in "\u0120\u2581", index)
+        classes.setdefault(text.lower(), []).append(place)
+    return [[index for *_, index in sorted(members)] for members in classes.values()]

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.checks import check_number, check_share
+from ..encoding.head_options import HeadOptions
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import find_head, mean_row_norm
 from ..heads.provenance import record, refuse_rescaled
@@ -161,6 +162,8 @@ def calibrate(
     seed: int = 0,
     pooling: str = "max",
     query_side: QuerySide | None = None,
+    position_top_k: int | None = None,
+    fold: str | None = None,
 ) -> Calibration:
     """Measure k, and with ``offset`` a shift per term, on a few unlabelled texts.
 
@@ -200,6 +203,9 @@ def calibrate(
         seed: of that draw.
         pooling: ``"max"`` or ``"sum"`` over positions, of documents. A term fires alike in both; the weights differ.
         query_side: how queries are encoded (pooling, static weights, length); default: as documents.
+        position_top_k: how many logits of each position take part, as of :class:`~pyterrier_rescale.Splade`; then
+            ``rate`` is the largest share of documents in which a term fires.
+        fold: which terms are one, likewise: variants are brought to one level, then shifted together.
 
     Returns:
         k, the shift, and the table of what each k would give.
@@ -210,6 +216,7 @@ def calibrate(
         TypeError: for texts that are no texts.
     """
     check_share("rate", rate, ends=False)
+    options = HeadOptions(position_top_k=position_top_k, fold=fold)
     ks = check_ks(ks)
     if positions not in POSITIONS:
         raise ValueError(f"positions must be 'attended' or 'content', got {positions!r}")
@@ -236,7 +243,7 @@ def calibrate(
     probe = run_probe(
         model, loaded_tokenizer, queries, documents, mean_row=mean_row,
         max_length=max_length, batch_size=batch_size, lowercase=lowercase, device=device,
-        pooling=pooling, query_side=query_side,
+        pooling=pooling, query_side=query_side, options=options,
     )  # fmt: skip
     shift = -term_levels(probe, rate, positions, common=offset == "global") if offset else None
     aim = target * temperature if criterion == "random_std" else target
@@ -253,6 +260,7 @@ def calibrate(
         "lowercase": lowercase,
         "centred": centre,
         **_encoding(pooling, query_side),
+        **options.given(),
     }
     if offset:
         settings |= {"offset": "global" if offset == "global" else "term", "rate": rate, "positions": positions}
@@ -276,18 +284,26 @@ def mean_known_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def term_levels(probe: Probe, rate: float, positions: str, common: bool = False) -> np.ndarray:
     """q_v: the (1 - rate) quantile over documents of the pooled logit of each term, (V,) float32.
 
-    With ``common`` the quantile is over documents and terms together, one for all. Rows that the tokenizer does not
+    With ``common`` the quantile is over documents and terms together, one for all. Of folded terms it is that of the
+    largest variant. Rows that the tokenizer does not
     know get at least their largest value, so that they fire in no document of the sample.
     """
     pooled = probe.documents if positions == "attended" else probe.content
     pooled = pooled[np.isfinite(pooled).all(axis=1)]  # a text of special tokens alone has no content
+    folding = probe.folding
     if common:
-        logits = pooled[:, probe.used] + probe.bias[probe.used]
+        logits = probe.folded(pooled + probe.bias, -np.inf)
+        logits = logits[:, probe.used & (True if folding is None else folding.represents)]
         levels = np.full(pooled.shape[1], np.quantile(logits, 1 - rate))
         largest = pooled[:, ~probe.used].max(axis=0, initial=-np.inf) + probe.bias[~probe.used]
         levels[~probe.used] = np.maximum(levels[~probe.used], largest)
         return levels.astype(np.float32)
     levels = np.quantile(pooled, 1 - rate, axis=0)
+    if folding is not None:  # variants at one level, then the level of the largest of them
+        above = probe.folded((pooled - levels).astype(np.float32), -np.inf)[:, folding.represents]
+        common_level = np.zeros_like(levels)
+        common_level[folding.represents] = np.quantile(above, 1 - rate, axis=0)
+        levels += common_level[folding.representatives]
     levels[~probe.used] = pooled[:, ~probe.used].max(axis=0)
     return (levels + probe.bias).astype(np.float32)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.checks import check_number
+from ..encoding.head_options import HeadOptions
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import Head, check_head, last_norm
 from ..heads.provenance import provenance
@@ -122,6 +123,8 @@ def audit(
     seed: int = 0,
     pooling: str = "max",
     query_side: QuerySide | None = None,
+    position_top_k: int | None = None,
+    fold: str | None = None,
 ) -> HeadAudit | HeadAudits:
     """Measure a head; with texts also its logits, scores, density, cosine and frequency bias.
 
@@ -140,6 +143,8 @@ def audit(
         seed: of that draw.
         pooling: ``"max"`` or ``"sum"`` over positions, of documents.
         query_side: how queries are encoded (pooling, static weights, length); default: as documents.
+        position_top_k: how many logits of each position take part, as of :class:`~pyterrier_rescale.Splade`.
+        fold: which terms are one, likewise.
 
     Returns:
         The audit; for several models a tuple of audits with ``to_frame()`` (a row each) and ``plot()``.
@@ -153,6 +158,7 @@ def audit(
     options = {
         "max_length": max_length, "batch_size": batch_size, "lowercase": lowercase, "device": device,
         "pooling": pooling, "query_side": query_side,
+        "options": HeadOptions(position_top_k=position_top_k, fold=fold),
     }  # fmt: skip
     if isinstance(model, Mapping) or (isinstance(model, Sequence) and not isinstance(model, str)):
         if not model:
@@ -241,7 +247,7 @@ def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dic
     queries, documents = probe.weights("queries"), probe.weights("documents")
     active = documents > 0
     density = density_numbers(documents)
-    special = (active & (probe.special > probe.content)).sum()
+    special = (active & (probe.weights_at("special") > probe.weights_at("content"))).sum()
     seen = probe.counts > 0
     frequency = np.log(probe.counts[seen])
     content, at_special = (
@@ -256,7 +262,7 @@ def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dic
         "special_share": float(special / active.sum()) if active.any() else math.nan,
         **score_numbers(queries, documents, temperature),
         **density,
-        "active_share": density["active_terms"] / documents.shape[1],
+        "active_share": density["active_terms"] / probe.term_count,
         "active_terms_query": density_numbers(queries)["active_terms"],
         "cosine_hidden": mean_cosine(probe.content_hidden, probe.content_text),
         "cosine_vectors": mean_cosine(documents),

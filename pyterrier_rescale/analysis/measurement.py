@@ -2,8 +2,8 @@
 
 For max pooling the bias does not depend on the position: max_i z_iv = max_i w_v . t_i + b_v. So the pooled linear part
 (N, V) and the bias (V,), kept apart, give the weights of every rescaled or shifted head without another pass. For a sum
-over positions they do not: of a side that is pooled so, t at every position is kept, and the head is computed for
-each k. Static queries are the same whatever the head.
+over positions, or where only the largest logits of each count, they do not: of such a side t at every position is kept,
+and the head is computed for each k. Static queries are the same whatever the head.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from .._utils.checks import check_integer
 from .._utils.sampling import spread
+from ..encoding.folding import Folding, fold_weights
+from ..encoding.head_options import HeadOptions
 from ..encoding.kernel import packed_head
 from ..encoding.query_encoder import QuerySide, StaticEncoder
 from ..encoding.text_checks import check_is_list, check_texts, position_limit
@@ -37,6 +39,28 @@ _VOCAB_CHUNK = 1024
 _QUERY_WORDS = (3, 12)
 
 
+class Positions(NamedTuple):
+    """The decoder's input at all attended positions of one side's texts, on the device of the pass.
+
+    Attributes:
+        rows: t, text after text, (T, H).
+        lengths: positions of each text, (N,).
+        special: which are those of special tokens, bool (T,).
+        pooling: ``"max"`` or ``"sum"``.
+    """
+
+    rows: torch.Tensor
+    lengths: torch.Tensor
+    special: torch.Tensor
+    pooling: str
+
+    def at(self, kind: str) -> Positions:
+        """Those of special tokens, or the others, for their maximum."""
+        wanted = self.special if kind == "special" else ~self.special
+        lengths = torch.stack([part.sum() for part in wanted.split(self.lengths.tolist())])
+        return Positions(self.rows[wanted], lengths, self.special[wanted], "max")
+
+
 @dataclass(frozen=True)
 class Probe:
     """What one forward pass over N queries and N documents left behind.
@@ -52,9 +76,10 @@ class Probe:
         content_hidden: t at up to 256 content positions, (M, H), spread evenly over and within the documents.
         content_text: the document of each of them, (M,).
         special_hidden: t at up to 256 special positions, (M', H).
-        positions: of a side that is pooled by sum (``"queries"``, ``"documents"``): t at all attended positions, text
-            after text, (T, H), on the device of the pass, and how many are each text's, (N,).
+        positions: of a side that needs them (``"queries"``, ``"documents"``).
         static_queries: vectors of queries that need no model, (N, V), or ``None``.
+        position_top_k: how many logits of each position take part, or ``None``.
+        folding: which terms are one, or ``None``.
     """
 
     queries: np.ndarray
@@ -67,8 +92,10 @@ class Probe:
     content_hidden: np.ndarray
     content_text: np.ndarray
     special_hidden: np.ndarray
-    positions: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    positions: dict[str, Positions] = field(default_factory=dict)
     static_queries: np.ndarray | None = None
+    position_top_k: int | None = None
+    folding: Folding | None = None
 
     def weights(self, side: str, k: float = 1.0, shift: np.ndarray | None = None) -> np.ndarray:
         """Term weights x (N, V) of ``"queries"`` or ``"documents"`` as they are pooled, for a head divided by k.
@@ -79,12 +106,35 @@ class Probe:
             return self.static_queries
         bias = self.bias if shift is None else self.bias + shift
         if side not in self.positions:
-            return term_weights(getattr(self, side), bias, k, bias_divided=shift is not None)
-        rows, lengths = self.positions[side]
+            return self.folded(term_weights(getattr(self, side), bias, k, bias_divided=shift is not None), 0.0)
         bias = bias if shift is None else bias / np.float32(k)
-        weight, bias = (torch.from_numpy(part).to(rows) for part in (self.weight / np.float32(k), bias))
+        return self._head(self.positions[side], self.weight / np.float32(k), bias)
+
+    def weights_at(self, kind: str) -> np.ndarray:
+        """Maximum over ``"special"`` or ``"content"`` positions alone of each document's weights, (N, V)."""
+        if self.position_top_k is None:
+            return self.folded(term_weights(getattr(self, kind), self.bias, 1.0, bias_divided=False), 0.0)
+        return self._head(self.positions["documents"].at(kind), self.weight, self.bias)
+
+    def _head(self, at: Positions, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        matrix, vector = (torch.from_numpy(part).to(at.rows) for part in (weight, bias))
         with torch.inference_mode():
-            return packed_head(rows, lengths, weight, bias, "sum").float().cpu().numpy()
+            weights = packed_head(
+                at.rows, at.lengths, matrix, vector, at.pooling, position_top_k=self.position_top_k
+            )
+        return self.folded(weights.float().cpu().numpy(), 0.0)
+
+    def folded(self, values: np.ndarray, fill: float) -> np.ndarray:
+        """The largest of each term's variants at its representative, ``fill`` at the others; (N, V)."""
+        if self.folding is None:
+            return values
+        representatives = torch.from_numpy(self.folding.representatives)
+        return fold_weights(torch.from_numpy(values), representatives, fill).numpy()
+
+    @property
+    def term_count(self) -> int:
+        """Terms: V, or as many as folding leaves."""
+        return len(self.bias) if self.folding is None else self.folding.size
 
     @property
     def documents(self) -> np.ndarray:
@@ -153,16 +203,17 @@ def run_probe(
     mean_row: np.ndarray | None = None,
     pooling: str = "max",
     query_side: QuerySide | None = None,
+    options: HeadOptions | None = None,
 ) -> Probe:
     """Run the model once over N queries and N documents; it is left on its device and in its mode.
 
     With ``mean_row`` (H,) everything is measured of W less this row. Documents are pooled by ``pooling``, queries as
-    ``query_side`` says (default: as documents). Memory: three (N, V) float32 arrays and one batch, and t at every
-    position of a side that is pooled by sum; the (B, L, V) logits never exist.
+    ``query_side`` says (default: as documents), both under the head's ``options``. Memory: three (N, V) float32 arrays
+    and one batch, and t at every position of a side that needs them; the (B, L, V) logits never exist.
     """
     encoder = TextEncoder(
         model, tokenizer, max_length=min(max_length, position_limit(model) or max_length),
-        batch_size=batch_size, lowercase=lowercase, device=device, pooling=pooling,
+        batch_size=batch_size, lowercase=lowercase, device=device, pooling=pooling, options=options,
     )  # fmt: skip
     with torch.inference_mode():
         weight = encoder.head.weight
@@ -191,17 +242,18 @@ def _collect(
     names = ("queries", "content", "special")
     pooled = {name: np.full((size, vocab_size), -np.inf, dtype=np.float32) for name in names}
     static = query_encoder.encode(queries).toarray() if isinstance(query_encoder, StaticEncoder) else None
-    rows: dict[str, dict[int, torch.Tensor]] = {"queries": {}, "documents": {}}
+    rows: dict[str, dict[int, Any]] = {"queries": {}, "documents": {}}
+    poolings = {"documents": encoder.pooling, "queries": getattr(query_encoder, "pooling", "max")}
     if isinstance(query_encoder, TextEncoder):
         for batch in query_encoder.head_batches(queries):
             pooled["queries"][batch.texts] = _pool(batch, batch.mask, weight)
-            _keep_positions(rows["queries"], batch, query_encoder.pooling)
+            _keep_positions(rows["queries"], batch, query_encoder)
     counts = np.zeros(vocab_size, dtype=np.int64)
     kept: dict[str, list[np.ndarray]] = {"content": [], "special": []}
     owners: list[np.ndarray] = []
     for batch in encoder.head_batches(documents):
         content = batch.mask & ~batch.special
-        _keep_positions(rows["documents"], batch, encoder.pooling)
+        _keep_positions(rows["documents"], batch, encoder)
         for name, mask in (("content", content), ("special", batch.special)):
             pooled[name][batch.texts] = _pool(batch, mask, weight)
             for row, text in enumerate(batch.texts):
@@ -213,6 +265,8 @@ def _collect(
                 if name == "content":
                     owners.append(np.full(len(where), text))
     bias = encoder.head.bias
+    if encoder.folding is not None:
+        counts = np.bincount(encoder.folding.representatives, weights=counts, minlength=vocab_size).astype(np.int64)
     return Probe(
         **pooled,
         weight=weight.detach().float().cpu().numpy(),
@@ -222,20 +276,24 @@ def _collect(
         content_hidden=np.concatenate(kept["content"]),
         content_text=np.concatenate(owners),
         special_hidden=np.concatenate(kept["special"]),
-        positions={side: _in_order(texts) for side, texts in rows.items() if texts},
+        positions={side: _in_order(texts, poolings[side]) for side, texts in rows.items() if texts},
         static_queries=static,
+        position_top_k=encoder.options.position_top_k,
+        folding=encoder.folding,
     )
 
 
-def _keep_positions(rows: dict[int, torch.Tensor], batch: HeadBatch, pooling: str) -> None:
-    if pooling == "sum":
+def _keep_positions(rows: dict[int, Any], batch: HeadBatch, encoder: TextEncoder) -> None:
+    if encoder.pooling == "sum" or encoder.options.position_top_k is not None:
         for row, text in enumerate(batch.texts):
-            rows[int(text)] = batch.hidden[row][batch.mask[row]].float()
+            mask = batch.mask[row]
+            rows[int(text)] = batch.hidden[row][mask].float(), batch.special[row][mask]
 
 
-def _in_order(texts: dict[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    parts = [texts[number] for number in sorted(texts)]
-    return torch.cat(parts), torch.tensor([len(part) for part in parts], device=parts[0].device)
+def _in_order(texts: dict[int, Any], pooling: str) -> Positions:
+    rows, special = zip(*(texts[number] for number in sorted(texts)), strict=True)
+    lengths = torch.tensor([len(part) for part in rows], device=rows[0].device)
+    return Positions(torch.cat(rows), lengths, torch.cat(special), pooling)
 
 
 def _pool(batch: HeadBatch, mask: torch.Tensor, weight: torch.Tensor) -> np.ndarray:

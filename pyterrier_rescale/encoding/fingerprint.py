@@ -26,8 +26,9 @@ def encoder_fingerprint(documents: TextEncoder, queries: TextEncoder | StaticEnc
     """Sixteen hex digits of all that the vectors of documents and queries depend on.
 
     Parameters (bit by bit), the model's config, the tokenizer (vocabulary, normalisation, special tokens), pooling and
-    length of both sides, static query weights. A saved folder and what it was saved from have the same; batch sizes
-    and the device, which change a vector by rounding at most, and the column that texts are read from do not count.
+    length of both sides, options of the head, static query weights. A saved folder and what it was saved from have the
+    same; batch sizes and the device, which change a vector by rounding at most, and the column that texts are read from
+    do not count.
     """
     model = documents.model
     parts = [model_fingerprint(model), config_content(model), tokenizer_fingerprint(documents.tokenizer)]
@@ -62,7 +63,8 @@ def _side(encoder: TextEncoder | StaticEncoder) -> list[Any]:
     weights = getattr(encoder, "weights", None)
     if weights is not None:
         return ["static", encoder.max_length, hashlib.sha256(weights.astype("<f4").tobytes()).hexdigest()]
-    return [encoder.pooling, encoder.max_length]
+    options = encoder.options.given()
+    return [encoder.pooling, encoder.max_length, *([options] if options else [])]
 
 
 def config_content(model: PreTrainedModel) -> Any:

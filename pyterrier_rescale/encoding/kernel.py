@@ -15,10 +15,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from .blocks import TextGroup, logit_blocks, text_groups
 from .screening import FEW_ROWS, MAX_CANDIDATES, Screen, make_screen
+from .sparse_products import accumulate_dtype, sparse_product
+from .top_k import top_k_head
 
 POOLINGS = ("max", "sum")
 
@@ -37,6 +38,7 @@ def sparse_head(
     pooling: str = "max",
     *,
     screen: Screen | None = None,
+    position_top_k: int | None = None,
 ) -> torch.Tensor:
     """Term weights of a batch of texts, differentiable in ``hidden``, ``weight`` and ``bias``.
 
@@ -48,6 +50,7 @@ def sparse_head(
         pooling: ``"max"`` or ``"sum"`` over attended positions.
         screen: of this very ``weight`` (:func:`.screening.make_screen`), to share between batches; by default one is
             made where it pays. Only the time depends on it.
+        position_top_k: of each position only so many logits, the largest, take part (:mod:`.top_k`); default: all.
 
     Returns:
         x, shape (B, V), float32 (float64 for float64 input), >= 0; a text without attended positions gets zeros.
@@ -65,7 +68,8 @@ def sparse_head(
         raise ValueError(f"mask must be {tuple(hidden.shape[:2])} like hidden, got {tuple(mask.shape)}")
     mask = mask.bool()
     # padding never reaches the product
-    return packed_head(hidden[mask], mask.sum(dim=1), weight, bias, pooling, screen=screen)
+    rows, lengths = hidden[mask], mask.sum(dim=1)
+    return packed_head(rows, lengths, weight, bias, pooling, screen=screen, position_top_k=position_top_k)
 
 
 def packed_head(
@@ -76,6 +80,7 @@ def packed_head(
     pooling: str = "max",
     *,
     screen: Screen | None = None,
+    position_top_k: int | None = None,
 ) -> torch.Tensor:
     """The same without padding: ``rows`` is t (T, H), of which ``lengths`` (B,) belong to each text in turn."""
     device = rows.device.type
@@ -85,15 +90,13 @@ def packed_head(
     if screen is not None and (weight.dtype != torch.float32 or screen.rounded.shape != weight.shape):
         screen = None  # autocast: the product is in half precision anyway
     with torch.autocast(device, enabled=False):
+        if position_top_k is not None and position_top_k < len(weight):
+            return top_k_head(rows, lengths, weight, bias, pooling, position_top_k)
         if pooling == "sum":
             return _SumHead.apply(rows, weight, bias, lengths)
         if not torch.is_grad_enabled():  # within a Function it is off, and needs_input_grad does not know
             return _pooled(rows, weight, bias, lengths, False, screen)[0]
         return _MaxHead.apply(rows, weight, bias, lengths, screen)
-
-
-def _accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _pooled(
@@ -109,7 +112,7 @@ def _pooled(
     Only an open term has a value and a gradient. Where few are open, screening finds them in a cheap product, and
     a second small product over the few gives value and position; where many are, one full product gives all.
     """
-    dtype = _accumulate_dtype(rows.dtype)
+    dtype = accumulate_dtype(rows.dtype)
     groups = text_groups(lengths)
     shape = len(lengths), len(weight)
     positions = torch.zeros(shape, dtype=torch.int32, device=rows.device) if with_positions else None
@@ -200,9 +203,9 @@ class _MaxHead(torch.autograd.Function):
             entries = gradient[texts, terms] * _slope(weights[texts, terms])
             source = positions[texts, terms].long()
             if want_rows:
-                d_rows = _sparse_product(source, terms, entries, weight, len(rows))
+                d_rows = sparse_product(source, terms, entries, weight, len(rows))
             if want_weight:
-                d_weight = _sparse_product(terms, source, entries, rows, len(weight))
+                d_weight = sparse_product(terms, source, entries, rows, len(weight))
             if want_bias:
                 d_bias = entries.new_zeros(len(weight)).index_add_(0, terms, entries)
         return (
@@ -237,25 +240,6 @@ def _dense_gradients(
     return d_rows, d_weight, d_bias
 
 
-def _sparse_product(
-    out_rows: torch.Tensor, in_rows: torch.Tensor, entries: torch.Tensor, dense: torch.Tensor, size: int
-) -> torch.Tensor:
-    """S @ dense for S of shape (size, len(dense)) with S[out_rows, in_rows] += entries; shape (size, H).
-
-    A weighted embedding bag over the entries sorted by output row: one fused pass without temporaries of
-    (entries, H), where an index_add would need one and a sparse matrix product was seen to be slower.
-    """
-    order = torch.argsort(out_rows, stable=True)
-    counts = torch.bincount(out_rows, minlength=size)
-    return functional.embedding_bag(
-        in_rows[order],
-        dense,
-        counts.cumsum(0) - counts,  # an empty bag gives a row of zeros
-        mode="sum",
-        per_sample_weights=entries[order].to(dense.dtype),
-    )
-
-
 class _SumHead(torch.autograd.Function):
     """x = sum_i log1p(relu(t_i W^T + b)); the backward computes the logits again, block by block."""
 
@@ -263,7 +247,7 @@ class _SumHead(torch.autograd.Function):
     def forward(
         ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, lengths: torch.Tensor
     ) -> torch.Tensor:
-        total = torch.zeros(len(lengths), len(weight), dtype=_accumulate_dtype(rows.dtype), device=rows.device)
+        total = torch.zeros(len(lengths), len(weight), dtype=accumulate_dtype(rows.dtype), device=rows.device)
         for group, terms, logits, _ in logit_blocks(rows, weight, text_groups(lengths)):
             if bias is not None:
                 logits += bias[terms].to(logits.dtype)

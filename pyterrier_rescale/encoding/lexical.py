@@ -110,6 +110,9 @@ class LexicalSide:
         b: share of the length normalisation.
     """
 
+    #: Pieces are terms as they are.
+    folding = None
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,

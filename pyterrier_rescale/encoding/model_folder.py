@@ -21,6 +21,7 @@ import numpy as np
 from .._utils.durable import put_in_place, settle, sync
 from .._utils.paths import expand
 from ..heads.checkpoint import no_weight_bars
+from .head_options import HeadOptions
 from .query_encoder import QuerySide
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def save_encoder(
     pooling: str,
     max_length: int,
     queries: QuerySide | None = None,
+    options: HeadOptions | None = None,
 ) -> None:
     """Save model, tokenizer, pooling and length so that stock tools compute the same vectors.
 
@@ -63,6 +65,7 @@ def save_encoder(
         pooling: ``"max"`` or ``"sum"``, of documents.
         max_length: tokens per text.
         queries: how queries are encoded; ``None``: as documents.
+        options: of the head, which ``Splade`` follows; no stock tool knows them.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -73,7 +76,7 @@ def save_encoder(
     path.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=path))
     try:
-        _write_encoder(stage, model, tokenizer, pooling, max_length, queries)
+        _write_encoder(stage, model, tokenizer, pooling, max_length, queries, options)
         settle(stage)
         _move_in(stage, path)
     finally:
@@ -105,7 +108,7 @@ def _move_in(stage: Path, path: Path) -> None:
 
 def _write_encoder(
     path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pooling: str, max_length: int,
-    queries: QuerySide | None,
+    queries: QuerySide | None, options: HeadOptions | None,
 ) -> None:  # fmt: skip
     with no_weight_bars():
         model.save_pretrained(path)
@@ -115,6 +118,7 @@ def _write_encoder(
     config = {"model_type": "SparseEncoder", "prompts": {}, "default_prompt_name": None, "similarity_fn_name": "dot"}
     if queries is not None and queries.max_length is not None:
         config["query_max_length"] = queries.max_length  # Splade reads it; SparseEncoder has one length for both sides
+    config |= options.given() if options is not None else {}
     _write(path / "config_sentence_transformers.json", config)
     modules = _MODULES
     if queries is not None and not queries.alike:

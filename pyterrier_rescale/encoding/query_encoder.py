@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from .folding import Folding
     from .text_encoder import TextEncoder
 
 
@@ -47,7 +48,8 @@ class QuerySide:
                     f"static query weights must be {documents.vocab_size}, one per row of the head, got "
                     f"{len(self.weights)}"
                 )
-            return StaticEncoder(documents.tokenizer, self.weights, self.max_length or documents.max_length)
+            length = self.max_length or documents.max_length
+            return StaticEncoder(documents.tokenizer, self.weights, length, documents.folding)
         pooling, max_length = self.pooling or documents.pooling, self.max_length or documents.max_length
         if (pooling, max_length) == (documents.pooling, documents.max_length):
             return documents
@@ -66,10 +68,13 @@ class StaticEncoder:
         tokenizer: the tokenizer.
         weights: (V,).
         max_length: tokens per text.
+        folding: which terms are one; default: none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, weights: np.ndarray, max_length: int) -> None:
-        self.tokenizer, self.weights, self.max_length = tokenizer, weights, max_length
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, weights: np.ndarray, max_length: int, folding: Folding | None = None
+    ) -> None:
+        self.tokenizer, self.weights, self.max_length, self.folding = tokenizer, weights, max_length, folding
 
     def encode(
         self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
@@ -79,6 +84,7 @@ class StaticEncoder:
         Raises:
             ValueError: for a text that is not a string, naming its position.
         """
+        from .folding import fold_rows
         from .text_checks import check_texts
         from .text_encoder import token_ids
 
@@ -91,6 +97,7 @@ class StaticEncoder:
         shape = (len(texts), len(self.weights))
         vectors = csr_matrix((self.weights[indices].astype(np.float32), indices, indptr), shape=shape)
         vectors.eliminate_zeros()
+        vectors = fold_rows(vectors, self.folding)
         if progress:
             progress(len(texts))
         return vectors

@@ -8,14 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from .._utils.paths import expand
+from ..heads.provenance import PROVENANCE
+from ..heads.shifting import check_shift
+from .head_options import HeadOptions
 from .query_encoder import QuerySide
 
 _MODELS = ("MLMTransformer", "Transformer")
+# What the options of the head are called by SPARSEUP (Linkup, 2026), and by us; and what fold may be there.
+_SPARSEUP = {"logit_shift": "shift", "position_top_k": "position_top_k", "vocab_fold": "fold"}
+_OPTIONS = {**_SPARSEUP, "shift": "shift", "fold": "fold"}
+_FOLDS = {"case_space": "case", "none": None}
+_POOLING = ("pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size")
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 def saved_settings(name: str | Path) -> dict[str, Any]:
-    """``pooling``, ``max_length``, ``lowercase``, ``queries`` of a saved encoder, and the ``folder`` of its model.
+    """What an encoder was saved with: ``pooling``, ``max_length``, ``lowercase``, ``queries``, ``options``, ``shift``.
+
+    And the ``folder`` of its model, where that is another. A shift that is named is one that its bias does not hold.
 
     Only what is set is there: nothing for a plain masked LM.
 
@@ -23,11 +33,12 @@ def saved_settings(name: str | Path) -> dict[str, Any]:
         name: a folder or a hub name, whose files are found as transformers finds them.
 
     Raises:
-        ValueError: if it was saved with what Splade does not do (prompts, another activation, other modules).
+        ValueError: if it was saved with what Splade does not do (prompts, another activation, other modules or
+            settings of them).
     """
     modules = _read(name, "modules.json")
     if modules is None:
-        return {}
+        return _options(name, _of_model(name, ""))
     kinds = [_kind(module.get("type")) for module in modules]
     settings: dict[str, Any] = {}
     if kinds == ["Router"]:
@@ -38,18 +49,19 @@ def saved_settings(name: str | Path) -> dict[str, Any]:
         kinds = [_kind(types.get(path)) for path in paths]
     else:
         types, routes, paths = {}, None, [module.get("path", "") for module in modules]
-    if len(kinds) != 2 or kinds[0] not in _MODELS or kinds[1] != "SpladePooling":
+    if len(kinds) != 2 or kinds[0] not in _MODELS or not _pools(name, kinds[1], paths[1]):
         raise _refusal(name, f"documents go through {kinds or paths}, not through a masked LM and SpladePooling")
     inside = "" if paths[0] in ("", ".") else f"{paths[0]}/"
     if inside:
         if not expand(name).is_dir():
             raise _refusal(name, f"the masked LM lies in its folder {paths[0]!r}")
         settings["folder"] = str(expand(name) / inside)
-    settings["pooling"] = _pooling(name, paths[1])
+    settings["pooling"], options = _pooling(name, paths[1])
     if routes is not None:
-        settings |= _queries(name, routes["query"], paths[0], types)
+        settings |= _queries(name, routes["query"], paths[0], types, options)
     config = _read(name, "config_sentence_transformers.json") or {}
     _check_config(name, config)
+    settings |= _options(name, {**_of_model(name, inside), **options, **config})
     if isinstance(config.get("query_max_length"), int):
         side = settings.get("queries", QuerySide())
         settings["queries"] = dataclasses.replace(side, max_length=config["query_max_length"])
@@ -65,10 +77,15 @@ def saved_settings(name: str | Path) -> dict[str, Any]:
     return settings
 
 
-def _queries(name: str | Path, route: list[str], model: str, types: dict[str, str]) -> dict[str, Any]:
+def _queries(
+    name: str | Path, route: list[str], model: str, types: dict[str, str], options: dict[str, Any]
+) -> dict[str, Any]:
     kinds = [_kind(types.get(path)) for path in route]
-    if len(route) == 2 and route[0] == model and kinds[1] == "SpladePooling":
-        return {"queries": QuerySide(pooling=_pooling(name, route[1]))}
+    if len(route) == 2 and route[0] == model and _pools(name, kinds[1], route[1]):
+        pooling, own = _pooling(name, route[1])
+        if own != options:
+            raise _refusal(name, f"queries have {own or 'no options'}, documents {options or 'none'}")
+        return {"queries": QuerySide(pooling=pooling)}
     if kinds == ["SparseStaticEmbedding"]:
         from safetensors.numpy import load_file
 
@@ -83,12 +100,43 @@ def _queries(name: str | Path, route: list[str], model: str, types: dict[str, st
     )
 
 
-def _pooling(name: str | Path, path: str) -> str:
+def _pools(name: str | Path, kind: str, path: str) -> bool:
+    """Whether a module is SpladePooling, or one of its kind whose settings say what it does beside."""
+    if kind == "SpladePooling":
+        return True
+    return kind.endswith("SpladePooling") and bool(_OPTIONS.keys() & (_read(name, f"{path}/config.json") or {}).keys())
+
+
+def _pooling(name: str | Path, path: str) -> tuple[str, dict[str, Any]]:
+    """The pooling strategy, and the options of the head as they are named there."""
     config = _read(name, f"{path}/config.json") or {}
+    for key, value in config.items():
+        if key not in _POOLING and key not in _OPTIONS and value not in (None, False):
+            raise _refusal(name, f"{key}={value!r} ({path})")
     activation = config.get("activation_function", "relu")
     if activation != "relu":
         raise _refusal(name, f"activation_function={activation!r} ({path}), where Splade has log(1 + relu(.))")
-    return config.get("pooling_strategy", "max")
+    return config.get("pooling_strategy", "max"), {key: config[key] for key in _OPTIONS if key in config}
+
+
+def _of_model(name: str | Path, inside: str) -> dict[str, Any]:
+    """What the model's own configuration says of them: code beside it that is not run may have followed it."""
+    config = _read(name, f"{inside}config.json") or {}
+    stored = {"logit_shift"} if "shift" in config.get(PROVENANCE, {}) else set()  # in the bias, by us
+    return {key: config[key] for key in _SPARSEUP.keys() - stored if key in config}
+
+
+def _options(name: str | Path, config: dict[str, Any]) -> dict[str, Any]:
+    """``options`` and ``shift``, of the entries of a configuration that name them."""
+    values = {ours: config[key] for key, ours in _OPTIONS.items() if config.get(key) not in (None, False)}
+    if isinstance(values.get("fold"), str):
+        values["fold"] = _FOLDS.get(values["fold"], values["fold"])
+    try:
+        shift = check_shift(values.pop("shift", None))
+        options = HeadOptions(**values)
+    except ValueError as error:
+        raise _refusal(name, str(error)) from error
+    return {"options": options} | ({} if shift is None else {"shift": shift})
 
 
 def _check_config(name: str | Path, config: dict[str, Any]) -> None:

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .vocabulary import CONTINUES, tokens_by_id, word_start
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from .folding import Folding
 
 MODES = ("safe", "raw")
 _READABLE = re.compile(r"[a-z0-9]{1,20}\Z")
 _NUMBERED = re.compile(r"x[0-9]+\Z")
-# Marks of a word start (byte-level BPE, SentencePiece) and of a continuation (WordPiece)
-_STARTS = ("\u0120", "\u2581")
-_CONTINUES = "##"
 
 
 class TermMap:
@@ -33,28 +34,32 @@ class TermMap:
         tokenizer: the tokenizer.
         vocab_size: V, rows of the decoder; rows beyond the tokenizer's (padding) get terms, too.
         mode: ``"safe"`` or ``"raw"`` (the tokens themselves, for interoperation).
+        folding: which tokens are variants of one term; default: none.
 
     Raises:
         ValueError: for an unknown mode.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, mode: str = "safe") -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        vocab_size: int,
+        mode: str = "safe",
+        *,
+        folding: Folding | None = None,
+    ) -> None:
         if mode not in MODES:
             raise ValueError(f"terms must be 'safe' or 'raw', got {mode!r}")
-        self.mode = mode
-        tokens: list[str | None] = [None] * vocab_size
-        for token, index in tokenizer.get_vocab().items():
-            if 0 <= index < vocab_size:
-                tokens[index] = token
-        self._tokens = tokens
-        self._start = _word_start(tokens)
+        self.mode, self.folding = mode, folding
+        self._tokens = tokens = tokens_by_id(tokenizer, vocab_size)
+        self._start = word_start(tokens)
         #: Terms by token id, an object array (V,).
         self.terms = np.array([self._term(index, token) for index, token in enumerate(tokens)], dtype=object)
 
     def _term(self, index: int, token: str | None) -> str:
         if self.mode == "raw":
             return f"[row {index}]" if token is None else token
-        word = self.word(token)
+        word = self.word(token) if self.folding is None else self.folding.words[index]
         if word is not None and _READABLE.match(word) and not _NUMBERED.match(word):
             return word
         return f"x{index}"
@@ -65,7 +70,7 @@ class TermMap:
             return None
         if self._start:
             return token[len(self._start) :] if token.startswith(self._start) else None
-        return None if token.startswith(_CONTINUES) else token
+        return None if token.startswith(CONTINUES) else token
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -74,10 +79,12 @@ class TermMap:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that differ between vocabularies (and between safe and raw terms)."""
+        """Sixteen hex digits that differ between vocabularies (and between safe and raw terms, folded and not)."""
         digest = hashlib.sha256()
         for index, (term, token) in enumerate(zip(self.terms, self._tokens, strict=True)):
             digest.update(f"{index}\0{term}\0{token}\n".encode())
+        if self.folding is not None:
+            digest.update(self.folding.representatives.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
     def readable(self, index: int, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -85,20 +92,14 @@ class TermMap:
         token = self._tokens[index]
         if token is None:
             return f"[row {index}]"
-        text = token[2:] if not self._start and token.startswith(_CONTINUES) else token
+        if self.folding is not None and self.folding.words[index] is not None:
+            return str(self.folding.words[index])
+        text = token[2:] if not self._start and token.startswith(CONTINUES) else token
         if self._start:
             decoded = tokenizer.convert_tokens_to_string([token]).strip()
             text = decoded if decoded and "\ufffd" not in decoded else token
         is_special = index in tokenizer.all_special_ids
         return text if is_special or self.word(token) is not None else f"##{text}"
-
-
-def _word_start(tokens: list[str | None]) -> str:
-    """The word-start mark that this vocabulary uses: the one that most tokens carry, if any carries one."""
-    counts = {mark: sum(token is not None and token.startswith(mark) for token in tokens) for mark in _STARTS}
-    mark = max(counts, key=counts.__getitem__)
-    continuations = sum(token is not None and token.startswith(_CONTINUES) for token in tokens)
-    return mark if counts[mark] > continuations else ""
 
 
 class Toks(dict):

@@ -17,6 +17,8 @@ from .._utils.checks import check_integer
 from .._utils.locks import lock_of
 from .._utils.memory import keep_freed_memory
 from ..heads.decoder import check_head, evaluating, head_input, padding_error
+from .folding import fold_rows, make_folding
+from .head_options import HeadOptions
 from .kernel import POOLINGS, packed_head
 from .screening import make_screen
 from .text_checks import check_max_length, check_texts
@@ -67,6 +69,7 @@ class TextEncoder:
             memory is bounded whatever the number of texts.
         lowercase: lower-case texts first (within the tokenizer, so that saved folders do the same everywhere).
         device: torch device or its name; default: CUDA where present, else CPU.
+        options: which logits of a position count, and which terms are one; default: all, and none.
 
     Raises:
         TypeError, ValueError: for a model without a usable head, an unknown pooling, a max_length that the model
@@ -83,6 +86,7 @@ class TextEncoder:
         batch_size: int = 32,
         lowercase: bool = False,
         device: str | torch.device | None = None,
+        options: HeadOptions | None = None,
     ) -> None:
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be 'max' or 'sum', got {pooling!r}")
@@ -102,6 +106,8 @@ class TextEncoder:
                 f"tokenizer has {len(self.tokenizer)} tokens, but the model only {self.vocab_size} rows: "
                 "they do not belong together"
             )
+        self.options = options or HeadOptions()
+        self.folding = make_folding(self.options.fold, self.tokenizer, self.vocab_size)
 
     @property
     def vocab_size(self) -> int:
@@ -119,7 +125,7 @@ class TextEncoder:
             progress: called with the number of texts finished since the last call.
 
         Returns:
-            x, shape (N, V), float32; column = token id, columns ascending within a row.
+            x, shape (N, V), float32; column = token id (of a folded term: its representative's), ascending in a row.
 
         Raises:
             TypeError, ValueError: as :func:`check_texts`.
@@ -128,12 +134,13 @@ class TextEncoder:
         parts: list[csr_matrix] = []
         order: list[np.ndarray] = []
         # one screen for all batches; a few texts would not pay for it
-        many = self.pooling == "max" and len(texts) >= _MANY_TEXTS
+        top = self.options.position_top_k
+        many = self.pooling == "max" and len(texts) >= _MANY_TEXTS and top is None
         screen = make_screen(self.head.weight) if many else None
         for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
             with torch.inference_mode():
                 weights = packed_head(
-                    rows, lengths, self.head.weight, self.head.bias, self.pooling, screen=screen
+                    rows, lengths, self.head.weight, self.head.bias, self.pooling, screen=screen, position_top_k=top
                 )
             parts.append(to_csr(weights))
             order.append(members)
@@ -142,7 +149,7 @@ class TextEncoder:
         blank = len(texts) - sum(map(len, order))
         if progress and blank:
             progress(blank)
-        return _in_order(parts, order, len(texts), self.vocab_size)
+        return fold_rows(_in_order(parts, order, len(texts), self.vocab_size), self.folding)
 
     def head_batches(self, texts: Sequence[str], *, batch_size: int | None = None) -> Iterator[HeadBatch]:
         """Run the model up to its decoder in batches of similar lengths, not in input order; blank texts are left out.

@@ -88,6 +88,9 @@ def _rescaled_only(system: System, backbone: Any, pairs: Any, training: Mapping[
     options = {key: value for key, value in training.items() if key != "verbose"}
     config = TrainConfig.from_dict({**options, "rescale": system.rescale})
     start = starting_module(backbone, None, load_rows(pairs), config)
-    splade = Splade(start.mlm, tokenizer=start.tokenizer, pooling=config.pooling, max_length=config.max_length)
+    splade = Splade(
+        start.mlm, tokenizer=start.tokenizer, pooling=config.pooling, max_length=config.max_length,
+        **config.head_options.given(),
+    )  # fmt: skip
     splade.query_side = dataclasses.replace(start.query_side(), max_length=config.query_max_length)  # which is saved
     return splade

@@ -58,6 +58,10 @@ class Splade(Portable, pt.Transformer):
         shift: weights are log(1 + relu(x - shift)), a number or one for each term, (V,), in units of the logits after
             ``rescale`` (SPARSEUP, Linkup 2026: 15). It is stored in the model's bias, so that a saved folder gives the
             same vectors in every tool, and ``Splade(folder)`` needs no shift.
+        position_top_k: of each position only so many logits, the largest, take part in pooling (SPARSEUP: 12); default:
+            what it was saved with, else all. Other tools that load a saved folder do not know it, nor ``fold``.
+        fold: ``"case"``: variants of a term in case and word start (``apple``, ``Apple``, with and without a space
+            before) are one, whose weight is the largest of theirs; default: what it was saved with, else ``None``.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: for a model, tokenizer or setting that cannot serve.
@@ -78,10 +82,13 @@ class Splade(Portable, pt.Transformer):
         dtype: Any = None,
         verbose: bool = False,
         shift: Any = None,
+        position_top_k: int | None = None,
+        fold: str | None = None,
     ) -> None:
         from .._utils.checks import check_integer
         from .._utils.java import ensure_java
         from ..encoding.fingerprint import state_of
+        from ..encoding.head_options import HeadOptions
         from ..encoding.query_encoder import QuerySide
         from ..encoding.saved_settings import saved_settings
         from ..encoding.text_checks import position_limit
@@ -104,6 +111,9 @@ class Splade(Portable, pt.Transformer):
         pooling = saved.get("pooling", pooling) if pooling is _MAX_POOLING else pooling
         given_length = max_length is not _LENGTH_256
         max_length = max_length if given_length else saved.get("max_length", 256)
+        given = HeadOptions(position_top_k=position_top_k, fold=fold).given()
+        options = HeadOptions(**{**saved.get("options", HeadOptions()).given(), **given})
+        shift = saved.get("shift") if shift is None else shift
         self.query_side: QuerySide = saved.get("queries", QuerySide())
         loaded, loaded_tokenizer = load_backbone(saved.get("folder", model), tokenizer, dtype=dtype)
         if loaded is model and dtype is not None:
@@ -122,6 +132,8 @@ class Splade(Portable, pt.Transformer):
         self.dtype = dtype
         self.verbose = verbose
         self.shift = shift
+        self.position_top_k = options.position_top_k
+        self.fold = options.fold
         if rescale is not None:
             loaded = rescale_head(loaded, rescale, inplace=loaded is not model)
         if shift is not None:
@@ -134,6 +146,7 @@ class Splade(Portable, pt.Transformer):
             batch_size=batch_size,
             lowercase=lowercase or saved.get("lowercase", False),
             device=device,
+            options=options,
         )
         self.queries_encoder: TextEncoder | StaticEncoder = self.query_side.encoder(self.encoder)
         self._terms: dict[str, TermMap] = {}
@@ -246,7 +259,8 @@ class Splade(Portable, pt.Transformer):
     def term_map(self, terms: str = "safe") -> TermMap:
         """The terms of this encoder's vocabulary, by token id."""
         if terms not in self._terms:
-            self._terms[terms] = TermMap(self.encoder.tokenizer, self.encoder.vocab_size, terms)
+            encoder = self.encoder
+            self._terms[terms] = TermMap(encoder.tokenizer, encoder.vocab_size, terms, folding=encoder.folding)
         return self._terms[terms]
 
     def top_terms(self, text: str, n: int = 10) -> list[tuple[str, float]]:
@@ -269,7 +283,7 @@ class Splade(Portable, pt.Transformer):
         encoder = self.encoder
         save_encoder(
             path, encoder.model, encoder.tokenizer, pooling=encoder.pooling, max_length=encoder.max_length,
-            queries=self.query_side,
+            queries=self.query_side, options=encoder.options,
         )  # fmt: skip
 
     # What PyTerrier asks of a transformer
@@ -284,7 +298,7 @@ class Splade(Portable, pt.Transformer):
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits of what this encoder computes: weights, tokenizer, pooling and lengths of both sides.
+        """Sixteen hex digits of all that an encoder computes with: weights, tokenizer, options, both sides' lengths.
 
         Computed once (a gigabyte of weights takes about a second), and again after the model has been trained on. The
         column that documents are read from is their reader's matter, ``text_field`` does not count; nor do the batch
@@ -315,7 +329,8 @@ class Splade(Portable, pt.Transformer):
         model = self.model
         name = repr(str(model)) if isinstance(model, (str, os.PathLike)) else f"<{type(model).__name__}>"
         defaults = {"rescale": None, "pooling": "max", "max_length": 256, "batch_size": 32, "text_field": "text",
-                    "lowercase": False, "device": None, "dtype": None, "shift": None}  # fmt: skip
+                    "lowercase": False, "device": None, "dtype": None, "shift": None, "position_top_k": None,
+                    "fold": None}  # fmt: skip
         given = {k: getattr(self, k) for k in defaults}
         if isinstance(self.shift, np.ndarray):
             given["shift"] = tuple(self.shift.tolist())

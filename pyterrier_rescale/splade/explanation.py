@@ -85,4 +85,6 @@ def explain(splade: SparseEncoder, query: str, text: str) -> Explanation:
 def _tokens(splade: SparseEncoder, text: str) -> set[int]:
     encoder = splade.encoder
     ids = encoder.tokenizer(text, truncation=True, max_length=encoder.max_length)["input_ids"]
-    return set(ids) - set(encoder.tokenizer.all_special_ids)
+    own = set(ids) - set(encoder.tokenizer.all_special_ids)
+    folding = splade.term_map().folding
+    return own if folding is None else {int(folding.representatives[i]) for i in own}

@@ -49,6 +49,7 @@ def _reduced(splade: Any, *, by_name: bool) -> tuple[Any, tuple[Any, ...]]:
     """What ``__reduce__`` returns: the name with the fingerprint to find there, or the loaded model."""
     settings = {name: getattr(splade, name) for name in _SETTINGS}
     encoder = splade.encoder
+    settings |= encoder.options.given()
     if by_name:
         settings |= {name: getattr(splade, name) for name in _SHOWN}
         settings |= {name: _absolute(settings[name]) for name in ("model", "tokenizer")}

@@ -48,7 +48,7 @@ class Bookkeeper(TrainerCallback):
         self.config, self.module, self.log_path, self.verbose = config, module, log_path, verbose
         self.watch = watch
         self.main = world()[0] == 0
-        self.judge = Judge(module.get_embedding_dimension(), config.ramp_steps)
+        self.judge = Judge(module.term_count, config.ramp_steps)
         self.parts: list[StepParts] = []  # the objective's list, set by train
         self.report: Any = None  # the trainer's log method, where somebody listens
         self._log: Log | None = None

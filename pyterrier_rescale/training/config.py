@@ -13,6 +13,7 @@ import numpy as np
 from .._utils.checks import check_integer, check_number
 from .._utils.durable import write_whole
 from .._utils.paths import expand
+from ..encoding.head_options import HeadOptions
 from ..encoding.kernel import POOLINGS
 from ..heads.shifting import check_shift
 from .losses import LOSSES
@@ -71,6 +72,8 @@ class TrainConfig:
     device: str | None = None
     report_to: str | None = None
     shift: float | tuple[float, ...] | None = None
+    position_top_k: int | None = None
+    fold: str | None = None
     bias_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
@@ -108,6 +111,7 @@ class TrainConfig:
         _set(self, "shift", tuple(shift.tolist()) if isinstance(shift, np.ndarray) else shift)
         if shift is not None and self.rescale == "calibrated":
             raise ValueError("shift must be None with rescale='calibrated', which measures a shift of each term")
+        _set(self, "position_top_k", self.head_options.position_top_k)
         if self.mine_negatives and LOSSES[self.loss].needs_scores:
             raise ValueError(f"mine_negatives has no teacher scores to give to loss={self.loss!r}; use loss='infonce'")
         if self.device not in (None, "cpu", "cuda", "mps"):
@@ -115,6 +119,11 @@ class TrainConfig:
         for name in ("bf16", "lowercase"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+
+    @property
+    def head_options(self) -> HeadOptions:
+        """Which logits count, and which terms are one."""
+        return HeadOptions(position_top_k=self.position_top_k, fold=self.fold)
 
     @property
     def query_lambda(self) -> float:

@@ -70,7 +70,10 @@ class DevSet:
         device = module.head.weight.device
         with _folded(module):
             by_document, by_query = (
-                TextEncoder(module.mlm, module.tokenizer, pooling=module.pooling, max_length=length, device=device)
+                TextEncoder(
+                    module.mlm, module.tokenizer, pooling=module.pooling, max_length=length, device=device,
+                    options=module.options,
+                )
                 for length in (max_length, query_max_length)
             )
             documents = by_document.encode(self.texts)

@@ -100,6 +100,7 @@ def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainC
         query_weights=weights,
         max_length=config.max_length,
         learned_k=LEARNED_START if config.rescale == "learned" else None,
+        options=config.head_options,
     )
 
 
@@ -161,6 +162,7 @@ def rescaled(
             seed=config.seed,
             pooling=config.pooling,
             query_side=queries,
+            **config.head_options.given(),
             **_aim(rows, config),
         )
         return calibration.apply(model, inplace=True)

@@ -14,6 +14,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..encoding.folding import fold_weights, make_folding
+from ..encoding.head_options import HeadOptions
 from ..encoding.kernel import packed_head
 from ..encoding.query_encoder import QuerySide
 from ..heads.decoder import find_head, head_input
@@ -34,6 +36,7 @@ class SparseHead(InputModule):
         query_weights: start of trainable static weights of queries, (V,), or ``None``: the model gives them.
         max_length: tokens per text.
         learned_k: start of a trainable k that divides W (``rescale="learned"``), or ``None``.
+        options: which logits of a position count, and which terms are one; default: all, and none.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class SparseHead(InputModule):
         query_weights: torch.Tensor | None = None,
         max_length: int = 256,
         learned_k: float | None = None,
+        options: HeadOptions | None = None,
     ) -> None:
         super().__init__()
         self.mlm = model
@@ -56,6 +60,12 @@ class SparseHead(InputModule):
         self.query_weights = None if query_weights is None else nn.Parameter(query_weights)
         self.max_length = max_length
         self.log_k = None if learned_k is None else nn.Parameter(torch.tensor(math.log(learned_k)))
+        self.options = options or HeadOptions()
+        folding = make_folding(self.options.fold, tokenizer, self.get_embedding_dimension())
+        #: Terms: V, or as many as folding leaves.
+        self.term_count = self.get_embedding_dimension() if folding is None else folding.size
+        representatives = None if folding is None else torch.from_numpy(folding.representatives)
+        self.register_buffer("representatives", representatives, persistent=False)
 
     def preprocess(self, inputs: list[str], prompt: str | None = None, **_: Any) -> dict[str, torch.Tensor]:
         """Token ids and mask, (B, L), padded to the longest text."""
@@ -118,10 +128,13 @@ class SparseHead(InputModule):
             if self.log_k is not None:
                 # t (W / k)^T = (t / k) W^T: the division is done where it is cheap
                 hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)
-            found = packed_head(hidden, torch.cat(lengths), self.head.weight, self.head.bias, pooling)
+            found = packed_head(
+                hidden, torch.cat(lengths), self.head.weight, self.head.bias, pooling,
+                position_top_k=self.options.position_top_k,
+            )  # fmt: skip
             for number, order, part in zip(numbers, orders, found.split([len(o) for o in orders]), strict=True):
                 vectors[number] = part[order]
-        return vectors
+        return [fold_weights(part, self.representatives) for part in vectors]
 
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, lookup: SharedLookup) -> torch.Tensor:
         """The decoder's input t at the attended positions of some texts, text after text, (T, H)."""

@@ -79,8 +79,9 @@ def write_card(
         *("---", "library_name: sentence-transformers", "pipeline_tag: feature-extraction", *base),
         *("tags:", "- sparse-encoder", "- splade", "- pyterrier", "- pyterrier_rescale", "---", ""),
         *(f"# SPLADE from {origin.name}", ""),
-        *(f"A sparse encoder trained with `pyterrier_rescale`; its masked-LM head was {how}.{_queries(config)}", ""),
-        *("```python", "from pyterrier_rescale import Splade", 'splade = Splade("this folder")'),
+        f"A sparse encoder trained with `pyterrier_rescale`; its masked-LM head was {how}."
+        f"{_queries(config)}{_options(config)}",
+        *("", "```python", "from pyterrier_rescale import Splade", 'splade = Splade("this folder")'),
         *('splade.encode_docs(["a text"])  # scipy CSR, column = token id', ""),
         "from sentence_transformers import SparseEncoder",
         *('SparseEncoder("this folder").encode_document(["a text"])  # encode_query for queries', "```", ""),
@@ -102,6 +103,11 @@ def _plain(audit: HeadAudit | None, name: str) -> dict[str, Any] | None:
         return None
     (row,) = json.loads(audit.to_frame().assign(model=name).to_json(orient="records", double_precision=15))
     return row
+
+
+def _options(config: TrainConfig) -> str:
+    given = ", ".join(f"`{name}={value!r}`" for name, value in config.head_options.given().items())
+    return f" It has {given}, which `Splade` follows and tools that do not know it ignore." if given else ""
 
 
 def _lowered(shift: float | str) -> str:
@@ -173,6 +179,7 @@ def measure_head(
         device=config.device,
         pooling=config.pooling,
         query_side=queries,
+        **config.head_options.given(),
     )
 
 

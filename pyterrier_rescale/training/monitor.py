@@ -117,7 +117,7 @@ class Judge:
     """Tells a collapsed run from a healthy one, by figures that stay bad over a window of steps.
 
     Args:
-        vocab_size: V.
+        vocab_size: terms: V, or as many as folding leaves.
         ramp_steps: of the regulariser; vectors may be dense until then.
         warmup_steps: of the learning rate; nothing need be ranked until then.
     """

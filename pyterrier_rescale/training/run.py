@@ -78,6 +78,9 @@ def train(
       ``"calibrated"`` (k and per-term offset measured) or ``"learned"`` (k is trained, too).
     - ``shift=None``: weights are log(1 + relu(x - shift)), a number or one for each term (SPARSEUP, Linkup 2026: 15),
       applied to the logits of the rescaled head; stored in its bias, so that every tool follows it.
+    - ``position_top_k=None``: of each position only so many logits, the largest, take part in pooling (SPARSEUP: 12);
+      ``fold=None``, or ``"case"``: variants of a term in case and word start are one, whose weight is the largest of
+      theirs. ``Splade`` follows the saved folder in both, other tools do not know them.
     - ``loss="infonce"``: or ``"margin_mse"``, ``"kl"`` (both need teacher scores); ``temperature=1.0``.
     - ``batch_size=32`` queries per step (and process), ``gradient_accumulation=1`` such batches per update,
       ``mini_batch_size=None``: texts in memory at a time (GradCache), for large batches.
@@ -168,8 +171,9 @@ def train(
         audits = before, measure_head(model, module.tokenizer, rows, config, queries)
         write_card(folder, origin, model, rows, config, folder / LOG_FILE, audits)
         save_encoder(
-            folder, model, module.tokenizer, pooling=config.pooling, max_length=config.max_length, queries=queries
-        )
+            folder, model, module.tokenizer, pooling=config.pooling, max_length=config.max_length, queries=queries,
+            options=config.head_options,
+        )  # fmt: skip
         shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
     barrier()
     return Splade(folder, device=config.device)

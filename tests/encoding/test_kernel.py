@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyterrier_rescale.encoding import blocks, kernel
+from pyterrier_rescale.encoding import blocks, kernel, top_k
 from pyterrier_rescale.encoding.kernel import sparse_head
 
 
@@ -80,6 +80,79 @@ def test_written_out_and_gathered_gradients_are_the_same(share, monkeypatch):
     got = torch.autograd.grad(sparse_head(hidden, weight, bias, mask), (hidden, weight, bias), upstream)
     for ours, expected in zip(got, torch.autograd.grad(truth, (hidden, weight, bias), upstream), strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
+
+
+def plain_top_k(hidden, weight, bias, mask, pooling, k):
+    """The formula over all logits, those that are not among a position's k largest left out."""
+    logits = hidden @ weight.T + (0 if bias is None else bias)
+    kept = torch.zeros_like(logits).scatter(2, logits.topk(k, dim=2).indices, 1.0)
+    active = torch.log1p(torch.relu(logits)) * kept * mask[..., None]
+    return active.amax(dim=1) if pooling == "max" else active.sum(dim=1)
+
+
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("k", [1, 12, 700, 2499, 2500, 9999])
+@pytest.mark.parametrize("blocks_of", [None, 37])
+def test_the_largest_logits_of_each_position(pooling, with_bias, k, blocks_of, monkeypatch):
+    if blocks_of:
+        monkeypatch.setattr(top_k, "_WIDTH", blocks_of)
+        monkeypatch.setattr(top_k, "CPU_BLOCK", 2 * blocks_of)
+    (hidden, weight, bias), mask = batch()
+    used = bias - 2 if with_bias else None
+    ours = sparse_head(hidden, weight, used, mask, pooling, position_top_k=k)
+    truth = plain_top_k(hidden, weight, used, mask, pooling, min(k, 2500))
+    torch.testing.assert_close(ours, truth, atol=1e-10, rtol=1e-10)
+    if k < 2500:
+        assert (ours > 0).sum() <= mask.sum() * k and not ours[2].any()
+    upstream = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator().manual_seed(1))
+    leaves = (hidden, weight, bias) if with_bias else (hidden, weight)
+    for got, expected in zip(
+        torch.autograd.grad(ours, leaves, upstream), torch.autograd.grad(truth, leaves, upstream), strict=True
+    ):
+        torch.testing.assert_close(got, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_the_largest_logits_hold_no_more_than_a_block(monkeypatch):
+    """Products are of a block's size at most, whatever T and V."""
+    sizes = []
+    multiply = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b, out: sizes.append(out.numel()) or multiply(a, b, out=out))
+    monkeypatch.setattr(top_k, "CPU_BLOCK", 1 << 13)
+    rows, weight = torch.randn(300, 4), torch.randn(9000, 4)
+    with torch.no_grad():
+        kernel.packed_head(rows, torch.tensor([100, 200]), weight, None, position_top_k=3)
+    assert sum(sizes) == 300 * 9000 and max(sizes) <= 1 << 13
+
+
+def test_the_largest_logits_of_equal_positions_and_of_what_is_no_number():
+    (hidden, weight, bias), mask = batch()
+    with torch.no_grad():
+        hidden[0, 3] = hidden[0, 1]
+    got, expected = (
+        torch.autograd.grad(x.sum(), weight)[0]
+        for x in (
+            sparse_head(hidden, weight, bias, mask, position_top_k=9),
+            plain_top_k(hidden, weight, bias, mask, "max", 9),
+        )
+    )
+    torch.testing.assert_close(got, expected)
+    with torch.no_grad():
+        hidden[0, 0, 0] = float("nan")
+        assert sparse_head(hidden, weight, bias, mask, position_top_k=9)[0].isnan().any()
+        empty = kernel.packed_head(hidden[0, :0], torch.zeros(2, dtype=torch.long), weight, bias, position_top_k=9)
+    assert empty.shape == (2, 2500) and not empty.any()
+
+
+def test_the_largest_logits_under_autocast():
+    (hidden, weight, bias), mask = batch(torch.float32)
+    truth = plain_top_k(hidden, weight, bias, mask, "max", 50)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = sparse_head(hidden, weight, bias, mask, position_top_k=50)
+    assert half.dtype == torch.float32 and half.requires_grad
+    assert ((half - truth).abs() > 0.05).float().mean() < 1e-3  # of nearly equal logits another may be kept
+    half.sum().backward()
+    assert hidden.grad.isfinite().all() and weight.grad.dtype == torch.float32
 
 
 def test_behind_a_compiled_body():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 
 import numpy as np
 import pytest
 import tiny
+import torch
+from dense import dense_weights
 
 from pyterrier_rescale import Splade
 from pyterrier_rescale.encoding.model_folder import save_encoder
@@ -91,6 +94,72 @@ def test_a_router_as_sentence_transformers_saves_it(static, saved, tmp_path):
     for ours, stock in ((splade.encode_docs, again.encode_document), (splade.encode_queries, again.encode_query)):
         expected = np.asarray(stock(tiny.TEXTS, convert_to_sparse_tensor=False))
         np.testing.assert_allclose(ours(tiny.TEXTS).toarray(), expected, atol=1e-4)
+
+
+WHERE = ["stock module", "custom module", "model", "no modules"]
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_the_options_of_sparseup(where, tmp_path):
+    """As its folders name them, wherever they stand; the same as the plain formula, and as our own save of it."""
+    model, tok = tiny.build("modernbert")
+    save_encoder(tmp_path / "m", model, tok, pooling="max", max_length=20)
+    options = {"logit_shift": 0.1, "position_top_k": 12, "vocab_fold": "case_space"}
+    change(tmp_path / "m", "config.json" if where in WHERE[2:] else "1_SpladePooling/config.json", **options)
+    if where == "custom module":
+        modules = json.loads((tmp_path / "m" / "modules.json").read_text())
+        modules[1]["type"] = "sparseup.FoldedSpladePooling"
+        (tmp_path / "m" / "modules.json").write_text(json.dumps(modules))
+        change(tmp_path / "m", "1_SpladePooling/config.json", embedding_dimension=len(tok), chunk_size=None)
+    if where == "no modules":
+        (tmp_path / "m" / "modules.json").unlink()
+    splade = Splade(tmp_path / "m", max_length=20)
+    assert (splade.shift, splade.position_top_k, splade.fold) == (0.1, 12, "case")
+    with torch.no_grad():
+        expected = dense_weights(model, tok, tiny.TEXTS, shift=0.1, position_top_k=12, fold="case", max_length=20)
+    np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected.numpy(), atol=1e-4)
+    splade.save_pretrained(tmp_path / "ours")
+    again = Splade(tmp_path / "ours")
+    assert again.shift is None, "our folders hold it in the bias"
+    assert again == splade == pickle.loads(pickle.dumps(splade))
+
+
+def test_options_that_are_off_are_none(saved, tmp_path):
+    folder = shutil.copytree(saved / "plain", tmp_path / "m")
+    change(folder, "1_SpladePooling/config.json", logit_shift=0, position_top_k=None, vocab_fold="none", other=None)
+    assert Splade(folder) == Splade(saved / "plain")
+
+
+OTHERS = {
+    "another setting": ({"pool_prefix": "skip"}, "pool_prefix='skip'"),
+    "another folding": ({"vocab_fold": "stem"}, "fold must be 'case' or None, got 'stem'"),
+    "another shift": ({"logit_shift": "high"}, "shift must be a finite number"),
+    "no number of logits": ({"position_top_k": 2.5}, "position_top_k must be an integer >= 1 or None, got 2.5"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_settings_of_modules_that_are_not_ours_are_refused_by_name(name, saved, tmp_path):
+    entries, message = OTHERS[name]
+    folder = shutil.copytree(saved / "plain", tmp_path / "m")
+    change(folder, "1_SpladePooling/config.json", **entries)
+    with pytest.raises(ValueError, match=f"saved with a setting that Splade does not follow: {message}"):
+        Splade(folder)
+
+
+def test_custom_modules_and_queries_with_options_of_their_own(saved, tmp_path):
+    folder = shutil.copytree(saved / "plain", tmp_path / "m")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = "someone.SquaredSpladePooling"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="documents go through .*SquaredSpladePooling"):
+        Splade(folder)
+    folder = shutil.copytree(saved / "router", tmp_path / "n")
+    change(folder, "1_SpladePooling/config.json", position_top_k=12)
+    with pytest.raises(ValueError, match=r"queries have no options, documents \{'position_top_k': 12\}"):
+        Splade(folder)
+    change(folder, "query_1_SpladePooling/config.json", position_top_k=12)
+    assert Splade(folder).position_top_k == 12
 
 
 @pytest.mark.parametrize("kind", ["plain", "router", "static"])

@@ -1,17 +1,21 @@
-"""Shift of the logits: equal to the plain formula in every head and tool, saved, copied, part of what an encoder is."""
+"""Options of the head: equal to the plain formulas, saved, copied, part of what an encoder and its terms are."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
 from dense import dense_weights
 
-from pyterrier_rescale import Splade, audit, rescale
+from pyterrier_rescale import Splade, audit, encode, open_index, open_vectors, rescale
+from pyterrier_rescale.encoding.model_folder import save_encoder
+from pyterrier_rescale.encoding.query_encoder import QuerySide
 from pyterrier_rescale.heads.ties import untie
 
 HEADS = ["tied", "untied", "second bias", "no bias yet"]
@@ -115,3 +119,123 @@ def test_a_head_is_shifted_once_and_only_where_it_has_a_bias(bert_folder, tmp_pa
     model, tokenizer = tiny.build("eurobert")
     with pytest.raises(ValueError, match="EuroBertForMaskedLM cannot have one: use shift=None"):
         Splade(model, tokenizer=tokenizer, shift=1.0)
+
+
+OPTIONS = [
+    {"position_top_k": 3},
+    {"fold": "case"},
+    {"position_top_k": 12, "fold": "case", "shift": 0.1},
+    {"position_top_k": 100_000, "shift": 0.1},
+]
+
+
+@pytest.mark.parametrize("name", ["tied", "untied"])
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_are_the_plain_formula_saved_and_copied(name, pooling, options, tmp_path):
+    model, tokenizer = head(name)
+    if name == "untied":
+        model, tokenizer = tiny.build("eurobert") if "shift" not in options else tiny.build("roberta")
+        untie(model)
+    size = len(model.get_output_embeddings().weight)
+    splade = Splade(model, tokenizer=tokenizer, max_length=64, pooling=pooling, **options)
+    formula = {**options, "position_top_k": min(size, options.get("position_top_k", size))}
+    expected = plain(model, tokenizer, pooling=pooling, **formula)
+    raw = plain(model, tokenizer, pooling=pooling)
+    assert (raw > 0).sum() > (expected > 0).sum() > 0
+    np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-4)
+    np.testing.assert_allclose(splade.encode_queries(tiny.TEXTS[:1]).toarray(), expected[:1], atol=1e-4)
+    splade.save_pretrained(tmp_path)
+    saved = Splade(tmp_path)
+    assert saved == splade and (saved.position_top_k, saved.fold) == (splade.position_top_k, splade.fold)
+    for again in (saved, pickle.loads(pickle.dumps(saved)), pickle.loads(pickle.dumps(splade)), copy.deepcopy(saved)):
+        assert again.fingerprint == splade.fingerprint
+        assert abs(again.encode_docs(tiny.TEXTS) - splade.encode_docs(tiny.TEXTS)).max() < 1e-6
+        assert again.term_map().fingerprint == splade.term_map().fingerprint
+
+
+def test_an_option_given_wins_over_the_saved_one(modernbert_folder, tmp_path):
+    made = {
+        "plain": Splade(modernbert_folder), "3": Splade(modernbert_folder, position_top_k=3),
+        "4": Splade(modernbert_folder, position_top_k=4), "case": Splade(modernbert_folder, fold="case"),
+        "both": Splade(modernbert_folder, position_top_k=3, fold="case"),
+    }  # fmt: skip
+    assert len({splade.fingerprint for splade in made.values()}) == len(made)
+    assert repr(made["both"]).endswith("position_top_k=3, fold='case')") and "fold" not in repr(made["plain"])
+    made["both"].save_pretrained(tmp_path)
+    given = Splade(tmp_path, position_top_k=4)
+    assert (given.position_top_k, given.fold) == (4, "case")
+    with pytest.raises(ValueError, match="position_top_k must be an integer >= 1 or None, got 0"):
+        Splade(modernbert_folder, position_top_k=0)
+    with pytest.raises(ValueError, match="fold must be 'case' or None, got 'space'"):
+        Splade(modernbert_folder, fold="space")
+
+
+def test_threads_get_what_one_gets(modernbert_folder):
+    splade = Splade(modernbert_folder, position_top_k=12, fold="case", max_length=64)
+    expected = splade.encode_docs(tiny.TEXTS)
+    with ThreadPoolExecutor(4) as pool:
+        for vectors in pool.map(lambda _: splade.encode_docs(tiny.TEXTS), range(8)):
+            assert abs(vectors - expected).max() < 1e-6
+
+
+def test_static_queries_of_folded_terms(tmp_path):
+    model, tokenizer = tiny.build("modernbert")
+    weights = np.random.default_rng(0).random(len(tokenizer), dtype=np.float32)
+    folded = Splade(model, tokenizer=tokenizer, fold="case", max_length=64)
+    save_encoder(
+        tmp_path, model, tokenizer, pooling="max", max_length=64, queries=QuerySide(weights=weights),
+        options=folded.encoder.options,
+    )  # fmt: skip
+    splade = Splade(tmp_path)
+    query = "Sparse sparse a A"
+    own = set(tokenizer(query, add_special_tokens=False)["input_ids"])
+    expected = {}
+    for index in own:
+        place = int(folded.encoder.folding.representatives[index])
+        expected[place] = max(expected.get(place, 0), weights[index])
+    row = splade.encode_queries([query])
+    assert dict(zip(row.indices.tolist(), row.data.tolist(), strict=True)) == pytest.approx(expected)
+    assert len(expected) < len(own)
+
+
+@pytest.mark.parametrize("engine", ["exact", "terrier"])
+def test_engines_find_folded_terms(engine, modernbert_folder, tmp_path):
+    texts = [text.upper() if i % 2 else text.lower() for i, text in enumerate(tiny.TEXTS)]
+    documents = [{"docno": f"d{i}", "text": text} for i, text in enumerate(texts)]
+    splade = Splade(modernbert_folder, fold="case", position_top_k=12, max_length=64)
+    queries = pd.DataFrame({"qid": ["1", "2"], "query": ["sparse retrieval", "SOFTMAX of the head"]})
+    index = open_index(tmp_path / "index", engine)
+    (splade.doc_encoder() >> index.indexer()).index(documents)
+    found = (splade.query_encoder() >> index.retriever(12))(queries)
+    rounded = splade.encode_docs(texts).copy()
+    rounded.data = np.rint(rounded.data * 100) / 100
+    scores = (splade.encode_queries(queries["query"].tolist()) @ rounded.T).toarray()
+    assert len(found) == (scores > 0).sum() > 12
+    for row in found.itertuples():
+        assert row.score == pytest.approx(scores[int(row.qid) - 1, int(row.docno[1:])], rel=1e-3)
+    plain_encoder = Splade(modernbert_folder, position_top_k=12, max_length=64)
+    with pytest.raises(ValueError, match="vocabulary"):
+        (plain_encoder.query_encoder() >> index.retriever(12))(queries)
+
+
+def test_explained_and_kept_vectors_of_folded_terms(modernbert_folder, tmp_path):
+    splade = Splade(modernbert_folder, fold="case", max_length=64)
+    query, text = "Sparse A retrieval", "a SPARSE retrieval"
+    shown = splade.explain(query, text)
+    q, d = splade.encode_queries([query]).toarray()[0], splade.encode_docs([text]).toarray()[0]
+    assert shown["contribution"].sum() == pytest.approx(float(q @ d), rel=1e-5) and shown["term"].is_unique
+    tokenizer, folding, terms = splade.encoder.tokenizer, splade.encoder.folding, splade.term_map()
+    for side, value in (("in_query", query), ("in_document", text)):
+        own = tokenizer(value, add_special_tokens=False)["input_ids"]
+        own = {terms.readable(int(folding.representatives[i]), tokenizer) for i in own}
+        assert set(shown["term"][shown[side]]) == own & set(shown["term"])
+    assert any(shown["in_query"] & shown["in_document"])
+    documents = [{"docno": f"d{i}", "text": text} for i, text in enumerate(tiny.TEXTS)]
+    encode(splade, documents, tmp_path / "vectors", verbose=False)
+    vectors = open_vectors(tmp_path / "vectors")
+    assert vectors.made_from["encoder"] == splade.fingerprint
+    assert abs(vectors.to_csr() - splade.encode_docs(tiny.TEXTS)).max() < 1e-6
+    assert dict(vectors.top_terms("d0", 3)) == pytest.approx(dict(splade.top_terms(tiny.TEXTS[0], 3)), rel=1e-5)
+    with pytest.raises(ValueError, match="encoder"):
+        encode(Splade(modernbert_folder, max_length=64), documents, tmp_path / "vectors", verbose=False)
