@@ -172,6 +172,8 @@ def _nan_message(row: dict[str, Any]) -> str:
 
 def _message(verdict: str, first: int, row: dict[str, Any], start: float) -> str:
     since = f"step {row['step']} (since step {first}): "
+    if verdict == "zero" and first == 1:
+        return since + "no term has fired since the start: lower shift, or start from rescale='calibrated'"
     if verdict == "zero":
         return since + (
             f"vectors are empty ({row['active_q']:.1f} active terms per query, {row['active_d']:.1f} per document): "

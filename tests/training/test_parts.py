@@ -242,6 +242,14 @@ def test_verdicts_need_patience_and_name_a_remedy(bad, verdict, remedy):
     assert remedy in str(error)
 
 
+def test_terms_that_have_never_fired():
+    judge = Judge(vocab_size=1000, ramp_steps=0)
+    empty = {**HEALTHY, "active_q": 0.0, "active_d": 0.0}
+    errors = [judge({**empty, "step": step}) for step in range(1, 11)]
+    assert errors[:9] == [None] * 9 and "no term has fired since the start" in str(errors[9])
+    assert "lower shift" in str(errors[9])
+
+
 def test_a_head_out_of_scale_is_named_when_its_documents_end_up_alike():
     judge = Judge(vocab_size=1000, ramp_steps=0)
     judge({**HEALTHY, "contrast": 18.7, "saturation": 0.98, "step": 1})
