@@ -31,6 +31,15 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Random seed [0].")] = None,
     queries: Annotated[str | None, typer.Option(help="model, or static: inference-free [model].")] = None,
     query_pooling: Annotated[str | None, typer.Option(help="max or sum; default: as documents.")] = None,
+    shift: Annotated[
+        float | None, typer.Option(help="Logits are lowered by so much.", rich_help_panel="Head")
+    ] = None,
+    position_top_k: Annotated[
+        int | None, typer.Option(help="Logits of each position that count.", min=1, rich_help_panel="Head")
+    ] = None,
+    fold: Annotated[
+        str | None, typer.Option(help="case: variants of a term are one.", rich_help_panel="Head")
+    ] = None,
     loss: Annotated[str | None, typer.Option(help="infonce, margin_mse or kl.", rich_help_panel="Loss")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the softmax [1].", rich_help_panel="Loss")] = None,
     regularizer: Annotated[
@@ -67,6 +76,7 @@ def train(
         "max_length": max_length, "seed": seed, "loss": loss, "temperature": temperature, "regularizer": regularizer,
         "lambda_q": lambda_q, "lambda_d": lambda_d, "ramp_steps": ramp_steps,
         "queries": queries, "query_pooling": query_pooling,
+        "shift": shift, "position_top_k": position_top_k, "fold": fold,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     options.update(_settings(settings or []))

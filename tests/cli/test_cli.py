@@ -129,9 +129,10 @@ def test_train_index_search(bert_folder, tmp_path, capsys, collection):
     encoder, index = tmp_path / "splade", tmp_path / "index"
     code, out, err = run(
         capsys, "train", bert_folder, collection, encoder, "--rescale", "4", "--max-steps", "3", "--batch-size", "4",
-        "--max-length", "32", "--quiet",
+        "--max-length", "32", "--quiet", "--shift", "0.1", "--position-top-k", "50", "--fold", "case",
     )  # fmt: skip
     assert code == 0, err
+    assert "position_top_k=50, fold='case'" in out
     assert (encoder / "model.safetensors").exists() and (encoder / "monitor.csv").exists()
     code, out, err = run(capsys, "index", encoder, collection, index, "--engine", "exact", "--quiet")
     assert code == 0 and "72 documents" in out, err
