@@ -53,7 +53,7 @@ def write_whole(path: str | os.PathLike[str], content: str) -> None:
     path = Path(path)
     beside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        beside.write_text(content, encoding="utf-8")
+        beside.write_bytes(content.encode())
         put_in_place(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pandas.api.extensions import ExtensionArray
+
+from ..._utils.durable import sync, write_whole
 
 META_FILE = "pt_meta.json"  # PyTerrier's own name for an artifact's metadata
 META_KEY = "pyterrier_rescale"
@@ -90,27 +91,7 @@ def write_meta(folder: Path, artifact: dict, meta: dict) -> None:
     for name in files:
         sync(folder / name)
     content = {**artifact, META_KEY: {**meta, "files": files}}
-    with open(folder / META_FILE, "w", encoding="utf-8") as out:
-        json.dump(content, out, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
-    sync(folder)
-
-
-def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        if not path.is_dir():
-            raise
-        return  # Windows opens no folders
-    try:
-        # Some file systems cannot do so for folders.
-        with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_whole(folder / META_FILE, json.dumps(content, indent=1))
 
 
 def write_docnos(folder: Path, docnos: list[str]) -> None:

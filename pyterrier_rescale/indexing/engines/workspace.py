@@ -21,12 +21,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..._utils.durable import sync
+from ..._utils.locks import open_locked
 from . import storage
 
 MARK = ".pyterrier_rescale-workspace"
 _NEW, _OLD = "new", "old"
-_BUSY = (errno.EAGAIN, errno.EWOULDBLOCK)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV)
 
@@ -120,7 +120,7 @@ def _put(workspace: Path, path: Path, before: str | None) -> None:
     else:
         os.rename(path, workspace / _OLD)
         os.rename(new, path)
-    storage.sync(path.parent)
+    sync(path.parent)
 
 
 def _settle(workspace: Path, path: Path) -> None:
@@ -201,47 +201,18 @@ def _locked(path: Path) -> Iterator[bool]:
     Raises:
         RuntimeError: another process holds it.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield False
-        return
     file = _beside(path, ".lock")
-    while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            locked = _flock(fcntl, descriptor)
-            if locked is None:
-                raise RuntimeError(f"another process is building the index at {path}; wait for it or stop it")
-            # The last holder removes the file: what was opened before and locked after that is no lock.
-            if file.exists() and os.path.samestat(os.fstat(descriptor), os.stat(file)):
-                break
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+    try:
+        descriptor, locked = open_locked(file)
+    except BlockingIOError as error:
+        raise RuntimeError(f"another process is building the index at {path}; wait for it or stop it") from error
     try:
         yield locked
     finally:
-        try:
-            if os.fstat(descriptor).st_size == 0:  # ours is empty
-                file.unlink(missing_ok=True)
-        except OSError:
-            pass
-        finally:
+        if not locked:  # Windows removes no open file
             os.close(descriptor)
-
-
-def _flock(fcntl, descriptor: int) -> bool | None:
-    """True: held; None: another process holds it; False: the file system has no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _BUSY:
-            return None
-        if error.errno in _NO_LOCKS:
-            return False
-        raise
-    return True
+        with contextlib.suppress(OSError):
+            if file.stat().st_size == 0:  # ours is empty
+                file.unlink()
+        if locked:
+            os.close(descriptor)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...heads.fingerprint import settings_fingerprint
 from .folder import Vectors
 from .intake import Intake, ShardEnd
-from .manifest import FORMAT, MANIFEST_FILE, META_FILE, VERSION, read_manifest, write_whole
+from .manifest import FORMAT, MANIFEST_FILE, META_FILE, VERSION, read_manifest, write_json
 from .shards import ShardRecord, ShardWriter, clear_partials, is_whole, read_record, shard_name
 from .workers import Encoded
 
@@ -148,8 +148,8 @@ class Job:
             "vocabulary": self.vocabulary,
         }  # fmt: skip
         if read_manifest(self.folder) != manifest:
-            write_whole(self.folder / META_FILE, Vectors(self.folder)._build_metadata())
-            write_whole(self.folder / MANIFEST_FILE, manifest)
+            write_json(self.folder / META_FILE, Vectors(self.folder)._build_metadata())
+            write_json(self.folder / MANIFEST_FILE, manifest)
 
     def _require(self, what: str, found: Any, wanted: Any) -> None:
         if found != wanted:
@@ -157,7 +157,7 @@ class Job:
 
 
 def _is_ours(name: str) -> bool:
-    return name in (MANIFEST_FILE, META_FILE) or name.lstrip(".").startswith(("shard-", "manifest.json.", "pt_meta."))
+    return name.lstrip(".").startswith(("shard-", MANIFEST_FILE, META_FILE))
 
 
 def _other(folder: Path, what: str) -> str:

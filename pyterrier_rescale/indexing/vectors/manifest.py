@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .shards import sync_folder
+from ..._utils.durable import write_whole
 
 MANIFEST_FILE = "manifest.json"
 META_FILE = "pt_meta.json"  # PyTerrier's own name for an artifact's metadata
@@ -35,17 +34,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def write_whole(file: Path, content: Any) -> None:
-    """Write JSON beside and rename; durable when this returns. The same content gives the same bytes."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    with open(beside, "w", encoding="utf-8", newline="\n") as out:
-        json.dump(content, out, indent=1, ensure_ascii=False)
-        out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON whole or not at all; durable when this returns. The same content gives the same bytes."""
     with suppress(FileNotFoundError):  # cleared away by a process that has finished the same folder
-        os.replace(beside, file)
-    sync_folder(file.parent)
+        write_whole(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def describe_absence(folder: Path) -> str:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..._utils.durable import sync
+from ..._utils.locks import open_locked
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from scipy.sparse import csr_matrix
@@ -86,7 +89,7 @@ class ShardWriter:
         os.fsync(self._file.fileno())
         os.replace(partial_of(self.path), self.path)
         self._file.close()
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
         return record
 
     def abandon(self) -> None:
@@ -178,23 +181,13 @@ def clear_partials(folder: Path) -> None:
             file = _exclusive(partial, create=False)
             partial.unlink(missing_ok=True)
             file.close()
-    for partial in folder.glob(f".*.json.*{PARTIAL}"):
+    for partial in folder.glob(".*.json-*"):
         partial.unlink(missing_ok=True)
 
 
 def partial_of(path: Path) -> Path:
     """Where the shard that will be at ``path`` is written."""
     return path.with_name(f".{path.name}{PARTIAL}")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in the folder durable, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _schema() -> pa.Schema:
@@ -218,23 +211,12 @@ def _exclusive(path: Path, *, create: bool = True) -> Any:
     Raises:
         RuntimeError: another process holds it.
     """
-    while True:
-        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
-        file = os.fdopen(descriptor, "r+b")
-        try:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on this system
-            pass
-        except OSError as error:
-            file.close()
-            raise RuntimeError(
-                f"another process is writing {path}: give each process a part of its own (shard=(0, 2), shard=(1, 2))"
-            ) from error
-        # Between opening and locking, another process may have put the file to its place, or removed it.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                file.truncate(0)
-                return file
-        file.close()
+    try:
+        descriptor, _ = open_locked(path, create=create)
+    except BlockingIOError as error:
+        raise RuntimeError(
+            f"another process is writing {path}: give each process a part of its own (shard=(0, 2), shard=(1, 2))"
+        ) from error
+    file = os.fdopen(descriptor, "r+b")
+    file.truncate(0)
+    return file
