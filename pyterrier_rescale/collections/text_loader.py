@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import pyterrier as pt
 
+from .._utils.stages import Stage
+
 FIELDS = ("text", "title", "body")
 
 
-class _FindsDocuments(Protocol):
-    name: str
-
-    def find(self, docnos: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
-        """Return the documents of those docnos that the collection has."""
-
-
-class TextLoader(pt.Transformer):
+class TextLoader(Stage):
     """``docno`` -> ``+text, title, body``; made by `Collection.text_loader`, which explains the arguments."""
 
-    schematic = {"label": "TextLoader"}
+    _maker, _call, _label = "collection", "text_loader", "TextLoader"
+    _defaults = {"fields": FIELDS}
 
-    def __init__(self, collection: _FindsDocuments, fields: tuple[str, ...] = FIELDS, *, verbose: bool = False):
+    def __init__(self, collection: Any, fields: tuple[str, ...] = FIELDS, *, verbose: bool = False):
         self.collection = collection
         self.fields = fields
         self.verbose = verbose
@@ -56,11 +52,3 @@ class TextLoader(pt.Transformer):
     def __repr__(self) -> str:
         given = "" if self.fields == FIELDS else repr(list(self.fields))
         return f"{self.collection!r}.text_loader({given})"
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            type(self) is type(other) and self.collection is other.collection and self.fields == other.fields
-        )
-
-    def __hash__(self) -> int:
-        return hash((type(self), id(self.collection), self.fields))

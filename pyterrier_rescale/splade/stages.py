@@ -12,7 +12,8 @@ from scipy.sparse import csr_matrix
 
 from .._utils.checks import check_integer, check_number
 from .._utils.defaults import DefaultInt
-from .._utils.stages import ALL_TOKS, schematic
+from .._utils.stages import ALL_TOKS, Stage
+from .._utils.stages import schematic as schematic
 from .._utils.text_lines import has_surrogates
 from ..encoding.pruning import check_pruning, prune, whole_weights
 from ..encoding.terms import MODES, Toks, to_toks
@@ -26,38 +27,11 @@ _WINDOW = DefaultInt(2048)
 _ROWS = 128
 
 
-class _Role(pt.Transformer):
-    """What the three roles share: arguments under their own names, equality, repr in call syntax."""
+class _Role(Stage):
+    """What the three roles share."""
 
     splade: SparseEncoder
-    _call: str
-    _defaults: dict[str, Any]
-    _label: str
-
-    def subtransformers(self) -> dict[str, Any]:
-        """The factory is no stage of its own."""
-        return {}
-
-    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """Drawing of the stage, made offline."""
-        return schematic(self, self._label)
-
-    def _values(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in self._defaults)
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and (self.splade, self._values()) == (other.splade, other._values())
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.splade, self._values()))
-
-    def __repr__(self) -> str:
-        given = [
-            f"{name}={getattr(self, name)!r}"
-            for name, default in self._defaults.items()
-            if getattr(self, name) != default
-        ]
-        return f"{self.splade!r}.{self._call}({', '.join(given)})"
+    _maker = "splade"
 
 
 class SpladeDocEncoder(_Role):

@@ -14,14 +14,17 @@ import pyterrier as pt
 from ..._utils.checks import check_integer, is_number
 from ..._utils.documents import as_documents
 from ..._utils.progress import progress_bar
-from ..._utils.stages import schematic
+from ..._utils.stages import Stage
 from ..vectors.base import SparseVectors
 from .documents import parse_stamp
 from .quantising import FINE_SCALE, check_bits
 
 
-class EngineIndexer(pt.Indexer):
+class EngineIndexer(Stage, pt.Indexer):
     """Writes documents into an index: all of them or, with an exception, none."""
+
+    _maker, _call = "_index", "indexer"
+    _defaults = {"mode": "create", "verbose": False, "made_from": None, "bits": None}
 
     def __init__(
         self,
@@ -57,14 +60,13 @@ class EngineIndexer(pt.Indexer):
             FileExistsError: something is at the path already (and mode is "create"), or files that are not the index's.
         """
         made_from, scale = self.made_from, self._index.scale
-        total = len(iter) if self.verbose and hasattr(iter, "__len__") else None
+        total = len(iter) if hasattr(iter, "__len__") else None
         if isinstance(iter, SparseVectors):
             made_from = iter.origin(None if self.bits else scale) if made_from is None else made_from
             scale = scale if self.bits is None else iter.quantised or FINE_SCALE
             iter = iter.documents(scale=scale)
         if self.verbose:
-            iter = as_documents(iter)
-            iter = progress_bar(iter, desc=f"indexing ({self._index.engine})", unit="d", total=total)
+            iter = progress_bar(as_documents(iter), desc=f"indexing ({self._index.engine})", unit="d", total=total)
         return self._index.build(
             iter, mode=self.mode, made_from=made_from, bits=self.bits, scale=scale, options=self.options
         )
@@ -73,28 +75,15 @@ class EngineIndexer(pt.Indexer):
         """The columns that documents need."""
         return [["docno", "toks"]]
 
-    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The box in a drawn pipeline."""
-        return schematic(self, f"{self._index.engine} indexer")
+    @property
+    def _label(self) -> str:
+        return f"{self._index.engine} indexer"
 
-    def __repr__(self) -> str:
-        arguments = _arguments(
-            ("mode", self.mode, "create"), ("verbose", self.verbose, False), ("made_from", self.made_from, None),
-            ("bits", self.bits, None), *_own(self._index.indexer, self.options),
-        )  # fmt: skip
-        return f"{self._index!r}.indexer({arguments})"
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return False
-        mine, its = ((x._index, x.mode, x.made_from, x.bits, x.options) for x in (self, other))
-        return mine == its
-
-    def __hash__(self) -> int:
-        return hash((type(self).__name__, self._index, self.mode))
+    def _arguments(self) -> list[tuple[str, Any, Any]]:
+        return super()._arguments() + _own(self._index.indexer, self.options)
 
 
-class EngineRetriever(pt.Transformer):
+class EngineRetriever(Stage):
     """Ranks documents by the dot product of the query's weights and the documents' weights, both unscaled.
 
     Takes qid and query_toks ({term: weight >= 0}); keeps these and all other columns of the queries, in their order,
@@ -102,6 +91,9 @@ class EngineRetriever(pt.Transformer):
     query are not returned, so a query without known terms has no rows. Each call answers from one index as a whole: the
     one that is at the path when the call begins. Threads may share a retriever.
     """
+
+    _maker, _call = "index", "retriever"
+    _defaults = {"num_results": 1000, "threads": 1, "verbose": False}
 
     def __init__(
         self,
@@ -135,8 +127,11 @@ class EngineRetriever(pt.Transformer):
         searcher = self.index.searcher()
         queries = [_query_weights(toks, qid) for qid, toks in zip(inp["qid"], inp["query_toks"], strict=True)]
         self._check_scale_and_vocabulary(inp["query_toks"], queries, searcher.meta)
+
         def progress(results: Iterable) -> Iterable:
-            return self._progress(results, len(queries))
+            if not self.verbose:
+                return results
+            return progress_bar(results, desc=f"retrieving ({self.index.engine})", unit="q", total=len(queries))
 
         found = searcher.search_all(queries, self.num_results, self.threads, progress, **self.options)
         counts = np.array([len(n) for n, _ in found])
@@ -145,11 +140,6 @@ class EngineRetriever(pt.Transformer):
         out["score"] = np.concatenate([s for _, s in found])
         out["rank"] = np.concatenate([np.arange(c) for c in counts]) + pt.model.FIRST_RANK
         return out if len(out) else out.astype({"docno": str, "score": float, "rank": int})
-
-    def _progress(self, items: Iterable, total: int) -> Iterable:
-        if not self.verbose:
-            return items
-        return progress_bar(items, desc=f"retrieving ({self.index.engine})", unit="q", total=total)
 
     def _check_scale_and_vocabulary(
         self, query_toks: Iterable[Mapping], queries: list[dict[str, float]], meta: dict[str, Any]
@@ -182,24 +172,12 @@ class EngineRetriever(pt.Transformer):
             return self
         return EngineRetriever(self.index, k, threads=self.threads, verbose=self.verbose, options=self.options)
 
-    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The box in a drawn pipeline."""
-        return schematic(self, f"{self.index.engine} retriever")
+    @property
+    def _label(self) -> str:
+        return f"{self.index.engine} retriever"
 
-    def __repr__(self) -> str:
-        arguments = _arguments(
-            ("num_results", self.num_results, 1000), ("threads", self.threads, 1), ("verbose", self.verbose, False),
-            *_own(self.index.retriever, self.options),
-        )  # fmt: skip
-        return f"{self.index!r}.retriever({arguments})"
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return False
-        return (self.index, self.num_results, self.options) == (other.index, other.num_results, other.options)
-
-    def __hash__(self) -> int:
-        return hash((type(self).__name__, self.index, self.num_results))
+    def _arguments(self) -> list[tuple[str, Any, Any]]:
+        return super()._arguments() + _own(self.index.retriever, self.options)
 
 
 def _query_weights(toks: Any, qid: Any) -> dict[str, float]:
@@ -223,7 +201,3 @@ def _own(factory: Callable, options: Mapping[str, Any]) -> list[tuple[str, Any, 
     """(name, value, default) of an engine's own options, which its factory takes."""
     parameters = inspect.signature(factory).parameters
     return [(name, value, parameters[name].default) for name, value in options.items()]
-
-
-def _arguments(*triples: tuple[str, Any, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value, default in triples if value != default)

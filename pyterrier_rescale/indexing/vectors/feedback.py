@@ -10,7 +10,7 @@ import pandas as pd
 import pyterrier as pt
 
 from ..._utils.checks import check_integer, check_share, is_number
-from ..._utils.stages import ALL_TOKS, schematic
+from ..._utils.stages import ALL_TOKS
 from ...encoding.terms import Toks
 from .stage import VectorStage
 
@@ -30,6 +30,10 @@ class VectorFeedback(VectorStage):
     keeps its ``fb_terms`` heaviest terms. The new weights sum to one. (Abdul-Jaleel et al., TREC 2004; of its two
     conventions :math:`\lambda` is the share of the feedback.)
     """
+
+    _call, _label = "feedback", "vector feedback"
+    # The numbers are always shown: tables of feedback are read by them.
+    _defaults = {"fb_docs": None, "fb_terms": None, "fb_lambda": None, "weighting": "score"}
 
     def __init__(
         self,
@@ -105,27 +109,6 @@ class VectorFeedback(VectorStage):
                 'use feedback(weighting="softmax"), which takes all'
             )
         return scores / scores.sum()
-
-    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The box in a drawn pipeline."""
-        return schematic(self, "vector feedback")
-
-    def _values(self) -> tuple[Any, ...]:
-        return self.vectors, self.fb_docs, self.fb_terms, self.fb_lambda, self.weighting
-
-    def __repr__(self) -> str:
-        weighting = "" if self.weighting == "score" else f", weighting={self.weighting!r}"
-        return (
-            f"{self.vectors!r}.feedback(fb_docs={self.fb_docs}, fb_terms={self.fb_terms}, "
-            f"fb_lambda={self.fb_lambda:g}{weighting})"
-        )
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, VectorFeedback) and self._values() == other._values()
-
-    def __hash__(self) -> int:
-        return hash(("VectorFeedback", *self._values()))
-
 
 def _heaviest(pair: tuple[str, float]) -> tuple[float, str]:
     return -pair[1], pair[0]

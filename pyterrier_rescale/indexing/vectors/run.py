@@ -76,29 +76,14 @@ def encode(
     job = Job.of(splade, expand(path), shard_size, *pruning)
     job.prepare(resume)
     encoder = WindowEncoder(splade, *pruning)
-    with _Bar(documents, verbose) as bar:
+    total = len(documents) if hasattr(documents, "__len__") else None
+    with progress_bar(total=total, desc="encode", unit="doc", disable=not verbose) as bar:
         intake = Intake(documents, splade.text_field, job.shard_size, bar.update)
         todo = intake.windows(lambda number: number % share[1] == share[0] and not job.holds(number), job.check)
         with closing(_encoded(encoder, todo, workers, devices, ray)) as encoded:
             job.write(encoded)
     job.finish(intake)
     return Vectors(path)
-
-
-class _Bar:
-    """A progress bar over the documents, or none."""
-
-    def __init__(self, documents: Any, verbose: bool) -> None:
-        total = len(documents) if hasattr(documents, "__len__") else None
-        self._bar = progress_bar(total=total, desc="encode", unit="doc") if verbose else None
-        self.update = self._bar.update if self._bar is not None else None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _encoded(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from ..._utils.stages import ALL_TOKS, schematic
+from ..._utils.stages import ALL_TOKS
 from .stage import VectorStage
 
 
@@ -18,6 +18,8 @@ class VectorScorer(VectorStage):
     Where the query encoder kept only some terms (``max_terms``, ``min_weight``) for a quick first stage, its column
     ``query_toks_all`` is what is scored with.
     """
+
+    _call, _label = "scorer", "vector scorer"
 
     def __init__(self, vectors: Any, *, verbose: bool = False) -> None:
         self.vectors = vectors
@@ -52,15 +54,3 @@ class VectorScorer(VectorStage):
         counts, columns, weights = self._entries(rows)
         return np.bincount(np.repeat(np.arange(len(rows)), counts), query[columns] * weights, minlength=len(rows))
 
-    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
-        """The box in a drawn pipeline."""
-        return schematic(self, "vector scorer")
-
-    def __repr__(self) -> str:
-        return f"{self.vectors!r}.scorer()"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, VectorScorer) and self.vectors == other.vectors
-
-    def __hash__(self) -> int:
-        return hash(("VectorScorer", self.vectors))

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import pyterrier as pt
 
 from ..._utils.checks import is_number
+from ..._utils.stages import Stage
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
-class VectorStage(pt.Transformer):
+class VectorStage(Stage):
     """Results with ``query_toks`` and ``docno``, and the documents' vectors, which are held once they are needed."""
 
     vectors: Any
+    _maker = "vectors"
 
     def _places(self, docnos: pd.Series) -> np.ndarray:
         """Rows of the documents in the matrix, (n,); KeyError for one that is not there."""
@@ -63,10 +64,6 @@ class VectorStage(pt.Transformer):
     @cached_property
     def _matrix(self) -> csr_matrix:
         return self.vectors.to_csr()
-
-    def subtransformers(self) -> dict[str, Any]:
-        """The vectors are no stage."""
-        return {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_columns", "_matrix")}
