@@ -14,9 +14,10 @@ from typing import Any
 import pandas as pd
 
 from .._utils.paths import expand, whole_folder
+from .._utils.seen_ids import SeenIds
 from .._utils.text_lines import has_surrogates
 from .base import Collection, make_document, order_splits
-from .ids import SeenIds, check_id
+from .ids import check_id
 from .jsonl import read_jsonl
 from .qrels_file import read_qrels
 

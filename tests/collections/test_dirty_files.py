@@ -10,10 +10,11 @@ import warnings
 import pandas as pd
 import pytest
 
+from pyterrier_rescale._utils.seen_ids import SeenIds
 from pyterrier_rescale._utils.text_lines import numbered_lines
 from pyterrier_rescale.collections import load_collection, write_beir
 from pyterrier_rescale.collections.base import Collection, make_document
-from pyterrier_rescale.collections.ids import SeenIds, check_id
+from pyterrier_rescale.collections.ids import check_id
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 FILES = {
@@ -244,7 +245,7 @@ def test_repeated_documents_far_apart(tmp_path, monkeypatch):
 
 
 def test_hashes_that_collide_are_no_repetition(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyterrier_rescale.collections.ids.hash", lambda _: 7, raising=False)
+    monkeypatch.setattr("pyterrier_rescale._utils.seen_ids.hash", lambda _: 7, raising=False)
     monkeypatch.setattr("pyterrier_rescale.collections.beir.hash", lambda _: 7, raising=False)
     assert len(read(folder(tmp_path))[0]) == 2
 

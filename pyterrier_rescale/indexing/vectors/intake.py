@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ..._utils.documents import as_documents
+from ..._utils.seen_ids import SeenIds
 from ..corpus import CorpusDigest
 from ..engines.documents import check_docno, check_utf8
 
@@ -58,7 +57,7 @@ class Intake:
         self.progress = progress
         self.ends: list[ShardEnd] = []
         self._corpus = CorpusDigest(("docno", text_field))
-        self._seen = SeenDocnos()
+        self._seen = SeenIds()
 
     @property
     def corpus_fingerprint(self) -> str:
@@ -93,6 +92,7 @@ class Intake:
                 window.docnos.append(docno)
                 window.texts.append(text)
             docnos.append(docno)
+            _refuse_repeated(self._seen.add(docno), docnos)
             digest.update(f"{len(docno)} {len(text)}\n{docno}{text}".encode())
             self._corpus.add({"docno": docno, self.text_field: text})
             if self.progress:
@@ -104,7 +104,7 @@ class Intake:
     def _end(
         self, window: Window | None, digest: Any, docnos: list[str], passed: Callable[[int, ShardEnd], Any] | None
     ) -> Iterator[Window]:
-        self._seen.add(docnos)
+        _refuse_repeated(self._seen.flush(), docnos)
         end = ShardEnd(len(docnos), digest.hexdigest())
         self.ends.append(end)
         if window is not None:
@@ -137,31 +137,8 @@ class Intake:
             yield docno, text
 
 
-class SeenDocnos:
-    """Finds docnos that occur twice, by hashes of 64 bits: eight bytes per document, whatever their length."""
-
-    def __init__(self) -> None:
-        self._runs: list[np.ndarray] = []
-
-    def add(self, docnos: list[str]) -> None:
-        """Remember a shard's docnos.
-
-        Raises:
-            ValueError: one of them occurs twice, or was seen before.
-        """
-        hashes = np.array(
-            [int.from_bytes(hashlib.blake2b(d.encode(), digest_size=8).digest(), "little") for d in docnos],
-            dtype=np.uint64,
-        )
-        ordered = np.sort(hashes)
-        again = ordered[1:][ordered[1:] == ordered[:-1]]
-        for run in self._runs:
-            place = np.minimum(np.searchsorted(run, ordered), len(run) - 1)
-            again = np.concatenate([again, ordered[run[place] == ordered]])
-        if len(again):
-            first = docnos[int(np.flatnonzero(hashes == again[0])[-1])]
-            raise ValueError(f"docno {first!r} occurs twice; docnos must be unique")
-        # Runs at least double in size: few to look into, each document merged a few times.
-        while self._runs and len(self._runs[-1]) <= len(ordered):
-            ordered = np.sort(np.concatenate([self._runs.pop(), ordered]), kind="stable")
-        self._runs.append(ordered)
+def _refuse_repeated(hashes: set[int], docnos: list[str]) -> None:
+    """Raise if there are hashes of ids that came twice, naming the last of the shard's docnos that has one."""
+    if hashes:
+        again = next(docno for docno in reversed(docnos) if hash(docno) in hashes)
+        raise ValueError(f"docno {again!r} occurs twice; docnos must be unique")
