@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 from .._utils.durable import write_whole
 from .._utils.paths import expand
 from ..heads.fingerprint import settings_fingerprint
-from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser
-from ..indexing.build import build_index
-from ..indexing.engines.documents import NoTermsError
-from .encoders import system_encoder
-from .examples import read_runs, texts_of, topic_examples, write_examples
+from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser, nothing
+from .encoders import NO_FACTS, indexed, system_encoder
+from .examples import texts_of, topic_examples, write_examples
 from .results import ComparisonResults
 from .system import System, check_backbones, parse_rescale, rescale_label
 
@@ -102,7 +99,7 @@ def compare(
     import pandas as pd
 
     from ..collections import load_collection
-    from .experiment import experiment, nothing
+    from .experiment import experiment, read_run
     from .model_free import fused_runs, lexical_systems
 
     if isinstance(collection, (str, os.PathLike)):
@@ -155,32 +152,17 @@ def compare(
             {"backbone": made_from["backbones"][system.backbone], "pairs": made_from["pairs"],
              "options": _plain({**options, "rescale": system.rescale})},
         )  # fmt: skip
-        row_engine = engine if system.trained else "exact"
-        index = None
         if splade is None:
             say(f"{system.name}: its training collapsed, a row of zeros: {facts.pop('collapsed')}")
+            pipelines[system.name], about = nothing(), NO_FACTS
         else:
-            with suppress(NoTermsError):  # experiment() says so
-                index = build_index(
-                    splade, collection.corpus, indexes / system.folder,
-                    engine=row_engine, corpus_id=made_from["documents"], verbose=verbose,
-                )  # fmt: skip
-        if index is None:
-            pipelines[system.name] = nothing()
-            rows[system.name] = {**facts, "active_q": 0.0, "active_d": 0.0, "index_mb": 0.0}
-            continue
-        pipelines[system.name] = splade.query_encoder() >> index.retriever(num_results)
-        if system.trained and system.backbone == next(iter(backbones)):
+            pipelines[system.name], about = indexed(
+                splade, collection, indexes / system.folder, topics, engine=engine if system.trained else "exact",
+                corpus_id=made_from["documents"], num_results=num_results, verbose=verbose,
+            )  # fmt: skip
+        rows[system.name] = {**facts, **about}
+        if "engine" in about and system.trained and system.backbone == next(iter(backbones)):
             shown[system.name] = splade
-        stats = index.stats()
-        queries = splade.encode_queries(topics["query"].tolist())
-        rows[system.name] = {
-            **facts,
-            "active_q": queries.nnz / max(1, queries.shape[0]),
-            "active_d": stats["postings"] / max(1, stats["documents"]),
-            "index_mb": index.size_bytes / 1e6,
-            "engine": row_engine,
-        }
     say(f"pt.Experiment: {len(pipelines)} systems, {len(topics)} topics")
     runs = output_dir / "runs"
     means, per_query = experiment(pipelines, topics, qrels, MEASURES, runs, say, verbose)
@@ -202,8 +184,8 @@ def compare(
 
     draw_figures(comparison)
     if shown:
-        runs = read_runs(output_dir / "runs", list(shown))
-        examples = topic_examples(shown, runs, per_query, topics, qrels, partial(texts_of, collection))
+        found_runs = {name: read_run(runs, name) for name in shown}
+        examples = topic_examples(shown, found_runs, per_query, topics, qrels, partial(texts_of, collection))
         write_examples(output_dir, examples)
     comparison.report(command)
     return comparison

@@ -1,4 +1,4 @@
-"""The encoder of each row: trained or rescaled only, saved with what it was made from, reused for nothing else."""
+"""The encoder of a row and its index: trained or only rescaled, saved with what it was made from, reused for that."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.durable import write_whole
+from ..indexing.bm25 import nothing
+from ..indexing.build import build_index
+from ..indexing.engines.documents import NoTermsError
 from .system import System
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyterrier as pt
+
     from ..splade import Splade
 
 _FACTS = "facts.json"
+#: Of a row that finds nothing.
+NO_FACTS = {"active_q": 0.0, "active_d": 0.0, "index_mb": 0.0}
 
 
 def system_encoder(
@@ -67,6 +75,27 @@ def system_encoder(
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(facts_file, json.dumps(record, indent=2))
     return splade, facts
+
+
+def indexed(
+    encoder: Splade, collection: Any, path: Path, topics: pd.DataFrame, *, engine: str, corpus_id: str,
+    num_results: int, verbose: bool,
+) -> tuple[pt.Transformer, dict[str, Any]]:  # fmt: skip
+    """The pipeline of an encoder over the collection, and the facts of its row; nothing and zeros without any term."""
+    try:
+        index = build_index(
+            encoder, collection.corpus, path, engine=engine, corpus_id=corpus_id, verbose=verbose
+        )
+    except NoTermsError:  # experiment() says so
+        return nothing(), dict(NO_FACTS)
+    stats, queries = index.stats(), encoder.encode_queries(topics["query"].tolist())
+    facts = {
+        "active_q": queries.nnz / max(1, queries.shape[0]),
+        "active_d": stats["postings"] / max(1, stats["documents"]),
+        "index_mb": index.size_bytes / 1e6,
+        "engine": engine,
+    }
+    return encoder.query_encoder() >> index.retriever(num_results), facts
 
 
 def _check(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

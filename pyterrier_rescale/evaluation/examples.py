@@ -101,28 +101,6 @@ def _best_document(splade: Splade, query: str, docno: str, text: str) -> dict[st
     }
 
 
-def read_runs(folder: Path, names: list[str]) -> dict[str, pd.DataFrame]:
-    """The runs that an experiment saved: ``{system: frame of qid, docno, rank}``; no rows where nothing was found."""
-    import pandas as pd
-
-    columns = ["qid", "docno", "rank"]
-    return {
-        name: pd.read_csv(
-            folder / f"{name}.res.gz", sep=r"\s+", header=None, usecols=[0, 2, 3], names=columns, dtype=str, quoting=3
-        ).astype({"rank": int})
-        if _holds_lines(folder / f"{name}.res.gz")
-        else pd.DataFrame(columns=columns)
-        for name in names
-    }
-
-
-def _holds_lines(file: Path) -> bool:
-    import gzip
-
-    with gzip.open(file) as lines:
-        return bool(lines.read(1))
-
-
 def texts_of(collection: Any, docnos: set[str]) -> dict[str, str]:
     """The texts of some documents of a collection, by one pass over it."""
     return {d["docno"]: d["text"] for d in collection.corpus() if d["docno"] in docnos}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +28,6 @@ class _AtLeastOneResult(pt.Transformer):
         results = self.pipeline(topics)
         self.found = len(results) > 0
         return results if self.found else topics.iloc[:1].assign(docno=_NO_DOCUMENT, score=0.0, rank=0)
-
-
-def nothing() -> pt.Transformer:
-    """A retriever that finds nothing, for a row without an encoder."""
-    return pt.apply.generic(
-        lambda topics: topics.iloc[:0].assign(docno="", score=0.0, rank=0), required_columns=["qid", "query"]
-    )
 
 
 def experiment(
@@ -76,3 +70,12 @@ def experiment(
     # With perquery="both" PyTerrier 1.1 leaves the response time out; the values per query are in save_dir, too.
     per_query = pd.read_csv(runs / "perquery.csv", dtype={"qid": str, "name": str}, keep_default_na=False)
     return means.set_index("name"), per_query
+
+
+def read_run(runs: Path, name: str) -> pd.DataFrame:
+    """A run that :func:`experiment` saved: ``qid, docno, rank, score``; no rows where nothing was found."""
+    columns = {"qid": str, "docno": str, "rank": int, "score": float}
+    return pd.read_csv(
+        runs / f"{name}.res.gz", sep=r"\s+", header=None, usecols=[0, 2, 3, 4], names=list(columns), dtype=columns,
+        quoting=csv.QUOTE_NONE, keep_default_na=False,
+    )  # fmt: skip

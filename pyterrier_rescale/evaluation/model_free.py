@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,10 @@ import pandas as pd
 import pyterrier as pt
 
 from ..heads.checkpoint import load_tokenizer
-from ..indexing.build import build_index
-from ..indexing.engines.documents import NoTermsError
+from ..indexing.bm25 import nothing
 from ..splade import LexicalEncoder
-from .experiment import nothing
+from .encoders import indexed
+from .experiment import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,21 +57,12 @@ def lexical_systems(
             if encoder.fingerprint in seen:
                 continue
             seen.add(encoder.fingerprint)
-            place, index = f"model-free-{number}-{weighting}", None
-            with suppress(NoTermsError):  # a tokenizer without a piece of any text; experiment() says so
-                index = build_index(
-                    encoder, collection.corpus, indexes / place, engine="exact", corpus_id=corpus_id, verbose=verbose
-                )
-            if index is None:
-                found[f"{backbone} {label}"] = nothing(), {"active_q": 0.0, "active_d": 0.0, "index_mb": 0.0}
-                continue
-            stats, queries = index.stats(), encoder.encode_queries(topics["query"].tolist())
-            facts = {
-                "active_q": queries.nnz / max(1, queries.shape[0]),
-                "active_d": stats["postings"] / max(1, stats["documents"]),
-                "index_mb": index.size_bytes / 1e6, "engine": "exact", "folder": place,
-            }  # fmt: skip
-            found[f"{backbone} {label}"] = encoder.query_encoder() >> index.retriever(num_results), facts
+            name, place = f"{backbone} {label}", f"model-free-{number}-{weighting}"
+            found[name] = indexed(
+                encoder, collection, indexes / place, topics, engine="exact", corpus_id=corpus_id,
+                num_results=num_results, verbose=verbose,
+            )  # fmt: skip
+            found[name][1]["folder"] = place
     return found
 
 
@@ -95,12 +85,10 @@ def per_query_min_max(results: pd.DataFrame) -> pd.DataFrame:
 
 def fused_runs(runs: Path, names: Sequence[str], beside: str = "BM25") -> dict[str, pt.Transformer]:
     """``NAME + BM25`` pipelines over run files that an experiment has saved: nothing is retrieved again."""
-    base = _read(runs, beside)
-    return {f"{name} + {beside}": fused(_read(runs, name), base) for name in names}
+    base = _retriever(runs, beside)
+    return {f"{name} + {beside}": fused(_retriever(runs, name), base) for name in names}
 
 
-def _read(runs: Path, name: str) -> pt.Transformer:
-    frame = pt.io.read_results(str(runs / f"{name}.res.gz"))
-    if frame.empty:
-        return pt.apply.generic(lambda topics: topics.iloc[:0].assign(docno="", score=0.0, rank=0))
-    return pt.Transformer.from_df(frame[["qid", "docno", "score", "rank"]], uniform=True)
+def _retriever(runs: Path, name: str) -> pt.Transformer:
+    run = read_run(runs, name)
+    return nothing() if run.empty else pt.Transformer.from_df(run, uniform=True)

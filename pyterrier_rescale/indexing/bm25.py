@@ -106,13 +106,20 @@ def bm25(path: Path, num_results: int) -> pt.Transformer:
 
     tokeniser = (_made_from(path) or {})["tokeniser"]
     if not _statistic(path, "Terms"):
-        return pt.apply.generic(_nothing, required_columns=["qid", "query"])
+        return nothing()
     index = pt.terrier.TerrierIndex(path)
     spaced = pt.apply.query(lambda row: _words(row["query"], tokeniser))
     return spaced >> pt.rewrite.tokenise(tokeniser) >> index.bm25(num_results=num_results)
 
 
-def _nothing(topics: pd.DataFrame) -> pd.DataFrame:
+def nothing() -> pt.Transformer:
+    """A retriever that finds nothing: ``qid, query`` -> no rows."""
+    import pyterrier as pt
+
+    return pt.apply.generic(_no_rows, required_columns=["qid", "query"])
+
+
+def _no_rows(topics: pd.DataFrame) -> pd.DataFrame:
     return topics.iloc[:0].assign(docno="", score=0.0, rank=0)
 
 
