@@ -40,7 +40,7 @@ def build(shape: str, folder: Path) -> None:
 
     family, layers, hidden, intermediate, heads, vocab = SHAPES[shape]
     corpus = [d["text"] for d in load_collection("docstrings").corpus()]
-    tokenizer = train_tokenizer(BackboneSettings.make(family, {"vocab_size": vocab}), corpus)
+    tokenizer = train_tokenizer(BackboneSettings(family, vocab_size=vocab), corpus)
     common = {
         "vocab_size": vocab, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
         "intermediate_size": intermediate, "pad_token_id": tokenizer.pad_token_id,

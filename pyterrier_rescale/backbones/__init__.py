@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .._utils.memory import keep_freed_memory
-from .._utils.paths import cache_dir, expand, whole_folder
 from .._utils.sampling import spread
-from ..heads.checkpoint import no_weight_bars
-from .common import NOTE, check_texts, library_versions
+from .common import cached, check_texts, shown_steps
 from .headed import MINILM, headed_backbone, minilm_folder
 from .settings import FAMILIES, BackboneSettings, HeadSettings
 
@@ -65,22 +60,14 @@ def small_backbone(
     if family not in FAMILIES:
         known = ", ".join(map(repr, (*FAMILIES, MINILM)))
         raise ValueError(f"family must be one of {known}, got {family!r}")
-    chosen = BackboneSettings.make(family, settings)
+    chosen = BackboneSettings.make(settings, family=family)
     texts = check_texts(texts)
-    versions = library_versions()
-    root = cache_dir("backbones") if cache is None else expand(cache)
-    folder = root / f"{family}-{chosen.fingerprint(texts, versions)}"
-    if not (folder / "backbone.json").is_file():
-        # it exists if another process was quicker
-        with suppress(FileExistsError), whole_folder(folder) as beside, keep_freed_memory():
-            _build(chosen, texts, versions, beside, verbose)
-    return folder
+    return cached(cache, family, chosen, texts, partial(_build, chosen, texts, verbose))
 
 
-def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str], folder: Path, verbose: bool) -> None:
+def _build(settings: BackboneSettings, texts: list[str], verbose: bool) -> tuple[Any, Any, dict[str, Any]]:
     import torch
 
-    from .._utils.progress import progress_bar
     from .architectures import build_model, train_tokenizer
     from .mlm import make_windows, own_token_share, pretrain
 
@@ -89,26 +76,7 @@ def _build(settings: BackboneSettings, texts: list[str], versions: dict[str, str
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
         torch.manual_seed(settings.seed)
         model = build_model(settings, len(tokenizer))
-        with progress_bar(
-            total=settings.steps, desc=f"pretraining {settings.family}", unit="step", disable=not verbose
-        ) as bar:
-
-            def progress(row: dict[str, float]) -> None:
-                bar.set_postfix(loss=row.get("loss"), refresh=False)
-                bar.update()
-
+        with shown_steps(settings.steps, settings.family, verbose) as progress:
             report = pretrain(model, windows, settings, progress)
     share = own_token_share(model, tokenizer, [texts[place] for place in spread(len(texts), 64)])
-    with no_weight_bars():
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    record = {
-        "settings": asdict(settings),
-        "versions": versions,
-        "texts": len(texts),
-        "threads": torch.get_num_threads(),
-        "own_tokens_in_top_10": round(share, 4),
-        **report,
-        "note": NOTE,
-    }
-    (folder / "backbone.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return model, tokenizer, {"threads": torch.get_num_threads(), "own_tokens_in_top_10": round(share, 4), **report}

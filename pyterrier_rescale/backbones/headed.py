@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._utils.memory import keep_freed_memory
-from .._utils.paths import cache_dir, expand, whole_folder
-from ..heads.checkpoint import load_tokenizer, no_weight_bars
+from ..heads.checkpoint import load_tokenizer
 from ..heads.fingerprint import model_fingerprint
 from ..heads.mlm_head import add_mlm_head, transformer_folder
-from .common import NOTE, check_texts, library_versions
+from .common import cached, check_texts, shown_steps
 from .settings import HeadSettings
 
 if TYPE_CHECKING:
@@ -89,26 +84,12 @@ def headed_backbone(
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = load_tokenizer(os.fspath(tokenizer))
     full = add_mlm_head(model, tokenizer)
-    versions = library_versions()
-    root = cache_dir("backbones") if cache is None else expand(cache)
-    source = model_fingerprint(full)
-    folder = root / f"{name or full.config.model_type}-{chosen.fingerprint(source, texts, versions)}"
-    if not (folder / "backbone.json").is_file():
-        with suppress(FileExistsError), whole_folder(folder) as beside:  # it exists if another process was quicker
-            report = _pretrain(full, tokenizer, texts, chosen, verbose)
-            with no_weight_bars():
-                full.save_pretrained(beside)
-            tokenizer.save_pretrained(beside)
-            record = {
-                "settings": asdict(chosen),
-                "source": {"name": name or Path(full.config.name_or_path).name, "fingerprint": source},
-                "versions": versions,
-                "texts": len(texts),
-                **report,
-                "note": NOTE,
-            }
-            (beside / "backbone.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return folder
+    source = {"name": name or Path(full.config.name_or_path).name, "fingerprint": model_fingerprint(full)}
+
+    def build() -> tuple[Any, Any, dict[str, Any]]:
+        return full, tokenizer, _pretrain(full, tokenizer, texts, chosen, verbose)
+
+    return cached(cache, name or full.config.model_type, chosen, texts, build, source)
 
 
 def _pretrain(
@@ -116,7 +97,6 @@ def _pretrain(
 ) -> dict[str, Any]:
     import torch
 
-    from .._utils.progress import progress_bar
     from .mlm import MaskedTraining, SpecialIds, adamw, batches, make_windows, own_token_share
 
     special = SpecialIds.of(tokenizer)
@@ -126,13 +106,7 @@ def _pretrain(
     inside = set(map(id, body))
     head = [parameter for parameter in model.parameters() if id(parameter) not in inside]
     model.float().eval()
-    bar = progress_bar(total=settings.steps, desc="pretraining a head", unit="step", disable=not verbose)
-    with keep_freed_memory(), bar:
-
-        def progress(row: dict[str, float]) -> None:
-            bar.set_postfix(loss=row.get("loss"), refresh=False)
-            bar.update()
-
+    with shown_steps(settings.steps, "a head", verbose) as progress:
         run = MaskedTraining(model.config.vocab_size, settings, progress, special)
         logits = _chosen_logits(model)
         for parameter in body:

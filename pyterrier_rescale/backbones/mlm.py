@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .architectures import SPECIAL, head_of
-from .settings import BackboneSettings, HeadSettings
+from .settings import BackboneSettings, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -64,7 +64,7 @@ OWN = SpecialIds(PAD, CLS, SEP, MASK, tuple(range(len(SPECIAL))))
 def make_windows(
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],
-    settings: BackboneSettings | HeadSettings,
+    settings: Settings,
     special: SpecialIds = OWN,
 ) -> list[np.ndarray]:
     """Cut texts, in random order, into windows of at most `max_length` token ids; no more than the steps will use."""
@@ -84,7 +84,7 @@ def make_windows(
 
 
 def batches(
-    windows: list[np.ndarray], settings: BackboneSettings | HeadSettings, pad: int = PAD
+    windows: list[np.ndarray], settings: Settings, pad: int = PAD
 ) -> Iterator[torch.Tensor]:
     """Yield `steps` padded batches (B, L) of windows of like length, in random order, over again if need be."""
     generator = np.random.default_rng(settings.seed + 1)
@@ -107,7 +107,7 @@ def batches(
 
 def corrupt(
     ids: torch.Tensor,
-    settings: BackboneSettings | HeadSettings,
+    settings: Settings,
     vocab_size: int,
     generator: torch.Generator,
     special: SpecialIds = OWN,
@@ -196,7 +196,7 @@ class MaskedTraining:
     def __init__(
         self,
         vocab_size: int,
-        settings: BackboneSettings | HeadSettings,
+        settings: Settings,
         progress: Callable[[dict[str, float]], Any] | None = None,
         special: SpecialIds = OWN,
     ) -> None:
