@@ -29,42 +29,27 @@ _HOME = {
     "train": "training",
 }
 
-__all__ = [
-    "Calibration",
-    "CollapseError",
-    "HeadAudit",
-    "LexicalEncoder",
-    "Splade",
-    "Vectors",
-    "__version__",
-    "add_mlm_head",
-    "audit",
-    "calibrate",
-    "compare",
-    "encode",
-    "load_collection",
-    "open_index",
-    "open_vectors",
-    "rescale",
-    "small_backbone",
-    "systems",
-    "train",
-]
+__all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
-    from .analysis.calibration import Calibration, calibrate
-    from .analysis.head_audit import HeadAudit, audit
-    from .backbones import small_backbone
-    from .collections import load_collection
-    from .evaluation.comparison import compare
-    from .heads.mlm_head import add_mlm_head
-    from .heads.rescaling import rescale
-    from .indexing.build import systems
-    from .indexing.engines import open_index
-    from .indexing.vectors.folder import Vectors, open_vectors
-    from .indexing.vectors.run import encode
-    from .splade import LexicalEncoder, Splade
-    from .training import CollapseError, train
+    from .analysis.calibration import Calibration as Calibration
+    from .analysis.calibration import calibrate as calibrate
+    from .analysis.head_audit import HeadAudit as HeadAudit
+    from .analysis.head_audit import audit as audit
+    from .backbones import small_backbone as small_backbone
+    from .collections import load_collection as load_collection
+    from .evaluation.comparison import compare as compare
+    from .heads.mlm_head import add_mlm_head as add_mlm_head
+    from .heads.rescaling import rescale as rescale
+    from .indexing.build import systems as systems
+    from .indexing.engines import open_index as open_index
+    from .indexing.vectors.folder import Vectors as Vectors
+    from .indexing.vectors.folder import open_vectors as open_vectors
+    from .indexing.vectors.run import encode as encode
+    from .splade import LexicalEncoder as LexicalEncoder
+    from .splade import Splade as Splade
+    from .training import CollapseError as CollapseError
+    from .training import train as train
 
 
 def __getattr__(name: str) -> Any:

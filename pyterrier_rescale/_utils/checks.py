@@ -15,17 +15,7 @@ def is_number(value: Any) -> bool:
 
 
 def check_integer(name: str, value: Any, least: int = 1, *, optional: bool = False) -> Any:
-    """Return an integer >= `least` as an int, or None if that is allowed.
-
-    Args:
-        name: of the argument, for the error.
-        value: what was given.
-        least: the smallest value allowed.
-        optional: allow None.
-
-    Raises:
-        ValueError: for anything else, naming argument and value.
-    """
+    """Return an integer >= `least` as an int, or None if `optional`; a ValueError names the argument and the value."""
     if optional and value is None:
         return None
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
@@ -34,32 +24,14 @@ def check_integer(name: str, value: Any, least: int = 1, *, optional: bool = Fal
 
 
 def check_number(name: str, value: Any, *, zero: bool = False) -> Any:
-    """Return a finite number > 0 as Python's int or float.
-
-    Args:
-        name: of the argument, for the error.
-        value: what was given.
-        zero: allow 0.
-
-    Raises:
-        ValueError: for anything else, naming argument and value.
-    """
+    """Return a finite number > 0 (with `zero` >= 0) as Python's int or float; see `check_integer` for errors."""
     if not is_number(value) or value < 0 or (value == 0 and not zero):
         raise ValueError(f"{name} must be a finite number {'>= 0' if zero else '> 0'}, got {value!r}")
     return _plain(value)
 
 
 def check_share(name: str, value: Any, *, ends: bool = True) -> Any:
-    """Return a share, from 0 to 1, as Python's int or float.
-
-    Args:
-        name: of the argument, for the error.
-        value: what was given.
-        ends: allow 0 and 1 themselves.
-
-    Raises:
-        ValueError: for anything else, naming argument and value.
-    """
+    """Return a share, from 0 to 1 (without `ends` between them), as Python's int or float; errors alike."""
     if not is_number(value) or not 0 <= value <= 1 or (not ends and value in (0, 1)):
         what = "a share from 0 to 1" if ends else "a number above 0 and below 1"
         raise ValueError(f"{name} must be {what}, got {value!r}")
