@@ -70,7 +70,8 @@ def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...],
             f"hidden vectors of different texts have a mean cosine of {numbers['cosine_hidden']:.2f}; neither k nor an "
             "offset cures it: pretrain longer or take another backbone"
         )
-    return _worded(found, "scale, density and directions are in the range that trains")
+    text = "; ".join(f"{name}: {why}" for name, why in found.items())
+    return tuple(found), text or "fine: scale, density and directions are in the range that trains"
 
 
 def _of_weights(numbers: dict[str, Any]) -> str:
@@ -83,8 +84,3 @@ def _of_weights(numbers: dict[str, Any]) -> str:
             f"{norm * gain:.3g}"
         )
     return f"{told}; whether that is too much the scores tell: give texts"
-
-
-def _worded(found: dict[str, str], otherwise: str) -> tuple[tuple[str, ...], str]:
-    text = "; ".join(f"{name}: {why}" for name, why in found.items())
-    return tuple(found), text or f"fine: {otherwise}"

@@ -6,31 +6,21 @@ import pickle
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 _AT_ONCE = 500  # docnos per query; SQLite's oldest limit is 999
-
-
-class _HasCorpus(Protocol):
-    name: str
-
-    def corpus(self) -> Iterator[dict[str, Any]]:
-        """Iterate over the documents."""
 
 
 class DocumentStore:
     """Finds documents by docno; filled at the first look-up, by one pass over the corpus, and removed with the object.
 
     It takes the corpus' size on disk, in the folder for temporary files (``TMPDIR``).
-
-    Args:
-        collection: what to read.
     """
 
-    def __init__(self, collection: _HasCorpus):
+    def __init__(self, collection: Any):
         self._collection = collection
         self._lock = threading.Lock()
         self._folder: tempfile.TemporaryDirectory[str] | None = None

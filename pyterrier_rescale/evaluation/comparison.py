@@ -100,6 +100,7 @@ def compare(
 
     from ..collections import load_collection
     from .experiment import experiment, read_run
+    from .figures import draw_figures, markdown_table
     from .model_free import fused_runs, lexical_systems
 
     if isinstance(collection, (str, os.PathLike)):
@@ -178,10 +179,10 @@ def compare(
         means.loc[list(added), "mrt"] = float("nan")  # of sums of saved runs
         rows |= {name: {} for name in added}
     results = _table(listed, rows, means, per_query)
-    _write_results(output_dir, results, per_query)
+    write_whole(output_dir / "per_query.csv", per_query.to_csv(index=False))
+    write_whole(output_dir / "results.csv", results.to_csv(index=False))
+    write_whole(output_dir / "results.md", markdown_table(results) + "\n")
     comparison = Comparison(results, per_query, output_dir, config)
-    from .figures import draw_figures
-
     draw_figures(comparison)
     if shown:
         found_runs = {name: read_run(runs, name) for name in shown}
@@ -299,11 +300,3 @@ def _table(
         }
         table.append({**row, **facts})
     return pd.DataFrame(table)
-
-
-def _write_results(output_dir: Path, results: pd.DataFrame, per_query: pd.DataFrame) -> None:
-    from .figures import markdown_table
-
-    write_whole(output_dir / "per_query.csv", per_query.to_csv(index=False))
-    write_whole(output_dir / "results.csv", results.to_csv(index=False))
-    write_whole(output_dir / "results.md", markdown_table(results) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -62,22 +61,16 @@ def markdown_table(results: pd.DataFrame) -> str:
     return "\n".join("|" + "|".join(row) + "|" for row in zip(*columns.values(), strict=True))
 
 
-def draw_figures(comparison: ComparisonResults) -> list[Path]:
+def draw_figures(comparison: ComparisonResults) -> None:
     """Draw head norms, training dynamics and effectiveness against active terms, each as PNG and SVG."""
     folder = comparison.output_dir / "figures"
     folder.mkdir(exist_ok=True)
-    figures = {
-        "head_norms": head_norms(comparison),
-        "training": training_curves(comparison),
-        "effectiveness": effectiveness(comparison),
-    }
-    written = []
-    for name, figure in figures.items():
+    for name, draw in (
+        ("head_norms", head_norms), ("training", training_curves), ("effectiveness", effectiveness)
+    ):  # fmt: skip
+        figure = draw(comparison)
         for ending in ("png", "svg"):
-            path = folder / f"{name}.{ending}"
-            figure.savefig(path, dpi=150, bbox_inches="tight")
-            written.append(path)
-    return written
+            figure.savefig(folder / f"{name}.{ending}", dpi=150, bbox_inches="tight")
 
 
 def _figure(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, Any]:

@@ -62,7 +62,6 @@ def write_report(comparison: ComparisonResults, command: str | None = None) -> P
         audits=_audits(comparison),
         figures=_figures(comparison),
         examples=_with_bars(read_examples(comparison.output_dir)),
-        costs=_costs(comparison.results),
         command=command or _call(comparison.config),
         versions=[("pyterrier_rescale", __version__), *((name, version(name)) for name in _PACKAGES)],
         measure=_MEASURE,
@@ -102,24 +101,14 @@ def _rows(comparison: ComparisonResults) -> list[dict[str, Any]]:
             "active_q": _number(row.get("active_q"), "{:,.0f}"),
             "active_d": _number(row.get("active_d"), "{:,.0f}"),
             "ms": _number(row.get("ms_per_query"), "{:.1f}"),
+            "train": _number(row.get("train_s"), "{:,.0f} s"),
+            "index": _number(row.get("index_mb"), "{:,.1f} MB"),
         })
     return rows
 
 
 def _number(value: Any, form: str) -> str:
     return "" if value is None or pd.isna(value) else form.format(value)
-
-
-def _costs(results: pd.DataFrame) -> list[dict[str, str]]:
-    return [
-        {
-            "name": row["name"],
-            "train": _number(row.get("train_s"), "{:,.0f} s"),
-            "index": _number(row.get("index_mb"), "{:,.1f} MB"),
-            "ms": _number(row.get("ms_per_query"), "{:.1f} ms"),
-        }
-        for _, row in results.iterrows()
-    ]
 
 
 def _audits(comparison: ComparisonResults) -> list[dict[str, Any]]:

@@ -87,10 +87,3 @@ def engine_class(engine: str) -> type[EngineIndex]:
         raise ValueError(f"engine must be one of {sorted(ENGINES)}, got {engine!r}")
     module, name = ENGINES[engine]
     return getattr(importlib.import_module(f".{module}", __name__), name)
-
-
-def __getattr__(name: str):
-    for module, cls in ENGINES.values():
-        if name == cls:
-            return getattr(importlib.import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

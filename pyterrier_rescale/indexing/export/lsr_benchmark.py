@@ -6,7 +6,7 @@ Given as ``--embedding FOLDER`` to its retrieval scripts. Columns are numbers of
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,14 +57,10 @@ def _query_block(queries: pd.DataFrame, terms: np.ndarray) -> Block:
     from scipy.sparse import csr_matrix
 
     columns = {term: number for number, term in enumerate(terms)}
-    rows: Iterator[list[tuple[int, float]]] = (
-        sorted((columns[term], weight) for term, weight in toks.items() if term in columns)
-        for toks in queries["query_toks"]
-    )
-    indptr, indices, data = [0], [], []
-    for row in rows:
-        indices += [column for column, _ in row]
-        data += [weight for _, weight in row]
-        indptr.append(len(indices))
+    known = [{columns[t]: weight for t, weight in toks.items() if t in columns} for toks in queries["query_toks"]]
+    indptr = np.cumsum([0, *map(len, known)])
+    indices = [column for row in known for column in row]
+    data = [weight for row in known for weight in row.values()]
     matrix = csr_matrix((np.array(data, dtype=np.float32), indices, indptr), shape=(len(queries), len(terms)))
+    matrix.sort_indices()
     return Block(queries["qid"].astype(str).tolist(), matrix)

@@ -46,9 +46,6 @@ class Vectors(SparseVectors, pt.Artifact):
     ARTIFACT_FORMAT = "rescale_vectors"
     ARTIFACT_PACKAGE_HINT = "pyterrier-rescale"
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(path)
-
     @property
     def complete(self) -> bool:
         """Whether all shards are there; else other processes still work on their shares."""
@@ -79,10 +76,7 @@ class Vectors(SparseVectors, pt.Artifact):
         """Terms for people, by token id, (V,)."""
         return np.array(self.manifest["vocabulary"]["readable"], dtype=object)
 
-    @property
-    def vocabulary(self) -> str:
-        """Fingerprint of the terms."""
-        return self.manifest["vocabulary"]["fingerprint"]
+    vocabulary = property(lambda self: self.manifest["vocabulary"]["fingerprint"])
 
     @property
     def encoder(self) -> str:

@@ -36,30 +36,11 @@ class IndexVectors(SparseVectors):
     def _postings(self) -> Postings:
         return self._searcher.postings()
 
-    @property
-    def terms(self) -> np.ndarray:
-        """The index's terms, (V,)."""
-        return self._postings.terms
-
-    @property
-    def readable(self) -> np.ndarray:
-        """The same: an index knows no other names of its terms."""
-        return self._postings.terms
-
-    @property
-    def vocabulary(self) -> str | None:
-        """Fingerprint of the vocabulary that the documents were encoded with, if the index was told."""
-        return self._searcher.meta["fingerprint"]
-
-    @property
-    def quantised(self) -> float:
-        """Units per weight."""
-        return self._searcher.meta["scale"]
-
-    @property
-    def made_from(self) -> dict[str, Any] | None:
-        """What the index says that it was made from."""
-        return self._searcher.meta["made_from"]
+    terms = property(lambda self: self._postings.terms)
+    readable = terms  # an index knows no other names of its terms
+    vocabulary = property(lambda self: self._searcher.meta["fingerprint"])
+    quantised = property(lambda self: self._searcher.meta["scale"])
+    made_from = property(lambda self: self._searcher.meta["made_from"])
 
     @cached_property
     def docnos(self) -> list[str]:
