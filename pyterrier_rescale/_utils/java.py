@@ -25,11 +25,7 @@ _QUIET_OPTIONS = {24: ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-
 
 
 def java_version(home: str | os.PathLike) -> int | None:
-    """The major version of the Java installed at `home`; None if there is none, or none with a JVM library.
-
-    Args:
-        home: what JAVA_HOME would be.
-    """
+    """The major version of the Java that JAVA_HOME=`home` means; None if there is none, or none with a JVM library."""
     home = Path(home)
     if not any(next(home.glob(pattern), None) for pattern in _LIBRARIES):
         return None

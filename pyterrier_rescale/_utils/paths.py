@@ -17,13 +17,10 @@ HOME_VARIABLE = "PYTERRIER_RESCALE_HOME"
 
 
 def cache_dir(*parts: str) -> Path:
-    """Return the cache folder (or a folder below it), created if need be.
+    """Return the cache folder, or the one at `parts` below it, created if need be.
 
     It is ``$PYTERRIER_RESCALE_HOME`` if that is set, else the user's cache folder of this system
     (``~/.cache/pyterrier_rescale`` on Linux).
-
-    Args:
-        parts: names of folders below the cache folder.
 
     Raises:
         PermissionError: if the folder cannot be created or written to.
@@ -66,11 +63,9 @@ def _unwritable(folder: Path, reason: str) -> str:
 def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a folder beside `target` to write into; it becomes `target` if the block ends without an error.
 
-    Two processes may build the same target: the first one to finish is kept, the other result is thrown away. Files and
-    folders get the modes that the umask gives (a cache may be shared), and reach the disk before the name does.
-
-    Args:
-        target: the folder to be; its parent is created.
+    Its parent is created. Two processes may build the same target: the first one to finish is kept, the other result is
+    thrown away. Files and folders get the modes that the umask gives (a cache may be shared), and reach the disk before
+    the name does.
 
     Raises:
         FileExistsError: if `target` exists already and is not empty.

@@ -27,12 +27,7 @@ class _EndLine(text_bar):
 
 
 def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
-    """A tqdm over the items, or one to ``update`` by hand; in notebooks a widget, as ``pt.tqdm`` is there.
-
-    Args:
-        items: what is iterated over, if anything.
-        **options: tqdm's.
-    """
+    """A tqdm over the items, or one to ``update`` by hand; in notebooks a widget, as ``pt.tqdm`` is there."""
     # PyTerrier's choice, which a user can change, where PyTerrier is imported; else what tqdm chooses.
     kind = getattr(sys.modules.get("pyterrier"), "tqdm", None)
     if kind is None:

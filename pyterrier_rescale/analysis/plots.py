@@ -23,9 +23,7 @@ _BLUE, _RED, _GREY, _GREEN = "#1b6ca8", "#d1495b", "#7d8597", "#2e8b57"
 def plot_audits(audits: Sequence[Any], path: str | None = None) -> Figure:
     """Row norms; with texts also logits, score spread, and the shares that tell density, sink and anisotropy.
 
-    Args:
-        audits: one or more ``HeadAudit``, drawn from the top down.
-        path: where to save the figure; its ending gives the format.
+    A row per ``HeadAudit``, the first on top. The ending of ``path`` gives the format of the file.
     """
     panels: list[tuple[float, Callable[[Axes, Sequence[Any]], None]]] = [(1.0, _row_norms)]
     if any("texts" in audit.numbers for audit in audits):
@@ -43,12 +41,7 @@ def plot_audits(audits: Sequence[Any], path: str | None = None) -> Figure:
 
 
 def plot_calibration(calibration: Any, path: str | None = None) -> Figure:
-    """The criterion, initial InfoNCE and saturation, and active terms against k, with the k chosen.
-
-    Args:
-        calibration: the ``Calibration`` that :func:`~pyterrier_rescale.calibrate` returned.
-        path: where to save the figure; its ending gives the format.
-    """
+    """The criterion, initial InfoNCE and saturation, and active terms against k, with the k chosen."""
     table, settings = calibration.table, calibration.settings
     criterion, aim = settings["criterion"], settings["aim"]
     figure, axes = _figure(3, 3.1, [1, 1, 1])

@@ -30,12 +30,7 @@ def mismatched(numbers: dict[str, Any]) -> bool:
 
 
 def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...], str]:
-    """Findings and what to do, from the numbers of an audit.
-
-    Args:
-        numbers: a row of an audit's frame.
-        suggested_k: the constant that the audit suggests.
-    """
+    """Findings and what to do, from an audit's numbers (a row of its frame) and the k that it suggests."""
     found: dict[str, str] = {}
     again = numbers["rescaled_by"]
     done = "" if math.isnan(again) else f" (rescaled by {again:g} already: start from the original backbone)"

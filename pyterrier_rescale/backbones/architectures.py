@@ -88,9 +88,7 @@ def _word_pieces(settings: BackboneSettings, texts: list[str]) -> Tokenizer:
 def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
     """Return a masked LM with random weights; torch's global seed decides them.
 
-    Args:
-        settings: family and sizes.
-        vocab_size: of the tokenizer; it can be smaller than asked for, where the texts are few.
+    ``vocab_size`` is the tokenizer's: where the texts are few, it is smaller than the one asked for.
     """
     import transformers
 

@@ -143,13 +143,9 @@ def pretrain(
     settings: BackboneSettings,
     progress: Callable[[dict[str, float]], Any] | None = None,
 ) -> dict[str, Any]:
-    """Train a masked LM in place with AdamW, warm-up and linear decay.
+    """Train a model of `build_model` in place on `make_windows`, with AdamW, warm-up and linear decay.
 
-    Args:
-        model: from `build_model`.
-        windows: from `make_windows`.
-        settings: what to do.
-        progress: called after every step with the latest losses.
+    ``progress`` is called after every step with the latest losses.
 
     Returns:
         seconds, ms_per_step, tokens, unigram_entropy (nats) of the windows, and the curve: step, loss over all chosen
@@ -186,11 +182,7 @@ def adamw(groups: Sequence[tuple[list[torch.nn.Parameter], float]]) -> torch.opt
 class MaskedTraining:
     """The steps of masked-LM training, in one stage or several, and their log.
 
-    Args:
-        vocab_size: V.
-        settings: shares of masking, warm-up, seed and number of steps.
-        progress: called after every step with the latest losses.
-        special: special ids of the windows.
+    ``progress`` is called after every step with the latest losses.
     """
 
     def __init__(

@@ -60,11 +60,7 @@ def versions() -> dict[str, str]:
 
 
 def read_docstrings(packages: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (qualified name, docstring) of modules, classes and functions, in the order of packages, paths and lines.
-
-    Args:
-        packages: names from `versions()`.
-    """
+    """Yield (qualified name, docstring) of modules, classes and functions, in order of packages, paths and lines."""
     for package in packages:
         root = _root(package)
         if root is None:

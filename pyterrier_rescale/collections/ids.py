@@ -12,11 +12,7 @@ _FORBIDDEN = re.compile("[\\s\x00-\x1f\x7f\ufeff\ud800-\udfff]")
 
 
 def check_id(value: object, what: str) -> str:
-    """Return an id as a str; an int is written out.
-
-    Args:
-        value: the id.
-        what: what to call it in the error, e.g. ``"docno"``.
+    """Return an id as a str; an int is written out. Errors call it ``what``, e.g. ``"docno"``.
 
     Raises:
         ValueError: unless it is an int, or a str that is not empty and holds neither white space, control characters,

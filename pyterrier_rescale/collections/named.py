@@ -94,12 +94,7 @@ class NamedCollection(Collection):
 
 
 class IrdsCollection(NamedCollection):
-    """An ir_datasets id, with the splits below it: ``irds:beir/scifact`` has ``.../train`` and ``.../test``.
-
-    Args:
-        name: ``irds:<id>``.
-        dataset: the PyTerrier dataset of that id.
-    """
+    """An ir_datasets id, with the splits below it: ``irds:beir/scifact`` has ``.../train`` and ``.../test``."""
 
     def __init__(self, name: str, dataset: Any):
         super().__init__(name, dataset, {})

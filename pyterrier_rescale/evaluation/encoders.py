@@ -33,13 +33,8 @@ def system_encoder(
 ) -> tuple[Splade | None, dict[str, Any]]:  # fmt: skip
     """The encoder of a row: loaded where it is whole and made from the same, else trained (or rescaled only) and saved.
 
-    Args:
-        system: the row.
-        backbone: folder or hub name.
-        pairs: what ``train`` takes.
-        folder: of the encoder.
-        training: arguments of ``train``.
-        made_from: plain JSON values that tell backbone, pairs and options from others.
+    ``training`` are arguments of ``train``; ``made_from``, plain JSON values, tells backbone, pairs and options from
+    others.
 
     Returns:
         The encoder, or ``None`` where its training collapsed; ``{"train_s": seconds}``, and then ``"collapsed"``, why.

@@ -41,14 +41,8 @@ def experiment(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Evaluate the pipelines; the runs stay in a folder.
 
-    Args:
-        pipelines: ``{name: pipeline}``.
-        topics: ``qid, query``; those without judgements are left out.
-        qrels: ``qid, docno, label``.
-        measures: names that ``ir_measures`` knows.
-        runs: the folder, replaced.
-        say: told of each system that finds nothing.
-        verbose: show a bar, where one can be drawn again and again.
+    Topics without judgements are left out; what was in the folder ``runs`` is removed; ``say`` is told of each system
+    that finds nothing. ``verbose`` shows a bar, where one can be drawn again and again.
 
     Returns:
         Means and ``mrt`` by name; ``name, qid, measure, value``.

@@ -28,18 +28,8 @@ def lexical_systems(
 ) -> dict[str, tuple[pt.Transformer, dict[str, Any]]]:  # fmt: skip
     """Pipelines and facts of the model-free rows, with the pieces of each backbone's tokenizer, in exact indexes.
 
-    Backbones whose tokenizers give the same vectors share one pair of rows, named after the first of them.
-
-    Args:
-        collection: the documents.
-        tokenizers: folder or hub name by the backbone's name.
-        topics: ``qid, query``.
-        indexes: gets an index per row.
-        corpus_id: fingerprint of the documents.
-        max_length: tokens per text, as encoders see them.
-        lowercase: whether encoders lower-case first.
-        num_results: documents per query.
-        verbose: show progress bars.
+    ``tokenizers`` are folders or hub names by the backbones' names; those that give the same vectors share one pair of
+    rows, named after the first of them. Texts are cut and lower-cased as encoders see them.
     """
     found: dict[str, tuple[pt.Transformer, dict[str, Any]]] = {}
     if not any(document["text"].strip() for document in collection.corpus()):

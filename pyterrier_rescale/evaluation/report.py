@@ -41,14 +41,9 @@ _AUDIT_ROWS = (
 
 
 def write_report(comparison: ComparisonResults, command: str | None = None) -> Path:
-    """Write ``report.html`` into the comparison's folder.
+    """Write ``report.html`` into the comparison's folder: one file that needs no network, document texts escaped.
 
-    Args:
-        comparison: what :func:`~pyterrier_rescale.compare` returned.
-        command: what made it, as typed; default: the call with its arguments.
-
-    Returns:
-        The page: one file that needs no network, its document texts escaped.
+    See :meth:`~pyterrier_rescale.evaluation.comparison.Comparison.report`.
     """
     import jinja2
 

@@ -31,9 +31,7 @@ _UNSPACED = re.compile(
 def choose_tokeniser(documents: Iterable[str], queries: Iterable[str]) -> str:
     """``"english"``, Terrier's default, or ``"utf"`` where texts or queries hold letters that the former drops.
 
-    Args:
-        documents: texts; the first thousand are looked at.
-        queries: likewise.
+    The first thousand of both are looked at.
     """
     foreign = (_foreign_share(itertools.islice(texts, _SAMPLE)) >= _FOREIGN for texts in (documents, queries))
     return "utf" if any(foreign) else "english"

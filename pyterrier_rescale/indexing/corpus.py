@@ -34,10 +34,7 @@ def corpus_fingerprint(
 
 
 class CorpusDigest:
-    """The fingerprint of a corpus that is read for something else at the same time.
-
-    Args:
-        fields: what is read of each document.
+    """The fingerprint of a corpus, by some fields of its documents, that is read for something else at the same time.
 
     Attributes:
         count: documents so far.

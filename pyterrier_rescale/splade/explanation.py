@@ -51,11 +51,6 @@ class Explanation(pd.DataFrame):
 def explain(splade: SparseEncoder, query: str, text: str) -> Explanation:
     """The query's terms with their weights on both sides, and what each adds to the score.
 
-    Args:
-        splade: the encoder.
-        query: one query.
-        text: one document's text.
-
     Returns:
         A row per active term of the query, by contribution, then by the query's weight.
 

@@ -32,15 +32,7 @@ _MARK = "complete"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 class Bookkeeper(TrainerCallback):
-    """Watches every step.
-
-    Args:
-        config: the run's options.
-        module: the module in training.
-        log_path: of ``monitor.csv``.
-        watch: scores the run on a dev split, or ``None``.
-        verbose: show a progress bar.
-    """
+    """Watches every step: ``log_path`` is that of ``monitor.csv``, ``watch`` scores the run on a dev split."""
 
     def __init__(
         self, config: TrainConfig, module: SparseHead, log_path: Path, *, watch: DevWatch | None, verbose: bool

@@ -167,13 +167,7 @@ class Best:
 
 
 class DevWatch:
-    """Scores a run every few steps, writes ``dev.csv``, and keeps the best state.
-
-    Args:
-        dev_set: what to score on.
-        config: the run's options.
-        folder: of the run.
-    """
+    """Scores a run every few steps, writes ``dev.csv``, and keeps the best state."""
 
     def __init__(self, dev_set: DevSet, config: TrainConfig, folder: Path) -> None:
         self.set = dev_set

@@ -46,14 +46,8 @@ def describe_inputs(
     """Names and fingerprints of all that a run learns from, as plain JSON values.
 
     Names are for people and leave out the folders of this machine; only fingerprints (and the number of processes,
-    which share a step's batch) tell one run from another.
-
-    Args:
-        origin: what ``train`` was called with.
-        model: the backbone before its head is rescaled.
-        tokenizer: as it will be used.
-        rows: the training rows as they were given, before negatives are mined. Texts that ids stand for are in them.
-        dev: what the best state is chosen by, or ``None``.
+    which share a step's batch) tell one run from another. The model is the backbone before its head is rescaled, the
+    rows those before negatives are mined; texts that ids stand for are in them.
     """
     texts = "" if origin.texts is None else f", texts from {source_name(origin.texts)}"
     return {
@@ -78,12 +72,9 @@ def describe_inputs(
 
 
 def check_inputs(folder: Path, inputs: dict[str, Any], *, finished: bool) -> None:
-    """Check that the run in a folder was begun with the same inputs.
+    """Check that the run in a folder was begun with the same inputs, those of :func:`describe_inputs`.
 
-    Args:
-        folder: of the run.
-        inputs: of this call, from :func:`describe_inputs`.
-        finished: whether its encoder is whole: then it does not matter how many processes there are now.
+    Where its encoder is ``finished``, it does not matter how many processes there are now.
 
     Raises:
         ValueError: if it was not, naming what differs, or if there is no record to tell by.

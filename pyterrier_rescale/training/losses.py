@@ -123,13 +123,7 @@ class StepParts:
 
 
 class Objective(nn.Module):
-    """ranking + share(step) * (lambda_q * R(queries) + lambda_d * R(documents)).
-
-    Args:
-        model: the SparseEncoder or its module.
-        config: a :class:`~pyterrier_rescale.training.TrainConfig`.
-        vocab_size: V.
-    """
+    """ranking + share(step) * (lambda_q * R(queries) + lambda_d * R(documents)), as a ``TrainConfig`` says."""
 
     def __init__(self, model: nn.Module, config: Any, vocab_size: int) -> None:
         super().__init__()

@@ -57,14 +57,7 @@ def write_card(
 ) -> None:  # fmt: skip
     """Write ``README.md``, with the metadata that model hubs read, and ``head_audit.json`` into the encoder's folder.
 
-    Args:
-        folder: of the encoder.
-        origin: what it was made from.
-        model: the trained masked LM.
-        rows: the training data.
-        config: the options.
-        log: ``monitor.csv``.
-        audits: of the head before and after training.
+    ``log`` is ``monitor.csv``; the audits are of the head before and after training.
     """
     record = provenance(model) or {}
     how = "not rescaled"

@@ -130,13 +130,8 @@ class EngineIndex(pt.Artifact):
         """A transformer of pseudo-relevance feedback (RM3) by this index's vectors: no model, no text.
 
         `query_encoder() >> index.retriever(10) >> index.feedback() >> index.retriever(1000)` searches again with the
-        terms of the documents found first. The vectors are read into memory at first use.
-
-        Args:
-            fb_docs: documents per query that count as relevant, by score.
-            fb_terms: terms taken from them, the heaviest.
-            fb_lambda: their share in the new weights, from 0 to 1; the rest is the query's own.
-            weighting: what a document counts for: its share of the scores ("score"), or of their softmax ("softmax").
+        terms of the documents found first. Arguments as for
+        :meth:`~pyterrier_rescale.indexing.vectors.base.SparseVectors.feedback`.
         """
         return self.vectors().feedback(fb_docs, fb_terms, fb_lambda, weighting=weighting)
 
@@ -200,13 +195,7 @@ class EngineIndex(pt.Artifact):
     ) -> EngineIndex:
         """Index the documents; what `indexer(...).index(docs)` calls.
 
-        Args:
-            docs: see `EngineIndexer.index`.
-            mode: see `indexer`.
-            made_from: see `indexer`.
-            bits: see `indexer`.
-            scale: with bits, of weights that do not tell it; None: the index's.
-            options: the engine's own.
+        With `bits`, `scale` is that of weights that do not tell it (None: the index's); `options` are the engine's own.
         """
         if mode not in self.modes:
             raise ValueError(f"mode must be one of {list(self.modes)} with engine {self.engine!r}, got {mode!r}")

@@ -23,12 +23,7 @@ class QuantisedStream(DocumentStream):
     Weights below half a unit round to nothing and are dropped. Documents that tell their scale may come at any (all at
     the same one); `scale` is that of the result once the documents are passed on.
 
-    Args:
-        docs: see `DocumentStream`.
-        check_term: see `DocumentStream`.
-        scale: of weights that do not tell it.
-        bits: of the largest weight, 2 to 16.
-        folder: where the documents lie in between; None: where the system keeps temporary files.
+    `bits` is from 2 to 16; the documents lie in `folder`, or where the system keeps temporary files.
     """
 
     def __init__(

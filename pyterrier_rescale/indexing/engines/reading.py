@@ -34,10 +34,8 @@ def read_state(path: Path) -> tuple[dict | None, str | None]:
 def read_whole(path: Path, check: Callable[[], dict | None], read: Callable[[dict], T]) -> T:
     """What `read` makes of an index's files, all of one build: again, if the index was replaced in the meantime.
 
-    Args:
-        path: of the index.
-        check: gives the manifest's part of ours, or None if there is no index; raises if it is not the one wanted.
-        read: is given that part.
+    It is given the manifest's part of ours by `check`, which returns None if there is no index, and raises if it is not
+    the one wanted.
 
     Raises:
         FileNotFoundError: there is no whole index; the message says what is there.

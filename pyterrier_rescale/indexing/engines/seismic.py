@@ -50,17 +50,11 @@ class SeismicEngine(ExactEngine):
         n_postings: int = N_POSTINGS,
         n_knn: int = 0,
     ) -> EngineIndexer:
-        """See `EngineIndex.indexer`.
+        """See `EngineIndex.indexer`; mode "append" is not to be had.
 
-        Args:
-            mode: "create" or "overwrite".
-            verbose: see there.
-            made_from: see there.
-            bits: see there.
-            n_postings: how many postings Seismic keeps of a term on average: 3,500 to 6,000 for ten million documents,
-                60,000 and more for a hundred million.
-            n_knn: how many near neighbours of each document are kept, for `retriever(n_knn=...)`; takes a search per
-                document.
+        `n_postings`: how many postings Seismic keeps of a term on average: 3,500 to 6,000 for ten million documents,
+        60,000 and more for a hundred million. `n_knn`: how many near neighbours of each document are kept, for
+        `retriever(n_knn=...)`; takes a search per document.
         """
         options = {
             "n_postings": check_integer("n_postings", n_postings),
@@ -80,14 +74,10 @@ class SeismicEngine(ExactEngine):
     ) -> EngineRetriever:
         """See `EngineIndex.retriever`; smaller numbers of the last three are faster and find less.
 
-        Args:
-            num_results: at most so many documents per query.
-            threads: how many queries run at once.
-            verbose: show a progress bar.
-            query_cut: so many of the query's heaviest terms are looked up (all count in the scores).
-            heap_factor: above 0, up to 1: a cluster is left out if this share of its summary's score, or less, reaches
-                the best found so far; towards 1 more clusters are looked at.
-            n_knn: so many near neighbours of each document found are looked at, too; the index must hold them.
+        `query_cut`: so many of the query's heaviest terms are looked up (all count in the scores). `heap_factor`, above
+        0, up to 1: a cluster is left out if this share of its summary's score, or less, reaches the best found so far;
+        towards 1 more clusters are looked at. `n_knn`: so many near neighbours of each document found are looked at,
+        too; the index must hold them.
         """
         if not check_share("heap_factor", heap_factor):
             raise ValueError("heap_factor must be above 0, got 0: Seismic would look at nothing")

@@ -149,13 +149,7 @@ def write_docnos(folder: Path, docnos: Sequence[str]) -> int:
 def write_properties(folder: Path, *, terms: int, postings: int, tokens: int, documents: int, longest: int) -> None:
     """Write the properties, which tell Terrier the classes that read the other files and their arguments.
 
-    Args:
-        folder: of the index, with the other files.
-        terms: how many there are.
-        postings: how many there are.
-        tokens: the sum of all weights.
-        documents: how many there are.
-        longest: what `write_docnos` returned.
+    `tokens` is the sum of all weights, `longest` what `write_docnos` returned, the others are counts.
     """
     properties = {
         "index.terrier.version": "5.11",

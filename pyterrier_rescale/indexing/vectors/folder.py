@@ -37,9 +37,6 @@ class Vectors(SparseVectors, pt.Artifact):
 
     Every Parquet reader opens the shards; terms are token ids, ascending; the manifest has the terms by id. Any engine
     indexes them: ``open_index(path, engine).indexer().index(vectors)``.
-
-    Args:
-        path: the folder.
     """
 
     ARTIFACT_TYPE = "sparse_vectors"

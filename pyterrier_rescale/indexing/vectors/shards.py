@@ -51,10 +51,7 @@ def shard_name(number: int) -> str:
 class ShardWriter:
     """Writes a shard's rows beside its place, in row groups; nothing is at the place until ``commit``.
 
-    Args:
-        path: the shard's place.
-        encoder: fingerprint of the encoder.
-        settings: fingerprint of the settings.
+    It records the fingerprints of encoder and settings.
 
     Raises:
         RuntimeError: another process is writing this shard now.

@@ -26,13 +26,7 @@ _AHEAD = 4  # windows per worker that may wait for one that takes longer
 
 
 class WindowEncoder:
-    """Texts to vectors, pruned.
-
-    Args:
-        splade: the encoder.
-        max_terms: most weighty terms kept per text; ``None``: all.
-        min_weight: terms below it go.
-    """
+    """Texts to vectors, pruned."""
 
     def __init__(self, splade: Splade, max_terms: int | None, min_weight: float) -> None:
         self.splade = copy.copy(splade)
