@@ -71,7 +71,7 @@ def score_numbers(queries: np.ndarray, documents: np.ndarray, temperature: float
     }
 
 
-def random_saturation(scores: np.ndarray, temperature: float = 1.0, documents: int = RANDOM_DOCUMENTS) -> float:
+def random_saturation(scores: np.ndarray, temperature: float = 1.0) -> float:
     """Mean largest softmax probability over 32 random documents per query, its positive left out.
 
     1/32 where all are equally likely, 1 where one document takes everything. Unlike the standard deviation of the
@@ -82,12 +82,11 @@ def random_saturation(scores: np.ndarray, temperature: float = 1.0, documents: i
     Args:
         scores: (N, N), the positives on the diagonal.
         temperature: divides the scores in the softmax.
-        documents: random documents per query.
     """
     from scipy.special import softmax
 
     size = len(scores)
-    offsets = np.unique(np.linspace(1, size - 1, min(documents, size - 1)).round().astype(np.int64))
+    offsets = np.unique(np.linspace(1, size - 1, min(RANDOM_DOCUMENTS, size - 1)).round().astype(np.int64))
     drawn = np.take_along_axis(scores, (np.arange(size)[:, None] + offsets) % size, axis=1)
     drawn = drawn[drawn.any(axis=1)]
     return float(softmax(drawn / temperature, axis=1).max(axis=1).mean()) if len(drawn) else 0.0

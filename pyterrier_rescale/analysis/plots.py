@@ -158,9 +158,9 @@ def _ridge(
     axis.fill_between(centres, y - band, y + band, color=colour, alpha=0.55, linewidth=0, step="mid", label=label)
 
 
-def _short(name: str, most: int = 28) -> str:
+def _short(name: str) -> str:
     name = os.path.basename(name.rstrip("/")) or name
-    return name if len(name) <= most else name[: most - 3] + "..."
+    return name if len(name) <= 28 else f"{name[:25]}..."
 
 
 def blank_figure(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, Any]:

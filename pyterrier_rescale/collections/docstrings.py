@@ -33,7 +33,7 @@ _ROLE = re.compile(r":[a-z:]+:`~?([^`<]*?)(?:\s*<[^`>]*>)?`")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
 
 
-def docstring_collection(packages: Iterable[str] | None = None, *, cache: bool = True) -> Collection:
+def docstring_collection(packages: Iterable[str] | None = None) -> Collection:
     """Return the collection made from the docstrings of the standard library and installed packages.
 
     A known-item collection: the query is a docstring's summary line, the one relevant document the rest of that
@@ -48,7 +48,6 @@ def docstring_collection(packages: Iterable[str] | None = None, *, cache: bool =
     Args:
         packages: which packages (``"python"`` is the standard library); default: all of a fixed list that are
             installed.
-        cache: whether to keep the result, and to use one that was kept.
 
     Raises:
         ValueError: if a package is not installed or not on the list, or no docstrings are found.
@@ -61,14 +60,11 @@ def docstring_collection(packages: Iterable[str] | None = None, *, cache: bool =
             raise ValueError(f"packages must be among {', '.join(found)} (those installed), got {', '.join(missing)}")
         found = {name: found[name] for name in packages}
     fingerprint = hashlib.sha256(json.dumps([BUILD, found], sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_dir("collections") / f"docstrings-{fingerprint}" if cache else None
-    if folder is not None and (folder / "corpus.jsonl.gz").is_file():
+    folder = cache_dir("collections") / f"docstrings-{fingerprint}"
+    if (folder / "corpus.jsonl.gz").is_file():
         return BeirCollection(folder, name="docstrings")
-    built = DocstringCollection(read_docstrings(list(found)))
-    if folder is None:
-        return built
     with suppress(FileExistsError), whole_folder(folder) as beside:  # it exists if another process was quicker
-        write_beir_files(built, beside)
+        write_beir_files(DocstringCollection(read_docstrings(list(found))), beside)
         (beside / "versions.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     return BeirCollection(folder, name="docstrings")
 
@@ -83,11 +79,12 @@ class DocstringCollection(Collection):
         ValueError: if nothing is left.
     """
 
-    def __init__(self, docstrings: Iterable[tuple[str, str]], name: str = "docstrings"):
-        self.name = name
+    name = "docstrings"
+
+    def __init__(self, docstrings: Iterable[tuple[str, str]]):
         self.removed: Counter[str] = Counter()
         self._rows = list(self._filter(docstrings))  # (docno, qualified name, query, body, split)
-        logger.info("%s: %d documents; left out: %s", name, len(self._rows), dict(self.removed))
+        logger.info("%s: %d documents; left out: %s", self.name, len(self._rows), dict(self.removed))
         if not self._rows:
             raise ValueError(f"no docstrings to make a collection of; left out: {dict(self.removed) or 'none found'}")
 

@@ -21,11 +21,11 @@ _SNIPPET = 300
 _MEASURE = "nDCG@10"
 
 
-def telling_topics(per_query: pd.DataFrame, names: list[str], n: int = _TOPICS) -> list[str]:
-    """The n topics on which the named systems' nDCG@10 lie furthest apart; ties by qid."""
+def telling_topics(per_query: pd.DataFrame, names: list[str]) -> list[str]:
+    """The five topics on which the named systems' nDCG@10 lie furthest apart; ties by qid."""
     values = per_query[(per_query["measure"].astype(str) == _MEASURE) & per_query["name"].isin(names)]
     spread = values.groupby("qid")["value"].agg(lambda v: v.max() - v.min())
-    return sorted(spread.index, key=lambda qid: (-spread[qid], qid))[:n]
+    return sorted(spread.index, key=lambda qid: (-spread[qid], qid))[:_TOPICS]
 
 
 def topic_examples(
@@ -35,8 +35,6 @@ def topic_examples(
     topics: pd.DataFrame,
     qrels: pd.DataFrame,
     texts: Any,
-    *,
-    n: int = _TOPICS,
 ) -> list[dict[str, Any]]:
     """Plain values for the report: per topic and system the query's terms, the best document, the ranking.
 
@@ -47,11 +45,10 @@ def topic_examples(
         topics: ``qid, query``.
         qrels: ``qid, docno, label``.
         texts: called with a set of docnos, gives ``{docno: text}``.
-        n: topics at most.
     """
     names = list(encoders)
     queries = dict(zip(topics["qid"], topics["query"], strict=True))
-    chosen = [qid for qid in telling_topics(per_query, names, n) if qid in queries]
+    chosen = [qid for qid in telling_topics(per_query, names) if qid in queries]
     best: dict[tuple[str, str], list[str]] = {}
     for name in names:
         run = runs[name].sort_values("rank")

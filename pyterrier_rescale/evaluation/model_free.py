@@ -73,10 +73,10 @@ def per_query_min_max(results: pd.DataFrame) -> pd.DataFrame:
     return results.assign(score=((results["score"] - low) / width).fillna(1.0))
 
 
-def fused_runs(runs: Path, names: Sequence[str], beside: str = "BM25") -> dict[str, pt.Transformer]:
+def fused_runs(runs: Path, names: Sequence[str]) -> dict[str, pt.Transformer]:
     """``NAME + BM25`` pipelines over run files that an experiment has saved: nothing is retrieved again."""
-    base = _retriever(runs, beside)
-    return {f"{name} + {beside}": fused(_retriever(runs, name), base) for name in names}
+    base = _retriever(runs, "BM25")
+    return {f"{name} + BM25": fused(_retriever(runs, name), base) for name in names}
 
 
 def _retriever(runs: Path, name: str) -> pt.Transformer:

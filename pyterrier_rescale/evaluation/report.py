@@ -67,14 +67,14 @@ def write_report(comparison: ComparisonResults, command: str | None = None) -> P
     return path
 
 
-def confidence_interval(values: pd.Series, level: float = 0.95) -> tuple[float, float]:
-    """Student's t-interval of a mean over topics; equal ends where there are fewer than two or all are equal."""
+def confidence_interval(values: pd.Series) -> tuple[float, float]:
+    """Student's 95% t-interval of a mean over topics; equal ends where there are fewer than two or all are equal."""
     from scipy import stats
 
     mean, error = float(values.mean()), float(stats.sem(values)) if len(values) > 1 else 0.0
     if not error > 0:
         return mean, mean
-    low, high = stats.t.interval(level, len(values) - 1, loc=mean, scale=error)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
     return max(float(low), 0.0), min(float(high), 1.0)  # measures lie between 0 and 1
 
 

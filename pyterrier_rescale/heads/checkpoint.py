@@ -21,7 +21,6 @@ def load_backbone(
     *,
     dtype: Any = None,
     need_tokenizer: bool = True,
-    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Return a masked LM and its tokenizer.
 
@@ -30,7 +29,6 @@ def load_backbone(
         tokenizer: a tokenizer, or its name or folder; default: the model's own.
         dtype: torch dtype (or its name) of the weights; default: float32.
         need_tokenizer: if false, no tokenizer is loaded where none is given.
-        trust_remote_code: run code from the checkpoint's repository; off by default, as it executes foreign code.
 
     Raises:
         FileNotFoundError: if the folder does not exist or a hub name cannot be reached.
@@ -47,13 +45,13 @@ def load_backbone(
         loaded = model
     elif isinstance(model, (str, os.PathLike)):
         name = _expanded(model)
-        loaded = _load_model(name, dtype, trust_remote_code)
+        loaded = _load_model(name, dtype)
         if tokenizer is None and need_tokenizer:
             tokenizer = name
     else:
         raise TypeError(f"model must be a hub name, a folder or a PreTrainedModel, got {type(model).__name__}")
     if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = load_tokenizer(os.fspath(tokenizer), trust_remote_code)
+        tokenizer = load_tokenizer(os.fspath(tokenizer))
     from .decoder import find_head
     from .provenance import provenance
     from .ties import keep_dead_bias_in_step
@@ -115,7 +113,7 @@ def unreachable(name: str, error: Exception) -> OSError:
     )
 
 
-def _load_model(name: str, dtype: Any, trust_remote_code: bool) -> PreTrainedModel:
+def _load_model(name: str, dtype: Any) -> PreTrainedModel:
     from pickle import UnpicklingError
 
     import torch
@@ -123,19 +121,18 @@ def _load_model(name: str, dtype: Any, trust_remote_code: bool) -> PreTrainedMod
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     check_source(name, "model")
-    options = {"trust_remote_code": trust_remote_code}
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype, None)
         if not isinstance(dtype, torch.dtype):
             raise ValueError("dtype must be a torch floating dtype or its name, e.g. 'bfloat16'")
     try:
-        config = AutoConfig.from_pretrained(name, **options)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except OSError as error:
         raise unreachable(name, error) from error
     try:
         with no_weight_bars():
             model, info = AutoModelForMaskedLM.from_pretrained(
-                name, config=config, dtype=dtype or torch.float32, output_loading_info=True, **options
+                name, config=config, dtype=dtype or torch.float32, output_loading_info=True, trust_remote_code=False
             )
     except OSError as error:
         raise unreachable(name, error) from error
@@ -160,7 +157,7 @@ def _load_model(name: str, dtype: Any, trust_remote_code: bool) -> PreTrainedMod
     return model.eval()
 
 
-def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """A tokenizer by hub name or folder; a folder without one is told so."""
     from transformers import AutoTokenizer
 
@@ -174,7 +171,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
     ):
         raise ValueError(f"no tokenizer in {name!r}: save one there, or pass tokenizer=")
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except OSError as error:
         raise unreachable(name, error) from error
     except Exception as error:  # of tokenizers, json, sentencepiece: none names the file

@@ -91,13 +91,13 @@ class MilvusEngine(EngineIndex):
         rows = self._rows(self.collection, f"id == {_MANIFEST}")
         return json.loads(rows[0]["docno"]) if rows else None
 
-    def _rows(self, collection: str, condition: str, fields: tuple[str, ...] = ("id", "docno")) -> list[dict]:
+    def _rows(self, collection: str, condition: str) -> list[dict]:
         client = self._connection()
         if not _retried(lambda: client.has_collection(collection)):
             return []
         _retried(lambda: client.load_collection(collection))
         return _retried(
-            lambda: client.query(collection, filter=condition, output_fields=list(fields), limit=MOST_RESULTS)
+            lambda: client.query(collection, filter=condition, output_fields=["id", "docno"], limit=MOST_RESULTS)
         )
 
     @property
