@@ -90,6 +90,8 @@ class Calibration:
             ValueError: if the model has been rescaled already, has another head than the one measured, has no
                 decoder bias to shift, or is to be centred and stay tied.
         """
+        import torch
+
         if placement == "tied" and self.mean_row is not None:
             raise ValueError(
                 "placement='tied' divides W and embeddings together, but this calibration centres W alone: use "
@@ -102,14 +104,16 @@ class Calibration:
         self._check_same(model)
         model = model if inplace else copy.deepcopy(model)
         if self.bias_shift is not None:
-            bias = ensure_bias(model)
-            shifted = bias.detach().float().cpu().numpy() + self.bias_shift
+            shifted = ensure_bias(model).detach().float().cpu().numpy() + self.bias_shift
         if self.mean_row is not None:
             untie(model)
-            _centre(model, self.mean_row)
+            weight = find_head(model).weight
+            with torch.no_grad():  # in fp32 whatever the dtype
+                weight.copy_(weight.float() - torch.from_numpy(self.mean_row).to(weight.device))
         rescale(model, self.k, bias=self.bias_shift is not None, placement=placement, inplace=True)
         if self.bias_shift is not None:
-            _set_bias(model, shifted / np.float32(self.k))
+            with torch.no_grad():
+                ensure_bias(model).copy_(torch.from_numpy(shifted / np.float32(self.k)))
         record(model, method=self.method, **self.settings)
         return model
 
@@ -306,20 +310,3 @@ def term_levels(probe: Probe, rate: float, positions: str, common: bool = False)
         levels += common_level[folding.representatives]
     levels[~probe.used] = pooled[:, ~probe.used].max(axis=0)
     return (levels + probe.bias).astype(np.float32)
-
-
-def _centre(model: PreTrainedModel, mean_row: np.ndarray) -> None:
-    """Subtract a row from every row of W in place, in fp32 whatever its dtype."""
-    import torch
-
-    weight = find_head(model).weight
-    with torch.no_grad():
-        weight.copy_(weight.float() - torch.from_numpy(mean_row).to(weight.device))
-
-
-def _set_bias(model: PreTrainedModel, bias: np.ndarray) -> None:
-    import torch
-
-    parameter = ensure_bias(model)
-    with torch.no_grad():
-        parameter.copy_(torch.from_numpy(bias))

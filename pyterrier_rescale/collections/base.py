@@ -67,7 +67,7 @@ class Collection(ABC):
         Raises:
             ValueError: if no pair can be made.
         """
-        pairs, left_out = self._judged_pairs() if "train" in self.splits else self._title_pairs()
+        pairs, left_out = self._pairs()
         reasons = [f"{count:,} {reason}" for reason, count in left_out.items() if count]
         if not pairs:
             raise ValueError(
@@ -148,7 +148,11 @@ class Collection(ABC):
         """Return the class and name."""
         return f"{type(self).__name__}({self.name!r})"
 
-    def _judged_pairs(self, only: frozenset[str] | None = None) -> tuple[list[tuple[str, str]], dict[str, int]]:
+    def _pairs(self, only: frozenset[str] | None = None) -> tuple[list[tuple[str, str]], dict[str, int]]:
+        """Pairs, of the documents with these docnos alone if they are given, and how many were left out for what."""
+        return self._judged_pairs(only) if "train" in self.splits else self._title_pairs(only)
+
+    def _judged_pairs(self, only: frozenset[str] | None) -> tuple[list[tuple[str, str]], dict[str, int]]:
         qrels = self.qrels("train")
         qrels = qrels[qrels["label"] > 0]
         if only is not None:
@@ -170,7 +174,7 @@ class Collection(ABC):
                 pairs.append((queries[qid], texts[docno]))
         return pairs, left_out
 
-    def _title_pairs(self, only: frozenset[str] | None = None) -> tuple[list[tuple[str, str]], dict[str, int]]:
+    def _title_pairs(self, only: frozenset[str] | None) -> tuple[list[tuple[str, str]], dict[str, int]]:
         pairs, blank = [], 0
         for doc in self.corpus():
             if only is not None and doc["docno"] not in only:
@@ -231,18 +235,10 @@ class SampledCollection(Collection):
             kept &= qrels["docno"].isin(self._docnos)
         return qrels[kept].reset_index(drop=True)
 
-    def _judged_pairs(self, only: frozenset[str] | None = None) -> tuple[list[tuple[str, str]], dict[str, int]]:
-        return self.base._judged_pairs(self._pair_docnos(only))
-
-    def _title_pairs(self, only: frozenset[str] | None = None) -> tuple[list[tuple[str, str]], dict[str, int]]:
-        # The sample has no train split of its own, so that the base class asks here for both kinds of pairs.
-        only = self._pair_docnos(only)
-        return self.base._judged_pairs(only) if "train" in self.base.splits else self.base._title_pairs(only)
-
-    def _pair_docnos(self, only: frozenset[str] | None) -> frozenset[str] | None:
-        if not self.pairs_in_sample or self._docnos is None:
-            return only
-        return self._docnos if only is None else self._docnos & only
+    def _pairs(self, only: frozenset[str] | None = None) -> tuple[list[tuple[str, str]], dict[str, int]]:
+        if self.pairs_in_sample and self._docnos is not None:
+            only = self._docnos if only is None else self._docnos & only
+        return self.base._pairs(only)
 
     @cached_property
     def _topics(self) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.paths import expand
 from .checkpoint import check_source, load_tokenizer, no_weight_bars, unreachable
-from .decoder import check_head, find_head, kind_of, probe_ids
+from .decoder import check_head, evaluating, find_head, kind_of, probe_ids
 
 if TYPE_CHECKING:
     import torch
@@ -209,16 +209,11 @@ def _check(body: PreTrainedModel, full: PreTrainedModel, tokenizer: Any) -> None
     import torch
 
     head = check_head(full)
-    training = body.training
-    body.eval()
-    try:
-        with torch.inference_mode():
-            ids = probe_ids(full)
-            mask = torch.ones_like(ids)
-            expected = body.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
-            got = full.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
-    finally:
-        body.train(training)
+    with evaluating(body), torch.inference_mode():
+        ids = probe_ids(full)
+        mask = torch.ones_like(ids)
+        expected = body.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        got = full.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
     if not torch.allclose(got, expected, rtol=1e-4, atol=1e-5):
         raise ValueError(f"{type(full).__name__} does not give the hidden states of {type(body.base_model).__name__}")
     if tokenizer is None:

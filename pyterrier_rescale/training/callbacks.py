@@ -20,7 +20,7 @@ from .config import TrainConfig
 from .distributed import batch_mean, world
 from .losses import StepParts
 from .model import SparseHead
-from .monitor import CollapseError, Judge, Log, measure
+from .monitor import COLUMNS, CollapseError, Judge, Log, measure
 
 if TYPE_CHECKING:
     from .dev_evaluation import DevWatch
@@ -57,7 +57,7 @@ class Bookkeeper(TrainerCallback):
         self.judge.warmup_steps = args.get_warmup_steps(state.max_steps)
         if not self.main:
             return
-        self._log = Log(self.log_path, state.global_step)
+        self._log = Log(self.log_path, COLUMNS, state.global_step)
         if self.verbose:
             self._bar = progress_bar(
                 total=state.max_steps, initial=state.global_step, desc="training", unit="step"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from ..encoding.text_encoder import TextEncoder
 from .config import TrainConfig
 from .data.rows import packed
 from .model import SparseHead
+from .monitor import Log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,10 +188,7 @@ class DevWatch:
         score = self.set.score(module, **self.lengths)
         module.train(training)
         self.best.offer(score, step, module.state_dict())
-        rows = []
-        if self.path.exists():  # a resumed run repeats the steps after its checkpoint
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) < step]
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([["step", MEASURE], *rows, [step, f"{score:.6f}"]])
+        log = Log(self.path, ("step", MEASURE), step - 1)  # a resumed run repeats the steps after its checkpoint
+        log.write({"step": step, MEASURE: f"{score:.6f}"})
+        log.close()
         return score

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,13 @@ def mean_cosine(vectors: torch.Tensor) -> torch.Tensor:
 
 
 class Log:
-    """``monitor.csv``: one row per logged step, flushed at once; resumed runs go on where the checkpoint was."""
+    """A CSV file of one row per logged step, flushed at once; resumed runs go on where the checkpoint was."""
 
-    def __init__(self, path: Path, resume_step: int = 0) -> None:
-        self.path = path
+    def __init__(self, path: Path, columns: Sequence[str], resume_step: int = 0) -> None:
+        self.columns = columns
         kept = _rows_until(path, resume_step) if resume_step and path.exists() else []
         self._file = path.open("w", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, COLUMNS)
+        self._writer = csv.DictWriter(self._file, columns)
         self._writer.writeheader()
         self._writer.writerows(kept)
         self._file.flush()
@@ -98,7 +99,7 @@ class Log:
     def write(self, row: dict[str, Any]) -> None:
         """Append a row."""
         self._writer.writerow({
-            name: f"{row[name]:.6g}" if isinstance(row[name], float) else row[name] for name in COLUMNS
+            name: f"{row[name]:.6g}" if isinstance(row[name], float) else row[name] for name in self.columns
         })
         self._file.flush()
 

@@ -169,14 +169,12 @@ class EngineIndex(pt.Artifact):
     @property
     def fingerprint(self) -> str | None:
         """The fingerprint of the vocabulary that the documents were encoded with, if the encoder told it."""
-        meta = self._meta()
-        return meta["fingerprint"] if meta else None
+        return (self._meta() or {}).get("fingerprint")
 
     @property
     def made_from(self) -> dict[str, Any] | None:
         """What the index at the path was made from, as its `indexer(made_from=...)` was told; None if it was not."""
-        meta = self._meta()
-        return meta["made_from"] if meta else None
+        return (self._meta() or {}).get("made_from")
 
     @property
     def generation(self) -> str | None:
