@@ -56,7 +56,7 @@ def write_report(comparison: ComparisonResults, command: str | None = None) -> P
         rows=_rows(comparison),
         audits=_audits(comparison),
         figures=_figures(comparison),
-        examples=_with_bars(read_examples(comparison.output_dir)),
+        examples=read_examples(comparison.output_dir),
         command=command or _call(comparison.config),
         versions=[("pyterrier_rescale", __version__), *((name, version(name)) for name in _PACKAGES)],
         measure=_MEASURE,
@@ -162,18 +162,6 @@ def _svg(draw: Callable[[Any], Figure], comparison: ComparisonResults, title: st
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     head, rest = svg.split(">", 1)
     return re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest  # the page gives the width, the view box the rest
-
-
-def _with_bars(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add the bars' widths in percent: of the largest contribution within a system's best document."""
-    for example in examples:
-        for system in example["systems"]:
-            best = system["best"]
-            if best and best["terms"]:
-                largest = max(term["contribution"] for term in best["terms"])
-                for term in best["terms"]:
-                    term["width"] = round(100 * term["contribution"] / largest, 1) if largest > 0 else 0
-    return examples
 
 
 def _call(config: dict[str, Any]) -> str:

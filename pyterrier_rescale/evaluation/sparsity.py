@@ -59,6 +59,7 @@ def sweep(
         FileExistsError: something else is at an index's place.
     """
     import ir_measures
+    import pandas as pd
     import pyterrier as pt
 
     known = getattr(vectors, "encoder", None)
@@ -85,7 +86,7 @@ def sweep(
     results = pt.Experiment(pipelines, topics, qrels, [*wanted, "mrt"], names=names, verbose=verbose)
     for row, (_, result) in zip(rows, results.iterrows(), strict=True):
         row.update({str(measure): result[str(measure)] for measure in wanted}, ms_per_query=result["mrt"])
-    return _frame(rows)
+    return pd.DataFrame(rows).astype({"max_terms": "Int64", "query_terms": "Int64"})
 
 
 def _built(path: Path, engine: str, vectors: SparseVectors, verbose: bool) -> EngineIndex:
@@ -98,12 +99,3 @@ def _built(path: Path, engine: str, vectors: SparseVectors, verbose: bool) -> En
         raise FileExistsError(f"the index at {str(path)!r} does not say what it was made from: choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     return index.indexer(mode="overwrite" if len(index) else "create", verbose=verbose).index(vectors)
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    import pandas as pd
-
-    frame = pd.DataFrame(rows)
-    for name in ("max_terms", "query_terms"):
-        frame[name] = frame[name].astype("Int64")
-    return frame

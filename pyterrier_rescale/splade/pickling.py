@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._utils.paths import expand
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _SETTINGS = ("batch_size", "text_field", "device", "verbose")
 _SHOWN = ("model", "tokenizer", "rescale", "lowercase", "dtype", "shift")
@@ -47,19 +44,17 @@ class Portable:
 
 def _reduced(splade: Any, *, by_name: bool) -> tuple[Any, tuple[Any, ...]]:
     """What ``__reduce__`` returns: the name with the fingerprint to find there, or the loaded model."""
-    settings = {name: getattr(splade, name) for name in _SETTINGS}
     encoder = splade.encoder
-    settings |= encoder.options.given()
+    settings = {name: getattr(splade, name) for name in _SETTINGS}
+    settings |= {"pooling": encoder.pooling, "max_length": encoder.max_length, **encoder.options.given()}
     if by_name:
         settings |= {name: getattr(splade, name) for name in _SHOWN}
         settings |= {name: _absolute(settings[name]) for name in ("model", "tokenizer")}
-        settings |= {"pooling": encoder.pooling, "max_length": encoder.max_length}
         return _from_name, (type(splade), settings, splade.fingerprint)
     model = encoder.model if encoder.model.device.type == "cpu" else copy.deepcopy(encoder.model).cpu()
     shown = {name: getattr(splade, name) for name in _SHOWN if name != "model"}
-    return _from_model, (
-        type(splade), model, encoder.tokenizer, encoder.pooling, encoder.max_length, splade.query_side, settings, shown
-    )  # fmt: skip
+    settings |= {"model": model, "tokenizer": encoder.tokenizer}
+    return _from_model, (type(splade), settings, splade.query_side, shown)
 
 
 def _from_name(kind: type[Any], settings: dict[str, Any], fingerprint: str) -> Any:
@@ -72,17 +67,8 @@ def _from_name(kind: type[Any], settings: dict[str, Any], fingerprint: str) -> A
     return splade
 
 
-def _from_model(
-    kind: type[Any],
-    model: PreTrainedModel,
-    tokenizer: Any,
-    pooling: str,
-    max_length: int,
-    query_side: Any,
-    settings: dict[str, Any],
-    shown: dict[str, Any],
-) -> Any:
-    splade = kind(model, tokenizer=tokenizer, pooling=pooling, max_length=max_length, **settings)
+def _from_model(kind: type[Any], settings: dict[str, Any], query_side: Any, shown: dict[str, Any]) -> Any:
+    splade = kind(**settings)
     splade.query_side, splade.queries_encoder = query_side, query_side.encoder(splade.encoder)
     vars(splade).update(shown)  # how it came about, for repr; the model has been rescaled already
     return splade

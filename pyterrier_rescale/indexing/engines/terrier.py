@@ -128,20 +128,14 @@ class TerrierSearcher(Searcher):
 
     def _match(self, weights: dict[str, float], num_results: int) -> Result:
         with self._turn:
-            return self._match_alone(weights, num_results)
-
-    def _match_alone(self, weights: dict[str, float], num_results: int) -> Result:
-        request = pt.java.cast("org.terrier.querying.Request", self.manager.newSearchRequest("q"))
-        terms = self.query_terms("q", request)
-        for term, weight in weights.items():
-            terms.setTermProperty(term, weight)
-        request.setMatchingQueryTerms(terms)
-        for control in _CONTROLS_OFF:
-            request.setControl(control, "off")
-        for control in ("localmatching", "filters"):
-            request.setControl(control, "on")
-        request.setControl("wmodel", "Tf")
-        request.setControl("end", str(num_results - 1))
-        self.manager.runSearchRequest(request)
-        found = request.getResultSet()
-        return np.array(found.getDocids(), dtype=np.int64), np.array(found.getScores(), dtype=np.float64)
+            request = pt.java.cast("org.terrier.querying.Request", self.manager.newSearchRequest("q"))
+            terms = self.query_terms("q", request)
+            for term, weight in weights.items():
+                terms.setTermProperty(term, weight)
+            request.setMatchingQueryTerms(terms)
+            controls = {**dict.fromkeys(_CONTROLS_OFF, "off"), "localmatching": "on", "filters": "on", "wmodel": "Tf"}
+            for control, value in {**controls, "end": str(num_results - 1)}.items():
+                request.setControl(control, value)
+            self.manager.runSearchRequest(request)
+            found = request.getResultSet()
+            return np.array(found.getDocids(), dtype=np.int64), np.array(found.getScores(), dtype=np.float64)
