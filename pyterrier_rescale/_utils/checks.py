@@ -1,8 +1,9 @@
-"""Checks of arguments that are numbers, for all rooms: numpy's numbers count, bools and NaN do not."""
+"""Checks of arguments, for all rooms; as numbers numpy's count, bools and NaN do not."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -36,6 +37,17 @@ def check_share(name: str, value: Any, *, ends: bool = True) -> Any:
         what = "a share from 0 to 1" if ends else "a number above 0 and below 1"
         raise ValueError(f"{name} must be {what}, got {value!r}")
     return _plain(value)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """Return a value if it is one of the choices; else a ValueError names the argument, the choices and the value."""
+    choices = list(choices)
+    if value not in choices:
+        known = list(map(repr, choices))
+        raise ValueError(
+            f"{name} must be {' or '.join(known) if len(known) == 2 else 'one of ' + ', '.join(known)}, got {value!r}"
+        )
+    return value
 
 
 def _plain(value: Any) -> Any:

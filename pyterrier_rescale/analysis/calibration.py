@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._utils.checks import check_number, check_share
+from .._utils.checks import check_choice, check_number, check_share
 from ..encoding.head_options import HeadOptions
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import find_head, mean_row_norm
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..encoding.query_encoder import QuerySide
-
-POSITIONS = ("attended", "content")
-OFFSETS = (True, False, "term", "global")
 
 
 @dataclass(frozen=True)
@@ -222,12 +219,9 @@ def calibrate(
     check_share("rate", rate, ends=False)
     options = HeadOptions(position_top_k=position_top_k, fold=fold)
     ks = check_ks(ks)
-    if positions not in POSITIONS:
-        raise ValueError(f"positions must be 'attended' or 'content', got {positions!r}")
-    if offset not in OFFSETS:
-        raise ValueError(f"offset must be True, False, 'term' or 'global', got {offset!r}")
-    if centre not in (True, False, None):
-        raise ValueError(f"centre must be True, False or None, got {centre!r}")
+    check_choice("positions", positions, ("attended", "content"))
+    check_choice("offset", offset, (True, False, "term", "global"))
+    check_choice("centre", centre, (True, False, None))
     centre = bool(offset) if centre is None else bool(centre)
     for name, value in (("temperature", temperature), ("target", target), ("least_k", least_k)):
         if value is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._utils.checks import check_choice
 from ..heads.rescaling import check_k
 from .head_statistics import RANDOM_DOCUMENTS, density_numbers, score_numbers
 
@@ -111,9 +112,7 @@ def check_criterion(criterion: str, target: float | None) -> tuple[str, float]:
     Raises:
         ValueError: for an unknown criterion, or a target that it cannot take.
     """
-    criterion = _OLD_NAMES.get(criterion, criterion)
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+    criterion = check_choice("criterion", _OLD_NAMES.get(criterion, criterion), CRITERIA)
     target = CRITERIA[criterion] if target is None else target
     if target is None:
         raise ValueError("criterion='random_margin' needs a target: the root mean square of the teacher's margins")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .._utils.checks import check_choice
 from .._utils.sampling import spread
 from .common import cached, check_texts, shown_steps
 from .headed import MINILM, headed_backbone, minilm_folder
@@ -57,9 +58,7 @@ def small_backbone(
     """
     if family == MINILM:
         return headed_backbone(minilm_folder(), texts, cache, name=MINILM, verbose=verbose, **settings)
-    if family not in FAMILIES:
-        known = ", ".join(map(repr, (*FAMILIES, MINILM)))
-        raise ValueError(f"family must be one of {known}, got {family!r}")
+    check_choice("family", family, (*FAMILIES, MINILM))
     chosen = BackboneSettings.make(settings, family=family)
     texts = check_texts(texts)
     return cached(cache, family, chosen, texts, partial(_build, chosen, texts, verbose))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
-from .._utils.checks import check_integer, check_number, check_share
+from .._utils.checks import check_choice, check_integer, check_number, check_share
 
 S = TypeVar("S", bound="Settings")
 
@@ -108,8 +108,7 @@ class BackboneSettings(Settings):
 
     def __post_init__(self) -> None:
         """Check every value."""
-        if self.family not in FAMILIES:
-            raise ValueError(f"family must be one of {', '.join(map(repr, FAMILIES))}, got {self.family!r}")
+        check_choice("family", self.family, FAMILIES)
         super().__post_init__()
         if self.hidden % 32:
             raise ValueError(f"hidden must be a multiple of 32, got {self.hidden}")

@@ -11,7 +11,7 @@ import copy
 import os
 from typing import TYPE_CHECKING
 
-from .._utils.checks import check_number
+from .._utils.checks import check_choice, check_number
 from .decoder import check_head, find_head, head_input, kind_of, last_norm, mean_row_norm, probe_ids
 from .provenance import record, refuse_rescaled
 from .ties import untie
@@ -68,8 +68,7 @@ def rescale(
     from .checkpoint import load_backbone
 
     k = check_k(k)
-    if placement not in PLACEMENTS:
-        raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, got {placement!r}")
+    check_choice("placement", placement, PLACEMENTS)
     loaded_here = isinstance(model, (str, os.PathLike))
     if loaded_here:
         model, _ = load_backbone(model, need_tokenizer=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._utils.checks import check_integer, check_number, check_share
+from .._utils.checks import check_choice, check_integer, check_number, check_share
 from .._utils.paths import expand
 from ..encoding.lexical import WEIGHTINGS, LexicalSide, TokenStatistics, token_statistics, vocabulary_size
 from .encoder import Splade
@@ -72,8 +72,7 @@ class LexicalEncoder(Splade):
         saved = _saved(tokenizer) if idf_from is None else None
         if saved is not None:
             weighting, k1, b, max_length = (saved[name] for name in ("weighting", "k1", "b", "max_length"))
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting must be 'tokens' or 'bm25', got {weighting!r}")
+        check_choice("weighting", weighting, WEIGHTINGS)
         check_number("k1", k1, zero=True)
         check_share("b", b)
         check_integer("batch_size", batch_size)

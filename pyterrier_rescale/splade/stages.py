@@ -10,7 +10,7 @@ import pandas as pd
 import pyterrier as pt
 from scipy.sparse import csr_matrix
 
-from .._utils.checks import check_integer, check_number
+from .._utils.checks import check_choice, check_integer, check_number
 from .._utils.defaults import DefaultInt
 from .._utils.stages import ALL_TOKS, Stage
 from .._utils.stages import schematic as schematic
@@ -61,7 +61,7 @@ class SpladeDocEncoder(_Role):
         if not isinstance(self.batch_size, DefaultInt):  # which a copy gives back
             self.batch_size = check_integer("batch_size", batch_size)
         self.scale = check_number("scale", scale)
-        self.terms = _check_terms(terms)
+        self.terms = check_choice("terms", terms, MODES)
         self.max_terms, self.min_weight = check_pruning(max_terms, min_weight)
         self.verbose = splade.verbose if verbose is None else verbose
 
@@ -133,7 +133,7 @@ class SpladeQueryEncoder(_Role):
         self._defaults = {**type(self)._defaults, "batch_size": splade.batch_size}
         self.batch_size = _batch_size(splade, batch_size)
         self.scale = check_number("scale", scale)
-        self.terms = _check_terms(terms)
+        self.terms = check_choice("terms", terms, MODES)
         self.max_terms, self.min_weight = check_pruning(max_terms, min_weight)
         self.verbose = splade.verbose if verbose is None else verbose
 
@@ -204,12 +204,6 @@ class SpladeScorer(_Role):
 
 def _batch_size(splade: SparseEncoder, batch_size: int | None) -> int:
     return splade.batch_size if batch_size is None else check_integer("batch_size", batch_size)
-
-
-def _check_terms(terms: str) -> str:
-    if terms not in MODES:
-        raise ValueError(f"terms must be 'safe' or 'raw', got {terms!r}")
-    return terms
 
 
 def _check_column(texts: list[Any], column: str, role: pt.Transformer, ids: list[Any]) -> list[str]:

@@ -341,7 +341,7 @@ def test_pairs_and_leading_words():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"centre": "rows"}, "centre must be True, False or None, got 'rows'"),
+        ({"centre": "rows"}, "centre must be one of True, False, None, got 'rows'"),
         ({"rate": 0}, "rate must be a number above 0 and below 1, got 0"),
         ({"rate": 0.01}, "rate=0.01 of 48 texts is less than one text: give at least 100 texts"),
         ({"positions": "all"}, "positions must be 'attended' or 'content'"),
@@ -391,7 +391,7 @@ def test_a_global_offset_shifts_all_terms_alike(modernbert):
     fired = encode(calibration.apply(model), tokenizer, TEXTS) > 0
     assert fired[:, :used].mean() == pytest.approx(RATE, rel=0.01)
     assert not fired[:, used:].any()
-    with pytest.raises(ValueError, match="offset must be True, False, 'term' or 'global', got 'both'"):
+    with pytest.raises(ValueError, match="offset must be one of True, False, 'term', 'global', got 'both'"):
         calibrate(model, TEXTS, tokenizer=tokenizer, offset="both")
 
 

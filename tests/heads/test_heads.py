@@ -269,7 +269,7 @@ def test_weights_that_are_not_in_memory_are_refused():
 
 
 def test_bad_placement_and_headless_models(bert_folder, tmp_path):
-    with pytest.raises(ValueError, match="placement must be one of decoder, norm, tied, got 'head'"):
+    with pytest.raises(ValueError, match="placement must be one of 'decoder', 'norm', 'tied', got 'head'"):
         rescale(bert_folder, placement="head")
     body = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
     with pytest.raises(TypeError, match="BertModel, which has no masked-LM head"):

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..._utils.checks import check_choice
 from ..._utils.defaults import DefaultInt, DefaultStr
 from ..._utils.paths import expand
 
@@ -83,7 +84,5 @@ def engine_class(engine: str) -> type[EngineIndex]:
         ValueError: an unknown engine.
         ImportError: the engine's package is not installed.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {sorted(ENGINES)}, got {engine!r}")
-    module, name = ENGINES[engine]
+    module, name = ENGINES[check_choice("engine", engine, sorted(ENGINES))]
     return getattr(importlib.import_module(f".{module}", __name__), name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..._utils.checks import is_number
 from ..._utils.documents import as_documents
+from ..._utils.text_lines import has_surrogates
 
 MAX_WEIGHT = 2**24 - 1  # integers up to here are exact in float32
 MAX_SUM = 2**31 - 1  # of a document's weights, its length to Terrier and PISA
@@ -183,7 +184,5 @@ def check_docno(docno: Any, number: int) -> str:
 
 def check_utf8(text: str, what: str) -> None:
     """Raise ValueError for a text with half a character."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} cannot be written as UTF-8: {text!r}") from None
+    if has_surrogates(text):
+        raise ValueError(f"{what} cannot be written as UTF-8: {text!r}")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..._utils.checks import check_choice
 from ..._utils.paths import whole_folder
 
 if TYPE_CHECKING:
@@ -89,19 +90,18 @@ def query_body(toks: Mapping[str, float], kind: str = "opensearch", size: int = 
     Raises:
         ValueError: an unknown kind.
     """
+    check_choice("kind", kind, KINDS)
     weights = {term: float(weight) for term, weight in toks.items()}
     if kind == "opensearch":
         query: dict[str, Any] = {"neural_sparse": {FIELD: {"query_tokens": weights}}}
     elif kind == "elasticsearch":
         query = {"sparse_vector": {"field": FIELD, "query_vector": weights, "prune": False}}
-    elif kind == "rank_feature":
+    else:
         clauses = [
             {"rank_feature": {"field": f"{FIELD}.{term}", "linear": {}, "boost": weight}}
             for term, weight in weights.items()
         ]
         query = {"bool": {"should": clauses}}
-    else:
-        raise ValueError(f"kind must be one of {list(KINDS)}, got {kind!r}")
     return {"size": size, "_source": ["docno"], "query": query}
 
 

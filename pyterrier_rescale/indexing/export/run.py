@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..._utils.checks import check_number
+from ..._utils.checks import check_choice, check_number
 from ..vectors.base import SparseVectors
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def export(
         TypeError: not vectors.
         FileExistsError: something is at the path.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {sorted(FORMATS)}, got {format!r}")
+    check_choice("format", format, sorted(FORMATS))
     if not isinstance(vectors, SparseVectors):
         if not hasattr(vectors, "vectors"):
             raise TypeError(f"vectors must be open_vectors(path) or an index, got {type(vectors).__name__}")

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from ..._utils.checks import check_integer, check_share, is_number
+from ..._utils.checks import check_choice, check_integer, check_share, is_number
 from ..._utils.stages import ALL_TOKS
 from ...encoding.terms import Toks
 from .stage import VectorStage
 
-WEIGHTINGS = ("score", "softmax")
 _TOKS = "query_toks"
 
 
@@ -48,9 +47,7 @@ class VectorFeedback(VectorStage):
         self.fb_docs = check_integer("fb_docs", fb_docs)
         self.fb_terms = check_integer("fb_terms", fb_terms)
         self.fb_lambda = check_share("fb_lambda", fb_lambda)
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting must be one of {list(WEIGHTINGS)}, got {weighting!r}")
-        self.weighting = weighting
+        self.weighting = check_choice("weighting", weighting, ("score", "softmax"))
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """One row per query, in the order of their first rows, with the columns of queries (``q...``) only.
