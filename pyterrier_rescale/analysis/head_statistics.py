@@ -109,14 +109,9 @@ def density_numbers(weights: np.ndarray) -> dict[str, float]:
 
 
 def mean_cosine(vectors: np.ndarray, groups: np.ndarray | None = None) -> float:
-    """Mean cosine over pairs of different vectors (M, D), or of different groups; zero vectors are left out.
+    """Mean cosine over pairs of different vectors (M, D), or of different groups (M,); NaN without any pair.
 
-    Args:
-        vectors: (M, D).
-        groups: (M,) labels; pairs of one group are left out. Default: every vector is a group of its own.
-
-    Returns:
-        The mean, or NaN without any pair.
+    Zero vectors are left out, and so are pairs of one group.
     """
     norms = np.linalg.norm(vectors, axis=1)
     present = norms > 0

@@ -26,10 +26,7 @@ _QUERY_FIELDS = ("text", "query", "title")
 class NamedCollection(Collection):
     """A collection behind one PyTerrier dataset for the corpus and one or more for topics and qrels.
 
-    Args:
-        name: what `load_collection` was asked for.
-        dataset: gives the corpus (``get_corpus_iter``).
-        sources: by split, the dataset that has its topics and qrels, and the variant to ask it for, if it has variants.
+    `sources` has by split the dataset of its topics and qrels, and the variant to ask it for, if it has variants.
     """
 
     def __init__(self, name: str, dataset: Any, sources: dict[str, tuple[Any, str | None]]):

@@ -27,10 +27,7 @@ def holm_against_twins(
 ) -> dict[tuple[str, str], float]:
     """Two-sided paired t-tests of each system against its twin, Holm-corrected over the systems within a measure.
 
-    Args:
-        per_query: columns ``name, qid, measure, value``.
-        twins: ``{system: the system it is tested against}``.
-        measures: names of measures.
+    ``per_query`` has columns ``name, qid, measure, value``.
 
     Returns:
         ``{(system, measure): corrected p}``; NaN where all differences are zero.

@@ -47,12 +47,8 @@ def build_bm25(
 ) -> bool:
     """Index ``docno`` and ``text`` with Terrier's defaults (Porter stems, stop words); reuse what fits.
 
-    Args:
-        documents: gives a fresh iterator at each call.
-        path: the index's folder; an index of this function made otherwise, or a broken one, is replaced.
-        tokeniser: what :func:`choose_tokeniser` says.
-        made_from: plain JSON values that tell the documents from others.
-        verbose: show a progress bar.
+    An index of this function made otherwise, or a broken one, is replaced. ``documents`` gives a fresh iterator at each
+    call; ``made_from``, plain JSON values, tells them from others; ``tokeniser`` is what :func:`choose_tokeniser` says.
 
     Returns:
         Whether it was built now.

@@ -91,14 +91,8 @@ def build_index(
     build leaves the former index as what it is. One that is replaced stays until the new one is whole. An index of
     vectors (``encode``) of all terms, by the same encoder from the same documents, is the same.
 
-    Args:
-        splade: the encoder; reads the documents' ``splade.text_field``.
-        documents: gives a fresh iterator at each call.
-        path: the index's folder.
-        engine: the engine's name.
-        corpus_id: ``corpus_fingerprint(documents, ("docno", splade.text_field))`` if it is known; ``None``: taken here.
-        scale: units per weight.
-        verbose: show progress bars.
+    ``documents`` gives a fresh iterator at each call; ``corpus_id`` is their ``corpus_fingerprint(documents, ("docno",
+    splade.text_field))`` if it is known, else taken here.
 
     Raises:
         FileExistsError: something else is at ``path``, or an index that does not know what it was made from.

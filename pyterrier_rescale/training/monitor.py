@@ -117,10 +117,8 @@ def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
 class Judge:
     """Tells a collapsed run from a healthy one, by figures that stay bad over a window of steps.
 
-    Args:
-        vocab_size: terms: V, or as many as folding leaves.
-        ramp_steps: of the regulariser; vectors may be dense until then.
-        warmup_steps: of the learning rate; nothing need be ranked until then.
+    ``vocab_size`` terms: V, or as many as folding leaves. Until the regulariser's ``ramp_steps`` vectors may be dense;
+    until ``warmup_steps`` nothing need be ranked.
     """
 
     #: Consecutive bad steps before a verdict.

@@ -19,14 +19,8 @@ _SPARE = 20
 def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = False) -> Rows:
     """Add ``number`` hard negatives to every row: the best documents by BM25 that no row calls relevant to its query.
 
-    The documents searched are all those in the rows. A query for which BM25 finds fewer gets random documents for
-    the rest; how many is said in a warning.
-
-    Args:
-        rows: the training rows; teacher scores are dropped, as none exist for mined documents.
-        number: negatives to add per row.
-        seed: of the random ones.
-        verbose: show a progress bar.
+    The documents searched are all those in the rows. A query for which BM25 finds fewer gets random documents (of
+    ``seed``) for the rest; how many is said in a warning. Teacher scores are dropped: mined documents have none.
 
     Raises:
         ValueError: if there are not enough different documents.

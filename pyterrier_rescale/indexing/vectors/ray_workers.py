@@ -27,11 +27,9 @@ def encode_on_ray(
     An actor or a node that dies costs the windows at hand, which Ray gives to others. The actors stay for some hundred
     MB of text, then new ones load the model.
 
-    Args:
-        encoder: what the actors do; the package must be installed on the nodes.
-        windows: read here, sent to the actors.
-        workers: actors; on GPUs if the encoder is on one, else with an equal share of the cluster's processors.
-        address: of a cluster; default: the one that is connected, that of RAY_ADDRESS, or a new one on this machine.
+    The package must be installed on the nodes. Actors are on GPUs if the encoder is on one, else they have an equal
+    share of the cluster's processors. Without an address the cluster is the one that is connected, that of RAY_ADDRESS,
+    or a new one on this machine.
 
     Raises:
         ImportError: Ray is not installed.
