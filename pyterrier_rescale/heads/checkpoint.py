@@ -61,9 +61,8 @@ def load_backbone(
             keep_dead_bias_in_step(loaded)
         except (TypeError, ValueError):
             pass  # a head that find_head refuses has no second bias of ours to keep
-    elif not need_tokenizer or tokenizer is not None:
-        if loaded.get_output_embeddings() is None:
-            find_head(loaded)  # raises, naming the class
+    elif loaded.get_output_embeddings() is None:
+        find_head(loaded)  # raises, naming the class
     return loaded, tokenizer
 
 

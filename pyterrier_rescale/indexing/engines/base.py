@@ -291,8 +291,7 @@ class EngineIndex(pt.Artifact):
         """Import or start what the engine needs; raise ImportError or RuntimeError if that is missing."""
 
     def _check_term(self, term: str) -> None:
-        """Raise ValueError if the engine cannot hold the term."""
-        raise NotImplementedError
+        """Raise ValueError if the engine cannot hold the term; by default it holds every str that UTF-8 can."""
 
     def _write(self, folder: Path, stream: DocumentStream, old: dict | None) -> dict[str, Any]:
         """Write the engine's files for all documents of the stream; return additions to the metadata (terms)."""

@@ -76,9 +76,6 @@ class MilvusEngine(EngineIndex):
     def _prepare(self) -> None:
         _pymilvus()
 
-    def _check_term(self, term: str) -> None:
-        """Every str that UTF-8 can hold is a term."""
-
     def _stamp_now(self) -> Any:
         meta = self._meta()
         return meta and meta["generation"]
