@@ -13,9 +13,14 @@ from models import MAX_LENGTH
 OURS, SPLADE, SPARSE_ENCODER = NAMES = ("pyterrier_rescale", "pyterrier_splade", "SparseEncoder")
 #: The same package with its body in bfloat16: not the same vectors, so it stands beside the comparison.
 OURS_HALF = "pyterrier_rescale bf16"
-#: Training with the activations of a few texts at a time (GradCache): the same gradients, one more forward pass.
-LEAN_TEXTS = 2
-OURS_LEAN = f"pyterrier_rescale mini_batch_size={LEAN_TEXTS}"
+#: Training that keeps less for the backward pass: system -> options of ``train``. By default it would depend on the
+#: memory that is free; all have the same gradients.
+TRAINING = {
+    OURS: {"activations": "all"},
+    f"{OURS} activations=products": {"activations": "products"},
+    f"{OURS} activations=inputs": {"activations": "inputs"},
+    f"{OURS} mini_batch_size=2": {"mini_batch_size": 2},
+}
 
 
 class PeakMemory:
@@ -128,7 +133,7 @@ def training(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
     import pyterrier_rescale.training.dev_evaluation
     import pyterrier_rescale.training.trainer  # noqa: F401
 
-    if name in (OURS, OURS_LEAN):
+    if name in TRAINING:
         import pandas as pd
 
         from pyterrier_rescale import train
@@ -137,7 +142,7 @@ def training(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
             with tempfile.TemporaryDirectory() as out:
                 trained = train(folder, pairs, out, rescale=None, batch_size=batch_size, max_steps=steps,
                                 max_length=128, monitor=False, save_steps=0, verbose=False,
-                                mini_batch_size=LEAN_TEXTS if name == OURS_LEAN else None)  # fmt: skip
+                                **TRAINING[name])  # fmt: skip
                 stamps = pd.read_csv(Path(out) / "monitor.csv")["seconds"].tolist()
             parameters = sum(p.numel() * p.element_size() for p in trained.encoder.model.parameters())
             return {"s_per_step": statistics.median(np.diff(stamps)[1:]), "model_mb": parameters / 1e6}

@@ -9,7 +9,7 @@
 Every contender lives in a process of its own and works when told, one at a time, A B C B C A ...; so the machine's
 drift hits all alike, and memory is each one's own, above the loaded and warm model. Models have random weights; one
 bias for all terms is set so that about 220 terms fire per document. Texts are docstrings of mixed lengths, or all of
-the same (--lengths equal), where padding helps nobody. A call replaces the rows of its task and shapes in results.csv.
+the same (--lengths equal), where padding helps nobody. A call replaces its rows (task, shape, system) in results.csv.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "true"
 
 import pandas as pd
-from contenders import NAMES, OURS, OURS_HALF, OURS_LEAN, SPARSE_ENCODER, SPLADE, serve
+from contenders import NAMES, OURS, OURS_HALF, SPARSE_ENCODER, SPLADE, TRAINING, serve
 from models import SHAPES, build, some_texts
 
 HERE = Path(__file__).parent
@@ -114,13 +114,20 @@ def draw_memory(table: pd.DataFrame, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def only(names: tuple[str, ...], against: list[str] | None) -> tuple[str, ...]:
+    return tuple(name for name in names if name in (OURS, *(against or names)))
+
+
+def set_of_rows(table: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(table.reindex(columns=["task", "shape", "system"]).fillna(""))
+
+
 def keep(rows: list[dict], path: Path) -> None:
     """Replace the rows of the same task, shape and system."""
     table = pd.DataFrame(rows)
     if path.exists():
         old = pd.read_csv(path)
-        key = ["task", "shape"]
-        same = old.set_index(key).index.isin(table.set_index(key).index)
+        same = set_of_rows(old).isin(set_of_rows(table))
         table = pd.concat([old[~same], table], ignore_index=True)
     table.sort_values(["task", "shape"], kind="stable").round(4).to_csv(path, index=False)
 
@@ -129,7 +136,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["encode", "train", "index", "breakdown", "memory"])
     parser.add_argument("--shapes", nargs="+", default=["a", "b"], choices=list(SHAPES))
-    parser.add_argument("--against", nargs="+", choices=[*NAMES, OURS_HALF], help="only these (encode, index)")
+    parser.add_argument("--against", nargs="+", choices=list(dict.fromkeys([*NAMES, OURS_HALF, *TRAINING])),
+                        help="only these beside ours (encode, index, train)")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--lengths", choices=["mixed", "equal"], default="mixed", help="of texts (encode, index)")
@@ -158,11 +166,10 @@ def main() -> None:
 
             pairs = load_collection("docstrings").train_pairs()[: options.batch_size * options.steps]
             given |= {"pairs": pairs, "steps": options.steps}
-            names = (OURS, OURS_LEAN, SPARSE_ENCODER)
+            names = only((*TRAINING, SPARSE_ENCODER), options.against)
             rows = compare("train", shape, names, folder, given, options.rounds)
         else:
-            names = (OURS, SPLADE) if options.task == "index" else (*NAMES, OURS_HALF)
-            names = tuple(name for name in names if name in (OURS, *(options.against or names)))
+            names = only((OURS, SPLADE) if options.task == "index" else (*NAMES, OURS_HALF), options.against)
             given["texts"] = some_texts(options.texts, options.lengths)
             rows = compare(options.task, shape, names, folder, given, options.rounds)
             if options.lengths == "equal":

@@ -59,9 +59,9 @@ class Bookkeeper(TrainerCallback):
             return
         self._log = Log(self.log_path, COLUMNS, state.global_step)
         if self.verbose:
-            self._bar = progress_bar(
-                total=state.max_steps, initial=state.global_step, desc="training", unit="step"
-            )
+            kept = self.module.kept
+            what = "training" if kept == "all" else f"training ({kept} kept)"
+            self._bar = progress_bar(total=state.max_steps, initial=state.global_step, desc=what, unit="step")
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any

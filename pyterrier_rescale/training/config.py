@@ -16,6 +16,7 @@ from .._utils.paths import expand
 from ..encoding.head_options import HeadOptions
 from ..encoding.kernel import POOLINGS
 from ..heads.shifting import check_shift
+from .activations import KEPT
 from .losses import LOSSES
 from .regularizers import RAMPS, REGULARIZERS
 
@@ -24,6 +25,7 @@ CONFIG_FILE = "train_config.json"
 RESCALES = ("auto", "calibrated", "learned")
 QUERIES = ("model", "static")
 MONITORS = (True, False, "warn")
+ACTIVATIONS = ("auto", *KEPT)
 _set = object.__setattr__  # in a frozen class: numpy's numbers become Python's, which JSON can hold
 
 
@@ -63,6 +65,7 @@ class TrainConfig:
     static_learning_rate: float = 1e-3
     gradient_accumulation: int = 1
     mini_batch_size: int | None = None
+    activations: str = "auto"
     bf16: bool = False
     seed: int = 0
     monitor: bool | str = True
@@ -86,6 +89,7 @@ class TrainConfig:
         _choice("ramp", self.ramp, RAMPS)
         _choice("pooling", self.pooling, POOLINGS)
         _choice("queries", self.queries, QUERIES)
+        _choice("activations", self.activations, ACTIVATIONS)
         if self.query_pooling is not None:
             _choice("query_pooling", self.query_pooling, POOLINGS)
             if self.queries == "static":
@@ -114,6 +118,11 @@ class TrainConfig:
         _set(self, "position_top_k", self.head_options.position_top_k)
         if self.mine_negatives and LOSSES[self.loss].needs_scores:
             raise ValueError(f"mine_negatives has no teacher scores to give to loss={self.loss!r}; use loss='infonce'")
+        if self.mini_batch_size is not None and self.activations not in ("auto", "all"):
+            raise ValueError(
+                f"activations must be 'auto' or 'all' with mini_batch_size={self.mini_batch_size}, which computes "
+                f"whole mini-batches again, got {self.activations!r}"
+            )
         if self.device not in (None, "cpu", "cuda", "mps"):
             raise ValueError(f"device must be None, 'cpu', 'cuda' or 'mps', got {self.device!r}")
         for name in ("bf16", "lowercase"):
@@ -161,7 +170,7 @@ class TrainConfig:
 
     def differences(self, other: TrainConfig) -> list[str]:
         """Options that differ and would change the weights, as ``name: ours instead of theirs``."""
-        harmless = {"monitor", "log_steps", "save_steps", "device", "report_to"}
+        harmless = {"monitor", "log_steps", "save_steps", "device", "report_to", "activations"}
         return [
             f"{name}={shown(value)} instead of {shown(getattr(other, name))}"
             for name, value in self.to_dict().items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ..encoding.kernel import packed_head
 from ..encoding.query_encoder import QuerySide
 from ..heads.decoder import find_head, head_input
 from ..heads.provenance import record
+from .activations import keeping
 
 # Padded tokens that run through the body together on a CPU: with 2,048 a step held a tenth more and took as long.
 _CPU_TOKENS = 512
@@ -59,6 +60,8 @@ class SparseHead(InputModule):
         self.query_pooling = query_pooling or pooling
         self.query_weights = None if query_weights is None else nn.Parameter(query_weights)
         self.max_length = max_length
+        #: Activations that are kept for the backward pass, one of ``activations.KEPT``.
+        self.kept = "all"
         self.log_k = None if learned_k is None else nn.Parameter(torch.tensor(math.log(learned_k)))
         self.options = options or HeadOptions()
         folding = make_folding(self.options.fold, tokenizer, self.get_embedding_dimension())
@@ -121,7 +124,7 @@ class SparseHead(InputModule):
                     longest = _last_attended(mask[members]) if len(parts) > 1 else mask.shape[1]
                     part = ids[members, :longest], mask[members, :longest], lookup
                     again = mini_batch_size is not None and len(parts) > 1 and torch.is_grad_enabled()
-                    rows.append(checkpoint(self._hidden, *part, use_reentrant=False) if again else self._hidden(*part))
+                    rows.append(checkpoint(self.hidden, *part, use_reentrant=False) if again else self.hidden(*part))
                     lengths.append(part[1].sum(dim=1))
                 orders.append(torch.argsort(torch.cat(parts)))
             hidden = torch.cat(rows)
@@ -136,9 +139,9 @@ class SparseHead(InputModule):
                 vectors[number] = part[order]
         return [fold_weights(part, self.representatives) for part in vectors]
 
-    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, lookup: SharedLookup) -> torch.Tensor:
-        """The decoder's input t at the attended positions of some texts, text after text, (T, H)."""
-        with lookup():
+    def hidden(self, ids: torch.Tensor, mask: torch.Tensor, lookup: SharedLookup | None = None) -> torch.Tensor:
+        """The decoder's input t at the attended positions of some texts (B, L), text after text, (T, H)."""
+        with nullcontext() if lookup is None else lookup(), keeping(self.mlm, self.kept):
             return head_input(self.mlm, input_ids=ids, attention_mask=mask)[mask.bool()]
 
     def _static(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -53,11 +53,12 @@ _HEAD_FIGURES = (
 
 def write_card(
     folder: Path, origin: Origin, model: PreTrainedModel, rows: Rows, config: TrainConfig, log: Path,
-    audits: tuple[HeadAudit | None, HeadAudit | None],
+    audits: tuple[HeadAudit | None, HeadAudit | None], kept: str,
 ) -> None:  # fmt: skip
     """Write ``README.md``, with the metadata that model hubs read, and ``head_audit.json`` into the encoder's folder.
 
-    ``log`` is ``monitor.csv``; the audits are of the head before and after training.
+    ``log`` is ``monitor.csv``; the audits are of the head before and after training; ``kept`` says which activations
+    were kept for the backward pass.
     """
     record = provenance(model) or {}
     how = "not rescaled"
@@ -82,12 +83,13 @@ def write_card(
         f"{source_name(origin.data)}{f', texts from {source_name(origin.texts)}' if origin.texts is not None else ''}: "
         f"{len(rows):,} rows of a query and {1 + rows.facts.negatives[0]} document(s)"
         + (f"; left out: {left_out}." if left_out else "."),
-        *("", "## Run", "", *_run_table(log), "", *_reproduction(origin, config)),
+        *("", "## Run", "", *_run_table(log), "", f"Activations kept for the backward pass: {kept}.", ""),
+        *_reproduction(origin, config),
         *("", "Options (`train_config.json`):", "", "```json", options, "```", ""),
     ]
     write_whole(folder / "README.md", "\n".join(lines))
-    kept = {when: _plain(audit, origin.name) for when, audit in zip(("before", "after"), audits, strict=True)}
-    write_whole(folder / AUDITS_FILE, json.dumps(kept, indent=2, allow_nan=False) + "\n")
+    measured = {when: _plain(audit, origin.name) for when, audit in zip(("before", "after"), audits, strict=True)}
+    write_whole(folder / AUDITS_FILE, json.dumps(measured, indent=2, allow_nan=False) + "\n")
 
 
 def _plain(audit: HeadAudit | None, name: str) -> dict[str, Any] | None:

@@ -84,6 +84,9 @@ def train(
     - ``loss="infonce"``: or ``"margin_mse"``, ``"kl"`` (both need teacher scores); ``temperature=1.0``.
     - ``batch_size=32`` queries per step (and process), ``gradient_accumulation=1`` such batches per update,
       ``mini_batch_size=None``: texts in memory at a time (GradCache), for large batches.
+    - ``activations="auto"``: what is kept for the backward pass: ``"all"``, ``"products"`` (of matrices; the rest is
+      computed again), ``"inputs"`` (of layers, which run again), or the first of these that the free memory holds.
+      All give the same numbers.
     - ``learning_rate=2e-5``, ``warmup_steps=None`` (a tenth of the steps), then linear decay; ``weight_decay=0.01``,
       ``max_grad_norm=1.0`` (0: no clipping), ``scale_learning_rate=1e-2`` of a learned k, ``bias_learning_rate=None``
       of the head's output bias (None: like all; 0: it stays).
@@ -169,7 +172,7 @@ def train(
         model = module.fold()
         queries = dataclasses.replace(module.query_side(), max_length=config.query_max_length)
         audits = before, measure_head(model, module.tokenizer, rows, config, queries)
-        write_card(folder, origin, model, rows, config, folder / LOG_FILE, audits)
+        write_card(folder, origin, model, rows, config, folder / LOG_FILE, audits, module.kept)
         save_encoder(
             folder, model, module.tokenizer, pooling=config.pooling, max_length=config.max_length, queries=queries,
             options=config.head_options,
@@ -219,6 +222,7 @@ def _run(
 ) -> None:  # fmt: skip
     """The loop itself; the module is trained in place."""
     from .callbacks import Bookkeeper, whole_checkpoints
+    from .memory_plan import choose
     from .trainer import Collator, Encoder, Trainer
 
     python_signals()
@@ -234,12 +238,16 @@ def _run(
     encoder = Encoder(modules=[module], device=config.device)
     trainer = Trainer(encoder, config, rows, collator, str(folder / _CHECKPOINTS), [bookkeeper])
     bookkeeper.parts = trainer.objective.parts
+    # gradients, two averages of AdamW, and the best state on a dev split
+    module.kept = choose(module, rows, negatives, config, copies=3 if watch is None else 4)
     if config.report_to:
         bookkeeper.report = trainer.log
     trainer.objective.ramp.warn_if_short(config.query_lambda, config.lambda_d)
     try:
         with _malloc_for(module, config):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.optimizer.state.clear()  # which the trainer would keep, as it is in reference cycles
+            module.zero_grad()
     finally:
         bookkeeper.close()
     module.eval()

@@ -79,8 +79,8 @@ class Encoder(SparseEncoder):
     """A SparseEncoder that zeroes gradients in place: fresh (V, H) buffers cost page faults at every step."""
 
     def zero_grad(self, set_to_none: bool = False) -> None:
-        """Zero the gradients and keep their buffers."""
-        super().zero_grad(set_to_none=False)
+        """Zero the gradients, and keep their buffers where the activations are kept, too."""
+        super().zero_grad(set_to_none=self[0].kept != "all")
 
 
 class Trainer(SparseEncoderTrainer):
