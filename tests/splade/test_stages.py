@@ -177,6 +177,7 @@ def test_the_documented_contract_of_names():
     assert {name: p.default for name, p in list(parameters.items())[2:]} == {
         "tokenizer": None, "rescale": None, "pooling": "max", "max_length": 256, "batch_size": 32,
         "text_field": "text", "lowercase": False, "device": None, "dtype": None, "verbose": False,
+        "shift": None, "position_top_k": None, "fold": None,
     }  # fmt: skip
     assert list(inspect.signature(Splade.doc_encoder).parameters)[1:] == [
         "text_field", "batch_size", "scale", "terms", "verbose", "max_terms", "min_weight",
