@@ -80,7 +80,8 @@ def order_by_score(numbers: np.ndarray, scores: np.ndarray, ranks: np.ndarray, k
     Equal sums differ in their last bits by the order of addition: unrounded, they would not tie.
     """
     if len(scores):
-        scores = np.round(scores, 12 - int(np.ceil(np.log10(scores.max()))))
+        decimals = 12 - int(np.ceil(np.log10(scores.max())))
+        scores = np.round(scores, decimals) if decimals <= 308 else scores  # 1e309 is infinite: scores become NaN
     order = np.argsort(-scores, kind="stable")
     if len(scores) > 1 and (np.diff(scores[order]) == 0).any():
         order = np.lexsort((ranks[numbers], -scores))
