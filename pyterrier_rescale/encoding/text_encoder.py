@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from .head_options import HeadOptions
 from .kernel import POOLINGS, packed_head
 from .screening import make_screen
 from .text_checks import check_max_length, check_texts
+from .threads import one_thread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,8 +36,10 @@ _CPU_TOKENS = 1024
 _SIMILAR = 0.85
 # Rows from which the head's product is at its full rate.
 _HEAD_ROWS = 3072
-
+# From how many texts settings that outlive a batch pay: a screen, malloc's.
 _MANY_TEXTS = 8
+# Floating-point operations of a model's batch up to which it runs on one thread: a query's, some ten milliseconds.
+_ONE_THREAD = 1e9
 
 
 class HeadBatch(NamedTuple):
@@ -101,6 +104,8 @@ class TextEncoder:
         self.head = check_head(self.model)
         # where padding changes what a text gives, a batch is of texts of one length and has none
         self._padded = padding_error(self.model, self.head) < (2e-4 if self.model.dtype == torch.float32 else 5e-2)
+        body = [m.weight.numel() for m in self.model.base_model.modules() if isinstance(m, torch.nn.Linear)]
+        self._flops = 2 * (sum(body) + self.head.weight.numel())  # of a token
         if len(self.tokenizer) > self.vocab_size:
             raise ValueError(
                 f"tokenizer has {len(self.tokenizer)} tokens, but the model only {self.vocab_size} rows: "
@@ -138,11 +143,11 @@ class TextEncoder:
         many = self.pooling == "max" and len(texts) >= _MANY_TEXTS and top is None
         screen = make_screen(self.head.weight) if many else None
         for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
-            with torch.inference_mode():
+            with torch.inference_mode(), self._threads(len(rows)):
                 weights = packed_head(
                     rows, lengths, self.head.weight, self.head.bias, self.pooling, screen=screen, position_top_k=top
                 )
-            parts.append(to_csr(weights))
+                parts.append(to_csr(weights))
             order.append(members)
             if progress:
                 progress(len(members))
@@ -162,13 +167,12 @@ class TextEncoder:
         windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
         on_heap = self.device.type == "cpu" and len(present) >= _MANY_TEXTS
         with keep_freed_memory() if on_heap else nullcontext(), ThreadPoolExecutor(max_workers=1) as pool:
-            pending = [pool.submit(self._tokenise, [texts[i] for i in window]) for window in windows[:1]]
+            ids = self._tokenise([texts[i] for i in windows[0]]) if windows else []  # few texts start no thread
             for number, window in enumerate(windows):
-                ids = pending.pop().result()
-                if number + 1 < len(windows):
-                    pending.append(pool.submit(self._tokenise, [texts[i] for i in windows[number + 1]]))
+                following = [pool.submit(self._tokenise, [texts[i] for i in w]) for w in windows[number + 1 :][:1]]
                 for members in self._batches(np.array([len(row) for row in ids]), batch_size):
                     yield self._run(window[members], [ids[i] for i in members])
+                ids = following[0].result() if following else []
 
     def _packed(self, batches: Iterator[HeadBatch]) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
         """Several batches' (texts, rows without padding, rows of each text) at once, as the head's product likes it."""
@@ -181,6 +185,11 @@ class TextEncoder:
                 held = []
         if held:
             yield _joined(held)
+
+    def _threads(self, tokens: int) -> AbstractContextManager[Any]:
+        """One thread for small work."""
+        small = self.device.type == "cpu" and tokens * self._flops <= _ONE_THREAD
+        return one_thread() if small else nullcontext()
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         return token_ids(self.tokenizer, texts, self.max_length)
@@ -213,7 +222,7 @@ class TextEncoder:
         special = np.isin(input_ids, self.tokenizer.all_special_ids) & mask
         tokens = torch.from_numpy(input_ids).to(self.device)
         attended = torch.from_numpy(mask).to(self.device)
-        with torch.inference_mode(), evaluating(self.model, self._modules):
+        with torch.inference_mode(), evaluating(self.model, self._modules), self._threads(tokens.numel()):
             hidden = head_input(self.model, input_ids=tokens, attention_mask=attended.long())
         return HeadBatch(members, hidden, attended, torch.from_numpy(special).to(self.device), tokens)
 
@@ -238,8 +247,10 @@ def _in_order(parts: list[csr_matrix], order: list[np.ndarray], size: int, vocab
     """Stack the parts and put their rows where the texts stood; absent rows are all zero."""
     if not parts:
         return csr_matrix((size, vocab_size), dtype=np.float32)
-    place = np.full(size, -1, dtype=np.int64)
     members = np.concatenate(order)
+    if len(parts) == 1 and np.array_equal(members, np.arange(size)):
+        return parts[0]
+    place = np.full(size, -1, dtype=np.int64)
     place[members] = np.arange(len(members))
     stacked = vstack([*parts, csr_matrix((1, vocab_size), dtype=np.float32)], format="csr")  # row -1 is empty
     result = stacked[place]
