@@ -81,7 +81,7 @@ def test_arms_are_what_they_say(study):
     for name in ("B", "C", "D", "E", "F", "G", "G0", "I", "Jm"):
         assert number[name] == pytest.approx(aim, abs=5), f"{name} is matched"
         if name != "Jm":
-            pooled = sources.pooled(arms[name].source, documents[:12])
+            pooled = sources.pooled(documents[:12])[arms[name].source]
             start = arms_module.apply(arms[name], model, sources.mean_row)
             np.testing.assert_allclose(encoded(start), arms[name].weights(pooled, sources.bias), atol=1e-4)
     # D has A's quantiles, each within its decile of frequency
@@ -101,7 +101,7 @@ def test_arms_are_what_they_say(study):
         least = logits.topk(arms_module.TOP_K, dim=2).values[..., -1:]
         kept = logits.masked_fill((logits < least) | (batch["attention_mask"] == 0)[..., None], -torch.inf)
         expected = torch.log1p(torch.relu((kept.amax(1) - arms["H"].constant) / arms["H"].k))
-    got = arms["H"].weights(sources.pooled("top", documents[:3]), sources.bias)
+    got = arms["H"].weights(sources.pooled(documents[:3])["top"], sources.bias)
     np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
     assert step0.sample(pairs, 8)[0] == (pairs[0][0], pairs[0][1])
 

@@ -63,11 +63,12 @@ def token_frequencies(tokenizer: Any, texts: list[str], max_length: int, vocab_s
 
 
 class Sources:
-    """Pooled logits of texts from each source; the model is run once per source."""
+    """Pooled linear parts of logits, w_v . t_i, from each source."""
 
     def __init__(self, model: Any, tokenizer: Any, max_length: int) -> None:
         self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
         self.mean_row = mean_known_row(model, tokenizer)
+        self.encoder = TextEncoder(model, tokenizer, max_length=max_length, device="cpu")
         bias = find_head(model).bias
         self.bias = bias.detach().float().cpu().numpy() if bias is not None else np.zeros(len(find_head(model).weight))
 
@@ -79,31 +80,30 @@ class Sources:
         )
         if source != "top":
             return probe
-        pooled = [self._top(texts) - probe.bias for texts in (queries, documents)]
+        pooled = [self.pooled(texts)["top"] for texts in (queries, documents)]
         return dataclasses.replace(
             probe, queries=pooled[0], content=pooled[1], special=np.full_like(pooled[1], -np.inf)
         )
 
-    def pooled(self, source: str, texts: list[str]) -> np.ndarray:
-        """max_i w_v . t_i over attended positions, (N, V); -inf where nothing is left."""
-        half = (len(texts) + 1) // 2
-        first, second = texts[:half], texts[half:] or texts[:1]
-        second = second + second[:1] * (half - len(second))
-        probe = self.probe(source, first, second)
-        return np.concatenate([probe.queries, probe.documents])[: len(texts)]
+    def pooled(self, texts: list[str]) -> dict[str, np.ndarray]:
+        """max_i w_v . t_i over attended positions, (N, V) per source; -inf where nothing is left.
 
-    def _top(self, texts: list[str]) -> np.ndarray:
-        """max over positions of the logits that are among the largest of their position, (N, V)."""
-        encoder = TextEncoder(self.model, self.tokenizer, max_length=self.max_length, device="cpu")
-        head = encoder.head
-        out = torch.full((len(texts), len(head.weight)), -torch.inf)
+        One product serves all: centring W takes the same number from all logits of a position.
+        """
+        head = self.encoder.head
+        mean_row = torch.from_numpy(self.mean_row).float()
+        out = {source: torch.full((len(texts), len(head.weight)), -torch.inf) for source in SOURCES}
         with torch.inference_mode():
-            for batch in encoder.head_batches(texts):
+            for batch in self.encoder.head_batches(texts):
                 for row, number in enumerate(batch.texts):
-                    logits = torch.nn.functional.linear(batch.hidden[row][batch.mask[row]], head.weight, head.bias)
-                    best = logits.topk(min(TOP_K, logits.shape[1]), dim=1)
-                    out[number].scatter_reduce_(0, best.indices.ravel(), best.values.ravel(), "amax")
-        return out.numpy()
+                    hidden = batch.hidden[row][batch.mask[row]]
+                    linear = hidden @ head.weight.T
+                    logits = linear if head.bias is None else linear + head.bias
+                    best = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
+                    out["top"][number].scatter_reduce_(0, best.ravel(), linear.gather(1, best).ravel(), "amax")
+                    out["plain"][number] = linear.amax(dim=0)
+                    out["centred"][number] = linear.sub_((hidden @ mean_row)[:, None]).amax(dim=0)
+        return {source: values.numpy() for source, values in out.items()}
 
 
 def make_arms(

@@ -37,7 +37,7 @@ def measured(study: Study, backbone: str, collection: str, seed: int = 0) -> tup
 
 
 def step0(study: Study, backbone: str, collection: str, *, unseen: bool = True, say: Any = print) -> dict[str, Any]:
-    """A result row: every arm's scores; the documents pass the model once per source."""
+    """A result row: every arm's scores; the documents pass the model once."""
     begun = time.perf_counter()
     arms, facts, sources, _ = measured(study, backbone, collection)
     say(f"{backbone}, {collection}: {pd.Series(facts).round(3).to_dict()}")
@@ -47,18 +47,16 @@ def step0(study: Study, backbone: str, collection: str, *, unseen: bool = True, 
         topics = study.test(name)
         scores = {arm: np.zeros((len(topics.qids), len(topics.docnos)), dtype=np.float32) for arm in arms}
         active = dict.fromkeys(arms, 0)
-        for source in SOURCES:
-            own = [arm for arm in arms.values() if arm.source == source]
-            asked = sources.pooled(source, topics.queries)
-            queries = {arm.name: arm.weights(asked, bias, query=True) for arm in own}
-            for begin in range(0, len(topics.texts), BLOCK):
-                texts = [text if text.strip() else "." for text in topics.texts[begin : begin + BLOCK]]
-                pooled = sources.pooled(source, texts)
-                for arm in own:
-                    weights = arm.weights(pooled, bias)
-                    active[arm.name] += int(np.count_nonzero(weights))
-                    scores[arm.name][:, begin : begin + BLOCK] = queries[arm.name] @ weights.T
-            say(f"  {name}: {source} scored after {time.perf_counter() - begun:.0f} s")
+        asked = sources.pooled(topics.queries)
+        queries = {arm.name: arm.weights(asked[arm.source], bias, query=True) for arm in arms.values()}
+        for begin in range(0, len(topics.texts), BLOCK):
+            texts = [text if text.strip() else "." for text in topics.texts[begin : begin + BLOCK]]
+            pooled = sources.pooled(texts)
+            for arm in arms.values():
+                weights = arm.weights(pooled[arm.source], bias)
+                active[arm.name] += int(np.count_nonzero(weights))
+                scores[arm.name][:, begin : begin + BLOCK] = queries[arm.name] @ weights.T
+        say(f"  {name} scored after {time.perf_counter() - begun:.0f} s")
         bm25 = terrier(study, name, topics)
         row["scores"][name] = {
             arm: {**with_fusion(topics, values, bm25), "active_d": round(active[arm] / len(topics.texts), 1)}
