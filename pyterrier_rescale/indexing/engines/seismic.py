@@ -150,9 +150,10 @@ class SeismicSearcher(ExactSearcher):
         wanted = min(num_results + 16, len(self.docnos))
         shares = (values / values.max()).astype(np.float32)
         found = self._opened.search("", terms.astype(self._string), shares, wanted, query_cut, heap_factor, n_knn, True)
-        numbers = np.array([int(number) for _, _, number in found], dtype=np.int64)
-        scores = self._scores_of(np.sort(numbers), terms, values / self.scale)
-        return order_by_score(np.sort(numbers), scores, self.ranks, num_results)
+        # Of the postings' type: else a search among them would convert them all.
+        numbers = np.sort(np.array([int(number) for _, _, number in found], dtype=self.documents.dtype))
+        scores = self._scores_of(numbers, terms, values / self.scale)
+        return order_by_score(numbers, scores, self.ranks, num_results)
 
     def _scores_of(self, numbers: np.ndarray, terms: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The dot products of some documents, by ascending number."""
