@@ -73,13 +73,16 @@ def audit(
     from ..evaluation.system import short_names
 
     models = list(dict.fromkeys(models))
+    names = short_names(models)
     sample = None if texts is None else _some_texts(texts, n_texts)
     result = run({name: name for name in models} if len(models) > 1 else models[0], sample)
     frame = result.to_frame()
     numbers = frame.drop(columns=["model", "verdict"]).T  # the verdict is a sentence: it follows in lines of its own
-    numbers.columns = short_names(models)
+    numbers.columns = names
     typer.echo(numbers.to_string(float_format=lambda value: f"{value:.4g}"))
-    typer.echo(str(result.verdict))
+    verdicts = frame["verdict"].tolist()
+    for name, verdict in zip(names, verdicts, strict=True):
+        typer.echo(f"\n{name}: {verdict}")
     if csv is not None:
         frame.to_csv(csv, index=False)
     if plot is not None:
@@ -122,7 +125,9 @@ def rescale(
     with whole_folder(output) as folder, no_weight_bars():
         loaded.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    typer.echo(f"{output}: {provenance(loaded)}")
+    done = provenance(loaded)
+    norm = done["mean_row_norm_before"]
+    typer.echo(f"{output}: {done['method']}, k = {done['k']:.4g}; the mean row norm was {norm:.4g}")
 
 
 app.command(
@@ -148,28 +153,35 @@ def index(
     engine: Engine = "terrier",
     scale: Annotated[float, typer.Option(help="Units per weight.")] = 100,
     batch_size: Annotated[int | None, typer.Option(help="Texts per batch [32].", min=1, show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Encode and index the documents of a collection; or index vectors, or what another index holds: no model."""
     from .. import Splade, load_collection, open_index
+    from .._utils.paths import expand
     from ..indexing.build import origin
     from ..indexing.corpus import corpus_fingerprint
+    from ..indexing.engines import engine_class
 
     if len(source) > 2:
         raise ValueError(f"give ENCODER COLLECTION PATH or VECTORS PATH, got {len(source) + 1} arguments")
     if len(source) == 1 and batch_size is not None:
         raise ValueError("--batch-size goes with an encoder: vectors are encoded already")
+    if overwrite:
+        target, mode = engine_class(engine).replacing(path if "://" in path else expand(path), scale=scale), "overwrite"
+    else:
+        target, mode = open_index(path, engine, scale=scale), "create"
+        if target.built:  # before anything is encoded
+            raise FileExistsError(f"there is an index at {path!r} already: --overwrite replaces it")
     if len(source) == 1:
         documents = opened(source[0])
-        target = open_index(path, engine, scale=scale)
-        target.indexer(verbose=not quiet).index(documents)
+        target.indexer(mode=mode, verbose=not quiet).index(documents)
     else:
         encoder, collection = source
         documents = load_collection(collection)
         splade = Splade(encoder, batch_size=batch_size or 32)
-        target = open_index(path, engine, scale=scale)
         made_from = origin(splade, corpus_fingerprint(documents.corpus, ("docno", splade.text_field)))
-        indexer = target.indexer(verbose=not quiet, made_from=made_from)
+        indexer = target.indexer(mode=mode, verbose=not quiet, made_from=made_from)
         (splade.doc_encoder(scale=scale) >> indexer).index(documents.corpus(), batch_size=2048)
     typer.echo(f"{path}: {len(target):,} documents, {target.size_bytes / 1e6:.1f} MB")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,8 +45,12 @@ def search(
 
     from .. import Splade, load_collection, open_index
 
-    if (query is None) == (topics is None):
-        raise ValueError("give either a query or --topics, not both or neither")
+    if query is None and topics is None:
+        raise ValueError(
+            f"a query is missing: give INDEX ENCODER QUERY, or --topics; got index {path!r} and encoder {encoder!r}"
+        )
+    if query is not None and topics is not None:
+        raise ValueError("give either a query or --topics, not both")
     if texts is not None and not explain:
         raise ValueError("--texts goes with --explain")
     target = open_index(path) if engine is None else open_index(path, engine)
@@ -53,6 +58,7 @@ def search(
         kind = f"{engine} index" if engine else "index"
         raise FileNotFoundError(f"no whole {kind} at {str(path)!r}: make one with `pyterrier-rescale index`")
     splade = Splade(encoder)
+    _warn_of_another_encoder(splade, target)
     if query is not None:
         frame = pd.DataFrame({"qid": ["1"], "query": [query]})
     else:
@@ -71,14 +77,25 @@ def search(
         _explain_results(results, splade, target, texts)
 
 
+def _warn_of_another_encoder(splade: Any, index: Any) -> None:
+    """Scores of one encoder's queries and another one's documents are numbers, too, but mean little."""
+    made_from = index.made_from or {}
+    if made_from.get("encoder") not in (None, splade.fingerprint):
+        warnings.warn(
+            f"the index was made by another encoder, {made_from.get('encoder_settings', 'without a name')}: scores may "
+            "mean nothing", stacklevel=2,
+        )  # fmt: skip
+
+
 def _explain_query(splade: Any, query: str) -> None:
     terms = splade.explain(query, "").nlargest(10, "query_weight")
     shown = zip(terms["term"], terms["query_weight"], strict=True)
-    typer.echo("  ".join(f"{term} {weight:.2f}" for term, weight in shown))
+    typer.echo(f"query: {'  '.join(f'{term} {weight:.2f}' for term, weight in shown)}  (##: continues a word)\n")
 
 
 def _explain_results(results: pd.DataFrame, splade: Any, index: Any, texts: str | None) -> None:
     """A line per result: the score as a sum of its terms' contributions, by the index's weights or by the texts."""
+    typer.echo("\nqid, docno and score = what each term adds, its query weight times its document weight")
     if texts is None:
         vectors, terms = index.vectors(), splade.term_map()
         for row in results.itertuples():

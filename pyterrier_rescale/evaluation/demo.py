@@ -22,7 +22,7 @@ FAMILIES = ("bert", "modernbert")
 #: What the demonstration's table is there to show.
 LESSON = """What you have just seen:
 - raw: the head as pretraining left it. Its scores are so large that the softmax has no gradient: training is lost.
-- k=16: the same head divided by 16 (arXiv:2606.18811). Now it trains; most of the vocabulary still fires.
+- k=16: the same head divided by 16 (arXiv:2606.18811). Now it trains; a document still takes a thousand terms and more.
 - calibrated: k and a level per term, measured on texts before training. It ranks untrained, with fewer terms.
 - BM25, and the encoder's own word pieces (tokens x idf, BM25 on pieces), need no model: be ahead of them to be useful.
 - One seed, minutes of training, small models: the table shows the effect, not the level."""

@@ -30,6 +30,12 @@ _MEASURE = "nDCG@10"
 # A colour that no figure uses: it becomes the page's text colour, light or dark.
 _TEXT = "#010203"
 _PACKAGES = ("pyterrier", "torch", "transformers", "sentence-transformers", "numpy", "scipy")
+_MEANING = {
+    "loss": "Guessing costs the logarithm of the number of documents in a batch; below that, something is learnt.",
+    "score_std": "How far the scores within a batch lie apart: where it is tens or hundreds, the loss's softmax is "
+    "certain of one document and has hardly any gradient; near 0, all documents look alike.",
+    "active_d": "Weights above zero per document: what the index has to hold.",
+}
 _AUDIT_ROWS = (
     ("row_norm_mean", "mean row norm of W, the head's matrix with a row per term"),
     ("random_saturation", "share of the softmax that the strongest of the random documents takes"),
@@ -144,7 +150,7 @@ def _figures(comparison: ComparisonResults) -> list[dict[str, str]]:
         drawn.append((
             title[0].upper() + title[1:],
             lambda c, column=column: training_curves(c, [column]),
-            f"{title} of each training run over its steps ({column} in monitor.csv).",
+            f"{_MEANING[column]} A line per training run, over its steps ({column} in monitor.csv).",
         ))
     return [{"title": title, "alt": alt, "svg": _svg(draw, comparison, title)} for title, draw, alt in drawn]
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 #: Name of the config entry.
 PROVENANCE = "pyterrier_rescale"
+# What an error tells of it.
+_TOLD = ("method", "k", "placement", "bias")
 
 
 def provenance(model: PreTrainedModel) -> dict[str, Any] | None:
@@ -26,6 +28,6 @@ def refuse_rescaled(model: PreTrainedModel) -> None:
     done = provenance(model)
     if done and "k" in done:
         raise ValueError(
-            f"model has been rescaled already ({', '.join(f'{key}={value}' for key, value in done.items())}); "
+            f"model has been rescaled already ({', '.join(f'{key}={done[key]}' for key in _TOLD if key in done)}); "
             "start from the original backbone, or use it as it is (rescale=None)"
         )

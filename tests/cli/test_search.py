@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 import tiny
 
-from pyterrier_rescale import Splade, load_collection, systems
+from pyterrier_rescale import Splade, load_collection, open_index, systems
 from pyterrier_rescale.cli import app, main
 from pyterrier_rescale.splade.stages import SpladeDocEncoder
 
@@ -59,6 +60,42 @@ def test_contributions_sum_to_the_score(data, index, capsys, by_texts):
         parts = [float(part.rsplit(" ", 1)[1]) for part in right.split(" + ")]
         assert float(score) == pytest.approx(truth[int(docno[1:])], abs=0.006)
         assert sum(parts) == pytest.approx(float(score), abs=0.006 * len(parts) + 0.006)
+
+
+def test_an_index_that_is_there_is_replaced_on_request_only(data, index, tmp_path, capsys):
+    encoder, folder = data
+    own = tmp_path / "own"
+    call("index", encoder, folder, own, "--engine", "exact", "--overwrite", "--quiet")  # none is there: made
+    before = open_index(own).generation
+    with pytest.raises(SystemExit) as stop:
+        main(["index", str(encoder), str(folder), str(own), "--engine", "exact"])
+    assert stop.value.code == 1 and "--overwrite replaces it" in capsys.readouterr().err
+    assert open_index(own).generation == before
+    call("index", encoder, folder, own, "--engine", "exact", "--overwrite", "--quiet")
+    assert open_index(own).generation != before and open_index(own).made_from == open_index(index).made_from
+
+
+def test_a_query_of_another_encoder_is_warned_of(data, index, tmp_path):
+    encoder, _ = data
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call("search", index, encoder, QUERY)
+    with pytest.warns(UserWarning, match="made by another encoder"):
+        call("search", index, tiny.save("bert", tmp_path / "other"), QUERY)
+
+
+def test_an_encoder_that_was_forgotten_is_missed(index, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["search", str(index), QUERY])
+    assert stop.value.code == 1 and "INDEX ENCODER QUERY" in capsys.readouterr().err
+
+
+def test_a_file_is_no_collection(data, tmp_path, capsys):
+    table = tmp_path / "own.csv"
+    table.write_text("docno,text\n1,a text\n")
+    with pytest.raises(SystemExit):
+        main(["index", str(data[0]), str(table), str(tmp_path / "index")])
+    assert "is a file, and a collection a folder" in capsys.readouterr().err
 
 
 def test_systems_takes_the_index_of_the_command(data, index, monkeypatch):
