@@ -95,7 +95,7 @@ def _explain_query(splade: Any, query: str) -> None:
 
 def _explain_results(results: pd.DataFrame, splade: Any, index: Any, texts: str | None) -> None:
     """A line per result: the score as a sum of its terms' contributions, by the index's weights or by the texts."""
-    typer.echo("\nqid, docno and score = what each term adds, its query weight times its document weight")
+    typer.echo("\nqid, docno, and the score as the sum of what each term adds: query weight times document weight")
     if texts is None:
         vectors, terms = index.vectors(), splade.term_map()
         for row in results.itertuples():
