@@ -143,6 +143,8 @@ def test_train_index_search(bert_folder, tmp_path, capsys, collection):
     )  # the index says its engine
     assert code == 0 and len((tmp_path / "run.trec").read_text().splitlines()[0].split()) == 6, err
     code, _, err = run(capsys, "search", index, encoder, "--engine", "exact")
+    assert code == 1 and "a query is missing" in err
+    code, _, err = run(capsys, "search", index, encoder, "x", "--topics", collection)
     assert code == 1 and "give either a query or --topics" in err
     code, _, err = run(capsys, "search", tmp_path / "none", encoder, "x", "--engine", "exact")
     assert code == 1 and "no whole exact index" in err
