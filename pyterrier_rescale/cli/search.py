@@ -90,7 +90,8 @@ def _warn_of_another_encoder(splade: Any, index: Any) -> None:
 def _explain_query(splade: Any, query: str) -> None:
     terms = splade.explain(query, "").nlargest(10, "query_weight")
     shown = zip(terms["term"], terms["query_weight"], strict=True)
-    typer.echo(f"query: {'  '.join(f'{term} {weight:.2f}' for term, weight in shown)}  (##: continues a word)\n")
+    typer.echo("the query's heaviest terms and their weights (## continues a word)")
+    typer.echo("  ".join(f"{term} {weight:.2f}" for term, weight in shown) + "\n")
 
 
 def _explain_results(results: pd.DataFrame, splade: Any, index: Any, texts: str | None) -> None:

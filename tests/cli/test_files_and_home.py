@@ -104,7 +104,7 @@ def test_search_gives_as_many_as_asked_and_explains_the_query_side(bert_folder, 
     row = splade.encode_queries([query])
     readable = [splade.term_map().readable(int(i), splade.encoder.tokenizer) for i in row.indices]
     terms = dict(zip(readable, row.data, strict=True))
-    shown = dict(pair.rsplit(" ", 1) for pair in out.splitlines()[0].split("  "))
+    shown = dict(pair.rsplit(" ", 1) for pair in out.splitlines()[1].split("  "))
     assert len(shown) == min(10, len(terms))
     assert all(float(weight) == pytest.approx(terms[term], abs=0.006) for term, weight in shown.items())
 
