@@ -24,6 +24,7 @@ def load_collection(name_or_path: str | os.PathLike[str]) -> Collection:
 
     Raises:
         FileNotFoundError: if the folder, or its corpus, does not exist.
+        NotADirectoryError: if it is a file.
         TypeError: if `name_or_path` is neither a str nor a path.
         ValueError: if the name is unknown; the message says what is near.
 
@@ -39,7 +40,7 @@ def load_collection(name_or_path: str | os.PathLike[str]) -> Collection:
     path = expand(name)
     if any((path / file).is_file() for file in ("corpus.jsonl", "corpus.jsonl.gz")):
         return BeirCollection(path)
-    if isinstance(name_or_path, os.PathLike) or _looks_like_path(name):
+    if isinstance(name_or_path, os.PathLike) or _looks_like_path(name) or path.is_file():
         return _named_like_a_path(name, path)
     if name == "docstrings":
         from .docstrings import docstring_collection

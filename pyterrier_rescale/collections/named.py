@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.text_lines import has_surrogates
@@ -156,11 +155,6 @@ def named_collection(name: str) -> NamedCollection:
 
 def unknown_name(name: str) -> str:
     """Return the message for an unknown name, with the nearest that there are."""
-    if Path(name).is_file():
-        return (
-            f"{name!r} is a file, and a collection a folder in BEIR format; documents alone are indexed in Python: "
-            "indexer().index(dicts with docno and text)"
-        )
     near = " or ".join(map(repr, nearest_names(name)))
     return (
         f"unknown collection {name!r}{f'; did you mean {near}?' if near else '.'} Possible: a folder in BEIR format, "

@@ -90,11 +90,12 @@ def test_an_encoder_that_was_forgotten_is_missed(index, capsys):
     assert stop.value.code == 1 and "INDEX ENCODER QUERY" in capsys.readouterr().err
 
 
-def test_a_file_is_no_collection(data, tmp_path, capsys):
-    table = tmp_path / "own.csv"
-    table.write_text("docno,text\n1,a text\n")
+@pytest.mark.parametrize("name", ["own.csv", "./own.csv"])
+def test_a_file_is_no_collection(data, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.csv").write_text("docno,text\n1,a text\n")
     with pytest.raises(SystemExit):
-        main(["index", str(data[0]), str(table), str(tmp_path / "index")])
+        main(["index", str(data[0]), name, "index"])
     assert "is a file, and a collection a folder" in capsys.readouterr().err
 
 
