@@ -164,7 +164,7 @@ def test_dry_run_goes_through_blocks_and_resumes(tmp_path):
     command = [
         sys.executable, str(FOLDER / "run.py"), "--collections", str(tmp_path / "collections"), "--dry",
         "--threads", "1", "--cache", str(tmp_path / "cache"), "--out", str(out),
-        "--blocks", "step0", "lr", "best", "arms", "backbones",
+        "--blocks", "free", "step0", "lr", "best", "arms", "backbones",
     ]  # fmt: skip
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)

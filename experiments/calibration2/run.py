@@ -60,11 +60,15 @@ def say(text: str) -> None:
 
 
 def before_training(study: Study, out: Path, backbone: str, collections: tuple[str, ...]) -> None:
-    """Arms before training, and the model-free rows with the backbone's pieces."""
+    """Arms before training."""
     for collection in collections:
         identity = f"step0-{backbone}-{collection}"
         if identity not in finished(out):
             append(out, {"id": identity, **step0(study, backbone, collection, say=say)})
+
+
+def without_model(study: Study, out: Path, backbone: str, collections: tuple[str, ...]) -> None:
+    """The model-free rows with a backbone's pieces."""
     for name in dict.fromkeys((*collections, *UNSEEN)):
         identity = f"free-{backbone}-{name}"
         if identity not in finished(out):
@@ -84,7 +88,9 @@ def small_backbones(study: Study, out: Path) -> None:
             append(out, {"id": f"backbone-{name}", **row})
             say(f"{name}: {row}")
     for size in SIZES[: 1 if study.dry else None]:
-        before_training(study, out, Done(finished(out), study.dry).best_kept(size), ("scifact",))
+        best = Done(finished(out), study.dry).best_kept(size)
+        without_model(study, out, best, ("scifact",))
+        before_training(study, out, best, ("scifact",))
 
 
 def _minilm() -> bool:
@@ -103,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collections", type=Path, required=True)
     names = list(BLOCKS)
-    blocks = ["step0", *names[:5], "backbones", *names[5:]]
+    blocks = ["free", "step0", *names[:5], "backbones", *names[5:]]
     parser.add_argument("--blocks", nargs="+", choices=blocks, default=blocks)
     parser.add_argument("--hours", type=float, help="start no run after this time")
     parser.add_argument(
@@ -120,9 +126,10 @@ def main(arguments: list[str] | None = None) -> None:
     study = Study(options.collections, options.cache, options.dry)
     begun = time.monotonic()
     for block in options.blocks:
-        if block == "step0":
+        if block in ("free", "step0"):
             if study.dry or _minilm():
-                before_training(study, options.out, "minilm", ("scifact", "vaswani")[: 1 if study.dry else None])
+                look = without_model if block == "free" else before_training
+                look(study, options.out, "minilm", ("scifact", "vaswani")[: 1 if study.dry else None])
             continue
         if block == "backbones":
             small_backbones(study, options.out)
