@@ -3,8 +3,9 @@
     python experiments/scale/workers.py --documents 4096 --ray
 
 A BERT of 4 x 256 with V=30,522 and random weights (bert4 of experiments/speed), docstrings; one process takes all
-cores, workers divide them. Seconds are those of the whole call, starting the workers and writing the shards included;
-memory is the largest resident set of a process that encodes.
+cores, workers divide them. Documents per second of the whole call, starting the workers and writing the shards
+included, and once every worker has written its first shard, as in a collection of millions; memory is the largest
+resident set of a process that encodes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from models import build, some_texts
 
 
 class LargestProcess:
-    """Resident MB of the largest process among this one and those below it (of Ray: anywhere), while the block runs."""
+    """Resident MB of the largest process below this one, or of this one ``alone``, while the block runs."""
+
+    def __init__(self, alone: bool) -> None:
+        self.alone = alone
 
     def __enter__(self) -> LargestProcess:
         self.mb, self._done = 0.0, threading.Event()
@@ -37,7 +41,8 @@ class LargestProcess:
 
     def _look(self) -> None:
         while not self._done.wait(0.2):
-            for process in psutil.Process().children(recursive=True) or [psutil.Process()]:
+            own = psutil.Process()
+            for process in [own] if self.alone else own.children(recursive=True):
                 try:
                     self.mb = max(self.mb, process.memory_info().rss / 1e6)
                 except psutil.Error:
@@ -46,6 +51,12 @@ class LargestProcess:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+
+
+def steady(folder: Path, workers: int, documents: int) -> float:
+    """Documents per second between the first shard of the last worker to start and the end."""
+    times = sorted(shard.stat().st_mtime for shard in folder.rglob("*.parquet"))
+    return documents / len(times) * (len(times) - workers) / (times[-1] - times[workers - 1])
 
 
 def main() -> None:
@@ -63,20 +74,24 @@ def main() -> None:
     kinds = {"one process": {}, f"{cores} workers": {"workers": cores}}
     if options.ray:
         kinds[f"Ray, {cores} workers"] = {"workers": cores, "ray": True}
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    rates: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as folder:
         build("bert4", Path(folder) / "model")
         splade = Splade(f"{folder}/model", device="cpu")
         for turn in range(options.rounds):
             for number, (kind, given) in enumerate(kinds.items()):
+                out = Path(folder) / f"{turn}-{number}"
                 start = time.perf_counter()
-                with LargestProcess() as largest:
-                    encode(splade, documents, f"{folder}/{turn}-{number}", shard_size=250, verbose=False, **given)
-                seconds[kind].append(time.perf_counter() - start)
-                print(f"{kind}: {len(documents) / seconds[kind][-1]:.1f} documents/s, {largest.mb:,.0f} MB", flush=True)
-    alone = statistics.median(seconds["one process"])
-    for kind, own in seconds.items():
-        print(f"{kind}: {alone / statistics.median(own):.2f}x one process")
+                with LargestProcess(alone=not given) as largest:
+                    encode(splade, documents, out, shard_size=250, verbose=False, **given)
+                whole = len(documents) / (time.perf_counter() - start)
+                rates[kind].append((whole, steady(out, given.get("workers", 1), len(documents))))
+                print(f"{kind}: {whole:.1f} documents/s, {rates[kind][-1][1]:.1f} once all have started, "
+                      f"{largest.mb:,.0f} MB", flush=True)  # fmt: skip
+    for column, what in enumerate(("of the whole call", "once all have started")):
+        alone = statistics.median(rate[column] for rate in rates["one process"])
+        for kind, own in rates.items():
+            print(f"{kind}: {statistics.median(rate[column] for rate in own) / alone:.2f}x one process, {what}")
 
 
 if __name__ == "__main__":
