@@ -6,9 +6,11 @@ import copy
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from .._utils.sampling import spread
+from ..encoding.lexical import token_statistics
 from ..encoding.query_encoder import QuerySide
 from ..encoding.text_checks import check_max_length
 from ..encoding.text_encoder import lowercasing
@@ -34,9 +36,8 @@ LEARNED_START = 16.0
 _CALIBRATION_PAIRS = 512
 # Share of texts in which a calibrated term fires; one text where there are few.
 _FIRING_RATE = 0.03
-# Rows whose documents give the inverse document frequencies, and documents tokenised at a time.
+# Rows whose documents give the inverse document frequencies.
 _IDF_ROWS = 50_000
-_IDF_BATCH = 1000
 # What padding may do to a text's logits: ConvBERT's convolutions move them by some thousandths at a text's end.
 _PADDING_ERROR = 0.05
 
@@ -114,20 +115,15 @@ def starting_queries(model: PreTrainedModel, tokenizer: Any, rows: Rows, config:
 
 
 def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> torch.Tensor:
-    """ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); 0 for special tokens.
+    """ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); 0 for special ones.
 
-    That is BM25's, which stays above zero. At most 50,000 rows spread evenly are looked at, each document once.
+    That is BM25's, which stays above zero; rows of W without a token get 0, too. At most 50,000 rows spread evenly are
+    looked at, each document once.
     """
     places = spread(len(rows), _IDF_ROWS)
     documents = list({text: None for place in places for text in rows[int(place)].documents})
-    counts = torch.zeros(vocab_size)
-    for begin in range(0, len(documents), _IDF_BATCH):
-        ids = tokenizer(documents[begin : begin + _IDF_BATCH], truncation=True, max_length=max_length)["input_ids"]
-        for row in ids:
-            counts[list(set(row))] += 1
-    idf = torch.log1p((len(documents) - counts + 0.5) / (counts + 0.5))
-    idf[tokenizer.all_special_ids] = 0.0
-    return idf
+    idf = token_statistics(tokenizer, documents, max_length).idf
+    return torch.from_numpy(np.pad(idf, (0, vocab_size - len(idf)))).float()
 
 
 def rescaled(

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._utils.paths import expand
 from ..encoding.fingerprint import config_content, tokenizer_fingerprint
 from ..heads.fingerprint import model_fingerprint, settings_fingerprint
 from .distributed import world
@@ -123,4 +124,4 @@ def _short(name: str | os.PathLike[str]) -> str:
 
 def is_hub_name(backbone: Any) -> bool:
     """Whether a backbone or source is a name that is no path of this machine."""
-    return isinstance(backbone, str) and not Path(backbone).expanduser().exists() and not Path(backbone).is_absolute()
+    return isinstance(backbone, str) and not expand(backbone).exists() and not Path(backbone).is_absolute()
