@@ -141,12 +141,15 @@ class TextEncoder:
         # one screen for all batches; a few texts would not pay for it
         top = self.options.position_top_k
         many = self.pooling == "max" and len(texts) >= _MANY_TEXTS and top is None
-        screen = make_screen(self.head.weight) if many else None
+        # a head in half precision is read in full: exact, and screened it is faster
+        screen = make_screen(self.head.weight.float()) if many and self.device.type == "cpu" else None
+        weight = self.head.weight if screen is None else screen.weight
         for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
             with torch.inference_mode(), self._threads(len(rows)):
                 weights = packed_head(
-                    rows, lengths, self.head.weight, self.head.bias, self.pooling, screen=screen, position_top_k=top
-                )
+                    rows.to(weight.dtype), lengths, weight, self.head.bias, self.pooling, screen=screen,
+                    position_top_k=top,
+                )  # fmt: skip
                 parts.append(to_csr(weights))
             order.append(members)
             if progress:

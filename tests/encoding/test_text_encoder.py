@@ -10,8 +10,10 @@ import torch
 from transformers import AutoTokenizer
 
 from pyterrier_rescale import Splade, audit, calibrate
+from pyterrier_rescale.encoding import text_encoder
 from pyterrier_rescale.encoding.model_folder import save_encoder
 from pyterrier_rescale.encoding.query_encoder import QuerySide
+from pyterrier_rescale.encoding.screening import Int8, Screen
 
 FOLDERS = ["bert_folder", "modernbert_folder"]
 
@@ -75,11 +77,26 @@ def test_lowercase_is_kept_by_the_saved_folder(modernbert_folder, tmp_path):
     np.testing.assert_allclose(np.asarray(stock), expected, atol=1e-4)
 
 
-def test_half_precision_stays_close(bert_folder):
+def test_half_precision_stays_close(bert_folder, monkeypatch):
     full = Splade(bert_folder, rescale=4).encode_docs(tiny.TEXTS).toarray()
-    half = Splade(bert_folder, rescale=4, dtype="bfloat16").encode_docs(tiny.TEXTS)
-    assert half.dtype == np.float32
-    assert np.abs(half.toarray() - full).max() < 0.05
+    half = Splade(bert_folder, rescale=4, dtype="bfloat16")
+    unscreened = half.encode_docs(tiny.TEXTS)
+    assert unscreened.dtype == np.float32
+    assert np.abs(unscreened.toarray() - full).max() < 0.05
+    screens = []
+    monkeypatch.setattr(
+        text_encoder, "make_screen", lambda weight: screens.append(Screen(weight, (Int8,))) or screens[-1]
+    )
+    screened = half.encode_docs(tiny.TEXTS).toarray()
+    assert len(screens) == 1 and screens[0].weight.dtype == torch.float32
+    assert (screens[0].weight == half.encoder.head.weight).all()
+    # the body's vectors in half precision, the head in full: numpy's product
+    expected = np.zeros_like(full)
+    for batch in half.encoder.head_batches(tiny.TEXTS):
+        logits = batch.hidden.float().numpy() @ half.encoder.head.weight.detach().float().numpy().T
+        logits = np.where(batch.mask.numpy()[..., None], logits, -np.inf).max(axis=1)
+        expected[batch.texts] = np.log1p(np.maximum(logits + half.encoder.head.bias.detach().float().numpy(), 0))
+    np.testing.assert_allclose(screened, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("shortest", [1, 200, 256])
