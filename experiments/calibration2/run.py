@@ -26,7 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from data import UNSEEN, Study
 from one_training import carry_out
-from runs import BLOCKS, KEPT, SIZES, Done, missing_options, planned
+from runs import ARMS, BLOCKS, KEPT, SIZES, STARTS, Done, missing_options, planned
 from scoring import model_free, terrier
 from step0 import MAX_LENGTH, step0
 
@@ -111,6 +111,8 @@ def main(arguments: list[str] | None = None) -> None:
     names = list(BLOCKS)
     blocks = ["free", "step0", *names[:5], "backbones", *names[5:]]
     parser.add_argument("--blocks", nargs="+", choices=blocks, default=blocks)
+    starts = [*STARTS, "k=2", "k=8", *(f"arm {name}" for name in ARMS)]
+    parser.add_argument("--starts", nargs="+", choices=starts, help="only runs from these")
     parser.add_argument("--hours", type=float, help="start no run after this time")
     parser.add_argument(
         "--part", default="1/1", metavar="I/N", help="this process does the I-th of N parts of the runs"
@@ -139,8 +141,9 @@ def main(arguments: list[str] | None = None) -> None:
         if waiting:
             say(f"{block}: runs wait for options that train() does not have: {', '.join(sorted(waiting))}")
         while todo := [
-            run for run in planned(block, Done(finished(options.out), study.dry)) if int(run.id, 16) % parts == part - 1
-        ]:
+            run for run in planned(block, Done(finished(options.out), study.dry))
+            if int(run.id, 16) % parts == part - 1 and (options.starts is None or run.start in options.starts)
+        ]:  # fmt: skip
             run = todo[0]
             if options.hours and time.monotonic() - begun > options.hours * 3600:
                 say("time is up; call again to go on")
