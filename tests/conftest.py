@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,6 +13,13 @@ os.environ.setdefault("PT_TEST_TRANSFORMER_REPORTS", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
+
+
+def pytest_configure(config):
+    """Terrier's jars are a download at the first use: one process makes it before two of pytest-xdist need them."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        code = "from pyterrier_rescale._utils.java import start_java; start_java()"
+        subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300)
 
 
 @pytest.fixture(scope="session", autouse=True)

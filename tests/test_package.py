@@ -139,7 +139,7 @@ def test_ci_runs_the_slow_tests_other_arithmetic_and_a_plain_demo(tmp_path):
     done = subprocess.run(["bash", top / ".ci" / "run"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert notes.read_text().splitlines() == [
-        "none -m tests", "none -m tests -m slow", "AVX2 -m tests tests/encoding tests/splade",
+        "none -m tests", "none -m tests -n 0 -m slow", "AVX2 -m tests tests/encoding tests/splade",
         "AVX512_CORE -m tests tests/encoding tests/splade", "none demo --docs 100 --topics 20 --steps 3",
     ]  # fmt: skip
     for folder in ("encoding", "splade"):

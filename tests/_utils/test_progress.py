@@ -50,6 +50,7 @@ BARS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_one_line_each_in_a_pipe(tmp_path):
     tests = Path(__file__).resolve().parent.parent
     path = os.pathsep.join([str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")])

@@ -93,6 +93,7 @@ def steps_done(output):
     return sum(log.read_text().count("\n") for log in (output / "encoders").glob("*/monitor.csv"))
 
 
+@pytest.mark.slow
 def test_interrupted_compare_ends_at_once_and_goes_on(bert_folder, collection, tmp_path):
     output = tmp_path / "out"
     command = [
