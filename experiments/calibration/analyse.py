@@ -45,6 +45,8 @@ def load(path: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
             flat[f"queries{where}"] = figures["per_query"]
         rows.append(flat)
     table = pd.DataFrame(rows)
+    # earlier runs lack fields that came later, and do not differ in them
+    table = table.assign(**{name: value for name, value in DEFAULTS.items() if name not in table})
     table["start"] = table["start"].map(lambda s: f"k={s:g}" if isinstance(s, float) else s)
     floor = table["collection"].map(lambda c: COLLAPSED * bm25.get(c, {"ndcg": 0.4})["ndcg"])
     table["collapsed"] = table["ndcg"] < floor
