@@ -4,7 +4,7 @@
 
 COLLECTIONS is a folder of BEIR folders with vaswani and scifact. Teacher scores, which MarginMSE and KL distil, are
 those of BM25: two hard negatives per query from Terrier's BM25, its scores beside them. InfoNCE trains on the same
-rows. Finished runs stand in results.csv and are not run again.
+rows. A finished run, with its row in results.csv and its log under --runs, is not run again.
 """
 
 from __future__ import annotations
@@ -119,9 +119,11 @@ def main() -> None:
             with_teacher(collection, data)
         for loss in LOSSES:
             for rescale in RESCALES:
-                if any((r["collection"], r["loss"], r["rescale"]) == (name, loss, rescale) for r in rows):
-                    continue
                 out = options.runs / name / f"{loss}-{rescale}"
+                others = [r for r in rows if (r["collection"], r["loss"], r["rescale"]) != (name, loss, rescale)]
+                if len(others) < len(rows) and (out / "monitor.csv").exists():  # the curves are drawn from the log
+                    continue
+                rows = others
                 line = command(backbone, data, out, name, loss, rescale)
                 print(shlex.join(line), flush=True)
                 done = subprocess.run(line, check=True, capture_output=True, text=True)
