@@ -147,6 +147,8 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("runs/speed-models"))
     parser.add_argument("--out", type=Path, default=HERE / "results.csv")
     options = parser.parse_args()
+    if options.steps < 3:
+        parser.error(f"--steps must be at least 3, the first two of which are not counted, got {options.steps}")
 
     for shape in options.shapes:
         folder = options.models / shape
