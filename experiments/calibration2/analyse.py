@@ -57,7 +57,10 @@ def system_name(row: Any) -> str:
 
 
 def rates(table: pd.DataFrame) -> str:
-    """Block 1 and the other grids: nDCG@10 on held-out pairs by learning rate."""
+    """Block 1 and the other grids: nDCG@10 on held-out pairs by learning rate, and terms per document.
+
+    The best rate stands where both its neighbours, as far as there are any, have been tried.
+    """
     if table.empty:
         return markdown([])
     grid = table[table["topics"] == "held-out"].copy()
@@ -65,10 +68,15 @@ def rates(table: pd.DataFrame) -> str:
     for (backbone, collection), cell in grid.groupby(["backbone", "collection"], sort=False):
         cell = cell.assign(system=cell.apply(system_name, axis=1))
         for system, rows in cell.groupby("system", sort=False):
-            values = rows.set_index("learning_rate")["ndcg"]
+            values, active = (rows.set_index("learning_rate")[column] for column in ("ndcg", "active_d"))
             line = {"backbone": backbone, "collection": collection, "start": system}
-            line |= {f"{rate:g}": f"{values[rate]:.3f}" if rate in values.index else "" for rate in sorted(RATES)}
-            lines.append(line | {"best": f"{values.idxmax():g}"})
+            line |= {
+                f"{rate:g}": f"{values[rate]:.3f} ({active[rate]:,.0f})" if rate in values.index else ""
+                for rate in RATES
+            }
+            place = RATES.index(values.idxmax())
+            between = set(RATES[max(0, place - 1) : place + 2]) <= set(values.index)
+            lines.append(line | {"best": f"{RATES[place]:g}" if between else ""})
     return markdown(lines)
 
 
@@ -110,6 +118,16 @@ def finals(table: pd.DataFrame, others: dict[str, dict], against: str = "calibra
         lines += _free(others, backbone, (collection, *UNSEEN))
         parts.append(f"### {backbone}, trained on {collection}\n\n{markdown(lines)}")
     return "\n\n".join(parts) or markdown([])
+
+
+def without_model(others: dict[str, dict]) -> str:
+    """Model-free rows on test topics, with each backbone's pieces."""
+    names = [name.removeprefix("free-").rsplit("-", 1) for name in others if name.startswith("free-")]
+    lines = []
+    for backbone in dict.fromkeys(backbone for backbone, _ in names):
+        collections = tuple(collection for own, collection in names if own == backbone)
+        lines += [{"pieces of": backbone, **line} for line in _free(others, backbone, collections)]
+    return markdown(lines)
 
 
 def _free(others: dict[str, dict], backbone: str, collections: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -180,6 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = "\n\n".join([
         "# Tables of the second calibration study", f"Written by `analyse.py` from `{options.results.name}`.",
         "## Before training: what the offset is", step0(others),
+        "## Without a model", without_model(others),
         "## Small backbones", backbones(others),
         "## Learning rates, on held-out pairs", rates(table),
         "## Test topics", finals(table, others),
