@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 import time
 import warnings
@@ -17,7 +18,7 @@ from runs import Run
 from scoring import scores_of, terrier, with_fusion
 from step0 import MAX_LENGTH, measured, sample
 
-from pyterrier_rescale import Splade, audit, calibrate, rescale, train
+from pyterrier_rescale import Splade, calibrate, rescale, train
 from pyterrier_rescale.analysis.k_search import evaluate_k
 from pyterrier_rescale.analysis.measurement import run_probe
 from pyterrier_rescale.heads.checkpoint import load_backbone
@@ -39,8 +40,6 @@ def carry_out(study: Study, run: Run) -> dict[str, Any]:
     row["k"] = (provenance(model) or {}).get("k", 1.0)
     with tempfile.TemporaryDirectory() as out, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        report = audit(model, texts=sample(pairs), tokenizer=tokenizer).to_frame().iloc[0].to_dict()
-        row["audit"] = {n: float(f"{v:.5g}") for n, v in report.items() if isinstance(v, float) and np.isfinite(v)}
         encoding = {n: getattr(run, n) for n in ("shift", "position_top_k", "fold") if getattr(run, n) is not None}
         if run.steps:
             options = {
@@ -55,6 +54,7 @@ def carry_out(study: Study, run: Run) -> dict[str, Any]:
                 model = burnt_in(model, tokenizer, pairs, Path(out) / "burn-in", options)
             splade = train(model, pairs, Path(out) / "run", tokenizer=tokenizer, **options)
             log = pd.read_csv(Path(out) / "run" / "monitor.csv")
+            row["audit"] = json.loads((Path(out) / "run" / "head_audit.json").read_text())["before"]
             names = [name for name in COLUMNS if name in log]
             row["dynamics"] = log.loc[log["step"].isin(WATCHED), names].round(4).to_dict("list")
         else:
