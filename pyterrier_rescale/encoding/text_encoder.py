@@ -141,9 +141,10 @@ class TextEncoder:
         # one screen for all batches; a few texts would not pay for it
         top = self.options.position_top_k
         many = self.pooling == "max" and len(texts) >= _MANY_TEXTS and top is None
-        # a head in half precision is read in full: exact, and screened it is faster
-        screen = make_screen(self.head.weight.float()) if many and self.device.type == "cpu" else None
-        weight = self.head.weight if screen is None else screen.weight
+        weight = self.head.weight
+        if many and weight.element_size() == 2 and self.device.type == "cpu":
+            weight = weight.float()  # the product in full precision is exact, and screened it is faster
+        screen = make_screen(weight) if many else None
         for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
             with torch.inference_mode(), self._threads(len(rows)):
                 weights = packed_head(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .._utils.java import errors_only, start_java
 from .._utils.paths import whole_folder
 from .._utils.progress import progress_bar
+from .._utils.signals import jvm_faults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,8 +103,12 @@ def bm25(path: Path, num_results: int) -> pt.Transformer:
     if not _statistic(path, "Terms"):
         return nothing()
     index = pt.terrier.TerrierIndex(path)
-    spaced = pt.apply.query(lambda row: _words(row["query"], tokeniser))
-    return spaced >> pt.rewrite.tokenise(tokeniser) >> index.bm25(num_results=num_results)
+
+    def words(row: dict[str, str]) -> str:
+        jvm_faults()  # the pipeline may have come to another process
+        return _words(row["query"], tokeniser)
+
+    return pt.apply.query(words) >> pt.rewrite.tokenise(tokeniser) >> index.bm25(num_results=num_results)
 
 
 def nothing() -> pt.Transformer:

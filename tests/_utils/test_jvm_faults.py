@@ -16,7 +16,9 @@ FAULT = """if True:
     import pandas as pd
     import pyterrier as pt
     from pyterrier_rescale import open_index
+    from pathlib import Path
     from pyterrier_rescale._utils.java import ensure_java, start_java
+    from pyterrier_rescale.indexing.bm25 import bm25, build_bm25
 
     def use():
         index = open_index(sys.argv[1])
@@ -35,12 +37,16 @@ FAULT = """if True:
             else:
                 raise AssertionError("null was put")
 
+    def words():
+        build_bm25(lambda: iter([{"docno": "d1", "text": "a word"}]), Path(sys.argv[1]))
+        return bm25(Path(sys.argv[1]), 10)
+
     retriever = None
     for step in sys.argv[2:]:
-        if step == "opened":
-            retriever = use()
+        if step in ("opened", "bm25"):
+            retriever = use() if step == "opened" else words()
         elif step == "search":
-            retriever(pd.DataFrame([{"qid": "1", "query_toks": {"a": 1.0}}]))
+            retriever(pd.DataFrame([{"qid": "1", "query": "word", "query_toks": {"a": 1.0}}]))
         else:
             {"jvm": pt.java.init, "ours": start_java, "ensure": ensure_java, "enable": faulthandler.enable,
              "disable": faulthandler.disable, "null": null, "open": use}[step]()
@@ -66,6 +72,7 @@ def test_the_trap_is_there(tmp_path, steps):
         "jvm enable ensure",  # joblib's worker, by .parallel()
         "jvm enable open",
         "opened enable search",  # ray.init in a process that searches
+        "bm25 enable search",
         "enable opened disable search",  # pytest's end
         "enable ours ensure",  # the usual order
         "opened enable search disable enable search",

@@ -17,8 +17,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "notebooks" / "REA
 SHELL = ("bash", "shell", "sh")
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 TO_RUN = {page: [b for b in BLOCKS if b.page == page and b.language == "python" and b.reason is None] for page in PAGES}
-TEXTS = [path for path in ROOT.rglob("*") if path.suffix in (".md", ".rst") and "runs" not in path.parts
-         and not any(part.startswith(".") and part != ".ci" for part in path.relative_to(ROOT).parts)]  # fmt: skip
+# the repository's own, not what its commands leave in the clone (demo/, runs/)
+FOLDERS = ("pyterrier_rescale", "experiments", "notebooks", "tests")
+TEXTS = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")
+                               if path.suffix in (".md", ".rst"))]  # fmt: skip
 
 
 def place(block):

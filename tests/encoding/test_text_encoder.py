@@ -82,6 +82,13 @@ def test_half_precision_stays_close(bert_folder, monkeypatch):
     half = Splade(bert_folder, rescale=4, dtype="bfloat16")
     unscreened = half.encode_docs(tiny.TEXTS)
     assert unscreened.dtype == np.float32
+    double = Splade(bert_folder, rescale=4, dtype="float64")  # never a head of less than the model's precision
+    products = []
+    whole = text_encoder.packed_head
+    with monkeypatch.context() as patch:
+        patch.setattr(text_encoder, "packed_head", lambda *a, **o: products.append(whole(*a, **o)) or products[-1])
+        assert np.abs(double.encode_docs(tiny.TEXTS).toarray() - full).max() < 1e-5
+    assert {product.dtype for product in products} == {torch.float64}
     assert np.abs(unscreened.toarray() - full).max() < 0.05
     screens = []
     monkeypatch.setattr(
