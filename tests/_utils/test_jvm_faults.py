@@ -10,14 +10,15 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no handlers of signals there")
 
-# A null that Java dereferences is a fault of memory, which the JVM makes a NullPointerException.
+# A field of null is a fault of memory, which the JVM makes a NullPointerException; where Java's own code checks for
+# null, as that of TreeMap does in some versions, there is none.
 FAULT = """if True:
     import faulthandler, sys
     import pandas as pd
     import pyterrier as pt
     from pyterrier_rescale import open_index
     from pathlib import Path
-    from pyterrier_rescale._utils.java import ensure_java, start_java
+    from pyterrier_rescale._utils.java import ensure_java, find_java_home, start_java
     from pyterrier_rescale.indexing.bm25 import bm25, build_bm25
 
     def use():
@@ -31,11 +32,15 @@ FAULT = """if True:
     def null():
         for _ in range(3):
             try:
-                pt.java.autoclass("java.util.TreeMap")().put(None, 1)
+                pt.java.autoclass("java.util.BitSet")().andNot(None)
             except Exception as error:
                 assert "NullPointerException" in str(error), error
             else:
-                raise AssertionError("null was put")
+                raise AssertionError("null was read")
+
+    def others_jvm():
+        pt.java.set_java_home(find_java_home()[0])
+        pt.java.init()
 
     def words():
         build_bm25(lambda: iter([{"docno": "d1", "text": "a word"}]), Path(sys.argv[1]))
@@ -48,7 +53,7 @@ FAULT = """if True:
         elif step == "search":
             retriever(pd.DataFrame([{"qid": "1", "query": "word", "query_toks": {"a": 1.0}}]))
         else:
-            {"jvm": pt.java.init, "ours": start_java, "ensure": ensure_java, "enable": faulthandler.enable,
+            {"jvm": others_jvm, "ours": start_java, "ensure": ensure_java, "enable": faulthandler.enable,
              "disable": faulthandler.disable, "null": null, "open": use}[step]()
     print("alive")
 """
