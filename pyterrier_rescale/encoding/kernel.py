@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .blocks import TextGroup, logit_blocks, text_groups
-from .screening import FEW_ROWS, MAX_CANDIDATES, Screen, make_screen
+from .screening import FEW_ROWS, Screen, make_screen
 from .sparse_products import accumulate_dtype, sparse_product
 from .top_k import top_k_head
 
@@ -119,10 +119,10 @@ def _pooled(
     if screen is None and len(rows) >= FEW_ROWS:
         screen = make_screen(weight.detach())
     if screen is not None:
-        closed = screen.closed(rows, lengths, bias)
-        if closed.count_nonzero() >= (1 - MAX_CANDIDATES) * closed.numel():
+        candidates = screen.candidates(rows, lengths, bias)
+        if candidates is not None:
             weights = rows.new_zeros(shape)
-            _fill(weights, positions, closed.logical_not_(), rows, weight, bias, groups)
+            _fill(weights, positions, candidates, rows, weight, bias, groups)
             return weights, positions
     weights = rows.new_full(shape, float("-inf"), dtype=dtype)
     few = torch.zeros(shape, dtype=torch.bool, device=rows.device) if with_positions else None

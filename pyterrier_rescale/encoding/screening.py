@@ -30,6 +30,8 @@ from .blocks import logit_blocks, multiply, text_groups
 FEW_ROWS = 512
 # A pair that may be open costs about two and a half times a pair of the full product (gather and product).
 MAX_CANDIDATES = 0.25
+# Batches that go without a screen after one that was in vain; twice as many after the next, up to the most.
+_REST, _LONGEST_REST = 1, 16
 # Share of pairs that may be open from which the next format, with its smaller errors, is cheaper.
 _LOOSE = 0.2
 # How many times faster than in float32 the product must be; at twice as fast the whole head was 2.4 times as fast.
@@ -112,6 +114,7 @@ class Screen:
         self.weight = weight.detach()
         self.centre: torch.Tensor | None = None
         self.formats = list(formats)
+        self._rest, self._resting = _REST, 0
         self._round_weight()
 
     @property
@@ -135,6 +138,25 @@ class Screen:
         with torch.no_grad():
             self.centre = rows.mean(dim=0).nan_to_num_(0, 0, 0)
             self.offsets = self.weight @ self.centre
+
+    def candidates(self, rows: torch.Tensor, lengths: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+        """Pairs that may be open, bool (B, V); ``None`` where the full product is cheaper than theirs.
+
+        A head with dense vectors (raw, or divided by k and not trained) is screened in vain, which costs a fifth of
+        encoding; so after such a batch some are not screened at all. Arguments as of :meth:`closed`.
+        """
+        if self._resting:
+            self._resting -= 1
+            return None
+        used = self.format
+        closed = self.closed(rows, lengths, bias)
+        if closed.count_nonzero() >= (1 - MAX_CANDIDATES) * closed.numel():
+            self._rest = _REST
+            return closed.logical_not_()
+        if self.format is not used:  # the next one has not been tried yet
+            return None
+        self._resting, self._rest = self._rest, min(2 * self._rest, _LONGEST_REST)
+        return None
 
     def closed(self, rows: torch.Tensor, lengths: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Which terms are zero for certain: max_i w_v . t_i + b_v <= 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import platform
@@ -83,7 +84,7 @@ def test_the_head_is_the_same_with_and_without(with_bias, number_format):
     screened = sparse_head(hidden, weight, bias, mask, screen=Screen(weight, [number_format]))
     logits = hidden @ weight.T + (bias if with_bias else 0)
     plain = (torch.log1p(torch.relu(logits)) * mask[..., None]).amax(dim=1)
-    assert 0 < plain.count_nonzero() < kernel.MAX_CANDIDATES * plain.numel() / 2
+    assert 0 < plain.count_nonzero() < screening.MAX_CANDIDATES * plain.numel() / 2
     torch.testing.assert_close(screened, plain, atol=5e-5, rtol=1e-5)  # logits of some 40, float32
     assert not screened[2].any()
     upstream = torch.randn(plain.shape, generator=torch.Generator().manual_seed(9))
@@ -101,6 +102,24 @@ def test_a_dense_head_takes_the_full_product(monkeypatch):
     assert not called
     plain = torch.log1p(torch.relu(hidden @ weight.T + bias + 100)) * mask[..., None]
     torch.testing.assert_close(got, plain.amax(dim=1), atol=1e-5, rtol=1e-5)
+
+
+def test_what_screens_in_vain_is_screened_ever_less(monkeypatch):
+    hidden, weight, bias, mask = head()
+    dense, sparse = bias + 100, bias
+    screen, calls = Screen(weight), []
+    whole = screen.closed
+    monkeypatch.setattr(screen, "closed", lambda *args: calls.append(len(seen)) or whole(*args))
+    seen = []
+    for level in [*[dense] * 60, *[sparse] * 16, dense, dense, dense]:
+        got = sparse_head(hidden, weight, level, mask, screen=screen)
+        seen.append(got)
+        plain = torch.log1p(torch.relu(hidden @ weight.T + level)) * mask[..., None]
+        torch.testing.assert_close(got, plain.amax(dim=1), atol=5e-5, rtol=1e-5)
+    rests = [after - before - 1 for before, after in itertools.pairwise(calls)]
+    assert rests[:6] == [1, 2, 4, 8, 16, 16]
+    first = next(call for call in calls if call >= 60)
+    assert calls[calls.index(first) :] == [*range(first, 77), 78]  # the first that pays ends the rests
 
 
 @pytest.mark.parametrize("number_format", FORMATS)
