@@ -18,7 +18,7 @@ from scipy.stats import ttest_rel
 from pyterrier_rescale import Splade, calibrate
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "calibration2"
-MODULES = ("arms", "crossed", "data", "one_training", "runs", "scoring", "step0")
+MODULES = ("analyse", "arms", "crossed", "data", "one_training", "run", "runs", "scoring", "step0")
 
 
 @pytest.fixture
@@ -54,6 +54,47 @@ def test_a_difference_over_topics_and_seeds(study):
         for _ in range(400)
     ]
     assert 0.005 < np.mean(np.array(found) < 0.05) < 0.1
+
+
+def test_differences_are_paired_by_seed_and_corrected_over_the_table(study, tmp_path):
+    analyse = study("analyse")
+    generator = np.random.default_rng(1)
+    topics, shift = 40, {"calibrated": 0.0, "k=16": -0.2, "auto": -0.002}
+    ease, plain = generator.random(topics), {"backbone": "b", "collection": "scifact", "recipe": "plain", "steps": 120}
+    plain |= {"rate": 0.03, "penalty": 1.0, "ramp": None, "batch_size": 16, "topics": "test", "learning_rate": 1e-4}
+    plain |= {"shift": None, "position_top_k": None, "fold": None}
+
+    def figures(level):
+        own = (ease + level + generator.normal(0, 0.02, topics)).tolist()
+        return {"ndcg": np.mean(own), "per_query": own}
+
+    rows = [{"id": "free-b-scifact", "rows": {"BM25 (Terrier)": figures(0.1)}}]
+    for seed in range(3):
+        for start, level in shift.items():
+            if (start, seed) == ("auto", 2):
+                continue
+            scores = {"scifact": {**figures(level + seed), "fused": figures(level), "active_d": 10}}
+            rows.append({"id": f"{start}{seed}", "run": {**plain, "start": start, "seed": seed}, "k": 1, "warnings": [],
+                         "scores": scores})  # fmt: skip
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
+    text = analyse.finals(*analyse.load(tmp_path / "results.jsonl"))
+    lines = [line.strip("| ").split(" | ") for line in text.split("Minus calibrated:")[1].strip().splitlines()]
+    table = {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+    assert set(table) == {"k=16", "auto", "BM25 (Terrier)"} and table["auto"]["seeds"] == "2"
+
+    values = {row["id"]: np.array(row["scores"]["scifact"]["per_query"]) for row in rows if "run" in row}
+    bm25 = rows[0]["rows"]["BM25 (Terrier)"]["per_query"]
+    gaps = {"k=16": [values[f"k=16{s}"] - values[f"calibrated{s}"] for s in range(3)]}
+    gaps["auto"] = [values[f"auto{s}"] - values[f"calibrated{s}"] for s in range(2)]
+    gaps["BM25 (Terrier)"] = [bm25 - values[f"calibrated{s}"] for s in range(3)]
+    for name, own in gaps.items():
+        found = study("crossed").difference(np.array(own))
+        cell = table[name]["scifact"]
+        assert cell.startswith(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] p "), (name, cell)
+    # Holm over all tests of the table: what is not the largest grows
+    raw = {name: study("crossed").difference(np.array(own)).p for name, own in gaps.items()}
+    assert table["k=16"]["scifact"].endswith("p < .001") and raw["auto"] > 0.05
+    assert float(table["auto"]["scifact"].rsplit("p = ")[1]) > raw["auto"]
 
 
 def test_arms_are_what_they_say(study):

@@ -81,43 +81,64 @@ def rates(table: pd.DataFrame) -> str:
 
 
 def finals(table: pd.DataFrame, others: dict[str, dict], against: str = "calibrated") -> str:
-    """Test topics: means and spreads over seeds, fusion, and each system's difference to ``against``."""
+    """Test topics: means and spreads over seeds, alone and fused with BM25; then differences to ``against``."""
     if table.empty:
         return markdown([])
     final = table[table["topics"] == "test"]
     parts = []
     for (backbone, collection), cell in final.groupby(["backbone", "collection"], sort=False):
-        lines: list[dict[str, Any]] = []
-        tests: list[tuple[dict[str, Any], str, float]] = []
         cell = cell.assign(system=cell.apply(system_name, axis=1))
+        lines: list[dict[str, Any]] = []
         for system, rows in cell.groupby("system", sort=False):
             line: dict[str, Any] = {"start": system, "seeds": rows["seed"].nunique()}
             line |= {"lr": f"{rows['learning_rate'].iloc[0]:g}", "k": f"{rows['k'].median():.3g}"}
-            for scored in (collection, *UNSEEN):
-                own = rows[rows["scored"] == scored]
-                if own.empty:
-                    continue
+            for scored, own in rows.groupby("scored", sort=False):
                 line[scored] = _spread(own["ndcg"])
                 line[f"{scored} + BM25"] = _spread(own["fused"].dropna())
-                other = cell[(cell["system"] == against) & (cell["scored"] == scored)]
-                both = sorted(set(own["seed"]) & set(other["seed"]))
-                if system != against and both:
-                    columns = [part.drop_duplicates("seed").set_index("seed")["per_query"] for part in (own, other)]
-                    found = difference(
-                        np.array([np.array(columns[0][seed]) - np.array(columns[1][seed]) for seed in both])
-                    )
-                    line[f"{scored}: minus {against}"] = _interval(found)
-                    tests.append((line, f"p {scored}", found.p))
             in_domain = rows[rows["scored"] == collection]
             line["terms/doc"] = f"{in_domain['active_d'].mean():.0f}"
             lines.append(line)
-        for column in dict.fromkeys(name for _, name, _ in tests):
-            some = [(line, p) for line, name, p in tests if name == column and not np.isnan(p)]
-            for (line, _), p in zip(some, holm([p for _, p in some]), strict=True):
-                line[column] = "<.001" if p < 0.001 else f"{p:.3f}"
         lines += _free(others, backbone, (collection, *UNSEEN))
         parts.append(f"### {backbone}, trained on {collection}\n\n{markdown(lines)}")
+        parts.append(f"Minus {against}:\n\n{_differences(cell, others, backbone, collection, against)}")
     return "\n\n".join(parts) or markdown([])
+
+
+def _differences(cell: pd.DataFrame, others: dict[str, dict], backbone: str, collection: str, against: str) -> str:
+    """Each system minus ``against`` over topics crossed with seeds: 95% intervals, p Holm-corrected over the table."""
+    systems = [name for name in dict.fromkeys(cell["system"]) if name != against]
+    lines: dict[str, dict[str, Any]] = {}
+    found = {}
+    for scored in (collection, *UNSEEN):
+        free = others.get(f"free-{backbone}-{scored}", {}).get("rows", {})
+        for fused in (False, True):
+            column = f"{scored} + BM25" if fused else scored
+            reference = _by_seed(cell, against, scored, fused)
+            for name in (*systems, *free):
+                values = _by_seed(cell, name, scored, fused) if name in systems else _free_topics(free[name], fused)
+                seeds = sorted(set(values) & set(reference)) if name in systems else sorted(reference)
+                if not seeds:
+                    continue
+                gaps = [values[seed if name in systems else 0] - reference[seed] for seed in seeds]
+                found[name, column] = difference(np.array(gaps))
+                lines.setdefault(name, {"start": name, "seeds": len(seeds)})
+    tested = [key for key, result in found.items() if not np.isnan(result.p)]
+    corrected = dict(zip(tested, holm([found[key].p for key in tested]), strict=True))
+    for (name, column), result in found.items():
+        lines[name][column] = _interval(result, corrected.get((name, column)))
+    return markdown(list(lines.values()))
+
+
+def _by_seed(cell: pd.DataFrame, system: str, scored: str, fused: bool) -> dict[int, np.ndarray]:
+    """Values per topic of a system's seeds."""
+    rows = cell[(cell["system"] == system) & (cell["scored"] == scored)]
+    values = rows["fused_per_query" if fused else "per_query"]
+    return {seed: np.array(own) for seed, own in zip(rows["seed"], values, strict=True) if own is not None}
+
+
+def _free_topics(figures: dict[str, Any], fused: bool) -> dict[int, np.ndarray]:
+    """The same of a model-free row, which has no seeds; BM25 with BM25 added ranks as BM25."""
+    return {0: np.array((figures.get("fused", figures) if fused else figures)["per_query"])}
 
 
 def without_model(others: dict[str, dict]) -> str:
@@ -182,10 +203,11 @@ def _spread(values: pd.Series) -> str:
     return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def _interval(found: Any) -> str:
-    if np.isnan(found.p):
+def _interval(found: Any, p: float | None) -> str:
+    if p is None:
         return f"{found.mean:+.3f}"
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    sign = "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] {sign}"
 
 
 def main(arguments: list[str] | None = None) -> None:
