@@ -188,6 +188,15 @@ def test_the_plan_is_whole_and_its_rates_come_from_held_out_pairs(study):
         assert len(found) == len(set(found)), block
 
 
+def test_tables_and_readme_have_the_results_as_they_are(study):
+    analyse = study("analyse")
+    results = analyse.load(FOLDER / "results.jsonl")
+    tables = (FOLDER / "tables.md").read_text()
+    assert analyse.finals(*results) in tables and analyse.rates(results[0]) in tables
+    assert analyse.step0(results[1]) in tables and analyse.without_model(results[1]) in tables
+    assert analyse.headline(*results) in (FOLDER.parent.parent / "README.md").read_text()
+
+
 @pytest.mark.slow
 def test_dry_run_goes_through_blocks_and_resumes(tmp_path):
     for name in ("vaswani", "scifact", "medquad", "nfcorpus", "cranfield"):

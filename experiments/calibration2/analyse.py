@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 from crossed import difference
 from data import UNSEEN
 from run import HERE, finished
-from runs import RATES
+from runs import RATES, STARTS
 
 from pyterrier_rescale.evaluation.significance import holm
 
@@ -82,26 +83,46 @@ def rates(table: pd.DataFrame) -> str:
 
 def finals(table: pd.DataFrame, others: dict[str, dict], against: str = "calibrated") -> str:
     """Test topics: means and spreads over seeds, alone and fused with BM25; then differences to ``against``."""
-    if table.empty:
-        return markdown([])
-    final = table[table["topics"] == "test"]
     parts = []
-    for (backbone, collection), cell in final.groupby(["backbone", "collection"], sort=False):
-        cell = cell.assign(system=cell.apply(system_name, axis=1))
-        lines: list[dict[str, Any]] = []
-        for system, rows in cell.groupby("system", sort=False):
-            line: dict[str, Any] = {"start": system, "seeds": rows["seed"].nunique()}
-            line |= {"lr": f"{rows['learning_rate'].iloc[0]:g}", "k": f"{rows['k'].median():.3g}"}
-            for scored, own in rows.groupby("scored", sort=False):
-                line[scored] = _spread(own["ndcg"])
-                line[f"{scored} + BM25"] = _spread(own["fused"].dropna())
-            in_domain = rows[rows["scored"] == collection]
-            line["terms/doc"] = f"{in_domain['active_d'].mean():.0f}"
-            lines.append(line)
-        lines += _free(others, backbone, (collection, *UNSEEN))
+    for (backbone, collection), cell in _finished(table):
+        lines = [*_means(cell, collection), *_free(others, backbone, (collection, *UNSEEN))]
         parts.append(f"### {backbone}, trained on {collection}\n\n{markdown(lines)}")
         parts.append(f"Minus {against}:\n\n{_differences(cell, others, backbone, collection, against)}")
     return "\n\n".join(parts) or markdown([])
+
+
+def headline(table: pd.DataFrame, others: dict[str, dict]) -> str:
+    """What the project's README shows: minilm's starts and the rows without a model, the most telling columns."""
+    columns = ("start", "seeds", "lr", "scifact", "scifact + BM25", *UNSEEN, "terms/doc")
+    lines = []
+    for (backbone, collection), cell in _finished(table):
+        if (backbone, collection) == ("minilm", "scifact"):
+            lines += [*_means(cell[cell["system"].isin(STARTS)], collection), *_free(others, backbone, columns[3:])]
+    return markdown([{name: line.get(name, "") for name in columns} for line in lines])
+
+
+def _finished(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Runs scored on test topics by backbone and collection, with the names of their systems, starts in their order."""
+    if table.empty:
+        return
+    for key, cell in table[table["topics"] == "test"].groupby(["backbone", "collection"], sort=False):
+        cell = cell.assign(system=cell.apply(system_name, axis=1))
+        place = {name: number for number, name in enumerate(dict.fromkeys([*STARTS, *cell["system"]]))}
+        yield key, cell.sort_values("system", key=lambda names: names.map(place), kind="stable")
+
+
+def _means(cell: pd.DataFrame, collection: str) -> list[dict[str, Any]]:
+    """A line per system."""
+    lines = []
+    for system, rows in cell.groupby("system", sort=False):
+        line: dict[str, Any] = {"start": system, "seeds": rows["seed"].nunique()}
+        line |= {"lr": f"{rows['learning_rate'].iloc[0]:g}", "k": f"{rows['k'].median():.3g}"}
+        for scored, own in rows.groupby("scored", sort=False):
+            line[scored] = _spread(own["ndcg"])
+            line[f"{scored} + BM25"] = _spread(own["fused"].dropna())
+        line["terms/doc"] = f"{rows[rows['scored'] == collection]['active_d'].mean():.0f}"
+        lines.append(line)
+    return lines
 
 
 def _differences(cell: pd.DataFrame, others: dict[str, dict], backbone: str, collection: str, against: str) -> str:
@@ -219,6 +240,7 @@ def main(arguments: list[str] | None = None) -> None:
     table, others = load(options.results)
     text = "\n\n".join([
         "# Tables of the second calibration study", f"Written by `analyse.py` from `{options.results.name}`.",
+        "## In short", headline(table, others),
         "## Before training: what the offset is", step0(others),
         "## Without a model", without_model(others),
         "## Small backbones", backbones(others),
