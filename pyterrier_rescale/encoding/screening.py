@@ -142,7 +142,7 @@ class Screen:
     def candidates(self, rows: torch.Tensor, lengths: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
         """Pairs that may be open, bool (B, V); ``None`` where the full product is cheaper than theirs.
 
-        A head with dense vectors (raw, or divided by k and not trained) is screened in vain, which costs a fifth of
+        A head with dense vectors (raw, or divided by k and not trained) is screened in vain, which costs a sixth of
         encoding; so after such a batch some are not screened at all. Arguments as of :meth:`closed`.
         """
         if self._resting:
