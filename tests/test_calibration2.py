@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import tiny
 import torch
 from scipy.stats import ttest_rel
@@ -91,6 +93,24 @@ def test_differences_are_paired_by_seed_and_corrected_over_the_table(study, tmp_
         found = study("crossed").difference(np.array(own))
         cell = table[name]["scifact"]
         assert cell.startswith(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] p "), (name, cell)
+    # arms, options and rivals have tables of their own, and do not change this one
+    fields = [{"start": "arm E"}, {"start": "arm H", "position_top_k": 12}, {"start": "k=16", "recipe": "query IDF"},
+              {"start": "raw", "shift": 15.0}, {"start": "k=16", "recipe": "burn-in"}, {"start": "k=8"}]  # fmt: skip
+    for number, changed in enumerate(fields):
+        for seed in range(3):
+            scores = {"scifact": {**figures(-0.1), "fused": figures(-0.1), "active_d": 10}}
+            rows.append({"id": f"{number}-{seed}", "run": {**plain, "start": "", "seed": seed, **changed}, "k": 1,
+                         "warnings": [], "scores": scores})  # fmt: skip
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parts = analyse.finals(*analyse.load(tmp_path / "results.jsonl")).split("### ")[1:]
+    assert [part.split("\n")[0].split(": ")[1] for part in parts] == list(analyse.GROUPS)
+    tested = text.split("Minus calibrated:")[1].strip()
+    assert parts[0].split("Minus calibrated:")[1].strip() == tested, "the same correction"
+    systems = [[line.split(" | ")[0].strip("| ") for line in part.strip().split("\n")[4:]] for part in parts]
+    named = [[name for name in own[: own.index("")] if name != "calibrated"] for own in systems[1:]]
+    expected = [["arm E", "arm H, position_top_k 12", "k=16, recipe query IDF"], ["raw, shift 15"],
+                ["k=16, recipe burn-in", "k=8"]]  # fmt: skip
+    assert named == expected
     # Holm over all tests of the table: what is not the largest grows
     raw = {name: study("crossed").difference(np.array(own)).p for name, own in gaps.items()}
     assert table["k=16"]["scifact"].endswith("p < .001") and raw["auto"] > 0.05
@@ -156,6 +176,15 @@ def test_scores_and_fusion_by_hand(study):
     topics = data.Topics(["1", "2", "3"], ["x"] * 3, qrels, np.array(list("abcd")), ["t"] * 4)
     found = scoring.judged(topics, scores)
     assert found["per_query"] == pytest.approx([0.5, 0, 0]) and found["ndcg"] == pytest.approx(0.5 / 3, abs=1e-4)
+    # arm J: a gain of query terms; the weights of documents and what counts as active stay
+    own = scipy.sparse.random(4, 6, 0.7, format="csr", random_state=0)
+    asked = scipy.sparse.random(3, 6, 0.7, format="csr", random_state=1)
+    gain = np.arange(1.0, 7.0)
+    encoder = SimpleNamespace(encode_queries=lambda texts: asked, encode_docs=lambda texts: own)
+    got, active = scoring.scores_of(encoder, topics, gain)
+    np.testing.assert_allclose(got, (asked.toarray() * gain) @ own.toarray().T)
+    assert active == {"active_q": round(asked.nnz / 3, 1), "active_d": round(own.nnz / 4, 1)}
+    np.testing.assert_allclose(scoring.scores_of(encoder, topics)[0], (asked @ own.T).toarray())
     fused = scoring.with_fusion(topics, scores, np.array([[6, 9.0, 3, 0], [1, 0, 0, 0], [0, 0, 0, 0]]))["fused"]
     assert fused["per_query"] == pytest.approx([1 / np.log2(3), 1, 0], abs=1e-3)
 
@@ -180,8 +209,10 @@ def test_the_plan_is_whole_and_its_rates_come_from_held_out_pairs(study):
     assert len(final) == 15 and {run.topics for run in final} == {"test"} and {run.seed for run in final} == {0, 1, 2}
     assert all(run.learning_rate == best[run.start] for run in final)
     arms = runs.planned("arms", runs.Done(rows))
-    waiting = 3 * any(run.start == "arm H" and runs.missing_options(run) for run in runs.arms(runs.Done(rows)))
-    assert {run.learning_rate for run in arms} == {3e-5} and len(arms) == 30 - waiting
+    assert {run.learning_rate for run in arms} == {3e-5} and len(arms) == 30, "A is ``calibrated``, J k=16 again"
+    assert [run.seed for run in arms[:4]] == [0, 1, 2, 0], "three seeds of one before the next"
+    options = runs.planned("options", runs.Done(rows))
+    assert {(run.start, run.learning_rate) for run in options} == {("raw", 1e-3), ("calibrated", 3e-5)}
     for block in runs.BLOCKS:
         found = [run.id for run in runs.planned(block, runs.Done(rows, dry=True))]
         assert found or block == "options", block

@@ -13,13 +13,16 @@ import pandas as pd
 from crossed import difference
 from data import UNSEEN
 from run import HERE, finished
-from runs import RATES, STARTS
+from runs import ARMS, QUERY_IDF, RATES, STARTS
 
 from pyterrier_rescale.evaluation.significance import holm
 
 #: Fields that tell one system from another; seeds and topics are what is averaged over.
 SYSTEM = ("backbone", "collection", "start", "recipe", "steps", "rate", "penalty", "ramp", "batch_size", "shift",
           "position_top_k", "fold")  # fmt: skip
+
+#: What the test topics are asked.
+GROUPS = ("starts", "arms, trained", "options of encoders", "rivals, steps, densities")
 
 
 def load(path: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
@@ -82,12 +85,15 @@ def rates(table: pd.DataFrame) -> str:
 
 
 def finals(table: pd.DataFrame, others: dict[str, dict], against: str = "calibrated") -> str:
-    """Test topics: means and spreads over seeds, alone and fused with BM25; then differences to ``against``."""
+    """Test topics, a table per question: means and spreads over seeds, alone and fused; differences to ``against``."""
     parts = []
     for (backbone, collection), cell in _finished(table):
-        lines = [*_means(cell, collection), *_free(others, backbone, (collection, *UNSEEN))]
-        parts.append(f"### {backbone}, trained on {collection}\n\n{markdown(lines)}")
-        parts.append(f"Minus {against}:\n\n{_differences(cell, others, backbone, collection, against)}")
+        for group in dict.fromkeys(cell["group"]):
+            own = cell[(cell["group"] == group) | (cell["system"] == against)]
+            free = others if group == GROUPS[0] else {}  # BM25 beside the starts, once
+            lines = [*_means(own, collection), *_free(free, backbone, (collection, *UNSEEN))]
+            parts.append(f"### {backbone}, trained on {collection}: {group}\n\n{markdown(lines)}")
+            parts.append(f"Minus {against}:\n\n{_differences(own, free, backbone, collection, against)}")
     return "\n\n".join(parts) or markdown([])
 
 
@@ -106,9 +112,20 @@ def _finished(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFra
     if table.empty:
         return
     for key, cell in table[table["topics"] == "test"].groupby(["backbone", "collection"], sort=False):
-        cell = cell.assign(system=cell.apply(system_name, axis=1))
-        place = {name: number for number, name in enumerate(dict.fromkeys([*STARTS, *cell["system"]]))}
-        yield key, cell.sort_values("system", key=lambda names: names.map(place), kind="stable")
+        cell = cell.assign(system=cell.apply(system_name, axis=1), group=cell.apply(_group, axis=1))
+        names = [*STARTS, *(f"arm {name}" for name in ARMS), *cell["system"]]
+        place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        cell = cell.sort_values("system", key=lambda systems: systems.map(place), kind="stable")
+        yield key, cell.sort_values("group", key=lambda groups: groups.map(GROUPS.index), kind="stable")
+
+
+def _group(row: Any) -> str:
+    """The question that a run belongs to; each has its own table and its own correction for many tests."""
+    if row["start"].startswith("arm ") or row["recipe"] == QUERY_IDF:
+        return GROUPS[1]
+    if any(pd.notna(row[name]) for name in ("shift", "position_top_k", "fold")):
+        return GROUPS[2]
+    return GROUPS[0] if system_name(row) in STARTS else GROUPS[3]
 
 
 def _means(cell: pd.DataFrame, collection: str) -> list[dict[str, Any]]:

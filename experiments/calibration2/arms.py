@@ -62,6 +62,11 @@ def token_frequencies(tokenizer: Any, texts: list[str], max_length: int, vocab_s
     return total, documents
 
 
+def inverse_frequencies(frequencies: np.ndarray, documents: int) -> np.ndarray:
+    """BM25's IDF of document frequencies, (V,)."""
+    return np.log1p((documents - frequencies + 0.5) / (frequencies + 0.5))
+
+
 class Sources:
     """Pooled linear parts of logits, w_v . t_i, from each source."""
 
@@ -134,7 +139,7 @@ def make_arms(
         shuffled[places] = levels[generator.permutation(places)]
     deviation = np.nanstd(content, axis=0)
     gain = np.where(used & (deviation > 0), np.mean(deviation[used]) / np.maximum(deviation, 1e-6), 1.0)
-    idf = np.log1p((documents - frequencies + 0.5) / (frequencies + 0.5))
+    idf = inverse_frequencies(frequencies, documents)
     shifts = {
         "A": -levels, "B": -fit, "C": fit - levels, "D": -shuffled, "E": -np.log(frequencies + 0.5),
         "F": -(np.nanmean(content, axis=0) + probe.bias), "G": -probe.bias, "G0": 0 * fit,

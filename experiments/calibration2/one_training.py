@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from arms import AIM, apply
 from data import UNSEEN, Study, Topics
-from runs import Run
+from runs import QUERY_IDF, Run
 from scoring import scores_of, terrier, with_fusion
-from step0 import MAX_LENGTH, measured, sample
+from step0 import MAX_LENGTH, idf_of, measured, sample
 
 from pyterrier_rescale import Splade, calibrate, rescale, train
 from pyterrier_rescale.analysis.k_search import evaluate_k
@@ -119,13 +119,14 @@ def burnt_in(model: Any, tokenizer: Any, pairs: list, out: Path, options: dict[s
 def scored(study: Study, run: Run, splade: Any) -> dict[str, Any]:
     """nDCG@10 by collection."""
     if run.topics == "held-out":
-        return {run.collection: _judged(study, run.collection, splade, study.held_out(run.collection), None)}
+        return {run.collection: _judged(splade, study.held_out(run.collection), None)}
     names = [run.collection, *(UNSEEN if run.unseen else ())]
-    return {name: _judged(study, name, splade, study.test(name), _bm25(study, name)) for name in names}
+    gain = idf_of(study, run.collection, splade) if run.recipe == QUERY_IDF else None
+    return {name: _judged(splade, study.test(name), _bm25(study, name), gain) for name in names}
 
 
-def _judged(study: Study, name: str, splade: Any, topics: Topics, bm25: Any) -> dict[str, Any]:
-    scores, active = scores_of(splade, topics)
+def _judged(splade: Any, topics: Topics, bm25: Any, query_gain: np.ndarray | None = None) -> dict[str, Any]:
+    scores, active = scores_of(splade, topics, query_gain)
     return {**with_fusion(topics, scores, bm25), **active}
 
 

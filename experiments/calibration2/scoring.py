@@ -7,6 +7,7 @@ from typing import Any
 
 import ir_measures
 import numpy as np
+import scipy.sparse
 from data import Study, Topics
 from ir_measures import nDCG
 
@@ -48,9 +49,13 @@ def with_fusion(topics: Topics, scores: np.ndarray, bm25: np.ndarray | None) -> 
     return result
 
 
-def scores_of(encoder: Any, topics: Topics) -> tuple[np.ndarray, dict[str, float]]:
-    """Dense scores (Q, N) of an encoder's exact dot products, and its active terms."""
+def scores_of(
+    encoder: Any, topics: Topics, query_gain: np.ndarray | None = None
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Dense scores (Q, N) of an encoder's exact dot products, and its active terms; a gain (V,) multiplies queries."""
     queries, documents = encoder.encode_queries(topics.queries), encoder.encode_docs(topics.texts)
+    if query_gain is not None:
+        queries = queries @ scipy.sparse.diags(query_gain)
     active = {"active_q": queries.nnz / queries.shape[0], "active_d": documents.nnz / documents.shape[0]}
     return (queries @ documents.T).toarray(), {name: round(value, 1) for name, value in active.items()}
 

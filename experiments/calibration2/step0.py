@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from arms import SOURCES, Sources, make_arms, token_frequencies
+from arms import SOURCES, Sources, inverse_frequencies, make_arms, token_frequencies
 from data import UNSEEN, Study
 from scoring import terrier, with_fusion
 
@@ -34,6 +34,13 @@ def measured(study: Study, backbone: str, collection: str, seed: int = 0) -> tup
     counts, frequencies = token_frequencies(tokenizer, texts, MAX_LENGTH, len(probes["plain"].bias))
     arms, facts = make_arms(probes, counts, frequencies, len(texts), seed)
     return arms, facts, sources, tokenizer
+
+
+def idf_of(study: Study, collection: str, splade: Any) -> np.ndarray:
+    """Arm J's gain of query terms, (V,): their IDF in the collection that is trained on."""
+    texts, encoder = study.corpus(collection)[1], splade.encoder
+    counts = token_frequencies(encoder.tokenizer, texts, MAX_LENGTH, encoder.vocab_size)
+    return inverse_frequencies(counts[1], len(texts))
 
 
 def step0(study: Study, backbone: str, collection: str, *, unseen: bool = True, say: Any = print) -> dict[str, Any]:
