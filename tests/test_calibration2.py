@@ -219,6 +219,31 @@ def test_the_plan_is_whole_and_its_rates_come_from_held_out_pairs(study):
         assert len(found) == len(set(found)), block
 
 
+def test_processes_side_by_side_share_the_runs(study, tmp_path):
+    run, runs = study("run"), study("runs")
+    first, second = runs.planned("lr", runs.Done({}))[:2]
+    out = tmp_path / "results.jsonl"
+    code = (
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import run, runs; from pathlib import Path\n"
+        "every = runs.planned('lr', runs.Done({}))[:2]\n"
+        f"for one in every:\n    with run.claimed(Path({str(out)!r}), one) as mine: print(mine)\n"
+    )
+
+    def elsewhere() -> list[str]:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+        return done.stdout.split()
+
+    with run.claimed(out, first) as mine:
+        assert mine and elsewhere() == ["False", "True"]
+        run.append(out, {"id": first.id})
+    assert elsewhere() == ["False", "True"], "it is finished"
+    with pytest.raises(KeyError), run.claimed(out, second):
+        raise KeyError
+    with run.claimed(out, second) as mine:
+        assert mine, "a run that failed can be claimed again"
+    assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"], "claims leave nothing"
+
+
 def test_tables_and_readme_have_the_results_as_they_are(study):
     analyse = study("analyse")
     results = analyse.load(FOLDER / "results.jsonl")

