@@ -23,7 +23,10 @@ for _kept in (0, 10, 25):
     _shares = {"masked": round(0.95 - _kept / 100, 2), "random": 0.05}
     BACKBONES[f"modernbert-3x128-kept{_kept}"] = {**LONG, "layers": 3, "hidden": 128, **_shares}
     BACKBONES[f"modernbert-4x256-kept{_kept}"] = {**LONG, "layers": 4, "hidden": 256, **_shares}
-BACKBONES["modernbert-cased"] = {**LONG, "layers": 3, "hidden": 128, "lowercase": False}
+for _name, _lowercase in (("cased", False), ("lowercased", True)):
+    BACKBONES[f"modernbert-{_name}"] = {**LONG, "layers": 3, "hidden": 128, "lowercase": _lowercase}
+#: Of these there is one body, pretrained once; seeds of their runs do not cover it.
+ONE_BODY = ("minilm", "modernbert-cased", "modernbert-lowercased")
 #: In a dry run every backbone is this one.
 TINY = {"family": "bert", "steps": 20, "vocab_size": 400, "layers": 1, "hidden": 32, "batch_size": 4, "max_length": 32}
 
@@ -68,7 +71,7 @@ class Study:
         from pyterrier_rescale import small_backbone
 
         settings = dict(TINY if self.dry else BACKBONES[name])
-        seed = 0 if name == "minilm" else seed  # one body, one warm-up
+        seed = 0 if name in ONE_BODY else seed
         return small_backbone(settings.pop("family"), self.texts(), self.cache_folder, seed=seed, **settings)
 
     @cache  # noqa: B019

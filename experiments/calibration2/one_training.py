@@ -40,7 +40,7 @@ def carry_out(study: Study, run: Run) -> dict[str, Any]:
     row["k"] = (provenance(model) or {}).get("k", 1.0)
     with tempfile.TemporaryDirectory() as out, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        encoding = {n: getattr(run, n) for n in ("shift", "position_top_k", "fold") if getattr(run, n) is not None}
+        encoding = options_of(run, "shift", "position_top_k", "fold")
         if run.steps:
             options = {
                 "max_steps": run.steps, "learning_rate": run.learning_rate,
@@ -65,6 +65,11 @@ def carry_out(study: Study, run: Run) -> dict[str, Any]:
     return row
 
 
+def options_of(run: Run, *names: str) -> dict[str, Any]:
+    """Options of the encoder that a run sets, of those named."""
+    return {name: getattr(run, name) for name in names if getattr(run, name) is not None}
+
+
 def started(study: Study, run: Run) -> tuple[Any, Any]:
     """The model with its start applied, and the tokenizer."""
     if run.start.startswith("arm "):
@@ -80,7 +85,7 @@ def started(study: Study, run: Run) -> tuple[Any, Any]:
     rate = max(run.rate, 1 / len(pairs))
     measure = calibrate(
         model, pairs, tokenizer=tokenizer, offset=offset, rate=rate, max_length=MAX_LENGTH, sample=len(pairs),
-        seed=run.seed, device="cpu",
+        seed=run.seed, device="cpu", **options_of(run, "position_top_k", "fold"),
     )  # fmt: skip
     return measure.apply(model, inplace=True), tokenizer
 
