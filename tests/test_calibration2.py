@@ -251,6 +251,33 @@ def test_tables_and_readme_have_the_results_as_they_are(study):
     assert analyse.finals(*results) in tables and analyse.rates(results[0]) in tables
     assert analyse.step0(results[1]) in tables and analyse.without_model(results[1]) in tables
     assert analyse.headline(*results) in (FOLDER.parent.parent / "README.md").read_text()
+    assert analyse.offsets(*results) in tables and analyse.offsets(*results) in (FOLDER / "README.md").read_text()
+
+
+def test_offsets_before_and_after_training(study):
+    analyse = study("analyse")
+    generator = np.random.default_rng(2)
+    arms = {arm: {"ndcg": 0.5, "per_query": generator.random(30).tolist()} for arm in analyse.OFFSETS}
+    others = {"step0-minilm-scifact": {"scores": {"scifact": arms}}}
+    plain = {"backbone": "minilm", "collection": "scifact", "recipe": "plain", "steps": 120, "rate": 0.03, "ramp": None,
+             "penalty": 1.0, "batch_size": 16, "shift": None, "position_top_k": None, "fold": None, "topics": "test",
+             "scored": "scifact", "fused_per_query": None}  # fmt: skip
+    rows = [{**plain, "start": start, "recipe": recipe, "seed": seed, "per_query": generator.random(30).tolist()}
+            for start, recipe, seeds in (("calibrated", "plain", 3), ("arm E", "plain", 3), ("k=16", "query IDF", 3),
+                                         ("k=16", "plain", 3), ("arm B", "plain", 1))
+            for seed in range(seeds)]  # fmt: skip
+    lines = [line.strip("| ").split(" | ") for line in analyse.offsets(pd.DataFrame(rows), others).split("\n")]
+    table = {line[0]: dict(zip(lines[0], line, strict=False)) for line in lines[2:]}
+    own = {name: [r["per_query"] for r in rows if (r["start"], r["recipe"]) == name] for name in
+           (("calibrated", "plain"), ("arm E", "plain"), ("k=16", "query IDF"), ("arm B", "plain"))}  # fmt: skip
+    reference = np.array(own.pop(("calibrated", "plain")))
+    for arm, values in zip("EJB", own.values(), strict=True):
+        found = study("crossed").difference(np.array(values) - reference[: len(values)])
+        expected = f"{found.mean:+.3f}" + (f" [{found.low:+.3f}, {found.high:+.3f}]" if len(values) > 1 else "")
+        assert table[arm]["scifact, trained"] == expected
+        gap = np.array(arms[arm]["per_query"]) - np.array(arms["A"]["per_query"])
+        assert table[arm]["scifact"] == f"{gap.mean():+.3f} ± {1.96 * np.std(gap, ddof=1) / 30**0.5:.3f}"
+    assert table["A"]["scifact, trained"] == f"{reference.mean():.3f}"
 
 
 @pytest.mark.slow

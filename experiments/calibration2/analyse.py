@@ -24,6 +24,15 @@ SYSTEM = ("backbone", "collection", "start", "recipe", "steps", "rate", "penalty
 #: What the test topics are asked.
 GROUPS = ("starts", "arms, trained", "options of encoders", "rivals, steps, densities")
 
+#: The arms in words.
+OFFSETS = {
+    "A": "a quantile per term (`calibrate`)", "B": "A's fit on log p", "C": "what that fit leaves",
+    "D": "A's, shuffled within deciles of frequency", "E": "-log df, without a forward pass",
+    "F": "the mean logit per term", "G": "the head's bias zeroed", "G0": "the head's bias as it is",
+    "H": "as it is, 12 logits per position", "I": "a shift and a scale per term", "J": "k=16, IDF on queries",
+    "Jm": "IDF on queries, as many terms as A",
+}  # fmt: skip
+
 
 def load(path: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
     """A row per run and scored collection, and the other rows by id."""
@@ -105,6 +114,37 @@ def headline(table: pd.DataFrame, others: dict[str, dict]) -> str:
         if (backbone, collection) == ("minilm", "scifact"):
             lines += [*_means(cell[cell["system"].isin(STARTS)], collection), *_free(others, backbone, columns[3:])]
     return markdown([{name: line.get(name, "") for name in columns} for line in lines])
+
+
+def offsets(table: pd.DataFrame, others: dict[str, dict]) -> str:
+    """What the experiment's README shows: arms minus A, before training (over topics) and trained (seeds, too)."""
+    start = others.get("step0-minilm-scifact")
+    cell = next((cell for key, cell in _finished(table) if key == ("minilm", "scifact")), None)
+    if start is None or cell is None:
+        return markdown([])
+    names = cell["start"].where(cell["recipe"] != QUERY_IDF, "arm J").where(cell["system"] != "calibrated", "arm A")
+    cell = cell.assign(system=names)
+    lines = []
+    for arm, words in OFFSETS.items():
+        line = {"arm": arm, "offset": words}
+        for scored, figures in start["scores"].items():
+            own, reference = (_by_seed(cell, f"arm {name}", scored, False) for name in (arm, "A"))
+            line[scored] = f"{figures['A']['ndcg']:.3f}" if arm == "A" else _minus(figures, arm, "A")
+            seeds = sorted(set(own) & set(reference))
+            if arm == "A":
+                trained = f"{np.mean(list(own.values())):.3f}" if own else ""
+            else:
+                gaps = [own[seed] - reference[seed] for seed in seeds]
+                trained = _signed(difference(np.array(gaps))) if seeds else ""
+            line[f"{scored}, trained"] = trained
+        lines.append(line)
+    return markdown(lines)
+
+
+def _minus(figures: dict[str, dict], system: str, other: str) -> str:
+    """The difference of two systems before training, +- 95% over topics."""
+    gap = np.array(figures[system]["per_query"]) - np.array(figures[other]["per_query"])
+    return f"{gap.mean():+.3f} ± {1.96 * gap.std(ddof=1) / np.sqrt(len(gap)):.3f}"
 
 
 def _finished(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
@@ -212,10 +252,8 @@ def step0(others: dict[str, dict]) -> str:
         for arm in next(iter(row["scores"].values())):
             line = {"arm": arm, "k": f"{row['k'][arm]:.3g}"}
             for collection, figures in row["scores"].items():
-                gap = np.array(figures[arm]["per_query"]) - np.array(figures["A"]["per_query"])
-                half = 1.96 * gap.std(ddof=1) / np.sqrt(len(gap))
                 line[collection] = f"{figures[arm]['ndcg']:.3f}"
-                line[f"{collection}: minus A"] = "" if arm == "A" else f"{gap.mean():+.3f} ± {half:.3f}"
+                line[f"{collection}: minus A"] = "" if arm == "A" else _minus(figures, arm, "A")
                 line[f"{collection} + BM25"] = f"{figures[arm]['fused']['ndcg']:.3f}"
                 line[f"{collection} terms/doc"] = f"{figures[arm]['active_d']:.0f}"
             lines.append(line)
@@ -241,11 +279,17 @@ def _spread(values: pd.Series) -> str:
     return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
 
 
+def _signed(found: Any) -> str:
+    """A difference with its interval, where there is one."""
+    return f"{found.mean:+.3f}" + ("" if np.isnan(found.p) else f" [{found.low:+.3f}, {found.high:+.3f}]")
+
+
 def _interval(found: Any, p: float | None) -> str:
+    """The same with p."""
     if p is None:
-        return f"{found.mean:+.3f}"
+        return _signed(found)
     sign = "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] {sign}"
+    return f"{_signed(found)} {sign}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -257,7 +301,7 @@ def main(arguments: list[str] | None = None) -> None:
     table, others = load(options.results)
     text = "\n\n".join([
         "# Tables of the second calibration study", f"Written by `analyse.py` from `{options.results.name}`.",
-        "## In short", headline(table, others),
+        "## In short", headline(table, others), "Arms minus A, before and after training:", offsets(table, others),
         "## Before training: what the offset is", step0(others),
         "## Without a model", without_model(others),
         "## Small backbones", backbones(others),
