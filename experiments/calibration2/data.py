@@ -84,10 +84,16 @@ class Study:
 
     @cache  # noqa: B019
     def held_out(self, name: str) -> Topics:
-        """The held-out queries over a part of the corpus; relevant is what they are paired with."""
+        """The held-out queries over a part of the corpus; relevant is what they are paired with.
+
+        Where queries are the titles of documents, bodies are searched: with its title every document would be found.
+        """
+        held = self.pairs(name)[1]
         docnos, texts = self.corpus(name)
+        if not {text for _, text in held} <= set(texts):
+            texts = [document["body"] for document in self.collection(name).corpus()]
         number = {text: docno for docno, text in zip(docnos, texts, strict=True)}
-        pairs = [(query, number[text]) for query, text in self.pairs(name)[1] if text in number]
+        pairs = [(query, number[text]) for query, text in held]
         queries = list(dict.fromkeys(query for query, _ in pairs))
         qid = {query: f"h{i}" for i, query in enumerate(queries)}
         qrels = pd.DataFrame([{"qid": qid[q], "docno": d, "label": 1} for q, d in pairs]).drop_duplicates()
