@@ -189,6 +189,26 @@ def test_scores_and_fusion_by_hand(study):
     assert fused["per_query"] == pytest.approx([1 / np.log2(3), 1, 0], abs=1e-3)
 
 
+@pytest.mark.parametrize("split", [True, False])
+def test_held_out_queries_look_for_what_they_are_paired_with(study, tmp_path, split):
+    folder = tmp_path / "own"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [{"_id": f"d{i}", "title": f"title {i}", "text": f"body {i}"} for i in range(20)]
+    queries = [{"_id": f"q{i}", "text": f"asked {i}"} for i in range(20)]
+    for file, rows in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(20))]
+    (folder / "qrels" / f"{'train' if split else 'test'}.tsv").write_text("\n".join(lines) + "\n")
+    own = study("data").Study(tmp_path)
+    topics = own.held_out("own")
+    kept, held = own.pairs("own")
+    assert len(held) == 4 and len(kept) == 16 and len(topics.docnos) == 20
+    text = dict(zip(topics.docnos, topics.texts, strict=True))
+    query = dict(zip(topics.qids, topics.queries, strict=True))
+    assert {(query[row.qid], text[row.docno]) for row in topics.qrels.itertuples()} == set(held)
+    assert text["d3"] == ("title 3 body 3" if split else "body 3"), "where titles are asked for, they are not searched"
+
+
 def test_the_plan_is_whole_and_its_rates_come_from_held_out_pairs(study):
     runs = study("runs")
     assert len(runs.planned("lr", runs.Done({}))) == 15, "three rates of each start first"
