@@ -278,7 +278,7 @@ def test_offsets_before_and_after_training(study):
     analyse = study("analyse")
     generator = np.random.default_rng(2)
     arms = {arm: {"ndcg": 0.5, "per_query": generator.random(30).tolist()} for arm in analyse.OFFSETS}
-    others = {"step0-minilm-scifact": {"scores": {"scifact": arms}}}
+    others = {"step0-minilm-scifact": {"facts": {"R2 of B": 0.5}, "scores": {"scifact": arms}}}
     plain = {"backbone": "minilm", "collection": "scifact", "recipe": "plain", "steps": 120, "rate": 0.03, "ramp": None,
              "penalty": 1.0, "batch_size": 16, "shift": None, "position_top_k": None, "fold": None, "topics": "test",
              "scored": "scifact", "fused_per_query": None}  # fmt: skip
@@ -286,7 +286,8 @@ def test_offsets_before_and_after_training(study):
             for start, recipe, seeds in (("calibrated", "plain", 3), ("arm E", "plain", 3), ("k=16", "query IDF", 3),
                                          ("k=16", "plain", 3), ("arm B", "plain", 1))
             for seed in range(seeds)]  # fmt: skip
-    lines = [line.strip("| ").split(" | ") for line in analyse.offsets(pd.DataFrame(rows), others).split("\n")]
+    text = analyse.offsets(pd.DataFrame(rows), others)
+    lines = [line.strip("| ").split(" | ") for line in text.split("\n") if line.startswith("|")]
     table = {line[0]: dict(zip(lines[0], line, strict=False)) for line in lines[2:]}
     own = {name: [r["per_query"] for r in rows if (r["start"], r["recipe"]) == name] for name in
            (("calibrated", "plain"), ("arm E", "plain"), ("k=16", "query IDF"), ("arm B", "plain"))}  # fmt: skip

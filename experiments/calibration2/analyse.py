@@ -118,16 +118,22 @@ def headline(table: pd.DataFrame, others: dict[str, dict]) -> str:
 
 def offsets(table: pd.DataFrame, others: dict[str, dict]) -> str:
     """What the experiment's README shows: arms minus A, before training (over topics) and trained (seeds, too)."""
-    start = others.get("step0-minilm-scifact")
-    cell = next((cell for key, cell in _finished(table) if key == ("minilm", "scifact")), None)
-    if start is None or cell is None:
-        return markdown([])
+    parts = []
+    for (backbone, collection), cell in _finished(table):
+        start = others.get(f"step0-{backbone}-{collection}")
+        if start is not None:
+            title = f"{backbone}, trained on {collection}, R² of B {start['facts']['R2 of B']:.3f}:"
+            parts.append(f"{title}\n\n{markdown(_offsets(cell, start['scores']))}")
+    return "\n\n".join(parts) or markdown([])
+
+
+def _offsets(cell: pd.DataFrame, start: dict[str, dict]) -> list[dict[str, str]]:
     names = cell["start"].where(cell["recipe"] != QUERY_IDF, "arm J").where(cell["system"] != "calibrated", "arm A")
     cell = cell.assign(system=names)
     lines = []
     for arm, words in OFFSETS.items():
         line = {"arm": arm, "offset": words}
-        for scored, figures in start["scores"].items():
+        for scored, figures in start.items():
             own, reference = (_by_seed(cell, f"arm {name}", scored, False) for name in (arm, "A"))
             line[scored] = f"{figures['A']['ndcg']:.3f}" if arm == "A" else _minus(figures, arm, "A")
             seeds = sorted(set(own) & set(reference))
@@ -138,7 +144,7 @@ def offsets(table: pd.DataFrame, others: dict[str, dict]) -> str:
                 trained = _signed(difference(np.array(gaps))) if seeds else ""
             line[f"{scored}, trained"] = trained
         lines.append(line)
-    return markdown(lines)
+    return lines
 
 
 def _minus(figures: dict[str, dict], system: str, other: str) -> str:

@@ -37,6 +37,8 @@ from pyterrier_rescale._utils.locks import open_locked
 from pyterrier_rescale.heads.checkpoint import load_backbone
 
 HERE = Path(__file__).parent
+#: What is looked at before training, and without a model: backbone and collection.
+UNTRAINED = (("minilm", "scifact"), ("modernbert-cased", "vaswani"), ("minilm", "vaswani"))
 
 
 def finished(path: Path) -> dict[str, dict]:
@@ -82,17 +84,16 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def before_training(study: Study, out: Path, backbone: str, collections: tuple[str, ...]) -> None:
+def before_training(study: Study, out: Path, backbone: str, collection: str) -> None:
     """Arms before training."""
-    for collection in collections:
-        identity = f"step0-{backbone}-{collection}"
-        if identity not in finished(out):
-            append(out, {"id": identity, **step0(study, backbone, collection, say=say)})
+    identity = f"step0-{backbone}-{collection}"
+    if identity not in finished(out):
+        append(out, {"id": identity, **step0(study, backbone, collection, say=say)})
 
 
-def without_model(study: Study, out: Path, backbone: str, collections: tuple[str, ...]) -> None:
+def without_model(study: Study, out: Path, backbone: str, collection: str) -> None:
     """The model-free rows with a backbone's pieces."""
-    for name in dict.fromkeys((*collections, *UNSEEN)):
+    for name in (collection, *UNSEEN):
         identity = f"free-{backbone}-{name}"
         if identity not in finished(out):
             _, tokenizer = load_backbone(study.backbone(backbone))
@@ -112,8 +113,8 @@ def small_backbones(study: Study, out: Path) -> None:
             say(f"{name}: {row}")
     for size in SIZES[: 1 if study.dry else None]:
         best = Done(finished(out), study.dry).best_kept(size)
-        without_model(study, out, best, ("scifact",))
-        before_training(study, out, best, ("scifact",))
+        without_model(study, out, best, "scifact")
+        before_training(study, out, best, "scifact")
 
 
 def _minilm() -> bool:
@@ -148,9 +149,10 @@ def main(arguments: list[str] | None = None) -> None:
     begun = time.monotonic()
     for block in options.blocks:
         if block in ("free", "step0"):
-            if study.dry or _minilm():
-                look = without_model if block == "free" else before_training
-                look(study, options.out, "minilm", ("scifact", "vaswani")[: 1 if study.dry else None])
+            look = without_model if block == "free" else before_training
+            for backbone, collection in UNTRAINED[: 1 if study.dry else None]:
+                if backbone != "minilm" or study.dry or _minilm():
+                    look(study, options.out, backbone, collection)
             continue
         if block == "backbones":
             small_backbones(study, options.out)

@@ -145,6 +145,8 @@ def _of(backbone: str, collection: str, starts: tuple[str, ...], **settings: Any
 
 MAIN = _of("minilm", "scifact", STARTS)
 CALIBRATED, GLOBAL, K16 = MAIN[3], MAIN[4], MAIN[1]
+#: A small backbone that reads, on which a run takes a minute.
+CASED = _of("modernbert-cased", "vaswani", ("calibrated",))[0]
 RIVAL_RUNS = _of("minilm", "scifact", ("k=8",)) + [
     dataclasses.replace(K16 if recipe != "temperature" else MAIN[0], recipe=recipe) for recipe in RIVALS
 ]
@@ -161,10 +163,11 @@ def best(done: Done) -> Iterator[Run]:
 
 
 def arms(done: Done) -> Iterator[Run]:
-    """Block 3; arm A is ``calibrated``, which block 2 trains, at the same rate and on the same sample."""
-    runs = _of("minilm", "scifact", tuple(f"arm {name}" for name in ARMS[1:]))
-    runs = [dataclasses.replace(r, position_top_k=12) if r.start == "arm H" else r for r in runs]
-    yield from _finals(done, [*runs, dataclasses.replace(K16, recipe=QUERY_IDF)], like=CALIBRATED)
+    """Block 3; arm A is ``calibrated``, which blocks 2 and 10 train, at the same rate and on the same sample."""
+    for like in (CASED, CALIBRATED):
+        runs = [dataclasses.replace(like, start=f"arm {name}") for name in ARMS[1:]]
+        runs = [dataclasses.replace(r, position_top_k=12) if r.start == "arm H" else r for r in runs]
+        yield from _finals(done, [*runs, dataclasses.replace(like, start="k=16", recipe=QUERY_IDF)], like=like)
 
 
 def options(done: Done) -> Iterator[Run]:
@@ -186,12 +189,12 @@ def rivals(done: Done) -> Iterator[Run]:
 
 
 def small(done: Done) -> Iterator[Run]:
-    """Block 6."""
-    for backbone in filter(None, map(done.best_kept, SIZES)):
-        for collection in ("scifact", "vaswani"):
-            runs = _of(backbone, collection, STARTS)
-            yield from _grid(done, runs)
-            yield from _finals(done, runs)
+    """Block 6; first the backbone on which the arms are trained, too."""
+    best = [(backbone, c) for backbone in filter(None, map(done.best_kept, SIZES)) for c in ("scifact", "vaswani")]
+    for backbone, collection in ((CASED.backbone, CASED.collection), *best):
+        runs = _of(backbone, collection, STARTS)
+        yield from _grid(done, runs)
+        yield from _finals(done, runs)
 
 
 def longer(done: Done) -> Iterator[Run]:
@@ -226,12 +229,8 @@ def collapse(done: Done) -> Iterator[Run]:
 
 def casing(done: Done) -> Iterator[Run]:
     """Block 10."""
-    runs = [
-        *_of("modernbert-cased", "vaswani", ("calibrated",)),
-        *_of("modernbert-cased", "vaswani", ("calibrated",), fold="case"),
-        *_of("modernbert-lowercased", "vaswani", ("calibrated",)),
-    ]
-    for run in runs:
+    lowercased = dataclasses.replace(CASED, backbone="modernbert-lowercased")
+    for run in (CASED, dataclasses.replace(CASED, fold="case"), lowercased):
         yield from _grid(done, [run])
         yield from _finals(done, [run])
 
