@@ -333,4 +333,4 @@ def test_dry_run_goes_through_blocks_and_resumes(tmp_path):
     done = subprocess.run(analyse, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     tables = (tmp_path / "tables.md").read_text()
-    assert "R2 of B" in tables and "| tokens x IDF |" in tables and "| arm A, steps 2 |" in tables
+    assert "R2 of B" in tables and "| tokens x IDF |" in tables and "| arm B, steps 2 |" in tables
