@@ -183,7 +183,9 @@ def _means(cell: pd.DataFrame, collection: str) -> list[dict[str, Any]]:
         for scored, own in rows.groupby("scored", sort=False):
             line[scored] = _spread(own["ndcg"])
             line[f"{scored} + BM25"] = _spread(own["fused"].dropna())
-        line["terms/doc"] = f"{rows[rows['scored'] == collection]['active_d'].mean():.0f}"
+        for scored, own in rows.groupby("scored", sort=False):
+            name = "terms/doc" if scored == collection else f"{scored} terms/doc"
+            line[name] = f"{own['active_d'].mean():.0f}"
         lines.append(line)
     return lines
 
@@ -269,7 +271,7 @@ def step0(others: dict[str, dict]) -> str:
 
 
 def backbones(others: dict[str, dict]) -> str:
-    """The small backbones' pretraining."""
+    """What the pretraining of bodies, or of a head alone, came to."""
     rows = {name.removeprefix("backbone-"): row for name, row in others.items() if name.startswith("backbone-")}
     return markdown([
         {"backbone": name, "masked loss": f"{row['mask_loss']:.2f}", "unigram entropy": f"{row['unigram_entropy']:.2f}",
@@ -310,7 +312,7 @@ def main(arguments: list[str] | None = None) -> None:
         "## In short", headline(table, others), "Arms minus A, before and after training:", offsets(table, others),
         "## Before training: what the offset is", step0(others),
         "## Without a model", without_model(others),
-        "## Small backbones", backbones(others),
+        "## What backbones were pretrained to", backbones(others),
         "## Learning rates, on held-out pairs", rates(table),
         "## Test topics", finals(table, others),
     ])  # fmt: skip

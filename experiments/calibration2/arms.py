@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from pyterrier_rescale.analysis.calibration import mean_known_row, term_levels
 from pyterrier_rescale.analysis.k_search import search_k
 from pyterrier_rescale.analysis.measurement import Probe, run_probe
-from pyterrier_rescale.encoding.lexical import token_counts
+from pyterrier_rescale.encoding.lexical import inverse_frequencies, token_counts
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.decoder import find_head
 from pyterrier_rescale.heads.provenance import record
@@ -60,11 +60,6 @@ def token_frequencies(tokenizer: Any, texts: list[str], max_length: int, vocab_s
     total[: counts.shape[1]] = np.asarray(counts.sum(axis=0)).ravel()
     documents[: counts.shape[1]] = np.bincount(counts.indices, minlength=counts.shape[1])
     return total, documents
-
-
-def inverse_frequencies(frequencies: np.ndarray, documents: int) -> np.ndarray:
-    """BM25's IDF of document frequencies, (V,)."""
-    return np.log1p((documents - frequencies + 0.5) / (frequencies + 0.5))
 
 
 class Sources:

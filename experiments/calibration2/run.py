@@ -102,15 +102,20 @@ def without_model(study: Study, out: Path, backbone: str, collection: str) -> No
             append(out, {"id": identity, "rows": rows})
 
 
+def pretrained(study: Study, out: Path, name: str) -> None:
+    """How well a backbone predicts what is masked."""
+    if f"backbone-{name}" not in finished(out):
+        record = json.loads((study.backbone(name) / "backbone.json").read_text())
+        row = {"mask_loss": record["curve"][-1]["mask_loss"], "unigram_entropy": record["unigram_entropy"],
+               "own_tokens_in_top_10": record["own_tokens_in_top_10"], "seconds": record["seconds"]}  # fmt: skip
+        append(out, {"id": f"backbone-{name}", **row})
+        say(f"{name}: {row}")
+
+
 def small_backbones(study: Study, out: Path) -> None:
     """Pretrain the small backbones, keep their records, and look at the better ones before training."""
     for name in [f"{size}-kept{kept}" for size in SIZES for kept in KEPT][: 1 if study.dry else None]:
-        if f"backbone-{name}" not in finished(out):
-            record = json.loads((study.backbone(name) / "backbone.json").read_text())
-            row = {"mask_loss": record["curve"][-1]["mask_loss"], "unigram_entropy": record["unigram_entropy"],
-                   "own_tokens_in_top_10": record["own_tokens_in_top_10"], "seconds": record["seconds"]}  # fmt: skip
-            append(out, {"id": f"backbone-{name}", **row})
-            say(f"{name}: {row}")
+        pretrained(study, out, name)
     for size in SIZES[: 1 if study.dry else None]:
         best = Done(finished(out), study.dry).best_kept(size)
         without_model(study, out, best, "scifact")
@@ -152,6 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
             look = without_model if block == "free" else before_training
             for backbone, collection in UNTRAINED[: 1 if study.dry else None]:
                 if backbone != "minilm" or study.dry or _minilm():
+                    pretrained(study, options.out, backbone)
                     look(study, options.out, backbone, collection)
             continue
         if block == "backbones":

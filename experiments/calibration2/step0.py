@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from arms import SOURCES, Sources, inverse_frequencies, make_arms, token_frequencies
+from arms import SOURCES, Sources, make_arms, token_frequencies
 from data import UNSEEN, Study
 from scoring import terrier, with_fusion
 
+from pyterrier_rescale.encoding.lexical import inverse_frequencies
 from pyterrier_rescale.heads.checkpoint import load_backbone
 
 MAX_LENGTH = 96

@@ -87,10 +87,15 @@ def token_statistics(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], m
         blank += sum(not text.strip() for text in part)
     if blank == number:
         raise ValueError("idf_from must hold at least one text that is not blank")
-    idf = np.log1p((number - frequencies + 0.5) / (frequencies + 0.5))
+    idf = inverse_frequencies(frequencies, number)
     idf[[i for i in tokenizer.all_special_ids if i < len(idf)]] = 0.0
     # where the tokenizer knows no piece of any text, all vectors are zero, whatever the mean
     return TokenStatistics(idf, length / filled if filled else 1.0, number)
+
+
+def inverse_frequencies(frequencies: np.ndarray, number: int) -> np.ndarray:
+    """BM25's IDF, (V,), of document frequencies (V,) in a number of documents; never below 0."""
+    return np.log1p((number - frequencies + 0.5) / (frequencies + 0.5))
 
 
 class LexicalSide:
