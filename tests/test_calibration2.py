@@ -266,8 +266,10 @@ def test_processes_side_by_side_share_the_runs(study, tmp_path):
 
 def test_tables_and_readme_have_the_results_as_they_are(study):
     analyse = study("analyse")
-    results = analyse.load(FOLDER / "results.jsonl")
+    files = FOLDER / "results.jsonl", FOLDER / "results-gpu.jsonl"
+    results = analyse.load(*files)
     tables = (FOLDER / "tables.md").read_text()
+    assert analyse.repeats(*files) in tables
     assert analyse.finals(*results) in tables and analyse.rates(results[0]) in tables
     assert analyse.step0(results[1]) in tables and analyse.without_model(results[1]) in tables
     assert analyse.headline(*results) in (FOLDER.parent.parent / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""Tables of the second study from results.jsonl: ``python experiments/calibration2/analyse.py``."""
+"""Tables of the second study from its results: ``python experiments/calibration2/analyse.py``."""
 
 from __future__ import annotations
 
@@ -34,10 +34,13 @@ OFFSETS = {
 }  # fmt: skip
 
 
-def load(path: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
-    """A row per run and scored collection, and the other rows by id."""
+def load(*paths: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
+    """A row per run and scored collection, and the other rows by id; of a run in several files that of the first."""
     lines, others = [], {}
-    for name, row in finished(path).items():
+    rows: dict[str, dict] = {}
+    for path in paths:
+        rows = finished(path) | rows
+    for name, row in rows.items():
         if "run" not in row:
             others[name] = row
             continue
@@ -103,6 +106,9 @@ def finals(table: pd.DataFrame, others: dict[str, dict], against: str = "calibra
             lines = [*_means(own, collection), *_free(free, backbone, (collection, *UNSEEN))]
             parts.append(f"### {backbone}, trained on {collection}: {group}\n\n{markdown(lines)}")
             parts.append(f"Minus {against}:\n\n{_differences(own, free, backbone, collection, against)}")
+            for longer in (name for name in dict.fromkeys(own["system"]) if name.startswith(f"{against}, steps ")):
+                equal = own[own["system"].str.endswith(longer.removeprefix(against))]
+                parts.append(f"Minus {longer}:\n\n{_differences(equal, {}, backbone, collection, longer)}")
     return "\n\n".join(parts) or markdown([])
 
 
@@ -250,6 +256,20 @@ def _free(others: dict[str, dict], backbone: str, collections: tuple[str, ...]) 
     return list(lines.values())
 
 
+def repeats(path: Path, again: Path) -> str:
+    """Runs that were carried out on both machines: nDCG@10 and terms per document, the first minus the second."""
+    first, second = finished(path), finished(again)
+    lines = []
+    for name in (name for name in first if name in second and "run" in first[name]):
+        run, gaps = first[name]["run"], {}
+        for scored, figures in first[name]["scores"].items():
+            other = second[name]["scores"][scored]
+            gaps[scored] = f"{figures['ndcg']:.3f} - {other['ndcg']:.3f}"
+            gaps[f"{scored} terms/doc"] = f"{figures['active_d']:.0f} - {other['active_d']:.0f}"
+        lines.append({"backbone": run["backbone"], "start": run["start"], "seed": run["seed"], **gaps})
+    return markdown(lines)
+
+
 def step0(others: dict[str, dict]) -> str:
     """Block 0: arms before training, with R^2 of B; intervals over topics against A."""
     parts = []
@@ -304,17 +324,21 @@ def main(arguments: list[str] | None = None) -> None:
     """Write tables.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
+    parser.add_argument("--gpu", type=Path, help="runs on another machine; default: results-gpu.jsonl beside these")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args(arguments)
-    table, others = load(options.results)
+    gpu = options.gpu or options.results.with_name("results-gpu.jsonl")
+    table, others = load(options.results, gpu)
     text = "\n\n".join([
-        "# Tables of the second calibration study", f"Written by `analyse.py` from `{options.results.name}`.",
+        "# Tables of the second calibration study",
+        f"Written by `analyse.py` from `{options.results.name}` and `{gpu.name}`.",
         "## In short", headline(table, others), "Arms minus A, before and after training:", offsets(table, others),
         "## Before training: what the offset is", step0(others),
         "## Without a model", without_model(others),
         "## What backbones were pretrained to", backbones(others),
         "## Learning rates, on held-out pairs", rates(table),
         "## Test topics", finals(table, others),
+        f"## The same runs twice: {options.results.name} - {gpu.name}", repeats(options.results, gpu),
     ])  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")

@@ -65,10 +65,10 @@ def token_frequencies(tokenizer: Any, texts: list[str], max_length: int, vocab_s
 class Sources:
     """Pooled linear parts of logits, w_v . t_i, from each source."""
 
-    def __init__(self, model: Any, tokenizer: Any, max_length: int) -> None:
-        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+    def __init__(self, model: Any, tokenizer: Any, max_length: int, device: str = "cpu") -> None:
+        self.model, self.tokenizer, self.max_length, self.device = model, tokenizer, max_length, device
         self.mean_row = mean_known_row(model, tokenizer)
-        self.encoder = TextEncoder(model, tokenizer, max_length=max_length, device="cpu")
+        self.encoder = TextEncoder(model, tokenizer, max_length=max_length, device=device)
         bias = find_head(model).bias
         self.bias = bias.detach().float().cpu().numpy() if bias is not None else np.zeros(len(find_head(model).weight))
 
@@ -76,8 +76,9 @@ class Sources:
         """A probe of as many queries as documents."""
         mean_row = self.mean_row if source == "centred" else None
         probe = run_probe(
-            self.model, self.tokenizer, queries, documents, max_length=self.max_length, mean_row=mean_row, device="cpu"
-        )
+            self.model, self.tokenizer, queries, documents,
+            max_length=self.max_length, mean_row=mean_row, device=self.device,
+        )  # fmt: skip
         if source != "top":
             return probe
         pooled = [self.pooled(texts)["top"] for texts in (queries, documents)]
@@ -91,7 +92,7 @@ class Sources:
         One product serves all: centring W takes the same number from all logits of a position.
         """
         head = self.encoder.head
-        mean_row = torch.from_numpy(self.mean_row).float()
+        mean_row = torch.from_numpy(self.mean_row).float().to(head.weight.device)
         out = {source: torch.full((len(texts), len(head.weight)), -torch.inf) for source in SOURCES}
         with torch.inference_mode():
             for batch in self.encoder.head_batches(texts):
@@ -100,23 +101,30 @@ class Sources:
                     linear = hidden @ head.weight.T
                     logits = linear if head.bias is None else linear + head.bias
                     best = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
-                    out["top"][number].scatter_reduce_(0, best.ravel(), linear.gather(1, best).ravel(), "amax")
+                    top = linear.gather(1, best)
+                    out["top"][number].scatter_reduce_(0, best.ravel().cpu(), top.ravel().cpu(), "amax")
                     out["plain"][number] = linear.amax(dim=0)
                     out["centred"][number] = linear.sub_((hidden @ mean_row)[:, None]).amax(dim=0)
         return {source: values.numpy() for source, values in out.items()}
 
 
 def make_arms(
-    probes: dict[str, Probe], counts: np.ndarray, frequencies: np.ndarray, documents: int, seed: int = 0
+    probes: dict[str, Probe],
+    counts: np.ndarray,
+    frequencies: np.ndarray,
+    documents: int,
+    seed: int = 0,
+    only: str | None = None,
 ) -> tuple[dict[str, Arm], dict[str, float]]:
     """All arms, matched, and what is known of B's fit.
 
     Args:
-        probes: of the sample, by source.
+        probes: of the sample, by source: "centred", and that of each arm that is made.
         counts: occurrences of each token in the corpus, (V,).
         frequencies: its documents, (V,).
         documents: N.
         seed: of D's shuffling.
+        only: the name of one arm of A to I, which saves the others' time.
     """
     probe = probes["centred"]
     used, ones = probe.used, np.ones(len(probe.bias), dtype=np.float32)
@@ -147,8 +155,14 @@ def make_arms(
     ]  # fmt: skip
     arms = [_without_unused(arm, used) for arm in arms]
     target = float((_logits(arms[0], probe)[:, used] > 0).sum(axis=1).mean())
-    matched = {"A": _scaled(arms[0], probe)}  # no constant: it is what ``calibrate`` makes
-    matched |= {arm.name: _matched(arm, probes[arm.source], target) if arm.divided else arm for arm in arms[1:]}
+    matched = {}
+    for arm in arms:
+        if only in (None, arm.name):
+            if arm.name == "A":  # no constant: it is what ``calibrate`` makes
+                arm = _scaled(arm, probe)
+            elif arm.divided:
+                arm = _matched(arm, probes[arm.source], target)
+            matched[arm.name] = arm
     residual = levels[seen] - fit[seen]
     facts = {
         "R2 of B": 1 - float(residual.var() / levels[seen].var()), "slope of B": float(slope),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from pyterrier_rescale._utils.paths import cache_dir
 
 TRAINED_ON = ("scifact", "vaswani", "medquad")
 UNSEEN = ("nfcorpus", "cranfield")
@@ -41,12 +44,34 @@ class Topics:
     docnos: np.ndarray
     texts: list[str]
 
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of queries and documents."""
+        parts = (self.qids, self.queries, self.docnos.tolist(), self.texts)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
 
 class Study:
-    """Folders of the collections and caches; everything is read once per process."""
+    """Folders of the collections and caches; everything is read once per process.
 
-    def __init__(self, collections: Path, cache_folder: Path | None = None, dry: bool = False) -> None:
-        self.collections, self.cache_folder, self.dry = collections, cache_folder, dry
+    Args:
+        collections: a folder of BEIR folders.
+        cache_folder: of backbones and BM25's scores; default: the package's own.
+        dry: whether every backbone is ``TINY``.
+        device: that models run on.
+        pretrained: folders of backbones that were pretrained elsewhere, by name.
+    """
+
+    def __init__(
+        self,
+        collections: Path,
+        cache_folder: Path | None = None,
+        dry: bool = False,
+        device: str = "cpu",
+        pretrained: dict[str, Path] | None = None,
+    ) -> None:
+        self.collections, self.dry, self.device = collections, dry, device
+        self.cache_folder = cache_folder or cache_dir("backbones")
+        self.pretrained = pretrained or {}
 
     @cache  # noqa: B019  (one study per process)
     def collection(self, name: str) -> Any:
@@ -70,6 +95,8 @@ class Study:
         """The folder of a backbone, pretrained where it is not in the cache."""
         from pyterrier_rescale import small_backbone
 
+        if name in self.pretrained:
+            return self.pretrained[name]
         settings = dict(TINY if self.dry else BACKBONES[name])
         seed = 0 if name in ONE_BODY else seed
         return small_backbone(settings.pop("family"), self.texts(), self.cache_folder, seed=seed, **settings)

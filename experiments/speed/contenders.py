@@ -23,6 +23,22 @@ TRAINING = {
 }
 
 
+class PeakGpuMemory:
+    """Most memory that tensors of this process held on the GPU while open, in MB above the start."""
+
+    def __enter__(self) -> PeakGpuMemory:
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        self.start = torch.cuda.memory_allocated()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        self.mb = (torch.cuda.max_memory_allocated() - self.start) / 1e6
+
+
 class PeakMemory:
     """Largest resident set of this process while open, in MB above the start; Linux's own high-water mark."""
 
@@ -48,7 +64,7 @@ def serve(pipe, task: str, name: str, folder: str, options: dict) -> None:
     warm()
     pipe.send("ready")
     while pipe.recv() == "go":
-        with PeakMemory() as memory:
+        with PeakMemory() if options["device"] == "cpu" else PeakGpuMemory() as memory:
             start = time.perf_counter()
             result = work()
             seconds = time.perf_counter() - start
@@ -57,15 +73,15 @@ def serve(pipe, task: str, name: str, folder: str, options: dict) -> None:
         pipe.send({"seconds": seconds, "mb": memory.mb, **result})
 
 
-def _stage(name: str, folder: str, batch_size: int, terms: str):
+def _stage(name: str, folder: str, batch_size: int, terms: str, device: str):
     if name == SPLADE:
         from pyterrier_splade import Splade
 
-        return Splade(folder, device="cpu", max_length=MAX_LENGTH).doc_encoder(batch_size=batch_size)
+        return Splade(folder, device=device, max_length=MAX_LENGTH).doc_encoder(batch_size=batch_size)
     from pyterrier_rescale import Splade
 
     dtype = "bfloat16" if name == OURS_HALF else None
-    return Splade(folder, batch_size=batch_size, device="cpu", dtype=dtype).doc_encoder(terms=terms)
+    return Splade(folder, batch_size=batch_size, device=device, dtype=dtype).doc_encoder(terms=terms)
 
 
 def encoding(name: str, folder: str, options: dict) -> tuple[Callable, Callable]:
@@ -76,7 +92,7 @@ def encoding(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
     if name == SPARSE_ENCODER:
         from sentence_transformers import SparseEncoder
 
-        model = SparseEncoder(folder, device="cpu")
+        model = SparseEncoder(folder, device=options["device"])
         tokens = model.tokenizer.convert_ids_to_tokens(list(range(len(model.tokenizer))))
 
         def toks() -> list[dict]:
@@ -91,7 +107,7 @@ def encoding(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
         warm = lambda: model.encode(texts[:4], show_progress_bar=False)  # noqa: E731
     else:
         frame = pd.DataFrame({"docno": [str(i) for i in range(len(texts))], "text": texts})
-        stage = _stage(name, folder, batch_size, "raw")
+        stage = _stage(name, folder, batch_size, "raw", options["device"])
         toks = lambda: stage(frame)["toks"].tolist()  # noqa: E731
         warm = lambda: stage(frame.head(16))  # noqa: E731
     return lambda: {"active": sum(map(len, made := toks())) / len(made)}, warm
@@ -105,7 +121,7 @@ def indexing(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
     from pyterrier_rescale._utils.java import start_java
 
     start_java()
-    stage = _stage(name, folder, options["batch_size"], "safe")
+    stage = _stage(name, folder, options["batch_size"], "safe", options["device"])
 
     def work(texts: list[str]) -> dict:
         documents = ({"docno": str(i), "text": text} for i, text in enumerate(texts))
@@ -141,7 +157,7 @@ def training(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
         def work() -> dict:
             with tempfile.TemporaryDirectory() as out:
                 trained = train(folder, pairs, out, rescale=None, batch_size=batch_size, max_steps=steps,
-                                max_length=128, monitor=False, save_steps=0, verbose=False,
+                                max_length=128, monitor=False, save_steps=0, verbose=False, device=options["device"],
                                 **TRAINING[name])  # fmt: skip
                 stamps = pd.read_csv(Path(out) / "monitor.csv")["seconds"].tolist()
             parameters = sum(p.numel() * p.element_size() for p in trained.encoder.model.parameters())
@@ -149,7 +165,7 @@ def training(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
 
         return work, lambda: None
 
-    model = SparseEncoder(folder, device="cpu")
+    model = SparseEncoder(folder, device=options["device"])
     model.max_seq_length = 128
     data = Dataset.from_dict({"query": [q for q, _ in pairs], "document": [d for _, d in pairs]})
     loss = SpladeLoss(model, SparseMultipleNegativesRankingLoss(model), query_regularizer_weight=5e-4,
@@ -164,7 +180,7 @@ def training(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
         with tempfile.TemporaryDirectory() as out:
             arguments = SparseEncoderTrainingArguments(
                 out, max_steps=steps, per_device_train_batch_size=batch_size, report_to=[], save_strategy="no",
-                logging_strategy="no", disable_tqdm=True, use_cpu=True,
+                logging_strategy="no", disable_tqdm=True, use_cpu=options["device"] == "cpu",
             )  # fmt: skip
             SparseEncoderTrainer(model, arguments, train_dataset=data, loss=loss, callbacks=[Clock()]).train()
         return {"s_per_step": statistics.median(np.diff(stamps)[1:])}

@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="MB are then the GPU's")
     parser.add_argument("--models", type=Path, default=Path("runs/speed-models"))
     parser.add_argument("--out", type=Path, default=HERE / "results.csv")
     options = parser.parse_args()
@@ -154,7 +155,7 @@ def main() -> None:
         folder = options.models / shape
         if not (folder / "modules.json").exists():
             build(shape, folder)
-        given = {"threads": options.threads, "batch_size": options.batch_size}
+        given = {"threads": options.threads, "batch_size": options.batch_size, "device": options.device}
         if options.task == "breakdown":
             from breakdown import breakdown
 
