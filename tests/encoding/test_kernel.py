@@ -206,3 +206,22 @@ def test_bad_arguments(change, message):
     arguments = {"hidden": hidden, "weight": weight, "bias": bias, "mask": mask, "pooling": "max", **change}
     with pytest.raises(ValueError, match=message):
         sparse_head(**arguments)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("options", [{"pooling": "max"}, {"pooling": "sum"}, {"pooling": "max", "position_top_k": 12}])
+@pytest.mark.parametrize("shift", [-30.0, 0.0])  # few terms are open, or all
+def test_a_gpu_gives_what_the_cpu_gives(options, shift):
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(40, 90, dtype=torch.bool)
+    mask[3, 20:] = mask[5, 7:] = False
+    leaves = [torch.randn(shape, generator=generator) for shape in ((40, 90, 64), (5000, 64), (5000,))]
+    upstream = torch.randn(40, 5000, generator=generator)
+    results = []
+    for device in ("cpu", "cuda"):
+        hidden, weight, bias = (leaf.to(device).requires_grad_() for leaf in leaves)
+        vectors = sparse_head(hidden, weight, bias + shift, mask.to(device), **options)
+        vectors.backward(upstream.to(device))
+        results.append([vectors.detach(), hidden.grad, weight.grad, bias.grad])
+    for ours, truth in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours.cpu(), truth, rtol=0, atol=2e-5 * float(truth.abs().max()))
