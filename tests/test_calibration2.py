@@ -331,8 +331,17 @@ def test_dry_run_goes_through_blocks_and_resumes(tmp_path):
     assert {"step0-minilm-scifact", "free-minilm-cranfield", "backbone-modernbert-3x128-kept0"} <= names
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and len(out.read_text().splitlines()) == len(rows), "what is finished is not run again"
+    # as on another machine: its own file, rates from the first, a backbone that was made elsewhere
+    other, (made, *_) = tmp_path / "results-gpu.jsonl", sorted((tmp_path / "cache").glob("bert-*"))
+    again = [*command[: command.index("--out")], "--out", str(other), "--rates", str(out), "--on", "minilm"]
+    again += ["--pretrained", f"minilm={made}", "--blocks", "best"]
+    done = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    repeated = [json.loads(line)["id"] for line in other.read_text().splitlines()]
+    assert len(repeated) == 3 and set(repeated) < {row["id"] for row in rows}
     analyse = [sys.executable, str(FOLDER / "analyse.py"), "--results", str(out), "--out", str(tmp_path)]
     done = subprocess.run(analyse, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     tables = (tmp_path / "tables.md").read_text()
+    assert len(tables.split("The same runs twice")[1].strip().splitlines()) == 1 + 1 + 2 + 3
     assert "R2 of B" in tables and "| tokens x IDF |" in tables and "| arm B, steps 2 |" in tables

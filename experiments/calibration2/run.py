@@ -164,8 +164,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     if options.tf32:
         torch.set_float32_matmul_precision("high")
-    pretrained = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in options.pretrained)}
-    study = Study(options.collections, options.cache, options.dry, options.device, pretrained)
+    folders = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in options.pretrained)}
+    study = Study(options.collections, options.cache, options.dry, options.device, folders)
     known = {} if options.rates is None else held_out(finished(options.rates))
     machine = {"device": torch.cuda.get_device_name() if study.device == "cuda" else "cpu", "tf32": options.tf32}
 
