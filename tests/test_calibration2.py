@@ -264,6 +264,24 @@ def test_processes_side_by_side_share_the_runs(study, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"], "claims leave nothing"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--pretrained", "minlm=."], "'minlm' is no backbone"),
+        (["--pretrained", "minilm=no-such-folder"], "'no-such-folder' holds no model"),
+        (["--pretrained", "minilm"], "right would be minilm=FOLDER"),
+        (["--rates", "no-such-file"], "no file 'no-such-file'"),
+        (["--tf32"], "it needs --device cuda"),
+        (["--on", "minlm"], "invalid choice: 'minlm'"),
+    ],
+)
+def test_arguments_that_would_be_ignored_are_refused(study, tmp_path, capsys, arguments, message):
+    command = ["--collections", str(tmp_path), "--out", str(tmp_path / "results.jsonl"), *arguments]
+    with pytest.raises(SystemExit):
+        study("run").main(command)
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_tables_and_readme_have_the_results_as_they_are(study):
     analyse = study("analyse")
     files = FOLDER / "results.jsonl", FOLDER / "results-gpu.jsonl"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from crossed import difference
 from data import UNSEEN
-from run import HERE, finished
+from run import HERE, existing, finished
 from runs import ARMS, QUERY_IDF, RATES, STARTS
 
 from pyterrier_rescale.evaluation.significance import holm
@@ -324,7 +324,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Write tables.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
-    parser.add_argument("--gpu", type=Path, help="runs on another machine; default: results-gpu.jsonl beside these")
+    parser.add_argument("--gpu", type=existing, help="runs on another machine; default: results-gpu.jsonl beside these")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args(arguments)
     gpu = options.gpu or options.results.with_name("results-gpu.jsonl")

@@ -127,6 +127,23 @@ def small_backbones(study: Study, out: Path) -> None:
         before_training(study, out, best, "scifact")
 
 
+def elsewhere(text: str) -> tuple[str, Path]:
+    """A backbone's name and its folder, of NAME=FOLDER."""
+    name, _, folder = text.partition("=")
+    if name not in BACKBONES:
+        raise argparse.ArgumentTypeError(f"{text!r}: {name!r} is no backbone; there are {', '.join(BACKBONES)}")
+    if not (Path(folder) / "config.json").is_file():
+        raise argparse.ArgumentTypeError(f"{text!r}: {folder!r} holds no model; right would be {name}=FOLDER")
+    return name, Path(folder)
+
+
+def existing(text: str) -> Path:
+    """The path of a file that is there."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"no file {text!r}")
+    return Path(text)
+
+
 def _minilm(study: Study) -> bool:
     from pyterrier_rescale.backbones.headed import minilm_folder
 
@@ -153,19 +170,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--hours", type=float, help="start no run after this time")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
-    parser.add_argument("--rates", type=Path, help="results whose scores on held-out pairs choose rates, too")
+    parser.add_argument("--rates", type=existing, help="results whose scores on held-out pairs choose rates, too")
     parser.add_argument("--cache", type=Path, help="of backbones and BM25's scores; default: the package's own")
-    parser.add_argument("--pretrained", nargs="+", default=[], metavar="NAME=FOLDER", help="backbones made elsewhere")
+    parser.add_argument(
+        "--pretrained", nargs="+", default=[], type=elsewhere, metavar="NAME=FOLDER",
+        help="backbones made elsewhere, one for all seeds",
+    )  # fmt: skip
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tf32", action="store_true", help="round the factors of products on a GPU to TF32")
     parser.add_argument("--dry", action="store_true", help="a few steps of a tiny backbone, to see that all works")
     options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here; right would be cpu")
+    if options.tf32 and options.device == "cpu":
+        parser.error("--tf32 rounds products of a GPU: it needs --device cuda")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     if options.tf32:
         torch.set_float32_matmul_precision("high")
-    folders = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in options.pretrained)}
-    study = Study(options.collections, options.cache, options.dry, options.device, folders)
+    study = Study(options.collections, options.cache, options.dry, options.device, dict(options.pretrained))
     known = {} if options.rates is None else held_out(finished(options.rates))
     machine = {"device": torch.cuda.get_device_name() if study.device == "cuda" else "cpu", "tf32": options.tf32}
 
