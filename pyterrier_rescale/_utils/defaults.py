@@ -9,3 +9,7 @@ class DefaultStr(str):
 
 class DefaultInt(int):
     """An integer default, e.g. ``max_length=256``; compare by ``is`` with the one object in the signature."""
+
+
+class DefaultFloat(float):
+    """A float default, e.g. ``k1=1.2``; compare by ``is`` with the one object in the signature."""

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._utils.durable import put_in_place, settle, sync
-from .._utils.paths import expand
+from .._utils.filling import filled
 from ..heads.checkpoint import no_weight_bars
 from .head_options import HeadOptions
 from .query_encoder import QuerySide
@@ -40,7 +36,6 @@ _MODULES = [
 _MARK = "modules.json"
 # Weights as transformers names them, whole or in shards: older ones beside new ones would be loaded in their place.
 _WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
-_STAGE = ".saving-"
 
 
 def save_encoder(
@@ -55,8 +50,7 @@ def save_encoder(
 ) -> None:
     """Save model, tokenizer, pooling and length so that stock tools compute the same vectors.
 
-    All is written and flushed beside first, then moved in, ``modules.json`` last: with it the folder is whole. Files
-    get the modes that the umask gives.
+    ``modules.json`` comes last: with it the folder is whole.
 
     Args:
         path: the folder.
@@ -70,40 +64,8 @@ def save_encoder(
     Raises:
         OSError: if the folder cannot be written.
     """
-    path = expand(path)
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"path must be a folder, {str(path)!r} is a file")
-    path.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=path))
-    try:
+    with filled(path, _MARK, replaced=_WEIGHTS) as stage:
         _write_encoder(stage, model, tokenizer, pooling, max_length, queries, options)
-        settle(stage)
-        _move_in(stage, path)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def remove_half_saved(path: str | Path) -> None:
-    """Remove what killed saves left in an encoder's folder, which nobody else may be saving into."""
-    for stage in Path(path).glob(f"{_STAGE}*"):
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _move_in(stage: Path, path: Path) -> None:
-    """Move the files of a stage to where they belong, the mark of a whole folder last."""
-    (path / _MARK).unlink(missing_ok=True)
-    files = sorted(file.relative_to(stage) for file in stage.rglob("*") if file.is_file())
-    for old in path.iterdir():
-        if _WEIGHTS.fullmatch(old.name) and Path(old.name) not in files:
-            old.unlink()
-    for folder in sorted({file.parent for file in files}):
-        (path / folder).mkdir(parents=True, exist_ok=True)
-    for file in files:
-        if file != Path(_MARK):
-            os.replace(stage / file, path / file)
-    for folder in {file.parent for file in files}:
-        sync(path / folder)
-    put_in_place(stage / _MARK, path / _MARK)
 
 
 def _write_encoder(

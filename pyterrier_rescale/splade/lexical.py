@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.checks import check_choice, check_integer, check_number, check_share
+from .._utils.defaults import DefaultFloat, DefaultInt, DefaultStr
+from .._utils.filling import filled
 from .._utils.paths import expand
 from ..encoding.lexical import WEIGHTINGS, LexicalSide, TokenStatistics, token_statistics, vocabulary_size
 from .encoder import Splade
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FILE, _IDF_FILE = "lexical.json", "idf.npy"
+_SAVED = ("weighting", "k1", "b", "max_length", "mean_length", "texts", "tokenizer")
+#: What a folder was saved with wins over these, and what is given over both.
+_DEFAULTS: dict[str, Any] = {
+    "weighting": DefaultStr("tokens"), "k1": DefaultFloat(1.2), "b": DefaultFloat(0.75), "max_length": DefaultInt(256),
+}  # fmt: skip
 
 
 class LexicalEncoder(Splade):
@@ -35,7 +42,8 @@ class LexicalEncoder(Splade):
         idf_from: the corpus's texts, read once; or the :class:`~pyterrier_rescale.encoding.lexical.TokenStatistics` of
             another LexicalEncoder. Left out only where ``tokenizer`` is a folder of ours.
         weighting: ``"tokens"``: IDF of each piece that occurs, on both sides. ``"bm25"``: BM25's impacts in documents,
-            counts in queries; the dot product is BM25's score.
+            counts in queries; the dot product is BM25's score. Default, as of the next three: what the folder was saved
+            with, else what stands above.
         k1: BM25's saturation.
         b: BM25's length normalisation.
         max_length: tokens per text, special ones included; what exceeds it is cut, as an encoder would.
@@ -57,21 +65,24 @@ class LexicalEncoder(Splade):
         tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str],
         *,
         idf_from: Iterable[str] | TokenStatistics | None = None,
-        weighting: str = "tokens",
-        k1: float = 1.2,
-        b: float = 0.75,
-        max_length: int = 256,
+        weighting: str = _DEFAULTS["weighting"],
+        k1: float = _DEFAULTS["k1"],
+        b: float = _DEFAULTS["b"],
+        max_length: int = _DEFAULTS["max_length"],
         lowercase: bool = False,
         batch_size: int = 2048,
         text_field: str = "text",
         verbose: bool = False,
     ) -> None:
+        from ..encoding.fingerprint import tokenizer_fingerprint
         from ..encoding.text_encoder import lowercasing
         from ..heads.checkpoint import load_tokenizer
 
         saved = _saved(tokenizer) if idf_from is None else None
+        given = {"weighting": weighting, "k1": k1, "b": b, "max_length": max_length}
         if saved is not None:
-            weighting, k1, b, max_length = (saved[name] for name in ("weighting", "k1", "b", "max_length"))
+            given = {name: saved[name] if value is _DEFAULTS[name] else value for name, value in given.items()}
+            weighting, k1, b, max_length = given.values()
         check_choice("weighting", weighting, WEIGHTINGS)
         check_number("k1", k1, zero=True)
         check_share("b", b)
@@ -88,9 +99,14 @@ class LexicalEncoder(Splade):
             loaded = load_tokenizer(os.fspath(tokenizer))
         elif not callable(getattr(tokenizer, "get_vocab", None)):
             raise TypeError(f"tokenizer must be a tokenizer, its name or folder, got {type(tokenizer).__name__}")
-        loaded = lowercasing(loaded) if lowercase else loaded
         if saved is not None:
+            if saved["tokenizer"] != tokenizer_fingerprint(loaded):
+                raise ValueError(
+                    f"{str(tokenizer)!r}: its tokenizer is not that of its {_IDF_FILE}, something else has been saved "
+                    "there since: give idf_from"
+                )
             idf_from = TokenStatistics(saved["idf"], saved["mean_length"], saved["texts"])
+        loaded = lowercasing(loaded) if lowercase else loaded
         if idf_from is None:
             raise ValueError("idf_from must be given: the texts of the corpus, from which IDF is counted")
         if isinstance(idf_from, TokenStatistics):
@@ -123,15 +139,15 @@ class LexicalEncoder(Splade):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Save tokenizer, IDF and settings in a folder that ``LexicalEncoder(path)`` reads; there is no model in it."""
-        path = expand(path)
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError(f"path must be a folder, {str(path)!r} is a file")
-        path.mkdir(parents=True, exist_ok=True)
-        self.encoder.tokenizer.save_pretrained(path)
-        np.save(path / _IDF_FILE, self.idf_from.idf)
-        settings = {"weighting": self.weighting, "k1": self.k1, "b": self.b, "max_length": self.max_length,
-                    "mean_length": self.idf_from.mean_length, "texts": self.idf_from.texts}  # fmt: skip
-        (path / _FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        from ..encoding.fingerprint import tokenizer_fingerprint
+
+        settings = {"weighting": str(self.weighting), "k1": self.k1, "b": self.b, "max_length": self.max_length,
+                    "mean_length": self.idf_from.mean_length, "texts": self.idf_from.texts,
+                    "tokenizer": tokenizer_fingerprint(self.encoder.tokenizer)}  # fmt: skip
+        with filled(path, _FILE) as stage:
+            self.encoder.tokenizer.save_pretrained(stage)
+            np.save(stage / _IDF_FILE, self.idf_from.idf)
+            (stage / _FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By value: there is no model to be found by a name."""
@@ -151,4 +167,9 @@ def _saved(tokenizer: Any) -> dict[str, Any] | None:
     if not isinstance(tokenizer, (str, os.PathLike)) or not (expand(tokenizer) / _FILE).is_file():
         return None
     folder = expand(tokenizer)
-    return {**json.loads((folder / _FILE).read_text(encoding="utf-8")), "idf": np.load(folder / _IDF_FILE)}
+    try:
+        saved = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        return {**{name: saved[name] for name in _SAVED}, "idf": np.load(folder / _IDF_FILE)}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        message = f"{str(folder)!r} holds no whole LexicalEncoder ({error!r}): give idf_from, or save it anew"
+        raise ValueError(message) from error

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.durable import write_whole
+from .._utils.filling import remove_half_saved
 from .._utils.memory import keep_freed_memory, return_freed_memory
 from .._utils.paths import expand
 from .._utils.signals import python_signals
-from ..encoding.model_folder import remove_half_saved, save_encoder
+from ..encoding.model_folder import save_encoder
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
 from .inputs import AUDITS_FILE, INPUTS_FILE, Origin, check_inputs, describe_inputs

@@ -11,9 +11,9 @@ import tiny
 from transformers import AutoModelForMaskedLM
 
 from pyterrier_rescale import Splade
+from pyterrier_rescale._utils import filling
 from pyterrier_rescale.cli import main
-from pyterrier_rescale.encoding import model_folder
-from pyterrier_rescale.encoding.model_folder import remove_half_saved, save_encoder
+from pyterrier_rescale.encoding.model_folder import save_encoder
 from pyterrier_rescale.encoding.query_encoder import QuerySide
 
 
@@ -64,7 +64,7 @@ def test_a_save_that_fails_leaves_what_was_there(bert_folder, tmp_path, monkeypa
     splade = Splade(bert_folder, max_length=32)
     splade.save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    monkeypatch.setattr(model_folder, "settle", lambda folder: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(filling, "settle", lambda folder: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         Splade(bert_folder, max_length=16).save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
@@ -86,7 +86,7 @@ def test_a_save_that_is_cut_off_while_it_moves_files_is_not_marked_whole(bert_fo
         splade.save_pretrained(tmp_path)
     assert not (tmp_path / "modules.json").exists()
     (tmp_path / ".saving-killed").mkdir()
-    remove_half_saved(tmp_path)
+    filling.remove_half_saved(tmp_path)
     assert not list(tmp_path.glob(".saving-*"))
 
 

@@ -110,6 +110,39 @@ def test_folder_identity_and_repr(tmp_path):
     assert (lower.encode_docs(["SPARSE"]) != lower.encode_docs(["sparse"])).nnz == 0
 
 
+def test_what_is_given_wins_over_what_a_folder_was_saved_with(tmp_path):
+    encoder = LexicalEncoder(tiny.tokenizer(), idf_from=tiny.TEXTS, weighting="bm25", k1=0.9, b=0.3, max_length=32)
+    encoder.save_pretrained(tmp_path)
+    saved = {"weighting": "bm25", "k1": 0.9, "b": 0.3, "max_length": 32}
+    # the defaults themselves count where they are typed
+    for name, value in {"weighting": "tokens", "k1": 1.2, "b": 0.75, "max_length": 256}.items():
+        again = LexicalEncoder(tmp_path, **{name: value})
+        assert {key: getattr(again, key) for key in saved} == saved | {name: value}
+        assert (again.encode_docs(["the the index " * 20]) != encoder.encode_docs(["the the index " * 20])).nnz
+    other = LexicalEncoder(tmp_path, idf_from=tiny.TEXTS)
+    assert (other.weighting, other.k1, other.b, other.max_length) == ("tokens", 1.2, 0.75, 256)
+
+
+def test_a_folder_that_is_not_whole_is_refused(tmp_path, monkeypatch):
+    encoder = LexicalEncoder(tiny.tokenizer(), idf_from=tiny.TEXTS, max_length=32)
+    encoder.save_pretrained(tmp_path / "a")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            LexicalEncoder(tiny.tokenizer(), idf_from=tiny.TEXTS[:3]).save_pretrained(tmp_path / "a")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+    for name, content in {"idf.npy": b"", "lexical.json": b"{}"}.items():
+        encoder.save_pretrained(tmp_path / name)
+        (tmp_path / name / name).write_bytes(content)
+        with pytest.raises(ValueError, match="holds no whole LexicalEncoder"):
+            LexicalEncoder(tmp_path / name)
+    encoder.save_pretrained(tmp_path / "b")
+    tiny.tokenizer("bpe").save_pretrained(tmp_path / "b")
+    with pytest.raises(ValueError, match="something else has been saved there since"):
+        LexicalEncoder(tmp_path / "b")
+
+
 def test_mistakes_are_named(tmp_path, bert_folder):
     tokenizer = tiny.tokenizer()
     for settings, message in [
