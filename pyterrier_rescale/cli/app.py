@@ -62,7 +62,7 @@ def _main(
 def audit(
     models: Annotated[list[str], typer.Argument(help="Hub names or folders of masked LMs.", show_default=False)],
     texts: Annotated[str | None, typer.Option(help="A collection: measures activations on its documents.")] = None,
-    n_texts: Annotated[int, typer.Option(help="Texts to measure on.", min=2)] = 128,
+    n_texts: Annotated[int | None, typer.Option(help="Of so many of them [128].", min=2, show_default=False)] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Write the figure here (.png, .svg, .pdf).", callback=expanded)
     ] = None,
@@ -74,7 +74,9 @@ def audit(
 
     models = list(dict.fromkeys(models))
     names = short_names(models)
-    sample = None if texts is None else _some_texts(texts, n_texts)
+    if texts is None and n_texts is not None:
+        raise ValueError("--n-texts goes with --texts: without a collection nothing is measured on texts")
+    sample = None if texts is None else _some_texts(texts, n_texts or 128)
     result = run({name: name for name in models} if len(models) > 1 else models[0], sample)
     frame = result.to_frame()
     numbers = frame.drop(columns=["model", "verdict"]).T  # the verdict is a sentence: it follows in lines of its own
@@ -98,9 +100,13 @@ def rescale(
     ],
     spec: RescaleOption = "16",
     texts: Annotated[str | None, typer.Option(help="A collection, for auto and calibrated.")] = None,
-    n_texts: Annotated[int, typer.Option(help="Texts to calibrate on.", min=2)] = 256,
+    n_texts: Annotated[
+        int | None, typer.Option(help="Texts to calibrate on [256].", min=2, show_default=False)
+    ] = None,
     bias: Annotated[bool, typer.Option(help="Divide the bias, too (fixed k only).")] = False,
-    placement: Annotated[str, typer.Option(help="decoder, norm or tied (fixed k only).")] = "decoder",
+    placement: Annotated[
+        str | None, typer.Option(help="decoder, norm or tied (fixed k only) [decoder].", show_default=False)
+    ] = None,
 ) -> None:
     """Divide a head and save the model with its tokenizer: a backbone that stock tools load."""
     from .. import calibrate
@@ -113,15 +119,22 @@ def rescale(
     value = parse_rescale(spec)
     if value is None or value == "learned":
         raise ValueError(f"--rescale must be a number, auto or calibrated here, got {spec!r}")
+    measured = isinstance(value, str)
+    if measured and texts is None:
+        raise ValueError(f"--rescale {value} measures on texts: give a collection with --texts")
+    fixed, others = {"--bias": bias, "--placement": placement}, {"--texts": texts, "--n-texts": n_texts}
+    unused = [name for name, given in (fixed if measured else others).items() if given]
+    if unused:
+        right = f"a fixed k, not with {value}" if measured else f"auto or calibrated: k = {value:g} is not measured"
+        raise ValueError(f"{' and '.join(unused)} {'goes' if len(unused) == 1 else 'go'} with --rescale {right}")
     _refuse_existing(output)
     loaded, tokenizer = load_backbone(model)
-    if isinstance(value, str):
-        if texts is None:
-            raise ValueError(f"--rescale {value} measures on texts: give a collection with --texts")
-        calibration = calibrate(loaded, _some_texts(texts, n_texts), tokenizer=tokenizer, offset=value == "calibrated")
+    if measured:
+        sample = _some_texts(texts, n_texts or 256)
+        calibration = calibrate(loaded, sample, tokenizer=tokenizer, offset=value == "calibrated")
         loaded = calibration.apply(loaded, inplace=True)
     else:
-        loaded = run(loaded, value, bias=bias, placement=placement, inplace=True)
+        loaded = run(loaded, value, bias=bias, placement=placement or "decoder", inplace=True)
     with whole_folder(output) as folder, no_weight_bars():
         loaded.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

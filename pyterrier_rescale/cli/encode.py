@@ -61,7 +61,7 @@ def export(
     format: Annotated[str, typer.Option(help="anserini, ciff, opensearch or lsr-benchmark.", show_default=False)],
     scale: Annotated[float | None, typer.Option(help="Units per weight (anserini, ciff) [100].")] = None,
     topics: Annotated[str | None, typer.Option(help="A collection: its topics are written, too.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the topics.")] = "test",
+    split: Annotated[str | None, typer.Option(help="Split of the topics [test].", show_default=False)] = None,
     encoder: Annotated[str | None, typer.Option(help="The encoder of the topics.")] = None,
 ) -> None:
     """Write vectors, or what an index holds, for Anserini, OpenSearch, Elasticsearch, CIFF readers, lsr-benchmark."""
@@ -69,7 +69,9 @@ def export(
 
     if (topics is None) != (encoder is None):
         raise ValueError("--topics needs --encoder, and the other way round")
-    target = run(opened(source), output, format, scale=scale, queries=_queries(topics, split, encoder))
+    if split is not None and topics is None:
+        raise ValueError(f"--split goes with --topics, got --split {split} alone")
+    target = run(opened(source), output, format, scale=scale, queries=_queries(topics, split or "test", encoder))
     files = [file for file in [target, *target.rglob("*")] if file.is_file()]
     typer.echo(f"{target}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
 

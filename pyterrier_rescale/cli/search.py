@@ -28,7 +28,7 @@ def search(
     encoder: Annotated[str, typer.Argument(help="The encoder that the index was made with.", show_default=False)],
     query: Annotated[str | None, typer.Argument(help="A query; or use --topics.", show_default=False)] = None,
     topics: Annotated[str | None, typer.Option(help="A collection: search all its topics.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the topics.")] = "test",
+    split: Annotated[str | None, typer.Option(help="Split of the topics [test].", show_default=False)] = None,
     run_file: Annotated[Path | None, typer.Option("--run", help="Write a TREC run here.", callback=expanded)] = None,
     n: Annotated[
         int | None, typer.Option("-n", help="Documents per query; default: 10, and 1000 for --topics.", min=1)
@@ -53,6 +53,10 @@ def search(
         raise ValueError("give either a query or --topics, not both")
     if texts is not None and not explain:
         raise ValueError("--texts goes with --explain")
+    if split is not None and topics is None:
+        raise ValueError(f"--split goes with --topics, got --split {split} and a query")
+    if explain and run_file is not None:
+        raise ValueError("--explain shows its results, --run writes them: give one of the two")
     target = open_index(path) if engine is None else open_index(path, engine)
     if not target.built:
         kind = f"{engine} index" if engine else "index"
@@ -62,7 +66,7 @@ def search(
     if query is not None:
         frame = pd.DataFrame({"qid": ["1"], "query": [query]})
     else:
-        frame = load_collection(topics).topics(split)
+        frame = load_collection(topics).topics(split or "test")
     n = n or (10 if topics is None else 1000)
     results = (splade.query_encoder() >> target.retriever(n))(frame)
     if run_file is not None:

@@ -84,18 +84,18 @@ class TrainConfig:
         _set(self, "rescale", _checked_rescale(self.rescale))
         _choice("loss", self.loss, LOSSES)
         _choice("regularizer", self.regularizer, REGULARIZERS)
-        if self.query_regularizer is not None:
-            _choice("query_regularizer", self.query_regularizer, REGULARIZERS)
         _choice("ramp", self.ramp, RAMPS)
         _choice("pooling", self.pooling, POOLINGS)
         _choice("queries", self.queries, QUERIES)
         _choice("activations", self.activations, ACTIVATIONS)
-        if self.query_pooling is not None:
-            _choice("query_pooling", self.query_pooling, POOLINGS)
-            if self.queries == "static":
-                raise ValueError(
-                    f"query_pooling must be None for queries='static', which pool nothing, got {self.query_pooling!r}"
-                )
+        for name, choices, without in (
+            ("query_pooling", POOLINGS, "pool nothing"), ("query_regularizer", REGULARIZERS, "are not regularised"),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None:
+                _choice(name, value, choices)
+                if self.queries == "static":
+                    raise ValueError(f"{name} must be None for queries='static', which {without}, got {value!r}")
         if self.monitor not in MONITORS or isinstance(self.monitor, int) and not isinstance(self.monitor, bool):
             raise ValueError(f"monitor must be True, False or 'warn', got {self.monitor!r}")
         for name in ("batch_size", "max_length", "gradient_accumulation", "log_steps"):

@@ -175,6 +175,18 @@ def test_compare(bert_folder, tmp_path, capsys, collection):
         (["train", "{bert}", "no-such-collection", "x"], "no-such-collection"),
         (["index", "{bert}", "{collection}", "x", "--engine", "lucene"], "engine must be one of"),
         (["compare", "{collection}", "x", "--backbone", "b=/no/such/folder"], "does not exist"),
+        # what would have been ignored
+        (["audit", "{bert}", "--n-texts", "64"], "--n-texts goes with --texts"),
+        (["rescale", "{bert}", "x", "--texts", "{collection}"], "--texts goes with --rescale auto or calibrated"),
+        (["rescale", "{bert}", "x", "--rescale", "8", "--n-texts", "64"], "--n-texts goes with --rescale auto"),
+        (
+            ["rescale", "{bert}", "x", "--rescale", "auto", "--texts", "{collection}", "--bias", "--placement", "norm"],
+            "--bias and --placement go with --rescale a fixed k, not with auto",
+        ),
+        (["search", "x", "{bert}", "a query", "--split", "dev"], "--split goes with --topics"),
+        (["search", "x", "{bert}", "a query", "--explain", "--run", "x.res"], "give one of the two"),
+        (["search", "x", "{bert}", "a query", "--texts", "{collection}"], "--texts goes with --explain"),
+        (["export", "x", "y", "--format", "ciff", "--split", "dev"], "--split goes with --topics"),
     ],
 )
 def test_one_clear_line_per_error(arguments, message, bert_folder, collection, tmp_path, capsys, monkeypatch):
@@ -184,6 +196,7 @@ def test_one_clear_line_per_error(arguments, message, bert_folder, collection, t
     assert code == 1
     last = err.strip().splitlines()[-1]
     assert last.startswith("pyterrier-rescale: error: ") and message in last and "Traceback" not in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_installed_command_rejects_unknown_verbs():

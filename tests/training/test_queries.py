@@ -185,6 +185,7 @@ def test_resumed_static_queries_equal_uninterrupted_ones(bert_folder, tmp_path, 
         ({"queries": "idf"}, "queries must be one of model, static, got 'idf'"),
         ({"query_pooling": "mean"}, "query_pooling must be one of max, sum, got 'mean'"),
         ({"queries": "static", "query_pooling": "sum"}, "query_pooling must be None for queries='static'"),
+        ({"queries": "static", "query_regularizer": "l1"}, "query_regularizer must be None for queries='static'"),
         ({"static_learning_rate": 0}, "static_learning_rate must be a finite number > 0"),
     ],
 )

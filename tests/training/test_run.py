@@ -295,3 +295,9 @@ def test_best_state_on_dev_is_kept(bert_folder, tmp_path):
     ranks = [(row > row[i]).sum() + 1 for i, row in enumerate(dots)]
     expected = np.mean([1 / np.log2(1 + rank) if rank <= 10 else 0 for rank in ranks])
     assert scores["nDCG@10"].max() == pytest.approx(expected, abs=1e-4)
+
+
+def test_steps_between_evaluations_without_a_dev_split_are_refused(bert_folder, tmp_path):
+    with pytest.raises(ValueError, match="eval_steps=5 goes with dev"):
+        train(bert_folder, PAIRS, tmp_path / "out", eval_steps=5, **FAST)
+    assert not (tmp_path / "out").exists()
