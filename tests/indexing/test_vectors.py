@@ -242,6 +242,7 @@ def test_documents_that_cannot_be_encoded(tmp_path, documents, error, what):
         ({"shard": (0, 2), "resume": False}, "leave shard out"),
         ({"max_terms": 0}, "max_terms must be an integer >= 1 or None"),
         ({"min_weight": -1}, "min_weight must be a finite number >= 0"),
+        ({"ray": True, "devices": ["cpu"]}, "leave out \\['cpu'\\]"),
     ],
 )
 def test_settings_are_checked(tmp_path, options, what):

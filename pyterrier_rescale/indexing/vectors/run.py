@@ -72,6 +72,8 @@ def encode(
     shard_size, workers = check_integer("shard_size", shard_size), check_integer("workers", workers)
     if not resume and shard is not None:
         raise ValueError("resume=False removes what is at the path, which other processes share: leave shard out")
+    if ray and devices is not None:
+        raise ValueError(f"devices are those of processes on this machine, Ray chooses its own: leave out {devices!r}")
     pruning = check_pruning(max_terms, min_weight)
     job = Job.of(splade, expand(path), shard_size, *pruning)
     job.prepare(resume)
