@@ -142,13 +142,12 @@ def _offsets(cell: pd.DataFrame, start: dict[str, dict]) -> list[dict[str, str]]
         for scored, figures in start.items():
             own, reference = (_by_seed(cell, f"arm {name}", scored, False) for name in (arm, "A"))
             line[scored] = f"{figures['A']['ndcg']:.3f}" if arm == "A" else _minus(figures, arm, "A")
-            seeds = sorted(set(own) & set(reference))
-            if arm == "A":
-                trained = f"{np.mean(list(own.values())):.3f}" if own else ""
-            else:
-                gaps = [own[seed] - reference[seed] for seed in seeds]
-                trained = _signed(difference(np.array(gaps))) if seeds else ""
-            line[f"{scored}, trained"] = trained
+            if arm == "A":  # against itself before training
+                reference = dict.fromkeys(own, np.array(figures["A"]["per_query"]))
+            gaps = [own[seed] - reference[seed] for seed in sorted(set(own) & set(reference))]
+            told = _signed(difference(np.array(gaps))) if gaps else ""
+            gained = f"{np.mean(list(own.values())):.3f}, by training {told}" if gaps and arm == "A" else told
+            line[f"{scored}, trained"] = gained
         lines.append(line)
     return lines
 
