@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from numbers import Integral, Real
 from typing import Any
 
@@ -48,6 +48,17 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
             f"{name} must be {' or '.join(known) if len(known) == 2 else 'one of ' + ', '.join(known)}, got {value!r}"
         )
     return value
+
+
+def check_is_list(texts: Any, of: str, name: str = "texts") -> None:
+    """Raise ``TypeError`` for what would be iterated over by letters, keys, columns, or in no fixed order."""
+    wrong = isinstance(texts, (str, bytes, Mapping, Set)) or hasattr(texts, "columns")
+    if wrong or not isinstance(texts, Iterable):
+        advice = {str: "one string; wrap it: [text]", dict: "a dict; give a list of its values"}
+        what = advice.get(type(texts), type(texts).__name__)
+        if hasattr(texts, "columns"):
+            what += "; give one of its columns, e.g. frame['text']"
+        raise TypeError(f"{name} must be a list of {of}, got {what}")
 
 
 def _plain(value: Any) -> Any:

@@ -13,3 +13,7 @@ class DefaultInt(int):
 
 class DefaultFloat(float):
     """A float default, e.g. ``k1=1.2``; compare by ``is`` with the one object in the signature."""
+
+
+#: How documents are pooled where nothing is said.
+MAX_POOLING = DefaultStr("max")

@@ -69,8 +69,9 @@ def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileExistsError: if `target` exists already and is not empty.
+        OSError: if it cannot be put there: an empty folder that something is mounted on cannot be replaced.
     """
-    target = expand(target)
+    target = Path(os.path.realpath(expand(target)))  # of a link, what it points to
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise FileExistsError(f"{str(target)!r} exists already and is not an empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(beside, target)
             sync(target.parent)
         except OSError:
-            if not target.is_dir():
+            if not (target.is_dir() and any(target.iterdir())):  # not another process's result, so ours would be lost
                 raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)

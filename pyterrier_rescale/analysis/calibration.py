@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.checks import check_choice, check_number, check_share
-from ..encoding.head_options import HeadOptions
+from .._utils.defaults import MAX_POOLING
+from ..encoding.saved_settings import as_saved
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import find_head, mean_row_norm
 from ..heads.provenance import record, refuse_rescaled
-from ..heads.rescaling import rescale
+from ..heads.rescaling import PLACEMENTS, rescale
 from ..heads.ties import ensure_bias, untie
 from .k_search import check_criterion, check_ks, search_k
 from .measurement import Probe, as_pairs, run_probe, used_rows
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from ..encoding.query_encoder import QuerySide
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """The measured k and offset of one head; made by :func:`calibrate`.
 
@@ -89,6 +90,7 @@ class Calibration:
         """
         import torch
 
+        check_choice("placement", placement, PLACEMENTS)
         if placement == "tied" and self.mean_row is not None:
             raise ValueError(
                 "placement='tied' divides W and embeddings together, but this calibration centres W alone: use "
@@ -161,7 +163,7 @@ def calibrate(
     device: Any = None,
     sample: int = 256,
     seed: int = 0,
-    pooling: str = "max",
+    pooling: str = MAX_POOLING,
     query_side: QuerySide | None = None,
     position_top_k: int | None = None,
     fold: str | None = None,
@@ -203,6 +205,7 @@ def calibrate(
         sample: texts used at most, drawn at random from those given.
         seed: of that draw.
         pooling: ``"max"`` or ``"sum"`` over positions, of documents. A term fires alike in both; the weights differ.
+            Default, as of the next three: what the folder of an encoder was saved with, else max pooling of both sides.
         query_side: how queries are encoded (pooling, static weights, length); default: as documents.
         position_top_k: how many logits of each position take part, as of :class:`~pyterrier_rescale.Splade`; then
             ``rate`` is the largest share of documents in which a term fires.
@@ -217,7 +220,7 @@ def calibrate(
         TypeError: for texts that are no texts.
     """
     check_share("rate", rate, ends=False)
-    options = HeadOptions(position_top_k=position_top_k, fold=fold)
+    encoding = as_saved(model, pooling, query_side, position_top_k, fold)
     ks = check_ks(ks)
     check_choice("positions", positions, ("attended", "content"))
     check_choice("offset", offset, (True, False, "term", "global"))
@@ -240,8 +243,7 @@ def calibrate(
     mean_row = mean_known_row(model, loaded_tokenizer) if centre else None
     probe = run_probe(
         model, loaded_tokenizer, queries, documents, mean_row=mean_row,
-        max_length=max_length, batch_size=batch_size, lowercase=lowercase, device=device,
-        pooling=pooling, query_side=query_side, options=options,
+        max_length=max_length, batch_size=batch_size, lowercase=lowercase, device=device, **encoding,
     )  # fmt: skip
     shift = -term_levels(probe, rate, positions, common=offset == "global") if offset else None
     aim = target * temperature if criterion == "random_std" else target
@@ -257,8 +259,8 @@ def calibrate(
         "max_length": max_length,
         "lowercase": lowercase,
         "centred": centre,
-        **_encoding(pooling, query_side),
-        **options.given(),
+        **_encoding(encoding["pooling"], encoding["query_side"]),
+        **encoding["options"].given(),
     }
     if offset:
         settings |= {"offset": "global" if offset == "global" else "term", "rate": rate, "positions": positions}

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.checks import check_number
-from ..encoding.head_options import HeadOptions
+from .._utils.defaults import MAX_POOLING
+from ..encoding.saved_settings import as_saved
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import Head, check_head, last_norm
 from ..heads.provenance import provenance
@@ -50,7 +51,7 @@ class _Shown:
         return as_html(str(self), self.to_frame().drop(columns="verdict").set_index("model").T, self.plot())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadAudit(_Shown):
     """Numbers and verdict of one head; made by :func:`audit`.
 
@@ -121,7 +122,7 @@ def audit(
     device: Any = None,
     sample: int = 256,
     seed: int = 0,
-    pooling: str = "max",
+    pooling: str = MAX_POOLING,
     query_side: QuerySide | None = None,
     position_top_k: int | None = None,
     fold: str | None = None,
@@ -141,7 +142,8 @@ def audit(
         device: torch device; default: CUDA where present, else CPU. The model is put back afterwards.
         sample: texts used at most, drawn at random from those given.
         seed: of that draw.
-        pooling: ``"max"`` or ``"sum"`` over positions, of documents.
+        pooling: ``"max"`` or ``"sum"`` over positions, of documents; default, as of the next three: what an encoder's
+            folder was saved with, else max pooling of both sides.
         query_side: how queries are encoded (pooling, static weights, length); default: as documents.
         position_top_k: how many logits of each position take part, as of :class:`~pyterrier_rescale.Splade`.
         fold: which terms are one, likewise.
@@ -157,15 +159,14 @@ def audit(
     pairs = None if texts is None else as_pairs(texts, sample, seed)
     options = {
         "max_length": max_length, "batch_size": batch_size, "lowercase": lowercase, "device": device,
-        "pooling": pooling, "query_side": query_side,
-        "options": HeadOptions(position_top_k=position_top_k, fold=fold),
-    }  # fmt: skip
+    }
+    encoding = (pooling, query_side, position_top_k, fold)
     if isinstance(model, Mapping) or (isinstance(model, Sequence) and not isinstance(model, str)):
         if not model:
             raise ValueError("model must name at least one model, got none")
         named = model.items() if isinstance(model, Mapping) else [(None, one) for one in model]
-        return HeadAudits(_audit(one, name, pairs, tokenizer, temperature, options) for name, one in named)
-    return _audit(model, None, pairs, tokenizer, temperature, options)
+        return HeadAudits(_audit(one, name, pairs, tokenizer, temperature, options, encoding) for name, one in named)
+    return _audit(model, None, pairs, tokenizer, temperature, options, encoding)
 
 
 def _audit(
@@ -175,6 +176,7 @@ def _audit(
     tokenizer: Any,
     temperature: float,
     options: dict[str, Any],
+    encoding: tuple[Any, ...],
 ) -> HeadAudit:
     nameless = getattr(getattr(model, "config", None), "name_or_path", None) == "" and tokenizer is None
     loaded, loaded_tokenizer = load_backbone(model, tokenizer, need_tokenizer=pairs is not None or not nameless)
@@ -188,7 +190,7 @@ def _audit(
     if pairs is None:
         suggested = math.nan
     else:
-        probe = run_probe(loaded, loaded_tokenizer, *pairs, **options)
+        probe = run_probe(loaded, loaded_tokenizer, *pairs, **options, **as_saved(model, *encoding))
         numbers |= text_numbers(probe, temperature, row_norms)
         suggested = _suggested_by_scores(probe, numbers)
         rng = np.random.default_rng(0)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from .._utils.checks import check_integer
+from .._utils.checks import check_integer, check_is_list
 from .._utils.sampling import spread
 from ..encoding.folding import Folding, fold_weights
 from ..encoding.head_options import HeadOptions
 from ..encoding.kernel import packed_head
 from ..encoding.query_encoder import QuerySide, StaticEncoder
-from ..encoding.text_checks import check_is_list, check_texts, position_limit
+from ..encoding.text_checks import check_texts, position_limit
 from ..encoding.text_encoder import HeadBatch, TextEncoder
 from .head_statistics import term_weights
 
@@ -154,7 +154,7 @@ def as_pairs(texts: Iterable[Any], sample: int, seed: int) -> tuple[list[str], l
         TypeError: if ``texts`` is one string or not iterable.
         ValueError: for an element that is neither a string nor a pair of strings, or fewer than 8 texts.
     """
-    check_integer("sample", sample)
+    check_integer("sample", sample, MIN_TEXTS)
     check_is_list(texts, "strings or of (query, document) pairs")
     texts = list(texts)
     if texts and all(isinstance(text, (tuple, list)) for text in texts):

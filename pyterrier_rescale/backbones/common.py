@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .._utils.checks import check_is_list
 from .._utils.memory import keep_freed_memory
 from .._utils.paths import cache_dir, expand, whole_folder
 from .._utils.progress import progress_bar
@@ -29,8 +30,7 @@ def check_texts(texts: Iterable[str]) -> list[str]:
         TypeError: if ``texts`` is one string, or holds something else than strings.
         ValueError: if there is no text.
     """
-    if isinstance(texts, (str, bytes)):
-        raise TypeError("texts must be an iterable of str, got one str")
+    check_is_list(texts, "strings")
     texts = list(texts)
     for number, text in enumerate(texts):
         if not isinstance(text, str):
@@ -67,6 +67,8 @@ def cached(
         given = {"settings": asdict(settings), **({"source": source} if source else {}), "versions": versions}
         record = {**given, "texts": len(texts), **report, "note": NOTE}
         (beside / "backbone.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if not (folder / "backbone.json").is_file():
+        raise FileExistsError(f"{str(folder)!r} is in the place of a cached backbone and is none: move it away")
     return folder
 
 

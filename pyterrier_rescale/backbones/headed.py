@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..heads.checkpoint import load_tokenizer
-from ..heads.fingerprint import model_fingerprint
+from ..heads.fingerprint import model_fingerprint, settings_fingerprint, tokenizer_fingerprint
 from ..heads.mlm_head import add_mlm_head, transformer_folder
 from .common import cached, check_texts, shown_steps
 from .settings import HeadSettings
@@ -84,7 +84,8 @@ def headed_backbone(
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = load_tokenizer(os.fspath(tokenizer))
     full = add_mlm_head(model, tokenizer)
-    source = {"name": name or Path(full.config.name_or_path).name, "fingerprint": model_fingerprint(full)}
+    made_of = settings_fingerprint([model_fingerprint(full), tokenizer_fingerprint(tokenizer)])
+    source = {"name": name or Path(full.config.name_or_path).name, "fingerprint": made_of}
 
     def build() -> tuple[Any, Any, dict[str, Any]]:
         return full, tokenizer, _pretrain(full, tokenizer, texts, chosen, verbose)

@@ -80,6 +80,8 @@ def make_windows(
                     windows.append(np.array([special.cls, *part, special.sep], dtype=np.int64))
         if len(windows) >= needed:
             break
+    if not windows:
+        raise ValueError(f"texts hold no token to learn from: the tokenizer makes nothing of {texts[0]!r:.60}")
     return windows[:needed]
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..heads.fingerprint import model_fingerprint, settings_fingerprint
+from ..heads.fingerprint import model_fingerprint, settings_fingerprint, tokenizer_fingerprint
 from ..heads.provenance import PROVENANCE
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from .query_encoder import StaticEncoder
     from .text_encoder import TextEncoder
@@ -38,25 +36,6 @@ def encoder_fingerprint(documents: TextEncoder, queries: TextEncoder | StaticEnc
 def state_of(model: PreTrainedModel) -> tuple[tuple[int, int], ...]:
     """Where each parameter lies and how often it was written to: changes when the model is trained on or replaced."""
     return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Sixteen hex digits of how a tokenizer splits text; what it was last called with (padding, length) is left out."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        content: Any = json.loads(backend.to_str())
-        del content["truncation"], content["padding"]
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            files = sorted(Path(file) for file in tokenizer.save_vocabulary(folder))
-            content = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-        plain = (str, int, float, bool, type(None))
-        kept = {k: v for k, v in tokenizer.init_kwargs.items() if isinstance(v, plain) and "file" not in k}
-        for name in ("name_or_path", "model_max_length", "padding_side"):
-            kept.pop(name, None)
-        added = sorted((i, repr(token)) for i, token in tokenizer.added_tokens_decoder.items())
-        content = [type(tokenizer).__name__, content, kept, added]
-    return settings_fingerprint([content, tokenizer.truncation_side])
 
 
 def _side(encoder: TextEncoder | StaticEncoder) -> list[Any]:

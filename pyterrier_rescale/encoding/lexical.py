@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from .._utils.checks import check_is_list
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -69,11 +71,10 @@ def token_statistics(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], m
     """IDF and mean length of pieces over texts, which are read once, a few thousand at a time.
 
     Raises:
-        TypeError: if ``texts`` is one string.
+        TypeError: if ``texts`` is one string, a mapping or a frame.
         ValueError: if there is no text that is not blank.
     """
-    if isinstance(texts, str):
-        raise TypeError("idf_from must be an iterable of strings, got one string")
+    check_is_list(texts, "strings", "idf_from")
     frequencies = np.zeros(vocabulary_size(tokenizer))
     number = filled = blank = 0
     length = 0.0

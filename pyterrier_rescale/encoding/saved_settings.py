@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from .._utils.defaults import MAX_POOLING
 from .._utils.paths import expand
 from ..heads.provenance import PROVENANCE
 from ..heads.shifting import check_shift
@@ -17,9 +19,15 @@ _MODELS = ("MLMTransformer", "Transformer")
 # What the options of the head are called by SPARSEUP (Linkup, 2026), and by us; and what fold may be there.
 _SPARSEUP = {"logit_shift": "shift", "position_top_k": "position_top_k", "vocab_fold": "fold"}
 _OPTIONS = {**_SPARSEUP, "shift": "shift", "fold": "fold"}
+# What only a folder of a SparseEncoder has.
+_BESIDE_THE_MARK = ("1_SpladePooling", "router_config.json")
 _FOLDS = {"case_space": "case", "none": None}
 _POOLING = ("pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size")
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+class NotFollowedError(ValueError):
+    """An encoder was saved with what Splade does not do."""
 
 
 def saved_settings(name: str | Path) -> dict[str, Any]:
@@ -38,6 +46,12 @@ def saved_settings(name: str | Path) -> dict[str, Any]:
     """
     modules = _read(name, "modules.json")
     if modules is None:
+        left = [file for file in _BESIDE_THE_MARK if (expand(name) / file).exists()]
+        if left:
+            raise ValueError(
+                f"{str(name)!r} is no whole encoder: it holds {left[0]}, but no modules.json, which is written last: a "
+                "save was cut off, or training is under way there. Save or train it again"
+            )
         return _options(name, _of_model(name, ""))
     kinds = [_kind(module.get("type")) for module in modules]
     settings: dict[str, Any] = {}
@@ -74,7 +88,40 @@ def saved_settings(name: str | Path) -> dict[str, Any]:
         if isinstance(value, int) and value < 1_000_000:
             settings["max_length"] = value
             break
+    side = settings.get("queries")
+    if side is not None and "query_max_length" not in config and side.max_length == settings.get("max_length"):
+        settings["queries"] = dataclasses.replace(side, max_length=None)  # the documents' length, whatever that is
     return settings
+
+
+def saved_options(name: Any) -> dict[str, Any]:
+    """Of what an encoder was saved with: ``pooling``, ``position_top_k``, ``fold``; nothing for a loaded model."""
+    saved = _followed(name)
+    pooling = {"pooling": saved["pooling"]} if "pooling" in saved else {}
+    return pooling | saved.get("options", HeadOptions()).given()
+
+
+def as_saved(
+    model: Any, pooling: str, query_side: QuerySide | None, position_top_k: int | None, fold: str | None
+) -> dict[str, Any]:
+    """``pooling``, ``query_side`` and ``options`` as given; where left out, as the encoder in a folder was saved."""
+    saved = _followed(model)
+    given = HeadOptions(position_top_k=position_top_k, fold=fold).given()
+    return {
+        "pooling": saved.get("pooling", "max") if pooling is MAX_POOLING else pooling,
+        "query_side": saved.get("queries") if query_side is None else query_side,
+        "options": HeadOptions(**{**saved.get("options", HeadOptions()).given(), **given}),
+    }
+
+
+def _followed(model: Any) -> dict[str, Any]:
+    """The settings of a folder or hub name; none for a loaded model, or where its head is all that is of use."""
+    if not isinstance(model, (str, os.PathLike)):
+        return {}
+    try:
+        return saved_settings(model)
+    except NotFollowedError:
+        return {}
 
 
 def _queries(
@@ -94,7 +141,7 @@ def _queries(
         if file is not None and not (_read(name, f"{route[0]}/config.json") or {}).get("path"):
             length = length if isinstance(length, int) and length < 1_000_000 else None
             return {"queries": QuerySide(weights=load_file(file)["weight"], max_length=length)}
-    raise ValueError(
+    raise NotFollowedError(
         f"{str(name)!r} sends queries through {route}, which Splade cannot follow: it knows another SpladePooling of "
         "the documents' model, and one SparseStaticEmbedding with its weights in model.safetensors"
     )
@@ -149,8 +196,8 @@ def _check_config(name: str | Path, config: dict[str, Any]) -> None:
         raise _refusal(name, f"max_active_dims={config['max_active_dims']}")
 
 
-def _refusal(name: str | Path, setting: str) -> ValueError:
-    return ValueError(
+def _refusal(name: str | Path, setting: str) -> NotFollowedError:
+    return NotFollowedError(
         f"{str(name)!r} was saved with a setting that Splade does not follow: {setting}. To encode without it, give "
         "the loaded model: Splade(AutoModelForMaskedLM.from_pretrained(...), tokenizer=...)"
     )

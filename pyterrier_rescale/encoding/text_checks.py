@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from .._utils.checks import check_integer
+from .._utils.checks import check_integer, check_is_list
 from .._utils.text_lines import has_surrogates
 
 if TYPE_CHECKING:
@@ -27,17 +27,6 @@ def check_texts(texts: Iterable[str]) -> list[str]:
         if has_surrogates(text):
             raise ValueError(f"text {position} holds a lone surrogate, half of a character: {text!r:.80}")
     return texts
-
-
-def check_is_list(texts: Any, of: str) -> None:
-    """Raise ``TypeError`` for what would be iterated over by letters, keys, columns, or in no fixed order."""
-    wrong = isinstance(texts, (str, bytes, Mapping, Set)) or hasattr(texts, "columns")
-    if wrong or not isinstance(texts, Iterable):
-        advice = {str: "one string; wrap it: [text]", dict: "a dict; give a list of its values"}
-        what = advice.get(type(texts), type(texts).__name__)
-        if hasattr(texts, "columns"):
-            what += "; give one of its columns, e.g. frame['text']"
-        raise TypeError(f"texts must be a list of {of}, got {what}")
 
 
 def position_limit(model: PreTrainedModel) -> int | None:

@@ -133,7 +133,7 @@ class TextEncoder:
             x, shape (N, V), float32; column = token id (of a folded term: its representative's), ascending in a row.
 
         Raises:
-            TypeError, ValueError: as :func:`check_texts`.
+            TypeError, ValueError: as :func:`check_texts`; and for weights that are NaN or infinite.
         """
         texts = check_texts(texts)
         parts: list[csr_matrix] = []
@@ -158,7 +158,15 @@ class TextEncoder:
         blank = len(texts) - sum(map(len, order))
         if progress and blank:
             progress(blank)
-        return fold_rows(_in_order(parts, order, len(texts), self.vocab_size), self.folding)
+        vectors = _in_order(parts, order, len(texts), self.vocab_size)
+        broken = np.flatnonzero(~np.isfinite(vectors.data))
+        if len(broken):
+            place = int(np.searchsorted(vectors.indptr, broken[0], side="right")) - 1
+            raise ValueError(
+                f"text {place} ({texts[place]!r:.60}) has weights that are no finite numbers: the model holds NaN or "
+                f"infinity, or overflows in {self.model.dtype}"
+            )
+        return fold_rows(vectors, self.folding)
 
     def head_batches(self, texts: Sequence[str], *, batch_size: int | None = None) -> Iterator[HeadBatch]:
         """Run the model up to its decoder in batches of similar lengths, not in input order; blank texts are left out.

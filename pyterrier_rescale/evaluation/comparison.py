@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._utils.checks import check_integer
 from .._utils.durable import write_whole
 from .._utils.paths import expand
 from ..heads.fingerprint import settings_fingerprint
 from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser, nothing
-from .encoders import NO_FACTS, indexed, system_encoder
+from .encoders import NO_FACTS, check_training, indexed, system_encoder
 from .examples import texts_of, topic_examples, write_examples
 from .results import ComparisonResults
 from .system import System, check_backbones, parse_rescale, rescale_label
@@ -84,7 +85,7 @@ def compare(
         num_results: documents per query.
         max_length: tokens per text.
         seed: of the training.
-        training: further arguments of :func:`~pyterrier_rescale.train`; ``monitor="warn"`` if it is not among them.
+        training: options of :func:`~pyterrier_rescale.train`, and ``dev``; ``monitor="warn"`` if it is not among them.
         say: told each step, one line each.
         command: what the report says it was made by; default: this call.
         verbose: show progress bars.
@@ -99,6 +100,7 @@ def compare(
     import pandas as pd
 
     from ..collections import load_collection
+    from ..indexing.engines import engine_class
     from .experiment import experiment, read_run
     from .figures import draw_figures, markdown_table
     from .model_free import fused_runs, lexical_systems
@@ -106,21 +108,27 @@ def compare(
     if isinstance(collection, (str, os.PathLike)):
         collection = load_collection(collection)
     check_backbones(backbones)
+    if isinstance(rescalings, (str, bytes)):
+        raise TypeError(f"rescalings must be a list, such as [{rescalings!r}], got {rescalings!r}")
     rescalings = list(dict.fromkeys(parse_rescale(value) for value in rescalings))
     if not rescalings:
         raise ValueError("rescalings must hold at least one of none, a number, auto, calibrated, learned")
+    engine_class(engine)
+    num_results, max_length = check_integer("num_results", num_results), check_integer("max_length", max_length)
+    training = {"monitor": "warn", **(training or {})}
+    dev = check_training({"max_length": max_length, "seed": seed, **training}, rescalings)
     topics, qrels = collection.topics(split), collection.qrels(split)
     if not topics["qid"].isin(qrels["qid"]).any():
         raise ValueError(f"split {split!r} of {collection.name!r} has no topic with judgements: nothing can be scored")
     pairs = collection.train_pairs()
-    training = {"monitor": "warn", **(training or {})}
-    made_from = _fingerprints(collection, topics, qrels, pairs, backbones)
+    made_from = _fingerprints(collection, topics, qrels, pairs, backbones) | dev
+    plain_training = {name: value for name, value in training.items() if name != "dev"}
     config = {
         "collection": collection.name, "split": split, "topics": len(topics),
         "backbones": {name: os.fspath(model) for name, model in backbones.items()},
         "rescalings": [rescale_label(value) for value in rescalings],
         "engine": engine, "untrained": untrained, "num_results": num_results, "max_length": max_length, "seed": seed,
-        "training": training, "made_from": made_from,
+        "training": plain_training, "made_from": made_from,
     }  # fmt: skip
     output_dir = claim_folder(output_dir, config)
     trained = [System(name, value) for name in backbones for value in rescalings]
@@ -151,7 +159,7 @@ def compare(
             system, backbones[system.backbone], pairs, output_dir / "encoders" / system.folder,
             {**options, "verbose": verbose},
             {"backbone": made_from["backbones"][system.backbone], "pairs": made_from["pairs"],
-             "options": _plain({**options, "rescale": system.rescale})},
+             "options": _plain({**options, **dev, "rescale": system.rescale})},
         )  # fmt: skip
         if splade is None:
             say(f"{system.name}: its training collapsed, a row of zeros: {facts.pop('collapsed')}")

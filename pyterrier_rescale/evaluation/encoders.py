@@ -6,11 +6,12 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.durable import write_whole
+from ..encoding.saved_settings import saved_options
 from ..indexing.bm25 import nothing
 from ..indexing.build import build_index
 from ..indexing.engines.documents import NoTermsError
@@ -72,6 +73,29 @@ def system_encoder(
     return splade, facts
 
 
+def check_training(training: Mapping[str, Any], rescalings: Iterable[Any]) -> dict[str, str]:
+    """Check the options that all rows are trained with, before any is.
+
+    Returns:
+        What tells the split that training is watched on from others: ``{"dev": fingerprint}``, or nothing.
+
+    Raises:
+        ValueError, TypeError: for what no training could use, or what is a row's own.
+    """
+    from ..training import TrainConfig
+    from ..training.dev_evaluation import DevSet
+
+    options = {name: value for name, value in training.items() if name != "dev"}
+    if "rescale" in options:
+        raise ValueError("training must leave out rescale: each row has its own, see rescalings")
+    for rescale in rescalings:
+        TrainConfig.from_dict({**options, "rescale": rescale})
+    dev = training.get("dev")
+    if dev is None and options.get("eval_steps") is not None:
+        raise ValueError(f"eval_steps={options['eval_steps']} goes with dev, which is evaluated then: give dev, too")
+    return {} if dev is None else {"dev": DevSet(dev).fingerprint}
+
+
 def indexed(
     encoder: Splade, collection: Any, path: Path, topics: pd.DataFrame, *, engine: str, corpus_id: str,
     num_results: int, verbose: bool,
@@ -109,8 +133,8 @@ def _rescaled_only(system: System, backbone: Any, pairs: Any, training: Mapping[
     from ..training.data.loading import load_rows
     from ..training.initialization import starting_module
 
-    options = {key: value for key, value in training.items() if key != "verbose"}
-    config = TrainConfig.from_dict({**options, "rescale": system.rescale})
+    options = {key: value for key, value in training.items() if key not in ("verbose", "dev")}
+    config = TrainConfig.from_dict({**saved_options(backbone), **options, "rescale": system.rescale})
     start = starting_module(backbone, None, load_rows(pairs), config)
     splade = Splade(
         start.mlm, tokenizer=start.tokenizer, pooling=config.pooling, max_length=config.max_length,

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._utils.paths import expand
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -62,15 +64,16 @@ def sweep(
     import pandas as pd
     import pyterrier as pt
 
-    known = getattr(vectors, "encoder", None)
+    known = (vectors.made_from or {}).get("encoder")
     if known is not None and known != splade.fingerprint:
         raise ValueError(f"splade must be the encoder of the vectors ({known}), got one of {splade.fingerprint}")
+    wanted = [ir_measures.parse_measure(m) if isinstance(m, str) else m for m in measures]
     rows, pipelines = [], []
     for most in max_terms:
         for least in min_weight:
             pruned = vectors.pruned(most, least)
             name = f"{'all' if most is None else most}-{least:g}"
-            index = _built(Path(index_dir) / f"{engine}-{name}", engine, pruned, verbose)
+            index = _built(expand(index_dir) / f"{engine}-{name}", engine, pruned, verbose)
             about = index.stats()
             for terms in query_terms:
                 pipeline = splade.query_encoder(max_terms=terms, verbose=False) >> index.retriever(num_results)
@@ -79,7 +82,6 @@ def sweep(
                     "max_terms": most, "min_weight": least, "query_terms": terms,
                     "active": about["postings"] / about["documents"], "index_mb": about["size_bytes"] / 1e6,
                 })  # fmt: skip
-    wanted = [ir_measures.parse_measure(m) if isinstance(m, str) else m for m in measures]
     names = [str(number) for number in range(len(rows))]
     for pipeline in pipelines:  # indexes are opened, so that the first queries are not charged for it
         pipeline(topics.head(1))

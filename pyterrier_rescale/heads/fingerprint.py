@@ -1,13 +1,15 @@
-"""What tells one model from another: a hash of its parameters, bit by bit."""
+"""What tells one model, or tokenizer, from another: a hash of its parameters, bit by bit, or of what it does."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Bytes hashed at a time: a parameter on another device is copied in parts.
 _PART = 64 << 20
@@ -41,3 +43,22 @@ def settings_fingerprint(settings: Any) -> str:
     """Sixteen hex digits of plain JSON values; dicts by their keys' order in the alphabet."""
     content = json.dumps(settings, sort_keys=True, ensure_ascii=True, allow_nan=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Sixteen hex digits of how a tokenizer splits text; what it was last called with (padding, length) is left out."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        content: Any = json.loads(backend.to_str())
+        del content["truncation"], content["padding"]
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            files = sorted(Path(file) for file in tokenizer.save_vocabulary(folder))
+            content = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
+        plain = (str, int, float, bool, type(None))
+        kept = {k: v for k, v in tokenizer.init_kwargs.items() if isinstance(v, plain) and "file" not in k}
+        for name in ("name_or_path", "model_max_length", "padding_side"):
+            kept.pop(name, None)
+        added = sorted((i, repr(token)) for i, token in tokenizer.added_tokens_decoder.items())
+        content = [type(tokenizer).__name__, content, kept, added]
+    return settings_fingerprint([content, tokenizer.truncation_side])

@@ -68,7 +68,7 @@ def build_bm25(
         if not any((path / name).exists() for name in (_MANIFEST, "data.properties")):
             raise FileExistsError(f"{str(path)!r} is there, and no index of BM25: choose another folder")
         shutil.rmtree(path)
-    longest = max((len(document["docno"]) for document in documents()), default=1)
+    longest = max((len(document["docno"].encode()) for document in documents()), default=1)
     count, failures = 0, []
 
     def fields() -> Iterator[dict[str, str]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from .._utils.defaults import DefaultInt, DefaultStr
+from .._utils.defaults import MAX_POOLING, DefaultInt
 from .._utils.progress import progress_bar
 from ..encoding.pruning import check_pruning, prune
 from ..encoding.terms import TermMap
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .explanation import Explanation
 
 
-_MAX_POOLING = DefaultStr("max")
 _LENGTH_256 = DefaultInt(256)
 
 
@@ -73,7 +72,7 @@ class Splade(Portable, pt.Transformer):
         *,
         tokenizer: PreTrainedTokenizerBase | str | None = None,
         rescale: float | None = None,
-        pooling: str = _MAX_POOLING,
+        pooling: str = MAX_POOLING,
         max_length: int = _LENGTH_256,
         batch_size: int = 32,
         text_field: str = "text",
@@ -108,7 +107,7 @@ class Splade(Portable, pt.Transformer):
         check_integer("batch_size", batch_size)
         shift = check_shift(shift)
         saved = saved_settings(model) if isinstance(model, (str, os.PathLike)) else {}
-        pooling = saved.get("pooling", pooling) if pooling is _MAX_POOLING else pooling
+        pooling = saved.get("pooling", pooling) if pooling is MAX_POOLING else pooling
         given_length = max_length is not _LENGTH_256
         max_length = max_length if given_length else saved.get("max_length", 256)
         given = HeadOptions(position_top_k=position_top_k, fold=fold).given()

@@ -64,7 +64,8 @@ def explain(splade: SparseEncoder, query: str, text: str) -> Explanation:
     ids, query_weights = query_row.indices, query_row.data.astype(np.float64)
     document_weights = np.asarray(document_row[:, ids].todense(), dtype=np.float64).ravel()
     terms, tokenizer = splade.term_map(), splade.encoder.tokenizer
-    own = [_tokens(splade, value) for value in (query, text)]
+    sides = (query, splade.queries_encoder), (text, splade.encoder)
+    own = [_tokens(splade, value, side.max_length) for value, side in sides]
     frame = Explanation({
         "term": [terms.readable(int(i), tokenizer) for i in ids],
         "query_weight": query_weights,
@@ -77,9 +78,9 @@ def explain(splade: SparseEncoder, query: str, text: str) -> Explanation:
     return frame.iloc[order].reset_index(drop=True).pipe(Explanation)
 
 
-def _tokens(splade: SparseEncoder, text: str) -> set[int]:
+def _tokens(splade: SparseEncoder, text: str, max_length: int) -> set[int]:
     encoder = splade.encoder
-    ids = encoder.tokenizer(text, truncation=True, max_length=encoder.max_length)["input_ids"]
+    ids = encoder.tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
     own = set(ids) - set(encoder.tokenizer.all_special_ids)
     folding = splade.term_map().folding
     return own if folding is None else {int(folding.representatives[i]) for i in own}

@@ -74,20 +74,19 @@ class LexicalEncoder(Splade):
         text_field: str = "text",
         verbose: bool = False,
     ) -> None:
-        from ..encoding.fingerprint import tokenizer_fingerprint
         from ..encoding.text_encoder import lowercasing
         from ..heads.checkpoint import load_tokenizer
+        from ..heads.fingerprint import tokenizer_fingerprint
 
         saved = _saved(tokenizer) if idf_from is None else None
         given = {"weighting": weighting, "k1": k1, "b": b, "max_length": max_length}
         if saved is not None:
             given = {name: saved[name] if value is _DEFAULTS[name] else value for name, value in given.items()}
             weighting, k1, b, max_length = given.values()
-        check_choice("weighting", weighting, WEIGHTINGS)
-        check_number("k1", k1, zero=True)
-        check_share("b", b)
-        check_integer("batch_size", batch_size)
-        if check_integer("max_length", max_length) < 3:
+        weighting = str(check_choice("weighting", weighting, WEIGHTINGS))
+        k1, b = float(check_number("k1", k1, zero=True)), float(check_share("b", b))
+        batch_size, max_length = check_integer("batch_size", batch_size), check_integer("max_length", max_length)
+        if max_length < 3:
             raise ValueError(f"max_length must be at least 3 (two special tokens and one of text), got {max_length}")
         self.model = None
         self.tokenizer = tokenizer
@@ -129,8 +128,7 @@ class LexicalEncoder(Splade):
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits of all that the vectors depend on: tokenizer, IDF and settings."""
-        from ..encoding.fingerprint import tokenizer_fingerprint
-        from ..heads.fingerprint import settings_fingerprint
+        from ..heads.fingerprint import settings_fingerprint, tokenizer_fingerprint
 
         idf = hashlib.sha256(self.idf_from.idf.astype("<f8").tobytes()).hexdigest()
         length = self.idf_from.mean_length if self.weighting == "bm25" else None
@@ -139,9 +137,9 @@ class LexicalEncoder(Splade):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Save tokenizer, IDF and settings in a folder that ``LexicalEncoder(path)`` reads; there is no model in it."""
-        from ..encoding.fingerprint import tokenizer_fingerprint
+        from ..heads.fingerprint import tokenizer_fingerprint
 
-        settings = {"weighting": str(self.weighting), "k1": self.k1, "b": self.b, "max_length": self.max_length,
+        settings = {"weighting": self.weighting, "k1": self.k1, "b": self.b, "max_length": self.max_length,
                     "mean_length": self.idf_from.mean_length, "texts": self.idf_from.texts,
                     "tokenizer": tokenizer_fingerprint(self.encoder.tokenizer)}  # fmt: skip
         with filled(path, _FILE) as stage:

@@ -151,6 +151,7 @@ class SpladeQueryEncoder(_Role):
             codes, unique = pd.factorize(np.array(texts, dtype=object))
             vectors = self.splade._encode(unique.tolist(), self.batch_size, self.verbose, "query")
         if self.max_terms is None and not self.min_weight:
+            inp = inp.drop(columns=ALL_TOKS, errors="ignore")  # of an encoder before this one: scorers would take it
             return inp.assign(query_toks=self._toks(codes, vectors, inp))
         few = None if vectors is None else prune(vectors, self.max_terms, self.min_weight)
         columns = {"query_toks": self._toks(codes, few, inp), ALL_TOKS: self._toks(codes, vectors, inp)}

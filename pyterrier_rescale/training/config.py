@@ -123,6 +123,8 @@ class TrainConfig:
                 f"activations must be 'auto' or 'all' with mini_batch_size={self.mini_batch_size}, which computes "
                 f"whole mini-batches again, got {self.activations!r}"
             )
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2**32, got {self.seed}")
         if self.device not in (None, "cpu", "cuda", "mps"):
             raise ValueError(f"device must be None, 'cpu', 'cuda' or 'mps', got {self.device!r}")
         for name in ("bf16", "lowercase"):

@@ -13,8 +13,10 @@ import torch
 
 from .._utils.documents import as_documents
 from .._utils.durable import put_in_place
+from .._utils.text_lines import has_surrogates
 from ..encoding.text_encoder import TextEncoder
 from .config import TrainConfig
+from .data.ids import identifier
 from .data.rows import packed
 from .model import SparseHead
 from .monitor import Log
@@ -34,7 +36,8 @@ class DevSet:
             text; frames with qid, query and with qid, docno, label.
 
     Raises:
-        TypeError, ValueError: if something is missing or empty.
+        TypeError, ValueError: if something is missing or empty, a text is no text, or no topic has a relevant document
+            among these.
     """
 
     def __init__(self, dev: Any) -> None:
@@ -47,11 +50,21 @@ class DevSet:
             )
         documents, topics, qrels = dev
         self.docnos, self.texts = _documents(documents)
-        self.qids = [str(qid) for qid in _column(topics, "qid", "topics")]
+        self.qids = [_known(qid, "topics", "qid") for qid in _column(topics, "qid", "topics")]
         self.queries = list(_column(topics, "query", "topics"))
         self.qrels = _qrels(qrels)
         if not self.docnos or not self.queries or not len(self.qrels):
             raise ValueError("dev must hold at least one document, one topic and one judgement")
+        for what, ids, texts in (("document", self.docnos, self.texts), ("topic", self.qids, self.queries)):
+            for name, text in zip(ids, texts, strict=True):
+                _check_text(what, name, text)
+        relevant = self.qrels[self.qrels["relevance"] > 0]
+        if not (relevant["query_id"].isin(set(self.qids)) & relevant["doc_id"].isin(set(self.docnos))).any():
+            first = f"{relevant['query_id'].iloc[0]!r}, {relevant['doc_id'].iloc[0]!r}" if len(relevant) else "none"
+            raise ValueError(
+                "dev has no topic with a relevant document among its documents, so every score would be 0: the first "
+                f"relevant pair is {first}, the first topic {self.qids[0]!r}, the first document {self.docnos[0]!r}"
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -101,9 +114,9 @@ def _documents(documents: Any) -> tuple[list[str], list[str]]:
     for document in as_documents(documents):
         if "docno" not in document or "text" not in document:
             raise ValueError(f"dev documents must have docno and text, got {', '.join(map(str, document))}")
-        title = document.get("title")
-        text = document["text"]
-        docnos.append(str(document["docno"]))
+        docnos.append(_known(document["docno"], "documents", "docno"))
+        title, text = document.get("title"), document["text"]
+        _check_text("document", docnos[-1], text)
         texts.append(f"{title} {text}" if title and not text.startswith(title) else text)
     return docnos, texts
 
@@ -117,10 +130,26 @@ def _column(frame: pd.DataFrame, name: str, what: str) -> Iterable[Any]:
 def _qrels(frame: pd.DataFrame) -> Any:
     import pandas as pd
 
-    columns = [_column(frame, name, "qrels") for name in ("qid", "docno", "label")]
+    qids, docnos, labels = (_column(frame, name, "qrels") for name in ("qid", "docno", "label"))
     return pd.DataFrame({
-        "query_id": columns[0].astype(str), "doc_id": columns[1].astype(str), "relevance": columns[2].astype(int)
-    })  # fmt: skip
+        "query_id": [_known(qid, "qrels", "qid") for qid in qids],
+        "doc_id": [_known(docno, "qrels", "docno") for docno in docnos],
+        "relevance": labels.astype(int).tolist(),
+    })
+
+
+def _known(value: Any, what: str, name: str) -> str:
+    found = identifier(value)
+    if found is None:
+        raise ValueError(f"dev {what} must each have a {name}, got {value!r}")
+    return found
+
+
+def _check_text(what: str, name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"dev: the text of {what} {name!r} must be a string, got {text!r:.80}")
+    if has_surrogates(text):
+        raise ValueError(f"dev: the text of {what} {name!r} holds a lone surrogate, half of a character")
 
 
 @contextmanager

@@ -69,6 +69,8 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
     broken = not_finite(model)
     if broken:
         raise ValueError(f"backbone holds NaN or infinity in {broken}: no training mends it; load another copy")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("backbone has no parameter that requires a gradient: model.requires_grad_(True) lets it learn")
     for length in (config.max_length, config.query_max_length):
         if length is not None:
             check_max_length(length, model)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._utils.paths import expand
-from ..encoding.fingerprint import config_content, tokenizer_fingerprint
-from ..heads.fingerprint import model_fingerprint, settings_fingerprint
+from ..encoding.fingerprint import config_content
+from ..heads.fingerprint import model_fingerprint, settings_fingerprint, tokenizer_fingerprint
 from .distributed import world
 
 if TYPE_CHECKING:

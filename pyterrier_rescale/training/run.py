@@ -17,6 +17,7 @@ from .._utils.memory import keep_freed_memory, return_freed_memory
 from .._utils.paths import expand
 from .._utils.signals import python_signals
 from ..encoding.model_folder import save_encoder
+from ..encoding.saved_settings import saved_options
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
 from .inputs import AUDITS_FILE, INPUTS_FILE, Origin, check_inputs, describe_inputs
@@ -73,7 +74,8 @@ def train(
         verbose: show a progress bar.
         **options: see below; all are plain values.
 
-    The options, with their defaults:
+    The options, with their defaults (an encoder's folder as ``backbone`` keeps the ``pooling``, ``position_top_k`` and
+    ``fold`` that it was saved with, unless they are given here or by ``config``):
 
     - ``rescale=16.0``: None, a number (W <- W / k), ``"auto"`` (k measured on the training documents),
       ``"calibrated"`` (k and per-term offset measured) or ``"learned"`` (k is trained, too).
@@ -118,7 +120,7 @@ def train(
         CollapseError: if the run collapses (``monitor=True``), or its weights are not finite; ``monitor.csv`` holds it
             up to the last step.
     """
-    config = TrainConfig.from_dict({**(config.to_dict() if config is not None else {}), **options})
+    config = TrainConfig.from_dict({**(config.to_dict() if config is not None else saved_options(backbone)), **options})
     if config.eval_steps is not None and dev is None:
         raise ValueError(f"eval_steps={config.eval_steps} goes with dev, which is evaluated then: give dev, too")
     join(cpu=on_cpu(config.device))
@@ -150,6 +152,7 @@ def train(
     if finished:
         return Splade(folder, device=config.device)
 
+    _check_report(config.report_to)
     main = world()[0] == 0
     start = starting_queries(model, loaded_tokenizer, rows, config)
     before = measure_head(model, loaded_tokenizer, rows, config, start) if main else None
@@ -217,6 +220,17 @@ def prepare_output(output_dir: str | os.PathLike[str], config: TrainConfig, resu
     except OSError as error:
         raise type(error)(f"output_dir {str(path)!r} cannot be written: {error}") from error
     return path
+
+
+def _check_report(report_to: str | None) -> None:
+    """Raise ``ValueError`` where the trainer would find no such tracker, when the folder has been changed already."""
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        for tracker in get_reporting_integration_callbacks([report_to] if report_to else []):
+            tracker()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"report_to={report_to!r} cannot be used: {error}") from error
 
 
 def _run(

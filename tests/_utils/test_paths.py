@@ -94,3 +94,23 @@ def test_the_cache_is_where_the_system_keeps_caches(monkeypatch, tmp_path):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_dir("a") == tmp_path / ".cache" / "pyterrier_rescale" / "a"
+
+
+def test_a_folder_through_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with whole_folder(tmp_path / "link") as folder:
+        (folder / "file").write_text("all of it")
+    assert (tmp_path / "real" / "file").read_text() == "all of it" and (tmp_path / "link").is_symlink()
+    (tmp_path / "dangling").symlink_to("later")
+    with whole_folder(tmp_path / "dangling") as folder:
+        (folder / "file").write_text("x")
+    assert (tmp_path / "later" / "file").exists()
+
+
+def test_a_place_that_cannot_be_taken_is_an_error(tmp_path, monkeypatch):
+    """As where something is mounted on it: the result must not be thrown away in silence."""
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(16, "Device or resource busy")))
+    with pytest.raises(OSError, match="busy"), whole_folder(tmp_path / "mounted") as folder:
+        (folder / "file").write_text("x")

@@ -8,11 +8,12 @@ import tiny
 import torch
 from transformers import AutoModelForMaskedLM
 
-from pyterrier_rescale import calibrate, rescale
+from pyterrier_rescale import audit, calibrate, rescale
 from pyterrier_rescale.analysis.head_statistics import random_saturation
 from pyterrier_rescale.analysis.k_search import check_criterion
 from pyterrier_rescale.analysis.measurement import as_pairs, leading_words
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
+from pyterrier_rescale.heads.checkpoint import load_backbone
 from pyterrier_rescale.heads.decoder import find_head
 from pyterrier_rescale.heads.provenance import provenance
 from pyterrier_rescale.heads.ties import untie
@@ -390,3 +391,20 @@ def test_a_global_offset_shifts_all_terms_alike(modernbert):
     assert not fired[:, used:].any()
     with pytest.raises(ValueError, match="offset must be one of True, False, 'term', 'global', got 'both'"):
         calibrate(model, TEXTS, tokenizer=tokenizer, offset="both")
+
+
+def test_a_mistake_in_apply_leaves_the_model(bert_folder):
+    model, tokenizer = load_backbone(bert_folder)
+    calibration = calibrate(model, tiny.TEXTS * 4, tokenizer=tokenizer, rate=0.4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match="placement must be one of .*'nrom'"):
+        calibration.apply(model, inplace=True, placement="nrom")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert calibration == calibration and calibration != calibrate(model, tiny.TEXTS * 4, tokenizer=tokenizer, rate=0.4)
+    assert audit(model, tokenizer=tokenizer) != audit(model, tokenizer=tokenizer)
+
+
+def test_samples_too_small_to_measure_on(bert_folder):
+    for measure in (audit, calibrate):
+        with pytest.raises(ValueError, match="sample must be an integer >= 8, got 1"):
+            measure(bert_folder, tiny.TEXTS, sample=1)

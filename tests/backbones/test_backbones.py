@@ -5,6 +5,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -236,3 +237,19 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         small_backbone("bert", tiny.TEXTS, tmp_path, **SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_frame_or_dict_is_no_list_of_texts(tmp_path):
+    """Their names would be learnt from."""
+    frame = pd.DataFrame({"docno": ["a"], "text": ["b"]})
+    for texts, what in ((frame, "one of its columns"), ({"text": "b"}, "a dict")):
+        with pytest.raises(TypeError, match=f"texts must be a list of strings, got .*{what}"):
+            small_backbone("bert", texts, tmp_path)
+
+
+def test_what_lies_in_the_place_of_a_cached_backbone_is_not_returned(tmp_path):
+    sizes = {"steps": 1, "layers": 1, "hidden": 32, "vocab_size": 300, "batch_size": 2, "max_length": 16}
+    folder = small_backbone("bert", tiny.TEXTS, tmp_path, **sizes)
+    (folder / "backbone.json").unlink()
+    with pytest.raises(FileExistsError, match="in the place of a cached backbone"):
+        small_backbone("bert", tiny.TEXTS, tmp_path, **sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -141,3 +142,22 @@ def test_the_real_body():
     model = add_mlm_head(headed.minilm_folder())
     assert type(model).__name__ == "BertForMaskedLM" and model.config.hidden_size == 384
     assert model.get_output_embeddings().weight.shape == (30_522, 384)
+
+
+def test_another_tokenizer_is_another_backbone(tmp_path):
+    from tokenizers.normalizers import BertNormalizer
+
+    model, tokenizer = tiny.build("bert")
+    cased = copy.deepcopy(tokenizer)
+    cased.backend_tokenizer.normalizer = BertNormalizer(lowercase=False)
+    steps = {"frozen_steps": 1, "joint_steps": 0, "batch_size": 2, "max_length": 16}
+    folders = [headed_backbone(model.bert, tiny.TEXTS, tmp_path, tokenizer=one, **steps) for one in (tokenizer, cased)]
+    assert folders[0] != folders[1]
+    assert headed_backbone(model.bert, tiny.TEXTS, tmp_path, tokenizer=tokenizer, **steps) == folders[0]
+
+
+def test_texts_of_which_the_tokenizer_makes_nothing():
+    """There would be no window to cut, and no end to the steps."""
+    model, tokenizer = tiny.build("bert")
+    with pytest.raises(ValueError, match="no token to learn from"):
+        headed_backbone(model.bert, ["\u200b"] * 3, tokenizer=tokenizer)

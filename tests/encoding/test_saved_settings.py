@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
 from dense import dense_weights
 
-from pyterrier_rescale import Splade
+from pyterrier_rescale import Splade, audit, calibrate, train
 from pyterrier_rescale.encoding.model_folder import save_encoder
 from pyterrier_rescale.encoding.query_encoder import QuerySide
+from pyterrier_rescale.heads.checkpoint import load_backbone
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +183,41 @@ def test_hub_names_are_read_as_folders_are(kind, saved, tmp_path, monkeypatch):
     assert (named.pooling, named.max_length) == (folder.pooling, 20)
     assert named.fingerprint == folder.fingerprint
     assert abs(named.encode_queries(tiny.TEXTS) - folder.encode_queries(tiny.TEXTS)).max() == 0
+
+
+def test_half_an_encoder_is_not_taken_for_a_masked_lm(bert_folder, tmp_path):
+    """What is left of a save that was cut off, or while an encoder is trained anew."""
+    Splade(bert_folder, pooling="sum").save_pretrained(tmp_path)
+    (tmp_path / "modules.json").unlink()
+    uses = Splade, lambda path: audit(path, tiny.TEXTS), lambda path: train(path, [("a", "b")] * 8, tmp_path / "out")
+    for use in uses:
+        with pytest.raises(ValueError, match="no whole encoder: it holds 1_SpladePooling, but no modules.json"):
+            use(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_measures_follow_what_an_encoder_was_saved_with(bert_folder, tmp_path):
+    splade = Splade(bert_folder, pooling="sum", position_top_k=6, fold="case")
+    splade.save_pretrained(tmp_path)
+    given = {"pooling": "sum", "position_top_k": 6, "fold": "case"}
+    expected = audit(bert_folder, tiny.TEXTS, **given).numbers
+    found = audit(tmp_path, tiny.TEXTS).numbers
+    assert found["score_mean"] == pytest.approx(expected["score_mean"], rel=1e-5)
+    other = audit(tmp_path, tiny.TEXTS, pooling="max").numbers
+    assert other["score_mean"] < found["score_mean"] / 2
+    options = {"offset": False, "ks": [1.0, 4.0, 16.0, 64.0]}
+    expected, found = (calibrate(folder, tiny.TEXTS, **options, **given).table for folder in (bert_folder, tmp_path))
+    pd.testing.assert_frame_equal(found, expected)
+    pd.testing.assert_frame_equal(calibrate(tmp_path, tiny.TEXTS, **options).table, expected)
+
+
+def test_the_length_that_is_given_holds_for_static_queries(bert_folder, tmp_path):
+    text = " ".join(tiny.TEXTS)
+    static = QuerySide(weights=np.ones(Splade(bert_folder).encoder.vocab_size, dtype=np.float32))
+    for own in (None, 20):
+        model, tokenizer = load_backbone(bert_folder)
+        queries = dataclasses.replace(static, max_length=own)
+        save_encoder(tmp_path / str(own), model, tokenizer, pooling="max", max_length=32, queries=queries)
+    assert Splade(tmp_path / "None").queries_encoder.max_length == 32
+    assert Splade(tmp_path / "None", max_length=4).encode_queries([text]).nnz <= 4
+    assert Splade(tmp_path / "20", max_length=4).queries_encoder.max_length == 20

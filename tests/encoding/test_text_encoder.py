@@ -268,3 +268,17 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.os, "access", lambda file, mode: not str(file).endswith(".safetensors"))
     found = checkpoint.unreachable(str(tmp_path / "m"), error)
     assert isinstance(found, PermissionError) and "model.safetensors in" in str(found)
+
+
+def test_weights_that_are_no_numbers_are_an_error_and_no_empty_document():
+    model, tokenizer = tiny.build("bert")
+    with torch.no_grad():
+        model.bert.embeddings.position_embeddings.weight[20:] = float("nan")
+    splade = Splade(model, tokenizer=tokenizer, batch_size=1, max_length=32)
+    texts = ["sparse", "gradients " * 40]
+    with pytest.raises(ValueError, match="text 1 .'gradients gradients .* has weights that are no finite numbers"):
+        splade.encode_docs(texts)
+    frame = pd.DataFrame({"docno": ["a", "b"], "text": texts})
+    with pytest.raises(ValueError, match="no finite numbers"):
+        splade.doc_encoder()(frame)
+    assert splade.encode_docs(["sparse"]).nnz

@@ -110,3 +110,26 @@ def test_foreign_folders_are_left_alone(tmp_path):
         open_index(tmp_path / "f", "exact").indexer().index(DOCS)
     (tmp_path / "empty").mkdir()
     assert len(open_index(tmp_path / "empty", "exact").indexer().index(DOCS[:3])) == 3
+
+
+@pytest.mark.parametrize("name", ["data.csv", "inv.oices.txt", "fwd.eml", "data.meta.csv", "thesis.tex"])
+def test_files_of_like_names_are_not_the_engines(tmp_path, name):
+    """Terrier adds data.* to its own folders, PISA inv.* and fwd.*; no other engine does."""
+    index = open_index(tmp_path / "i", "exact").indexer().index(DOCS)
+    (tmp_path / "i" / name).write_text("years of work")
+    with pytest.raises(FileExistsError, match=name):
+        index.indexer(mode="overwrite").index(DOCS)
+    assert (tmp_path / "i" / name).read_text() == "years of work" and len(open_index(tmp_path / "i")) == len(DOCS)
+
+
+def test_what_is_added_to_an_index_does_not_tell_what_it_was_made_from(tmp_path):
+    whole = open_index(tmp_path / "whole", "exact")
+    whole.indexer(made_from={"encoder": "e", "corpus": "c"}).index(DOCS)
+    part = whole.vectors()
+    index = open_index(tmp_path / "i", "exact")
+    index.indexer(mode="append").index(part)  # nothing is there yet: it is all there is
+    assert index.made_from["corpus"] == "c"
+    more = open_index(tmp_path / "more", "exact")
+    more.indexer(made_from={"encoder": "e", "corpus": "d"}).index([{**DOCS[0], "docno": "another"}])
+    index.indexer(mode="append").index(more.vectors())
+    assert index.made_from is None and len(index) == len(DOCS) + 1

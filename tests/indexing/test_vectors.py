@@ -359,3 +359,44 @@ def test_reading_needs_no_torch(tmp_path):
     )
     out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "v")], capture_output=True, text=True, timeout=100)
     assert out.stdout.split() == ["60", "60"], out.stderr
+
+
+def test_files_of_others_are_told_by_what_is_in_them(tmp_path):
+    """Not by their names: an index has a pt_meta.json, too, a web page a manifest.json, others shards of their own."""
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "their.parquet")
+    their = (tmp_path / "their.parquet").read_bytes()
+    for number, files in enumerate((
+        {"pt_meta.json": b'{"type": "sparse_index", "format": "rescale_exact"}', "docnos.txt": b"d1"},
+        {"manifest.json": b'{"name": "a web page"}'}, {"manifest.json": b"[]"}, {"pt_meta.json": b"not JSON"},
+        {"shard-00000.parquet": their}, {"shard-000000.tar": b"x"}, {"manifest.json.bak": b"x"},
+    )):  # fmt: skip
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        for resume in (True, False):
+            with pytest.raises(FileExistsError, match="holds no vectors"):
+                run(folder, resume=resume)
+        assert contents(folder) == files
+    run(tmp_path / "v")
+    beside = {"shard-000000.tar": b"x", "manifest.json.bak": b"x", "README": b"x", "shard-00009.parquet": their}
+    for name, content in beside.items():
+        (tmp_path / "v" / name).write_bytes(content)
+    (tmp_path / "v" / "shard-00001.parquet").write_bytes(b"damaged")
+    (tmp_path / "v" / "manifest.json").write_text("{cut off")
+    (tmp_path / "v" / ".shard-00002.parquet.partial").write_bytes(b"killed")
+    run(tmp_path / "v", resume=False)
+    found = contents(tmp_path / "v")
+    assert {name: found[name] for name in beside} == beside and ".shard-00002.parquet.partial" not in found
+    assert len(open_vectors(tmp_path / "v")) == 60
+
+
+def test_a_home_folder_in_the_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert len(run("~/v")) == 60 and (tmp_path / "v" / "manifest.json").exists() and not (tmp_path / "~").exists()
+
+
+def test_one_device_as_a_string(tmp_path):
+    with pytest.raises(TypeError, match="must be a list of torch devices, such as \\['cpu'\\]"):
+        run(tmp_path / "v", devices="cpu")

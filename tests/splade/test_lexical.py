@@ -123,6 +123,15 @@ def test_what_is_given_wins_over_what_a_folder_was_saved_with(tmp_path):
     assert (other.weighting, other.k1, other.b, other.max_length) == ("tokens", 1.2, 0.75, 256)
 
 
+def test_numbers_of_numpy(tmp_path):
+    numbers = {"k1": np.float32(0.5), "b": np.float64(0.25), "max_length": np.int64(32)}
+    encoder = LexicalEncoder(tiny.tokenizer(), idf_from=tiny.TEXTS, weighting="bm25", **numbers)
+    plain = LexicalEncoder(tiny.tokenizer(), idf_from=tiny.TEXTS, weighting="bm25", k1=0.5, b=0.25, max_length=32)
+    encoder.save_pretrained(tmp_path)
+    assert encoder == plain == LexicalEncoder(tmp_path)
+    assert hash(encoder) == hash(plain) and repr(encoder) == repr(plain)
+
+
 def test_a_folder_that_is_not_whole_is_refused(tmp_path, monkeypatch):
     encoder = LexicalEncoder(tiny.tokenizer(), idf_from=tiny.TEXTS, max_length=32)
     encoder.save_pretrained(tmp_path / "a")
@@ -158,8 +167,10 @@ def test_mistakes_are_named(tmp_path, bert_folder):
     ]:
         with pytest.raises(ValueError, match=message):
             LexicalEncoder(tokenizer, **{"idf_from": tiny.TEXTS, **settings})
-    with pytest.raises(TypeError, match="one string"):
-        LexicalEncoder(tokenizer, idf_from="a text")
+    frame = pd.DataFrame({"text": ["a"]})
+    for texts, what in (("a text", "one string"), (frame, "columns"), ({"text": "a"}, "a dict")):
+        with pytest.raises(TypeError, match=f"idf_from must be a list of strings, got .*{what}"):
+            LexicalEncoder(tokenizer, idf_from=texts)
     with pytest.raises(TypeError, match="got int"):
         LexicalEncoder(3, idf_from=tiny.TEXTS)
     other = LexicalEncoder(tiny.tokenizer("unigram"), idf_from=tiny.TEXTS).idf_from

@@ -97,3 +97,14 @@ def test_pyterrier_hands_over_many_documents(splade, tmp_path, monkeypatch, opti
         (copied >> index.indexer()).index(iter(documents[: 2100 if handed == 2048 else 2 * handed]))
         assert [count for count, _ in seen] == ([2048, 52] if handed == 2048 else [handed] * 2)
         assert {size for _, size in seen} == {per_batch} and copied == stage
+
+
+def test_all_terms_of_an_earlier_encoder_are_not_kept(bert_folder):
+    """A scorer would take them for the query's."""
+    first, second = Splade(bert_folder, rescale=4.0), Splade(bert_folder)
+    topics = pd.DataFrame({"qid": ["1"], "query": [tiny.TEXTS[0]]})
+    out = (first.query_encoder(max_terms=2) >> second.query_encoder())(topics)
+    assert "query_toks_all" not in out.columns
+    pd.testing.assert_frame_equal(out, second.query_encoder()(topics))
+    again = (first.query_encoder(max_terms=2) >> second.query_encoder(max_terms=3))(topics)
+    assert again["query_toks_all"][0] == second.query_encoder()(topics)["query_toks"][0]

@@ -254,3 +254,8 @@ def test_numbers_are_never_trained_as_texts(lines, what, tmp_path):
     for data in (tmp_path / "a.tsv", tmp_path / "a.tsv.gz", [line.split("\t") for line in lines.splitlines()]):
         with pytest.raises(ValueError, match=f"{what}.*texts=.*'score'"):
             load_rows(data)
+
+
+def test_half_a_character_is_found_before_the_first_step():
+    with pytest.raises(ValueError, match="row 1 of data: document holds a lone surrogate"):
+        load_rows([("a", "b"), ("c", "half \ud83d of it")])

@@ -214,3 +214,13 @@ def test_judgements_of_three_columns(ending, tmp_path):
     assert [row.documents for row in load_rows(path, texts)] == [("ten", "eleven"), ("eleven", "ten")]
     path.write_text("1\t10\t11\t2.5\n2\t11\t10\t-0.5\n")
     assert [row.scores for row in load_rows(path, texts)] == [(2.5, 0), (-0.5, 0)]
+
+
+def test_texts_that_contradict_each_other_or_are_broken():
+    qrels = pd.DataFrame({"qid": ["q"], "docno": ["d"], "relevance": [1]})
+    twice = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
+    with pytest.raises(ValueError, match="'d' occurs twice, with different texts: 'one' and 'two'"):
+        load_rows(qrels, (twice, {"q": "a query"}))
+    assert len(load_rows(qrels, (twice[:1] * 2, {"q": "a query"}))) == 1
+    with pytest.raises(ValueError, match="that of 'd' holds a lone surrogate"):
+        load_rows(qrels, ([{"docno": "d", "text": "half \ud83d"}], {"q": "a query"}))

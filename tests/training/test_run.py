@@ -301,3 +301,66 @@ def test_steps_between_evaluations_without_a_dev_split_are_refused(bert_folder, 
     with pytest.raises(ValueError, match="eval_steps=5 goes with dev"):
         train(bert_folder, PAIRS, tmp_path / "out", eval_steps=5, **FAST)
     assert not (tmp_path / "out").exists()
+
+
+def dev_split(**changes):
+    import pandas as pd
+
+    documents = [{"docno": str(i), "text": text} for i, (_, text) in enumerate(PAIRS)]
+    topics = pd.DataFrame({"qid": [str(i) for i in range(12)], "query": [query for query, _ in PAIRS]})
+    qrels = pd.DataFrame({"qid": topics["qid"], "docno": topics["qid"], "label": 1})
+    return tuple({"documents": documents, "topics": topics, "qrels": qrels, **changes}.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (lambda d, t, q: {"topics": t.assign(qid="q" + t["qid"])}, "no topic with a relevant document .*'q0'"),
+        (lambda d, t, q: {"documents": [{**x, "docno": f"d{x['docno']}"} for x in d]}, "the first document 'd0'"),
+        (lambda d, t, q: {"qrels": q.assign(label=0)}, "the first relevant pair is none"),
+        (lambda d, t, q: {"documents": [{"docno": "0", "text": None}]}, "document '0' must be a string, got None"),
+        (lambda d, t, q: {"topics": t.assign(query=None)}, "text of topic '0' must be a string"),
+        (lambda d, t, q: {"documents": [{"docno": "0", "text": "half \ud83d"}]}, "document '0' holds a lone surrogate"),
+        (lambda d, t, q: {"topics": t.assign(qid=float("nan"))}, "topics must each have a qid, got nan"),
+    ],
+)
+def test_a_dev_split_on_which_nothing_can_be_seen_is_refused(changes, message, bert_folder, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(bert_folder, PAIRS, tmp_path / "out", dev=dev_split(**changes(*dev_split())), **FAST)
+
+
+def test_ids_of_a_dev_split_that_frames_made_floats(bert_folder):
+    from pyterrier_rescale.training.dev_evaluation import DevSet
+
+    documents, topics, qrels = dev_split()
+    floats = qrels.assign(qid=qrels["qid"].astype(float), docno=qrels["docno"].astype(int))
+    dev = DevSet((documents, topics, floats))
+    assert dev.fingerprint == DevSet((documents, topics, qrels)).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"seed": 2**40}, "seed must be below"), ({"report_to": "tensorbord"}, "tensorbord")]
+)
+def test_what_the_trainer_would_refuse_leaves_the_encoder_that_is_there(options, message, bert_folder, tmp_path):
+    Splade(bert_folder).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train(bert_folder, PAIRS, tmp_path, overwrite=True, **{**FAST, **options})
+    assert (tmp_path / "modules.json").exists() and not (tmp_path / "train_config.json").exists()
+
+
+def test_a_frozen_backbone_is_refused():
+    model, tokenizer = tiny.build("bert")
+    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
+        train(model.requires_grad_(False), PAIRS, "never", tokenizer=tokenizer, **FAST)
+    assert not os.path.exists("never/train_config.json")
+
+
+def test_training_goes_on_as_its_encoder_was_saved(bert_folder, tmp_path):
+    Splade(bert_folder, pooling="sum", position_top_k=5, rescale=40.0).save_pretrained(tmp_path / "a")
+    settings = {"rescale": None, **{name: value for name, value in FAST.items() if name != "rescale"}}
+    splade = train(tmp_path / "a", PAIRS, tmp_path / "b", **settings)
+    assert (splade.pooling, splade.position_top_k) == ("sum", 5)
+    splade = train(tmp_path / "a", PAIRS, tmp_path / "c", pooling="max", **settings)
+    assert (splade.pooling, splade.position_top_k) == ("max", 5)
+    splade = train(tmp_path / "a", PAIRS, tmp_path / "d", config=TrainConfig(), **settings)
+    assert (splade.pooling, splade.position_top_k) == ("max", None)

@@ -62,7 +62,9 @@ class EngineIndexer(Stage, pt.Indexer):
         made_from, scale = self.made_from, self._index.scale
         total = len(iter) if hasattr(iter, "__len__") else None
         if isinstance(iter, SparseVectors):
-            made_from = iter.origin(None if self.bits else scale) if made_from is None else made_from
+            # of an index that is added to, what is added is only a part
+            if made_from is None and not (self.mode == "append" and self._index.built):
+                made_from = iter.origin(None if self.bits else scale)
             scale = scale if self.bits is None else iter.quantised or FINE_SCALE
             iter = iter.documents(scale=scale)
         if self.verbose:

@@ -153,6 +153,8 @@ class SeismicSearcher(ExactSearcher):
         # Of the postings' type: else a search among them would convert them all.
         numbers = np.sort(np.array([int(number) for _, _, number in found], dtype=self.documents.dtype))
         scores = self._scores_of(numbers, terms, values / self.scale)
+        shared = scores > 0  # neighbours (n_knn) may share no term with the query
+        numbers, scores = numbers[shared], scores[shared]
         return order_by_score(numbers, scores, self.ranks, num_results)
 
     def _scores_of(self, numbers: np.ndarray, terms: np.ndarray, weights: np.ndarray) -> np.ndarray:

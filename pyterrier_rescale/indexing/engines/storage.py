@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,12 @@ META_FILE = "pt_meta.json"  # PyTerrier's own name for an artifact's metadata
 META_KEY = "pyterrier_rescale"
 DOCNOS_FILE = "docnos.txt"
 RANKS_FILE = "docno_ranks.npy"
-# Files that Terrier, PISA and file managers add to an index folder by themselves.
-_ADDED = ("data.", "inv.", "fwd.", ".nfs", ".DS_Store", "._", "Thumbs.db")
+# Files that engines and file managers add to an index folder by themselves.
+_ADDED = {
+    "terrier": re.compile(r"data\.(properties|meta|inverted|lexicon|document|direct)[\w.-]*"),
+    "pisa": re.compile(r"(inv|fwd)\.(batch|docs|freqs|sizes|documents|doclex|terms|termlex)[\w.-]*|quantized\.[\w.-]+"),
+}
+_HIDDEN = (".nfs", ".DS_Store", "._", "Thumbs.db")
 
 Stamp = tuple[int, int, int, int]
 
@@ -75,8 +80,11 @@ def check_vacant(path: Path, *, overwrite: bool) -> str | None:
         raise FileExistsError(f"{path} exists and is no index of pyterrier_rescale; choose another path")
     if not overwrite:
         raise FileExistsError(f"there is an index at {path} already; use indexer(mode='overwrite') to replace it")
-    known = {META_FILE, *meta["files"]}
-    others = [name for name in _files(path) if name not in known and not name.startswith(_ADDED)]
+    known, added = {META_FILE, *meta["files"]}, _ADDED.get(meta["engine"])
+    others = [
+        name for name in _files(path)
+        if name not in known and not name.startswith(_HIDDEN) and not (added and added.fullmatch(name))
+    ]  # fmt: skip
     if others:
         raise FileExistsError(
             f"the index folder {path} holds files that are not the index's and would be lost: {', '.join(others[:5])}; "

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._utils.checks import check_choice, check_number
+from ..._utils.paths import expand
 from ..vectors.base import SparseVectors
+from ..vectors.stage import check_query
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +47,8 @@ def export(
         the path.
 
     Raises:
-        ValueError: an unknown format, or a scale or queries where the format has none.
+        ValueError: an unknown format, a scale or queries where the format has none, or queries of another vocabulary or
+            scaled already.
         TypeError: not vectors.
         FileExistsError: something is at the path.
     """
@@ -66,6 +69,9 @@ def export(
         missing = {"qid", "query_toks"} - set(queries.columns)
         if missing:
             raise ValueError(f"queries must have qid and query_toks, got {list(queries.columns)}")
+        for qid, toks in zip(queries["qid"], queries["query_toks"], strict=True):
+            check_query(toks, qid, vectors.vocabulary)
         options["queries"] = queries
-    importlib.import_module(f".{name}", __package__).write(vectors, Path(path), **options)
-    return Path(path)
+    target = expand(path)
+    importlib.import_module(f".{name}", __package__).write(vectors, target, **options)
+    return target

@@ -11,6 +11,7 @@ from ...heads.fingerprint import settings_fingerprint
 from .folder import Vectors
 from .intake import Intake, ShardEnd
 from .manifest import FORMAT, MANIFEST_FILE, META_FILE, VERSION, read_manifest, write_json
+from .ownership import is_ours
 from .shards import ShardRecord, ShardWriter, clear_partials, is_whole, read_record, shard_name
 from .workers import Encoded
 
@@ -64,9 +65,11 @@ class Job:
             raise FileExistsError(f"{self.folder} is not a folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         names = [file.name for file in self.folder.iterdir()]
-        ours = [name for name in names if _is_ours(name)]
-        if names and not ours:
-            raise FileExistsError(f"{self.folder} exists and holds no vectors (but {names[0]!r}): choose another path")
+        ours = [name for name in names if is_ours(self.folder / name)]
+        claimed = [name for name in names if name not in ours and name in (MANIFEST_FILE, META_FILE)]
+        if claimed or (names and not ours):
+            what = min(claimed or names)
+            raise FileExistsError(f"{self.folder} exists and holds no vectors (but {what!r}): choose another path")
         if not resume:
             for name in sorted(ours, key=lambda name: name != MANIFEST_FILE):  # first what says that it is whole
                 (self.folder / name).unlink(missing_ok=True)
@@ -154,10 +157,6 @@ class Job:
     def _require(self, what: str, found: Any, wanted: Any) -> None:
         if found != wanted:
             raise ValueError(_other(self.folder, f"they have {what} {found!r}, and not {wanted!r}"))
-
-
-def _is_ours(name: str) -> bool:
-    return name.lstrip(".").startswith(("shard-", MANIFEST_FILE, META_FILE))
 
 
 def _other(folder: Path, what: str) -> str:

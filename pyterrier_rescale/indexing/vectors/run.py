@@ -68,14 +68,16 @@ def encode(
         FileExistsError: something else is at ``path``.
         RuntimeError: workers failed, or another process is writing the same shard.
     """
-    share = _check_share(shard)
+    path, share = expand(path), _check_share(shard)
     shard_size, workers = check_integer("shard_size", shard_size), check_integer("workers", workers)
     if not resume and shard is not None:
         raise ValueError("resume=False removes what is at the path, which other processes share: leave shard out")
     if ray and devices is not None:
         raise ValueError(f"devices are those of processes on this machine, Ray chooses its own: leave out {devices!r}")
+    if isinstance(devices, str):
+        raise TypeError(f"devices must be a list of torch devices, such as [{devices!r}], got {devices!r}")
     pruning = check_pruning(max_terms, min_weight)
-    job = Job.of(splade, expand(path), shard_size, *pruning)
+    job = Job.of(splade, path, shard_size, *pruning)
     job.prepare(resume)
     encoder = WindowEncoder(splade, *pruning)
     total = len(documents) if hasattr(documents, "__len__") else None

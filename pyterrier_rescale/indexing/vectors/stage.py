@@ -42,20 +42,7 @@ class VectorStage(Stage):
         return counts, matrix.indices[entries], weights
 
     def _checked(self, toks: Any, qid: Any) -> Mapping[str, float]:
-        """The query's weights, if they are unscaled numbers for terms of the vectors' vocabulary."""
-        from ..engines.documents import parse_stamp
-
-        if not isinstance(toks, Mapping):
-            raise TypeError(f"query_toks of query {qid!r} must be a dict of term -> weight, got {toks!r}")
-        stamp, known = parse_stamp(toks), self.vectors.vocabulary
-        if stamp and known and stamp[0] != known:
-            raise ValueError(f"query {qid!r} is of another vocabulary ({stamp[0]}) than the vectors ({known})")
-        if stamp and stamp[1] != 1:
-            raise ValueError(f"query {qid!r} was encoded at scale {stamp[1]:g}: use query_encoder(scale=1)")
-        for term, weight in toks.items():
-            if not is_number(weight):
-                raise ValueError(f"query {qid!r}: the weight of {term!r} must be a finite number, got {weight!r}")
-        return toks
+        return check_query(toks, qid, self.vectors.vocabulary)
 
     @cached_property
     def _columns(self) -> dict[str, int]:
@@ -67,3 +54,25 @@ class VectorStage(Stage):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_columns", "_matrix")}
+
+
+def check_query(toks: Any, qid: Any, vocabulary: str | None) -> Mapping[str, float]:
+    """A query's weights, if they are unscaled numbers for terms of the vectors' vocabulary.
+
+    Raises:
+        TypeError: they are no dict.
+        ValueError: they are scaled, of another vocabulary, or not finite.
+    """
+    from ..engines.documents import parse_stamp
+
+    if not isinstance(toks, Mapping):
+        raise TypeError(f"query_toks of query {qid!r} must be a dict of term -> weight, got {toks!r}")
+    stamp = parse_stamp(toks)
+    if stamp and vocabulary and stamp[0] != vocabulary:
+        raise ValueError(f"query {qid!r} is of another vocabulary ({stamp[0]}) than the vectors ({vocabulary})")
+    if stamp and stamp[1] != 1:
+        raise ValueError(f"query {qid!r} was encoded at scale {stamp[1]:g}: use query_encoder(scale=1)")
+    for term, weight in toks.items():
+        if not is_number(weight):
+            raise ValueError(f"query {qid!r}: the weight of {term!r} must be a finite number, got {weight!r}")
+    return toks

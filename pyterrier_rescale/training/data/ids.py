@@ -10,6 +10,7 @@ from typing import Any
 
 from ..._utils.documents import as_documents
 from ..._utils.paths import expand
+from ..._utils.text_lines import has_surrogates
 from .rows import IDS, Facts, Row, Rows, examples_of, negative_columns, parse, say_skipped, teacher_scores
 
 
@@ -41,7 +42,7 @@ class IdRows(Rows):
                     skipped["a label that is not above 0"] += 1
                     continue
                 scores = None
-            ids = [_identifier(query), *map(_identifier, positives)]
+            ids = [identifier(query), *map(identifier, positives)]
             values = None if scores is None else teacher_scores(scores, len(positives), number)
             if None in ids:
                 skipped["a missing id"] += 1
@@ -131,7 +132,7 @@ def _examples(data: Any) -> Iterator[Any]:
     return examples_of(data, IDS)
 
 
-def _identifier(value: Any) -> str | None:
+def identifier(value: Any) -> str | None:
     """An id as a string; ``None`` for a missing one. Frames turn integers beside missing values into floats."""
     if value is None or type(value).__name__ == "NAType" or value != value:
         return None
@@ -167,10 +168,16 @@ def _document(document: Any) -> tuple[Any, Any]:
 def _texts(pairs: Iterable[tuple[Any, Any]], places: Mapping[str, int]) -> list[str | None]:
     """The texts of the ids wanted, in their places; ``None`` for an id without one."""
     texts: list[str | None] = [None] * len(places)
-    for identifier, text in pairs:
-        place = places.get(str(identifier))
-        if place is not None and isinstance(text, str):
-            texts[place] = text
+    for name, text in pairs:
+        place = places.get(identifier(name) or "")
+        if place is None or not isinstance(text, str):
+            continue
+        if has_surrogates(text):
+            raise ValueError(f"texts: that of {name!r} holds a lone surrogate, half of a character: {text!r:.80}")
+        if texts[place] not in (None, text):
+            both = f"{texts[place]!r:.60} and {text!r:.60}"
+            raise ValueError(f"texts: {name!r} occurs twice, with different texts: {both}")
+        texts[place] = text
     return texts
 
 

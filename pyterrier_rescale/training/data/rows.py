@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
+from ..._utils.text_lines import has_surrogates
+
 _SCORES = ("scores", "score", "labels", "label")
 
 
@@ -274,6 +276,8 @@ def clean(parts: tuple[Any, list[Any], Any], number: int, skipped: Counter[str])
         if not text.strip():
             skipped[f"a blank {what}"] += 1
             return None
+        if has_surrogates(text):
+            raise ValueError(f"row {number} of data: {what} holds a lone surrogate, half of a character: {text!r:.80}")
     if scores is not None:
         values = teacher_scores(scores, len(documents), number)
         if values is None:
