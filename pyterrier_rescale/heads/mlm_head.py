@@ -98,7 +98,7 @@ def _load_body(name: str) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(name)
         architecture = (config.architectures or [type(config).__name__])[0]
         family = _masked_lm_class(config, architecture)
-        with _quiet():
+        with _quiet(), torch.random.fork_rng(devices=[]):  # the head that is missing is drawn at random, in vain
             full, info = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
     except OSError as error:
         raise unreachable(name, error) from error

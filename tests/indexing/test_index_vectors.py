@@ -150,3 +150,19 @@ def test_pruned_vectors_are_those_encoded_with_fewer_terms(tmp_path, vectors):
     assert index.stats()["postings"] == few.stats()["postings"]
     with pytest.raises(ValueError, match="max_terms"):
         vectors.pruned(0)
+
+
+@pytest.mark.parametrize("engine", ["exact", "terrier"])
+def test_stages_follow_an_index_that_is_replaced(tmp_path, engine):
+    """The retriever of the same pipeline does: a scorer of the former documents would score what they are not."""
+    docs, queries = make_docs(40, vocabulary=60), make_queries(5, vocabulary=60)
+    index = built(tmp_path / "i", engine, docs)
+    found, scorer, feedback = index.retriever(10), index.scorer(), index.feedback(3)
+    (found >> scorer)(queries), (found >> feedback)(queries)
+    changed = [{"docno": f"new-{d['docno']}", "toks": {t: 2 * w for t, w in d["toks"].items()}} for d in docs]
+    open_index(tmp_path / "i", engine).indexer(mode="overwrite").index(changed)
+    other = built(tmp_path / "other", engine, changed)
+    first = found(queries)
+    np.testing.assert_allclose(scorer(first)["score"], first["score"], rtol=1e-6)
+    pd.testing.assert_frame_equal(feedback(first), other.feedback(3)(first))
+    assert len(index.retriever(2**31 - 1)(queries)) == len(index.retriever(40)(queries))

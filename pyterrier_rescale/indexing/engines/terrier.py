@@ -114,6 +114,7 @@ class TerrierSearcher(Searcher):
         """See `Searcher`."""
         largest = max(weights.values())
         # Terrier breaks ties by document number: ask for some more, until what is cut off scores less.
+        num_results = min(num_results, len(self.docnos))
         wanted = num_results + 16
         while True:
             numbers, scores = self._match({t: w / largest for t, w in weights.items()}, wanted)

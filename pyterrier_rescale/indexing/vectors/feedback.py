@@ -60,6 +60,7 @@ class VectorFeedback(VectorStage):
             ValueError, TypeError: scores or query weights that are no fitting numbers, or of another vocabulary.
         """
         pt.validate.columns(inp, includes=["qid", "docno", "score", _TOKS], context=self)
+        self._look_again()
         kept = [name for name in inp.columns if name in pt.model.query_columns(inp) and name != ALL_TOKS]
         best = inp.sort_values("score", ascending=False, kind="stable") if len(inp) else inp
         best = best.groupby("qid", sort=False).head(self.fb_docs)

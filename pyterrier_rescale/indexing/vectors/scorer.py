@@ -33,6 +33,7 @@ class VectorScorer(VectorStage):
             ValueError, TypeError: query weights that are no numbers, or of another vocabulary.
         """
         pt.validate.columns(inp, includes=["qid", "docno", "query_toks"], context=self)
+        self._look_again()
         column = ALL_TOKS if ALL_TOKS in inp.columns else "query_toks"
         scores = np.zeros(len(inp))
         if len(inp):

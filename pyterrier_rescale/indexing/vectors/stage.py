@@ -22,6 +22,15 @@ class VectorStage(Stage):
     vectors: Any
     _maker = "vectors"
 
+    def _look_again(self) -> None:
+        """Let go of an index's vectors where another index is at its path by now: its retriever answers from that."""
+        index = getattr(self.vectors, "index", None)
+        read = vars(self.vectors).get("_searcher")
+        if index is not None and read is not None and index.searcher() is not read:
+            self.vectors = index.vectors()
+            for held in ("_columns", "_matrix"):
+                vars(self).pop(held, None)
+
     def _places(self, docnos: pd.Series) -> np.ndarray:
         """Rows of the documents in the matrix, (n,); KeyError for one that is not there."""
         rows = self.vectors.places.get_indexer(docnos)
