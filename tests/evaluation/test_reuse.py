@@ -176,3 +176,34 @@ def test_untrained_rows_encode_queries_as_their_training_starts(bert_folder, tmp
         side = system_encoder(system, bert_folder, pairs, tmp_path / name, training, {})[0].query_side
         assert (side.weights is not None) == (name == "static") and (name != "static" or side.max_length == 5)
         assert side.pooling == ("sum" if name == "sum" else None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"engine": "exat"}, "engine must be one of"), ({"num_results": 0}, "num_results must be an integer >= 1"),
+        ({"max_length": 0}, "max_length must be"), ({"rescalings": "16"}, "rescalings must be a list"),
+        ({"training": {"learning_rat": 1e-3}}, "no training option is called learning_rat"),
+        ({"training": {"rescale": 4}}, "training must leave out rescale"),
+        ({"training": {"resume": True}}, "no training option is called resume"),
+        ({"training": {"eval_steps": 5}}, "eval_steps=5 goes with dev"),
+        ({"rescalings": [4, "calibrated"], "training": {"shift": 2.0}}, "shift must be None with rescale='calibrated'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_before_anything_is_trained_or_claimed(change, message, bert_folder, tmp_path):
+    with pytest.raises((ValueError, TypeError), match=message):
+        compare(Texts(), {"bert": bert_folder}, tmp_path / "out", **{**OPTIONS, **change})
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_dev_split_is_another_comparison(bert_folder, tmp_path):
+    def options(texts):
+        dev = [{"docno": f"d{i}", "text": text} for i, text in enumerate(texts)], Texts().topics(), Texts().qrels()
+        return {**OPTIONS, "untrained": True, "training": {**OPTIONS["training"], "dev": dev}}
+
+    backbones, changed = {"bert": bert_folder}, (*tiny.TEXTS[1:], "another text")
+    first = compare(Texts(), backbones, tmp_path / "out", **options(tiny.TEXTS))
+    again = compare(Texts(), backbones, tmp_path / "out", **options(tiny.TEXTS))
+    assert again.results["train_s"].dropna().tolist() == first.results["train_s"].dropna().tolist()
+    with pytest.raises(ValueError, match="holds another comparison .dev was "):
+        compare(Texts(), backbones, tmp_path / "out", **options(changed))

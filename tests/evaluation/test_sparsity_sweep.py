@@ -54,3 +54,15 @@ def test_another_encoder_and_other_indexes_are_refused(splade, tmp_path, modernb
     open_index(tmp_path / "i" / "exact-all-0", "exact").indexer().index([{"docno": "mine", "toks": {"x1": 1}}])
     with pytest.raises(FileExistsError, match="does not say what it was made from"):
         sweep(splade, vectors, TOPICS, QRELS, tmp_path / "i")
+
+
+def test_pruned_vectors_and_those_of_an_index_know_their_encoder(splade, tmp_path, bert_folder):
+    vectors = encode(splade, DOCUMENTS, tmp_path / "v", verbose=False)
+    index = open_index(tmp_path / "i", "exact").indexer().index(vectors)
+    other = Splade(bert_folder, max_length=32)
+    for source in (vectors, vectors.pruned(5), index.vectors()):
+        with pytest.raises(ValueError, match="splade must be the encoder of the vectors"):
+            sweep(other, source, TOPICS, QRELS, tmp_path / "s")
+    with pytest.raises(NameError, match="nDGC"):
+        sweep(splade, vectors, TOPICS, QRELS, tmp_path / "s", measures=["nDGC@10"])
+    assert not (tmp_path / "s").exists()

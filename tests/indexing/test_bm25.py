@@ -90,3 +90,10 @@ def test_nothing_to_find_is_no_failure(texts, tmp_path):
     build_bm25(documents(texts), tmp_path / "i")
     results = search(tmp_path / "i", "the word")
     assert len(results) == 0 and {"qid", "query", "docno", "score", "rank"} <= set(results.columns)
+
+
+def test_docnos_are_not_cut_whatever_their_letters(tmp_path):
+    """Terrier keeps so many bytes of them."""
+    names = ["日本語1", "日本語2", "ä" * 30, "😀😀a/b", "plain"]
+    build_bm25(lambda: ({"docno": name, "text": "the cat sat"} for name in names), tmp_path / "i")
+    assert sorted(search(tmp_path / "i", "cat")["docno"]) == sorted(names)

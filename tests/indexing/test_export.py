@@ -10,6 +10,7 @@ import pytest
 from vector_stub import StubEncoder, make_documents
 
 from pyterrier_rescale import encode
+from pyterrier_rescale.encoding.terms import Toks
 from pyterrier_rescale.indexing.export.opensearch import mapping, query_body
 from pyterrier_rescale.indexing.export.run import FORMATS, export
 
@@ -144,3 +145,23 @@ def test_arguments_are_checked(vectors, tmp_path, options, error, what):
     with pytest.raises(error, match=what):
         export(**{"vectors": vectors, "path": tmp_path / "out", **options})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if name != "ciff"])
+def test_queries_of_another_vocabulary_or_scaled_ones_are_refused(vectors, tmp_path, format):
+    wrong = {"another:1": "of another vocabulary .another.", "stub-terms:100": "encoded at scale 100"}
+    for stamp, message in wrong.items():
+        queries = pd.DataFrame({"qid": ["q1"], "query_toks": [Toks([("t7", 0.5)], stamp)]})
+        with pytest.raises(ValueError, match=message):
+            export(vectors, tmp_path / "out", format, queries=queries)
+    assert not list(tmp_path.iterdir())
+    queries = pd.DataFrame({"qid": ["q1"], "query_toks": [Toks([("t7", 0.5)], "stub-terms:1")]})
+    assert export(vectors, tmp_path / "out", format, queries=queries).is_dir()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_home_folder_in_the_path(vectors, tmp_path, monkeypatch, format):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert export(vectors, "~/out", format) == tmp_path / "out" and (tmp_path / "out").exists()
+    assert not (tmp_path / "~").exists()

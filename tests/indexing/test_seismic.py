@@ -142,3 +142,10 @@ def test_nothing_is_printed(tmp_path, capfd):
     index = open_index(tmp_path / "i", "seismic").indexer().index(DOCS[1:20])
     index.retriever()(QUERIES)
     assert capfd.readouterr() == ("", "")
+
+
+def test_neighbours_that_share_no_term_with_the_query_are_not_found(tmp_path):
+    toks = [{"a": 5, "b": 9}, {"b": 9, "c": 5}, {"c": 9, "b": 5}]
+    docs = [{"docno": f"d{i}", "toks": own} for i, own in enumerate(toks)]
+    index = open_index(tmp_path / "i", "seismic").indexer(n_knn=2).index(docs)
+    assert index.retriever(10, n_knn=2)(frame([{"a": 1.0}]))["docno"].tolist() == ["d0"]
