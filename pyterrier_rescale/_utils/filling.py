@@ -13,6 +13,8 @@ from pathlib import Path
 from .durable import put_in_place, settle, sync
 from .paths import expand
 
+#: Lies in a folder while what makes it whole is not there: what is there may be of two saves.
+UNFINISHED = ".unfinished"
 _STAGE = ".saving-"
 
 
@@ -51,7 +53,7 @@ def remove_half_saved(path: str | Path) -> None:
 
 
 def _move_in(stage: Path, path: Path, mark: str, replaced: re.Pattern[str] | None) -> None:
-    (path / mark).unlink(missing_ok=True)
+    unmark(path, mark)
     files = sorted(file.relative_to(stage) for file in stage.rglob("*") if file.is_file())
     for old in path.iterdir() if replaced else ():
         if replaced.fullmatch(old.name) and Path(old.name) not in files:
@@ -64,3 +66,10 @@ def _move_in(stage: Path, path: Path, mark: str, replaced: re.Pattern[str] | Non
     for folder in {file.parent for file in files}:
         sync(path / folder)
     put_in_place(stage / mark, path / mark)
+    (path / UNFINISHED).unlink(missing_ok=True)
+
+
+def unmark(path: Path, mark: str) -> None:
+    """Take the mark of a whole folder away, and leave one that says so."""
+    (path / UNFINISHED).touch()
+    (path / mark).unlink(missing_ok=True)

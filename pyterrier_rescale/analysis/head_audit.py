@@ -178,6 +178,7 @@ def _audit(
     options: dict[str, Any],
     encoding: tuple[Any, ...],
 ) -> HeadAudit:
+    saved = as_saved(model, *encoding)
     nameless = getattr(getattr(model, "config", None), "name_or_path", None) == "" and tokenizer is None
     loaded, loaded_tokenizer = load_backbone(model, tokenizer, need_tokenizer=pairs is not None or not nameless)
     name = name or loaded.config.name_or_path or type(loaded).__name__
@@ -190,7 +191,7 @@ def _audit(
     if pairs is None:
         suggested = math.nan
     else:
-        probe = run_probe(loaded, loaded_tokenizer, *pairs, **options, **as_saved(model, *encoding))
+        probe = run_probe(loaded, loaded_tokenizer, *pairs, **options, **saved)
         numbers |= text_numbers(probe, temperature, row_norms)
         suggested = _suggested_by_scores(probe, numbers)
         rng = np.random.default_rng(0)

@@ -154,7 +154,7 @@ def as_pairs(texts: Iterable[Any], sample: int, seed: int) -> tuple[list[str], l
         TypeError: if ``texts`` is one string or not iterable.
         ValueError: for an element that is neither a string nor a pair of strings, or fewer than 8 texts.
     """
-    check_integer("sample", sample, MIN_TEXTS)
+    check_integer("sample", sample, 2)
     check_is_list(texts, "strings or of (query, document) pairs")
     texts = list(texts)
     if texts and all(isinstance(text, (tuple, list)) for text in texts):

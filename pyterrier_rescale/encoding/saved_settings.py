@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._utils.defaults import MAX_POOLING
+from .._utils.filling import UNFINISHED
 from .._utils.paths import expand
 from ..heads.provenance import PROVENANCE
 from ..heads.shifting import check_shift
@@ -19,8 +20,6 @@ _MODELS = ("MLMTransformer", "Transformer")
 # What the options of the head are called by SPARSEUP (Linkup, 2026), and by us; and what fold may be there.
 _SPARSEUP = {"logit_shift": "shift", "position_top_k": "position_top_k", "vocab_fold": "fold"}
 _OPTIONS = {**_SPARSEUP, "shift": "shift", "fold": "fold"}
-# What only a folder of a SparseEncoder has.
-_BESIDE_THE_MARK = ("1_SpladePooling", "router_config.json")
 _FOLDS = {"case_space": "case", "none": None}
 _POOLING = ("pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size")
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -46,11 +45,10 @@ def saved_settings(name: str | Path) -> dict[str, Any]:
     """
     modules = _read(name, "modules.json")
     if modules is None:
-        left = [file for file in _BESIDE_THE_MARK if (expand(name) / file).exists()]
-        if left:
+        if (expand(name) / UNFINISHED).exists():
             raise ValueError(
-                f"{str(name)!r} is no whole encoder: it holds {left[0]}, but no modules.json, which is written last: a "
-                "save was cut off, or training is under way there. Save or train it again"
+                f"{str(name)!r} is no whole encoder: modules.json, which is written last, is not there: a save was cut "
+                "off, or training is under way there or was. Save it again, or go on with train(..., resume=True)"
             )
         return _options(name, _of_model(name, ""))
     kinds = [_kind(module.get("type")) for module in modules]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.durable import write_whole
-from .._utils.filling import remove_half_saved
+from .._utils.filling import remove_half_saved, unmark
 from .._utils.memory import keep_freed_memory, return_freed_memory
 from .._utils.paths import expand
 from .._utils.signals import python_signals
@@ -162,7 +162,8 @@ def train(
         remove_half_saved(folder)
         if not begun:
             # what an earlier run left, first of all the mark of a whole encoder
-            for name in ("modules.json", CONFIG_FILE, INPUTS_FILE, AUDITS_FILE, LOG_FILE, "dev.csv"):
+            unmark(folder, "modules.json")
+            for name in (CONFIG_FILE, INPUTS_FILE, AUDITS_FILE, LOG_FILE, "dev.csv"):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
             write_whole(folder / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")

@@ -351,7 +351,7 @@ def test_pairs_and_leading_words():
         ({"least_k": 0.0}, "least_k must be a finite number > 0, got 0"),
         ({"ks": [0]}, "k must be a finite number > 0"),
         ({"ks": []}, "ks must hold at least one k"),
-        ({"sample": 0}, "sample must be an integer >= 1"),
+        ({"sample": 0}, "sample must be an integer >= 2"),
     ],
 )
 def test_bad_settings(modernbert, settings, message):
@@ -406,5 +406,5 @@ def test_a_mistake_in_apply_leaves_the_model(bert_folder):
 
 def test_samples_too_small_to_measure_on(bert_folder):
     for measure in (audit, calibrate):
-        with pytest.raises(ValueError, match="sample must be an integer >= 8, got 1"):
+        with pytest.raises(ValueError, match="sample must be an integer >= 2, got 1"):
             measure(bert_folder, tiny.TEXTS, sample=1)

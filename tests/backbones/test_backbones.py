@@ -220,7 +220,7 @@ def test_own_token_share_by_hand():
         ({"depth": 3}, TypeError, "unknown setting depth; known: seed, .*steps"),
         ({"texts": []}, ValueError, "texts must hold at least one text"),
         ({"texts": ["a", None]}, TypeError, "texts must be str, got None at 1"),
-        ({"texts": "a text"}, TypeError, "texts must be an iterable of str, got one str"),
+        ({"texts": "a text"}, TypeError, "texts must be a list of strings, got one string"),
     ],
 )
 def test_bad_input(tmp_path, settings, error, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import shutil
 
@@ -185,15 +186,27 @@ def test_hub_names_are_read_as_folders_are(kind, saved, tmp_path, monkeypatch):
     assert abs(named.encode_queries(tiny.TEXTS) - folder.encode_queries(tiny.TEXTS)).max() == 0
 
 
-def test_half_an_encoder_is_not_taken_for_a_masked_lm(bert_folder, tmp_path):
+def test_half_an_encoder_is_not_taken_for_a_masked_lm(bert_folder, tmp_path, monkeypatch):
     """What is left of a save that was cut off, or while an encoder is trained anew."""
-    Splade(bert_folder, pooling="sum").save_pretrained(tmp_path)
-    (tmp_path / "modules.json").unlink()
+    splade, replace = Splade(bert_folder, pooling="sum"), os.replace
+
+    def cut_off(source, target):
+        if str(target).endswith("model.safetensors"):
+            raise OSError("disk full")
+        replace(source, target)
+
+    splade.save_pretrained(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", cut_off)
+        with pytest.raises(OSError, match="disk full"):
+            Splade(bert_folder, rescale=4.0).save_pretrained(tmp_path)
     uses = Splade, lambda path: audit(path, tiny.TEXTS), lambda path: train(path, [("a", "b")] * 8, tmp_path / "out")
     for use in uses:
-        with pytest.raises(ValueError, match="no whole encoder: it holds 1_SpladePooling, but no modules.json"):
+        with pytest.raises(ValueError, match="no whole encoder: modules.json, which is written last"):
             use(tmp_path)
     assert not (tmp_path / "out").exists()
+    splade.save_pretrained(tmp_path)
+    assert Splade(tmp_path) == splade and not (tmp_path / ".unfinished").exists()
 
 
 def test_measures_follow_what_an_encoder_was_saved_with(bert_folder, tmp_path):

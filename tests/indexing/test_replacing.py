@@ -205,7 +205,7 @@ def test_what_appears_in_the_last_moment_stays(tmp_path, monkeypatch, before):
 def test_files_of_users_in_the_index_folder_are_not_overwritten(tmp_path):
     path = tmp_path / "i"
     index = open_index(path, "exact").indexer().index(OLD)
-    (path / "data.scratch").write_text("what Terrier may add")
+    (path / ".DS_Store").write_text("what a file manager may add")
     (path / "notes.txt").write_text("years of work")
     for mode in ("overwrite", "append"):
         with pytest.raises(FileExistsError, match="holds files that are not the index's.*notes.txt"):

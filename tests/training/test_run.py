@@ -364,3 +364,17 @@ def test_training_goes_on_as_its_encoder_was_saved(bert_folder, tmp_path):
     assert (splade.pooling, splade.position_top_k) == ("max", 5)
     splade = train(tmp_path / "a", PAIRS, tmp_path / "d", config=TrainConfig(), **settings)
     assert (splade.pooling, splade.position_top_k) == ("max", None)
+
+
+def test_an_encoder_that_is_trained_anew_is_none_until_it_is_whole(bert_folder, tmp_path, monkeypatch):
+    from pyterrier_rescale.training import run
+
+    train(bert_folder, PAIRS, tmp_path, pooling="sum", rescale="calibrated", **FAST)
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "_run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(bert_folder, PAIRS, tmp_path, overwrite=True, **FAST)
+    with pytest.raises(ValueError, match="no whole encoder"):
+        Splade(tmp_path)
+    assert train(bert_folder, PAIRS, tmp_path, resume=True, **FAST).pooling == "max"
+    assert Splade(tmp_path).pooling == "max" and not (tmp_path / ".unfinished").exists()
