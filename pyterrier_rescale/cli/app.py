@@ -125,8 +125,8 @@ def rescale(
     fixed, others = {"--bias": bias, "--placement": placement}, {"--texts": texts, "--n-texts": n_texts}
     unused = [name for name, given in (fixed if measured else others).items() if given]
     if unused:
-        right = f"a fixed k, not with {value}" if measured else f"auto or calibrated: k = {value:g} is not measured"
-        raise ValueError(f"{' and '.join(unused)} {'goes' if len(unused) == 1 else 'go'} with --rescale {right}")
+        right = "a number as --rescale" if measured else "--rescale auto or calibrated"
+        raise ValueError(f"{' and '.join(unused)} can only be given with {right}, got --rescale {spec}")
     _refuse_existing(output)
     loaded, tokenizer = load_backbone(model)
     if measured:

@@ -88,11 +88,9 @@ def check_training(training: Mapping[str, Any], rescalings: Iterable[Any]) -> di
     options = {name: value for name, value in training.items() if name != "dev"}
     if "rescale" in options:
         raise ValueError("training must leave out rescale: each row has its own, see rescalings")
-    for rescale in rescalings:
-        TrainConfig.from_dict({**options, "rescale": rescale})
     dev = training.get("dev")
-    if dev is None and options.get("eval_steps") is not None:
-        raise ValueError(f"eval_steps={options['eval_steps']} goes with dev, which is evaluated then: give dev, too")
+    for rescale in rescalings:
+        TrainConfig.from_dict({**options, "rescale": rescale}).check_dev(dev)
     return {} if dev is None else {"dev": DevSet(dev).fingerprint}
 
 

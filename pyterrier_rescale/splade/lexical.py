@@ -142,6 +142,8 @@ class LexicalEncoder(Splade):
         settings = {"weighting": self.weighting, "k1": self.k1, "b": self.b, "max_length": self.max_length,
                     "mean_length": self.idf_from.mean_length, "texts": self.idf_from.texts,
                     "tokenizer": tokenizer_fingerprint(self.encoder.tokenizer)}  # fmt: skip
+        if (expand(path) / "config.json").exists():
+            raise FileExistsError(f"{str(path)!r} holds a model, whose tokenizer this would replace: choose another")
         with filled(path, _FILE) as stage:
             self.encoder.tokenizer.save_pretrained(stage)
             np.save(stage / _IDF_FILE, self.idf_from.idf)

@@ -131,6 +131,11 @@ class TrainConfig:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
+    def check_dev(self, dev: Any) -> None:
+        """Raise ``ValueError`` where ``eval_steps`` is given and there is nothing to evaluate on."""
+        if self.eval_steps is not None and dev is None:
+            raise ValueError(f"eval_steps={self.eval_steps} goes with dev, which is evaluated then: give dev, too")
+
     @property
     def head_options(self) -> HeadOptions:
         """Which logits count, and which terms are one."""

@@ -55,9 +55,8 @@ class DevSet:
         self.qrels = _qrels(qrels)
         if not self.docnos or not self.queries or not len(self.qrels):
             raise ValueError("dev must hold at least one document, one topic and one judgement")
-        for what, ids, texts in (("document", self.docnos, self.texts), ("topic", self.qids, self.queries)):
-            for name, text in zip(ids, texts, strict=True):
-                _check_text(what, name, text)
+        for qid, query in zip(self.qids, self.queries, strict=True):
+            _check_text("topic", qid, query)
         relevant = self.qrels[self.qrels["relevance"] > 0]
         if not (relevant["query_id"].isin(set(self.qids)) & relevant["doc_id"].isin(set(self.docnos))).any():
             first = f"{relevant['query_id'].iloc[0]!r}, {relevant['doc_id'].iloc[0]!r}" if len(relevant) else "none"
@@ -117,7 +116,7 @@ def _documents(documents: Any) -> tuple[list[str], list[str]]:
         docnos.append(_known(document["docno"], "documents", "docno"))
         title, text = document.get("title"), document["text"]
         _check_text("document", docnos[-1], text)
-        texts.append(f"{title} {text}" if title and not text.startswith(title) else text)
+        texts.append(f"{title} {text}" if isinstance(title, str) and title and not text.startswith(title) else text)
     return docnos, texts
 
 

@@ -121,8 +121,7 @@ def train(
             up to the last step.
     """
     config = TrainConfig.from_dict({**(config.to_dict() if config is not None else saved_options(backbone)), **options})
-    if config.eval_steps is not None and dev is None:
-        raise ValueError(f"eval_steps={config.eval_steps} goes with dev, which is evaluated then: give dev, too")
+    config.check_dev(dev)
     join(cpu=on_cpu(config.device))
     from ..splade import Splade
     from .data.loading import check_rows, load_rows

@@ -177,11 +177,11 @@ def test_compare(bert_folder, tmp_path, capsys, collection):
         (["compare", "{collection}", "x", "--backbone", "b=/no/such/folder"], "does not exist"),
         # what would have been ignored
         (["audit", "{bert}", "--n-texts", "64"], "--n-texts goes with --texts"),
-        (["rescale", "{bert}", "x", "--texts", "{collection}"], "--texts goes with --rescale auto or calibrated"),
-        (["rescale", "{bert}", "x", "--rescale", "8", "--n-texts", "64"], "--n-texts goes with --rescale auto"),
+        (["rescale", "{bert}", "x", "--texts", "{collection}"], "--texts can only be given with --rescale auto"),
+        (["rescale", "{bert}", "x", "--rescale", "8", "--n-texts", "64"], "--n-texts can only be given"),
         (
             ["rescale", "{bert}", "x", "--rescale", "auto", "--texts", "{collection}", "--bias", "--placement", "norm"],
-            "--bias and --placement go with --rescale a fixed k, not with auto",
+            "--bias and --placement can only be given with a number as --rescale, got --rescale auto",
         ),
         (["search", "x", "{bert}", "a query", "--split", "dev"], "--split goes with --topics"),
         (["search", "x", "{bert}", "a query", "--explain", "--run", "x.res"], "give one of the two"),

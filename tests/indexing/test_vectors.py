@@ -379,7 +379,7 @@ def test_files_of_others_are_told_by_what_is_in_them(tmp_path):
                 run(folder, resume=resume)
         assert contents(folder) == files
     run(tmp_path / "v")
-    beside = {"shard-000000.tar": b"x", "manifest.json.bak": b"x", "README": b"x", "shard-00009.parquet": their}
+    beside = {"shard-000000.tar": b"x", "manifest.json.bak": b"x", "README": b"x", ".mine.json-backup": b"x"}
     for name, content in beside.items():
         (tmp_path / "v" / name).write_bytes(content)
     (tmp_path / "v" / "shard-00001.parquet").write_bytes(b"damaged")
@@ -389,6 +389,11 @@ def test_files_of_others_are_told_by_what_is_in_them(tmp_path):
     found = contents(tmp_path / "v")
     assert {name: found[name] for name in beside} == beside and ".shard-00002.parquet.partial" not in found
     assert len(open_vectors(tmp_path / "v")) == 60
+    (tmp_path / "v" / "shard-00009.parquet").write_bytes(their)  # which a larger corpus would be written over
+    for resume in (True, False):
+        with pytest.raises(FileExistsError, match="shard-00009.parquet"):
+            run(tmp_path / "v", make_documents(200), resume=resume)
+    assert contents(tmp_path / "v") == found | {"shard-00009.parquet": their}
 
 
 def test_a_home_folder_in_the_path(tmp_path, monkeypatch):

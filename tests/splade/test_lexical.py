@@ -132,7 +132,7 @@ def test_numbers_of_numpy(tmp_path):
     assert hash(encoder) == hash(plain) and repr(encoder) == repr(plain)
 
 
-def test_a_folder_that_is_not_whole_is_refused(tmp_path, monkeypatch):
+def test_a_folder_that_is_not_whole_is_refused(bert_folder, tmp_path, monkeypatch):
     encoder = LexicalEncoder(tiny.tokenizer(), idf_from=tiny.TEXTS, max_length=32)
     encoder.save_pretrained(tmp_path / "a")
     before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
@@ -146,6 +146,9 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path, monkeypatch):
         (tmp_path / name / name).write_bytes(content)
         with pytest.raises(ValueError, match="holds no whole LexicalEncoder"):
             LexicalEncoder(tmp_path / name)
+    Splade(bert_folder).save_pretrained(tmp_path / "model")
+    with pytest.raises(FileExistsError, match="holds a model"):
+        encoder.save_pretrained(tmp_path / "model")
     encoder.save_pretrained(tmp_path / "b")
     tiny.tokenizer("bpe").save_pretrained(tmp_path / "b")
     with pytest.raises(ValueError, match="something else has been saved there since"):

@@ -11,7 +11,7 @@ from ...heads.fingerprint import settings_fingerprint
 from .folder import Vectors
 from .intake import Intake, ShardEnd
 from .manifest import FORMAT, MANIFEST_FILE, META_FILE, VERSION, read_manifest, write_json
-from .ownership import is_ours
+from .ownership import in_our_place, is_ours
 from .shards import ShardRecord, ShardWriter, clear_partials, is_whole, read_record, shard_name
 from .workers import Encoded
 
@@ -66,7 +66,7 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         names = [file.name for file in self.folder.iterdir()]
         ours = [name for name in names if is_ours(self.folder / name)]
-        claimed = [name for name in names if name not in ours and name in (MANIFEST_FILE, META_FILE)]
+        claimed = [name for name in names if in_our_place(self.folder / name)]
         if claimed or (names and not ours):
             what = min(claimed or names)
             raise FileExistsError(f"{self.folder} exists and holds no vectors (but {what!r}): choose another path")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ MANIFEST_FILE = "manifest.json"
 META_FILE = "pt_meta.json"  # PyTerrier's own name for an artifact's metadata
 FORMAT = "rescale_vectors"
 VERSION = 1
+#: What `write_json` writes first.
+BESIDE = re.compile(rf"\.({re.escape(MANIFEST_FILE)}|{re.escape(META_FILE)})-[0-9a-f]{{32}}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

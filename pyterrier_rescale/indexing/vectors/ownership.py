@@ -6,12 +6,16 @@ import json
 import re
 from pathlib import Path
 
-from .manifest import FORMAT, MANIFEST_FILE, META_FILE
+from .manifest import BESIDE, FORMAT, MANIFEST_FILE, META_FILE
+from .shards import KEY
 
 _SHARD = re.compile(r"shard-\d{5,}\.parquet")
 _PARTIAL = re.compile(r"\.shard-\d{5,}\.parquet\.partial")
-_BESIDE = re.compile(rf"\.({re.escape(MANIFEST_FILE)}|{re.escape(META_FILE)})-[0-9a-f]{{32}}")
-_KEY = b"pyterrier_rescale"
+
+
+def in_our_place(file: Path) -> bool:
+    """Whether a file that is not ours has a name that we would write to."""
+    return not is_ours(file) and (file.name in (MANIFEST_FILE, META_FILE) or bool(_SHARD.fullmatch(file.name)))
 
 
 def is_ours(file: Path) -> bool:
@@ -21,7 +25,7 @@ def is_ours(file: Path) -> bool:
     shards lie beside it. A damaged shard has lost what it says of itself and is known by its name.
     """
     name = file.name
-    if _PARTIAL.fullmatch(name) or _BESIDE.fullmatch(name):
+    if _PARTIAL.fullmatch(name) or BESIDE.fullmatch(name):
         return True
     if name in (MANIFEST_FILE, META_FILE):
         try:
@@ -43,6 +47,6 @@ def _is_foreign(file: Path) -> bool:
     import pyarrow.parquet as pq
 
     try:
-        return _KEY not in (pq.read_metadata(file).metadata or {})
+        return KEY not in (pq.read_metadata(file).metadata or {})
     except (OSError, pa.ArrowInvalid):
         return False

@@ -14,12 +14,14 @@ import numpy as np
 
 from ..._utils.durable import sync
 from ..._utils.locks import open_locked
+from .manifest import BESIDE
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from scipy.sparse import csr_matrix
 
-_KEY = b"pyterrier_rescale"
+#: Of what a shard says of itself, in its Parquet metadata.
+KEY = b"pyterrier_rescale"
 PARTIAL = ".partial"
 
 
@@ -80,7 +82,7 @@ class ShardWriter:
     def commit(self, documents: str) -> ShardRecord:
         """Finish the file and put it to its place; durable when this returns."""
         record = ShardRecord(*self._made_by, documents, self.rows, self.postings, self._digest.hexdigest())
-        self._writer.add_key_value_metadata({_KEY: json.dumps(record._asdict()).encode()})
+        self._writer.add_key_value_metadata({KEY: json.dumps(record._asdict()).encode()})
         self._writer.close()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -106,7 +108,7 @@ def read_record(path: Path) -> ShardRecord | None:
 
     try:
         metadata = pq.read_metadata(path).metadata or {}
-        return ShardRecord(**json.loads(metadata[_KEY]))
+        return ShardRecord(**json.loads(metadata[KEY]))
     except (OSError, pa.ArrowInvalid, KeyError, ValueError, TypeError):
         return None
 
@@ -178,8 +180,8 @@ def clear_partials(folder: Path) -> None:
             file = _exclusive(partial, create=False)
             partial.unlink(missing_ok=True)
             file.close()
-    for partial in folder.glob(".*.json-*"):
-        partial.unlink(missing_ok=True)
+    for beside in filter(BESIDE.fullmatch, os.listdir(folder)):
+        (folder / beside).unlink(missing_ok=True)
 
 
 def partial_of(path: Path) -> Path:
