@@ -1,7 +1,8 @@
-"""What the PyTerrier stages of all rooms share."""
+"""What the PyTerrier stages of all rooms share: repr, equality and drawing, taken from the signature."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pyterrier as pt
@@ -15,24 +16,23 @@ _INCIDENTAL = ("verbose", "threads")
 class Stage(pt.Transformer):
     """A stage that a method of something else makes: an encoder's, an index's, a collection's.
 
-    Its repr is that call, with the arguments that are not the defaults, and equality goes by what made it and by the
-    arguments: PyTerrier names systems by the one and shares work between pipelines by the other.
+    The first parameter of ``__init__`` is the maker; every parameter is kept as an attribute of its name. The repr is
+    the maker's call with the arguments that are not the defaults, and equality goes by the maker and the arguments:
+    PyTerrier names systems by the one and shares work between pipelines by the other.
     """
 
-    #: The attribute that holds the maker, and its method.
-    _maker: str
+    #: The maker's method.
     _call: str
-    #: Arguments, which are attributes of the same name, with their defaults.
-    _defaults: dict[str, Any] = {}
     #: In a drawn pipeline, 20 characters at most.
     _label: str
 
-    def _arguments(self) -> list[tuple[str, Any, Any]]:
-        """(name, value, default) of each argument."""
-        return [(name, getattr(self, name), default) for name, default in self._defaults.items()]
+    def _maker_and_arguments(self) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+        """(maker, {name: (value, default)} of all other parameters)."""
+        _, maker, *parameters = inspect.signature(type(self).__init__).parameters.values()
+        return getattr(self, maker.name), {p.name: (getattr(self, p.name), p.default) for p in parameters}
 
     def subtransformers(self) -> dict[str, Any]:
-        """What made the stage is none."""
+        """None: the maker is not a stage of the pipeline."""
         return {}
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
@@ -40,18 +40,19 @@ class Stage(pt.Transformer):
         return schematic(self, self._label)
 
     def __repr__(self) -> str:
-        given = [f"{name}={value!r}" for name, value, default in self._arguments() if value != default]
-        return f"{getattr(self, self._maker)!r}.{self._call}({', '.join(given)})"
+        maker, arguments = self._maker_and_arguments()
+        given = [f"{name}={value!r}" for name, (value, default) in arguments.items() if value != default]
+        return f"{maker!r}.{self._call}({', '.join(given)})"
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._identity() == other._identity()  # type: ignore[attr-defined]
 
     def _identity(self) -> tuple[Any, ...]:
-        arguments = [(name, value) for name, value, _ in self._arguments() if name not in _INCIDENTAL]
-        return getattr(self, self._maker), arguments
+        maker, arguments = self._maker_and_arguments()
+        return maker, [(name, value) for name, (value, _) in arguments.items() if name not in _INCIDENTAL]
 
     def __hash__(self) -> int:
-        return hash((type(self), getattr(self, self._maker)))
+        return hash((type(self), self._maker_and_arguments()[0]))
 
 
 def schematic(stage: Any, label: str) -> dict[str, Any]:

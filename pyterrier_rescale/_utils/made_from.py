@@ -1,0 +1,67 @@
+"""One rule for what is there already: the same call goes on, other inputs are refused, ``overwrite=True`` starts anew.
+
+What a run, an index or a folder of vectors was made from is a flat dict of plain JSON values: fingerprints and settings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .files import write_whole
+
+
+def read_record(folder: Path, name: str) -> dict[str, Any] | None:
+    """The record ``name`` in a folder; None if there is none.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    try:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise ValueError(f"{folder / name} is damaged, it is not JSON ({error}); start anew with overwrite=True") from error
+
+
+def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ``ValueError``, which names all that differs, unless two records are the same."""
+    names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+    if names:
+        told = "; ".join(f"{name} was {_shown(found.get(name))}, now {_shown(wanted.get(name))}" for name in names)
+        raise ValueError(
+            f"{str(path)!r} was made from other inputs: {told}. Choose another path, or start anew with overwrite=True"
+        )
+
+
+def claim(folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: bool = False) -> bool:
+    """Make a folder that says in its record ``name`` what is made there, or find the one that the same call began.
+
+    Returns:
+        Whether the same call began it. With ``overwrite`` never: the record is the new one, the caller removes what the
+        former run made.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+        ValueError: it was made from other inputs; the message names them.
+    """
+    made_from = json.loads(json.dumps(made_from))  # lists for tuples, as they come back
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder")
+    found = read_record(folder, name)
+    if found is None and folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{str(folder)!r} is not empty and holds no {name}: choose another folder")
+    if found is not None and not overwrite:
+        check_same(folder, found, made_from)
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / name, json.dumps(made_from, indent=2) + "\n")
+    return False
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
