@@ -21,15 +21,17 @@ class Stage(pt.Transformer):
     PyTerrier names systems by the one and shares work between pipelines by the other.
     """
 
-    #: The maker's method.
+    #: The maker's method, and the attribute that holds the maker, where that is not the parameter's name.
     _call: str
+    _maker: str | None = None
     #: In a drawn pipeline, 20 characters at most.
     _label: str
 
     def _maker_and_arguments(self) -> tuple[Any, dict[str, tuple[Any, Any]]]:
         """(maker, {name: (value, default)} of all other parameters)."""
         _, maker, *parameters = inspect.signature(type(self).__init__).parameters.values()
-        return getattr(self, maker.name), {p.name: (getattr(self, p.name), p.default) for p in parameters}
+        arguments = {p.name: (getattr(self, p.name), p.default) for p in parameters}
+        return getattr(self, self._maker or maker.name), arguments
 
     def subtransformers(self) -> dict[str, Any]:
         """None: the maker is not a stage of the pipeline."""
