@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from .heads.mlm_head import add_mlm_head as add_mlm_head
     from .heads.rescaling import rescale as rescale
     from .indexing.build import systems as systems
+    from .indexing.encode import encode as encode
     from .indexing.index import open_index as open_index
     from .indexing.vectors import Vectors as Vectors
     from .indexing.vectors import open_vectors as open_vectors
-    from .indexing.encode import encode as encode
     from .splade import LexicalEncoder as LexicalEncoder
     from .splade import Splade as Splade
     from .training import CollapseError as CollapseError

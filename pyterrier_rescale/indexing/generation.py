@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Generation:
 
     def __init__(self, folder: Path, content: dict[str, Any]) -> None:
         self.folder, self.content = folder, content
+        self._groups: dict[int, csr_matrix] = {}
 
     @cached_property
     def _vocabulary(self) -> dict[str, Any]:
@@ -64,8 +65,9 @@ class Generation:
 
     @cached_property
     def shards(self) -> list[Path]:
-        """The shards' files, in order."""
-        return sorted((self.folder / SHARDS).glob("shard-*.parquet"))
+        """The shards' files, in order; by the manifest once the generation is finished: its folder may be gone."""
+        names = self.content.get("files") or [f"{SHARDS}/{file.name}" for file in (self.folder / SHARDS).iterdir()]
+        return sorted(self.folder / name for name in names if name.startswith(f"{SHARDS}/shard-"))
 
     @cached_property
     def docnos(self) -> ExtensionArray:
@@ -148,17 +150,19 @@ class Generation:
             first = ends[-1]
         return np.array(ends)
 
-    @cached_property
-    def _group(self) -> Any:
-        places = [(shard, group) for shard, ends in enumerate(self._group_ends) for group in range(len(ends))]
-
-        @lru_cache(maxsize=_CACHED_GROUPS)
-        def group(number: int) -> csr_matrix:
-            shard, place = places[number]
+    def _group(self, number: int) -> csr_matrix:
+        """The vectors of a row group, by its number among those of all shards; the last ones read are kept."""
+        if number not in self._groups:
+            shard, place = self._group_places[number]
             (block,) = read_blocks(self.shards[shard], len(self.terms), [place])
-            return block.vectors
+            if len(self._groups) >= _CACHED_GROUPS:
+                self._groups.pop(next(iter(self._groups)), None)
+            self._groups[number] = block.vectors
+        return self._groups[number]
 
-        return group
+    @cached_property
+    def _group_places(self) -> list[tuple[int, int]]:
+        return [(shard, group) for shard, ends in enumerate(self._group_ends) for group in range(len(ends))]
 
 
 def write_vocabulary(

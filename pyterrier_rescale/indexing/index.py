@@ -217,10 +217,6 @@ class Index(Vectors):
         generation.engine = engine(generation.folder / engine.name, generation)
         return generation
 
-    def _let_go(self, generation: Generation | None) -> None:
-        if generation is not None:
-            generation.engine.close()
-
     def _absence(self, begun: bool) -> str:
         what = "was not finished" if begun else "is not there"
         return f"the index at {self.path} {what}: build it with (doc_encoder >> index.indexer()).index(docs)"

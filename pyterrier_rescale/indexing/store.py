@@ -31,6 +31,7 @@ MANIFEST, LOCK = "pt_meta.json", "write.lock"
 #: In the folder of a generation that ``encode`` writes: what it is made from.
 RECORD = "made-from.json"
 _KEY, VERSION = "pyterrier_rescale", 3
+_BESIDE = f".{MANIFEST}-"  # what `write_whole` writes first
 # What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -125,7 +126,7 @@ def check_vacant(path: Path, *, overwrite: bool) -> Manifest:
     """
     manifest = read_manifest(path)
     if manifest is None:
-        if any(file.name != LOCK for file in path.iterdir()):
+        if any(file.name != LOCK and not file.name.startswith(_BESIDE) for file in path.iterdir()):
             raise FileExistsError(f"{path} is not empty and nothing in it is ours: choose another path")
         return Manifest(None, [])
     if not overwrite:
@@ -171,6 +172,8 @@ def commit(path: Path, artifact: Mapping[str, Any], folder: Path, content: Mappi
     _write(path, artifact, {"generation": folder.name, **content, "files": files}, others)
     for name in others:  # what is still open on Windows stays until the next build
         shutil.rmtree(path / name, ignore_errors=True)
+    for beside in path.glob(f"{_BESIDE}*"):  # of killed builds
+        beside.unlink(missing_ok=True)
 
 
 def abandon(path: Path, folder: Path) -> None:

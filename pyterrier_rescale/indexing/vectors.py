@@ -242,7 +242,6 @@ class Vectors(SparseVectors, pt.Artifact):
                 if before is not None and before.folder.name == current["generation"]:
                     self._opened = before
                     break
-                self._let_go(before)
                 try:
                     self._opened = self._open(current)
                 except (FileNotFoundError, ValueError):  # gone, or half removed, by now?
@@ -254,9 +253,6 @@ class Vectors(SparseVectors, pt.Artifact):
     def _open(self, current: dict[str, Any]) -> Generation:
         store.check_files(self.path, current)
         return Generation(self.path / current["generation"], current)
-
-    def _let_go(self, generation: Generation | None) -> None:
-        """Close what is open of a generation."""
 
     def _current(self) -> dict[str, Any]:
         manifest = store.read_manifest(self.path)
@@ -286,7 +282,6 @@ class Vectors(SparseVectors, pt.Artifact):
     def close(self) -> None:
         """Let go of the opened files; the next use opens them again."""
         with self._opening:
-            self._let_go(self._opened)
             self._opened = None
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +31,8 @@ class Engine:
     search_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, folder: Path, generation: Generation) -> None:
-        self.folder, self.generation = folder, generation
+        # The generation holds its engine: a proxy, so that both go, and files are closed, when a handle lets go of it.
+        self.folder, self.generation = folder, weakref.proxy(generation)
         self.scale: float = generation.content["scale"]
 
     @classmethod
@@ -67,9 +69,6 @@ class Engine:
 
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(one, queries)
-
-    def close(self) -> None:
-        """Let go of what is open."""
 
 
 def nothing() -> Result:

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +39,7 @@ class MilvusEngine(Engine):
         super().__init__(folder, generation)
         where = json.loads((folder / _WHERE).read_text())
         self._client, self._collection = _client(folder, where["uri"]), where["collection"]
+        weakref.finalize(self, self._client.close).atexit = False
         _retried(lambda: self._client.load_collection(self._collection))
 
     @classmethod
@@ -97,10 +99,6 @@ class MilvusEngine(Engine):
                     results[i] = order_by_score(numbers, scores / self.scale, self.generation.ranks, k)
             todo, wanted = undecided, min(wanted * 2, MOST_RESULTS)
         return results
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
 
 
 def _client(folder: Path, uri: str | None) -> Any:

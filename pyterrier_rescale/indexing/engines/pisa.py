@@ -105,20 +105,11 @@ def _retriever(folder: Path, num_results: int) -> Any:
 
 def _write_collection(folder: Path, generation: Generation, lengths: np.ndarray) -> None:
     """Write PISA's uncompressed collection: sequences of uint32, each after its length; terms in their order."""
-    invert(folder, generation)
-    indptr, documents, weights = read_inverted(folder)
     terms = sorted(generation.terms[generation.document_frequencies > 0])
-    with open(folder / "inv.docs", "wb") as docs, open(folder / "inv.freqs", "wb") as freqs:
-        docs.write(np.array([1, len(lengths)], dtype=np.uint32).tobytes())
-        for term in terms:
-            column = generation.columns[term]
-            a, b = indptr[column], indptr[column + 1]
-            for out, values in ((docs, documents), (freqs, weights)):
-                out.write(np.uint32(b - a).tobytes())
-                out.write(values[a:b].astype(np.uint32).tobytes())
+    invert(folder, generation)
+    _write_postings(folder, [generation.columns[term] for term in terms], len(lengths))
     with open(folder / "inv.sizes", "wb") as sizes:
         sizes.write(np.uint32(len(lengths)).tobytes() + lengths.tobytes())
-    del documents, weights
     for name in ("indptr", "documents", "weights"):
         (folder / f"{name}.npy").unlink()
     native = importlib.import_module("pyterrier_pisa._pisathon")
@@ -126,3 +117,14 @@ def _write_collection(folder: Path, generation: Generation, lengths: np.ndarray)
         with open(folder / f"fwd.{name}", "w", encoding="utf-8", newline="\n") as out:
             out.writelines(f"{line}\n" for line in lines)
         native.build_binlex(str(folder / f"fwd.{name}"), str(folder / f"fwd.{lexicon}"))
+
+
+def _write_postings(folder: Path, columns: list[int], documents: int) -> None:
+    indptr, *arrays = read_inverted(folder)
+    with open(folder / "inv.docs", "wb") as docs, open(folder / "inv.freqs", "wb") as freqs:
+        docs.write(np.array([1, documents], dtype=np.uint32).tobytes())
+        for column in columns:
+            a, b = indptr[column], indptr[column + 1]
+            for out, values in zip((docs, freqs), arrays, strict=True):
+                out.write(np.uint32(b - a).tobytes())
+                out.write(values[a:b].astype(np.uint32).tobytes())

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class TerrierEngine(Engine):
         self._manager = pt.terrier.Retriever(self._index, wmodel="Tf").manager
         self._query_terms = pt.java.autoclass("org.terrier.matching.MatchingQueryTerms")
         self._turn = threading.Lock()
+        weakref.finalize(self, _close, self._index).atexit = False
 
     @classmethod
     def check_term(cls, term: str) -> None:
@@ -115,9 +117,10 @@ class TerrierEngine(Engine):
             found = request.getResultSet()
             return np.array(found.getDocids(), dtype=np.int64), np.array(found.getScores(), dtype=np.float64)
 
-    def close(self) -> None:
-        """Close the files that Java holds open."""
-        self._index.close()
+
+def _close(index: Any) -> None:
+    """Close the files that Java would hold open for good."""
+    index.close()
 
 
 def _warn_of_size(generation: Generation, weight_sum: int, largest: int) -> None:
