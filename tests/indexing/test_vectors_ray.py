@@ -51,13 +51,17 @@ def run(path, splade=None, **options):
     return encode(splade or StubEncoder(), iter(documents), path, shard_size=50, verbose=False, **options)
 
 
-def test_the_same_folder_also_with_five_actors_killed_midway(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyterrier_rescale.indexing.vectors.ray_workers.WAVE_CHARACTERS", 3500)  # two waves
+def test_the_same_folder_also_with_five_actors_killed_midway(cluster, tmp_path):
     run(tmp_path / "here")
     splade = StubEncoder(die_on="die!", once=str(tmp_path / "died"))
     run(tmp_path / "ray", splade, ray=True, workers=2)
     assert len(list(tmp_path.glob("died-*"))) == len(KILLS) and splade.calls == 0
     assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+
+
+def test_documents_that_cannot_be_encoded_are_named(cluster, tmp_path):
+    with pytest.raises(RuntimeError, match="(?s)from docno 'd0' on .*ArithmeticError"):
+        encode(StubEncoder(), [{"docno": "d0", "text": "raise!"}], tmp_path / "v", ray=True, verbose=False)
 
 
 def test_more_actors_than_processors_are_refused(cluster, tmp_path):

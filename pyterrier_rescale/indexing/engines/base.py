@@ -20,9 +20,8 @@ from .roles import EngineIndexer, EngineRetriever
 from .searcher import Searcher
 
 if TYPE_CHECKING:
-    from ..vectors.feedback import VectorFeedback
+    from ..rescoring import VectorFeedback, VectorScorer
     from ..vectors.index_vectors import IndexVectors
-    from ..vectors.scorer import VectorScorer
 
 DEFAULT_SCALE = 100.0
 FORMAT_VERSION = 2

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..._utils.checks import check_choice, check_number
 from ..._utils.paths import expand
+from ..rescoring import check_query
 from ..vectors.base import SparseVectors
-from ..vectors.stage import check_query
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_matrix
 
-    from .feedback import VectorFeedback
-    from .scorer import VectorScorer
+    from ..rescoring import VectorFeedback, VectorScorer
 
 
 class Block(NamedTuple):
@@ -105,6 +104,35 @@ class SparseVectors:
 
         return pd.Index(self.docnos, dtype=object)
 
+    @cached_property
+    def columns(self) -> dict[str, int]:
+        """Column by term: the inverse of ``terms``."""
+        return {term: number for number, term in enumerate(self.terms)}
+
+    @property
+    def scale(self) -> float | None:
+        """Units per weight where weights were rounded to such units, or None."""
+        return self.quantised
+
+    def rows(self, docnos: Any) -> csr_matrix:
+        """Vectors of documents, shape (n, V).
+
+        Raises:
+            KeyError: there is no such document.
+        """
+        import pandas as pd
+
+        docnos = pd.Index(docnos, dtype=object)
+        places = self.places.get_indexer(docnos)
+        if (places < 0).any():
+            docno = docnos[int(np.flatnonzero(places < 0)[0])]
+            raise KeyError(f"{docno!r} is not among the {len(self):,} vectors of {self!r}")
+        return self._held[places]
+
+    @cached_property
+    def _held(self) -> csr_matrix:
+        return self.to_csr()
+
     def vector(self, docno: str) -> csr_matrix:
         """One document's vector, shape (1, V).
 
@@ -182,7 +210,7 @@ class SparseVectors:
 
         The vectors are read into memory (eight bytes per posting) when it is first used.
         """
-        from .scorer import VectorScorer
+        from ..rescoring import VectorScorer
 
         return VectorScorer(self, verbose=verbose)
 
@@ -202,7 +230,7 @@ class SparseVectors:
             weighting: ``"score"``: each document counts by its share of the scores; ``"softmax"``: by their softmax,
                 which takes negative scores, too, and prefers the first.
         """
-        from .feedback import VectorFeedback
+        from ..rescoring import VectorFeedback
 
         return VectorFeedback(self, fb_docs, fb_terms, fb_lambda, weighting=weighting)
 

@@ -58,6 +58,13 @@ class IndexVectors(SparseVectors):
             yield Block(self.docnos[first : first + matrix.shape[0]], self._unscaled(matrix))
             first += matrix.shape[0]
 
+    def rows(self, docnos: Any) -> csr_matrix:
+        """Vectors of documents, those of the index that is there now."""
+        if "_searcher" in vars(self) and self.index.searcher() is not self._searcher:
+            for name in set(vars(self)) - {"index"}:
+                del vars(self)[name]
+        return super().rows(docnos)
+
     def _row(self, place: int) -> csr_matrix:
         return self._unscaled(self._postings.row(place))
 

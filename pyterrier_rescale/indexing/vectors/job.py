@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...heads.fingerprint import settings_fingerprint
+from ..workers import Encoded
 from .folder import Vectors
 from .intake import Intake, ShardEnd
 from .manifest import FORMAT, MANIFEST_FILE, META_FILE, VERSION, read_manifest, write_json
 from .ownership import in_our_place, is_ours
 from .shards import ShardRecord, ShardWriter, clear_partials, is_whole, read_record, shard_name
-from .workers import Encoded
 
 if TYPE_CHECKING:
     from ...splade import Splade

@@ -11,10 +11,10 @@ from ..._utils.checks import check_integer
 from ..._utils.paths import expand
 from ..._utils.progress import progress_bar
 from ...encoding.pruning import check_pruning
+from ..workers import Encoded, WindowEncoder, encode_here, encode_in_processes
 from .folder import Vectors
 from .intake import Intake, Window
 from .job import Job
-from .workers import Encoded, WindowEncoder, encode_here, encode_in_processes
 
 if TYPE_CHECKING:
     from ...splade import Splade
@@ -94,7 +94,7 @@ def _encoded(
     encoder: WindowEncoder, windows: Iterable[Window], workers: int, devices: Sequence[str] | None, ray: bool | str
 ) -> Iterator[Encoded]:
     if ray:
-        from .ray_workers import encode_on_ray
+        from ..ray_workers import encode_on_ray
 
         return encode_on_ray(encoder, windows, workers, None if ray is True else ray)
     if devices is None and workers > 1:
