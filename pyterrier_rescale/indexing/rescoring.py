@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ class VectorFeedback(Stage):
         groups = list(inp.groupby("qid", sort=False))
         old, new = [_first(results) for _, results in groups], [self._expanded(*group) for group in groups]
         queries = inp.drop_duplicates("qid")[kept].drop(columns=_TOKS).reset_index(drop=True)
-        queries = queries.rename(columns=_pushed(kept))
+        queries = queries.rename(columns=lambda name: re.sub(rf"^{_TOKS}_(\d+)$", _next, name))
         return queries.assign(**{f"{_TOKS}_0": pd.Series(old, dtype=object), _TOKS: pd.Series(new, dtype=object)})
 
     def _expanded(self, qid: Any, results: pd.DataFrame) -> Toks:
@@ -183,10 +184,5 @@ def _heaviest(pair: tuple[str, float]) -> tuple[float, str]:
     return -pair[1], pair[0]
 
 
-def _pushed(columns: list[str]) -> dict[str, str]:
-    """New names of former weights: ``query_toks_0`` becomes ``query_toks_1``, and so on."""
-    number, names = 0, {}
-    while f"{_TOKS}_{number}" in columns:
-        names[f"{_TOKS}_{number}"] = f"{_TOKS}_{number + 1}"
-        number += 1
-    return names
+def _next(name: re.Match) -> str:
+    return f"{_TOKS}_{int(name[1]) + 1}"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from vector_stub import StubEncoder, contents, make_documents
 
@@ -47,6 +51,28 @@ def test_documents_that_no_worker_survives_are_named(tmp_path, small_windows):
     with pytest.raises(RuntimeError, match=r"(?s)from docno 'd32' on:.*ArithmeticError: cannot encode this"):
         run(tmp_path / "v", documents, workers=2)
     assert set(contents(tmp_path / "v")) <= {"shard-00000.parquet", "shard-00001.parquet"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_their_parent(tmp_path, how):
+    code = (
+        "from pyterrier_rescale import encode; from vector_stub import StubEncoder, make_documents\n"
+        "if __name__ == '__main__':\n"
+        "    encode(StubEncoder(sleep=20), make_documents(5000), 'v', workers=2, verbose=False)"
+    )
+    (tmp_path / "job.py").write_text(code)
+    paths = [str(STUB.parent), str(STUB.parents[2])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    job = subprocess.Popen([sys.executable, "job.py"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    children = []
+    while len(children) < 3:  # two workers and multiprocessing's resource tracker
+        time.sleep(0.1)
+        children = psutil.Process(job.pid).children(recursive=True)
+    time.sleep(5)
+    job.send_signal(how)
+    assert job.wait(10) == -how
+    assert not psutil.wait_procs(children, timeout=25)[1]
 
 
 def _kills(folder, count):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import zlib
 from types import SimpleNamespace
 
@@ -34,7 +35,10 @@ class StubEncoder:
     text_field = "text"
     verbose = False
 
-    def __init__(self, fingerprint: str = "stub", die_on: str | None = None, once: str | None = None) -> None:
+    def __init__(
+        self, fingerprint: str = "stub", die_on: str | None = None, once: str | None = None, sleep: float = 0
+    ) -> None:
+        self.sleep = sleep
         self.fingerprint = fingerprint
         self.encoder = SimpleNamespace(tokenizer=None, device=SimpleNamespace(type="cpu"))
         self.die_on, self.once = die_on, once
@@ -49,6 +53,7 @@ class StubEncoder:
 
     def encode_docs(self, texts: list[str]) -> csr_matrix:
         self._calls.append(len(texts))
+        time.sleep(self.sleep)
         if any("raise!" in text for text in texts):
             raise ArithmeticError("cannot encode this")
         for word in {word for text in texts for word in text.split() if self.die_on and word.startswith(self.die_on)}:
