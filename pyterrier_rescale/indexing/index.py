@@ -16,7 +16,7 @@ from .generation import SHARDS, Generation, count_shards, write_vocabulary
 from .intake import ToksIntake
 from .roles import Indexer, Retriever
 from .shards import write_shards
-from .vectors import SparseVectors, Vectors
+from .vectors import Vectors
 
 DEFAULT_ENGINE, DEFAULT_SCALE = "terrier", 100.0
 MODES = ("create", "overwrite", "append")
@@ -149,7 +149,7 @@ class Index(Vectors):
                 largest = max(float(vectors.data.max(initial=0)) for _, vectors in generation.blocks())
                 content["scale"] = float(f"{((1 << bits) - 1) / largest:.6g}") if largest else self.scale
             used = generation.terms[generation.document_frequencies > 0]
-            for term in used if isinstance(documents, SparseVectors) else ():
+            for term in used if isinstance(documents, Vectors) else ():
                 engine.check_term(term)
             if engine.needs_terms and not len(used):
                 raise NoTermsError("no document has any term (toks is empty in all of them)")
@@ -240,24 +240,21 @@ def _write_vectors(
     folder: Path, documents: Any, engine: type[Engine], scale: float, old: Generation | None, *, any_scale: bool
 ) -> dict[str, Any]:
     """Write shards and vocabulary of a new generation, after those of an ``old`` one; return what is known of them."""
-    held = documents.open() if isinstance(documents, Vectors) and old is None else old
-    shards = held.shards if held else []
-    for shard in shards:
+    for shard in old.shards if old else ():
         _link(shard, folder / SHARDS / shard.name)
-    if isinstance(documents, SparseVectors) and old is None:
-        if not shards:
-            write_shards(folder / SHARDS, documents.blocks(), 0)
+    if isinstance(documents, Vectors) and old is None:
+        write_shards(folder / SHARDS, documents.blocks(), 0)
         write_vocabulary(folder, documents.terms, documents.readable, documents.tokens)
         taken: dict[str, Any] = {"fingerprint": documents.vocabulary}
     else:
-        if isinstance(documents, SparseVectors):
+        if isinstance(documents, Vectors):
             documents = documents.documents(scale)
         vocabulary = dict(old.columns) if old else {}
         intake = ToksIntake(
             documents, engine.check_term, scale, any_scale=any_scale, vocabulary=vocabulary,
             fingerprint=old and old.content["fingerprint"], known=old.docnos if old else (),
         )  # fmt: skip
-        write_shards(folder / SHARDS, intake.blocks(), len(shards))
+        write_shards(folder / SHARDS, intake.blocks(), len(old.shards) if old else 0)
         new = list(intake.vocabulary)[len(old.terms) if old else 0 :]
         readable = [*old.readable, *new] if old else None
         write_vocabulary(folder, intake.vocabulary, readable, old and old.tokens and [*old.tokens, *[None] * len(new)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from .._utils.checks import check_choice, check_integer, check_share, is_number
+from .._utils.checks import check_choice, check_integer, check_share
 from .._utils.stages import ALL_TOKS, Stage
 from ..encoding.terms import Toks
-from .intake import parse_stamp
+from .queries import query_weights
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -46,7 +47,7 @@ class VectorScorer(Stage):
             results = inp.iloc[places]
             rows = _rows(self.vectors, results["docno"])
             query, columns = np.zeros(rows.shape[1]), self.vectors.columns
-            for term, weight in check_query(_first(results), qid, self.vectors.vocabulary).items():
+            for term, weight in query_weights(_first(results), qid, self.vectors.vocabulary).items():
                 if term in columns:
                     query[columns[term]] = weight
             scores[places] = rows @ query
@@ -92,16 +93,14 @@ class VectorFeedback(Stage):
         groups = list(inp.groupby("qid", sort=False))
         old, new = [_first(results) for _, results in groups], [self._expanded(*group) for group in groups]
         queries = inp.drop_duplicates("qid")[kept].drop(columns=_TOKS).reset_index(drop=True)
-        queries = queries.rename(columns=_pushed(kept))
+        queries = queries.rename(columns=lambda name: re.sub(rf"^{_TOKS}_(\d+)$", _next, name))
         return queries.assign(**{f"{_TOKS}_0": pd.Series(old, dtype=object), _TOKS: pd.Series(new, dtype=object)})
 
     def _expanded(self, qid: Any, results: pd.DataFrame) -> Toks:
         toks = _first(results)
         best = results.sort_values("score", ascending=False, kind="stable").head(self.fb_docs)
         rows = _rows(self.vectors, best["docno"])
-        query = check_query(toks, qid, self.vectors.vocabulary)
-        if min(query.values(), default=0) < 0:
-            raise ValueError(f"query {qid!r}: weights must be >= 0, got {min(query.values())!r}")
+        query = query_weights(toks, qid, self.vectors.vocabulary)
         shares = score_shares(best["score"], qid, self.weighting)
         weights = rm3(query, rows, shares, self.vectors.terms, self.fb_terms, self.fb_lambda)
         return Toks(weights.items(), getattr(toks, "vocab", None))
@@ -146,26 +145,6 @@ def score_shares(scores: pd.Series, qid: Any, weighting: str) -> np.ndarray:
     return values / values.sum()
 
 
-def check_query(toks: Any, qid: Any, vocabulary: str | None) -> Mapping[str, float]:
-    """A query's weights, if they are unscaled numbers for terms of the vectors' vocabulary.
-
-    Raises:
-        TypeError: they are no dict.
-        ValueError: they are scaled, of another vocabulary, or not finite.
-    """
-    if not isinstance(toks, Mapping):
-        raise TypeError(f"query_toks of query {qid!r} must be a dict of term -> weight, got {toks!r}")
-    stamp = parse_stamp(toks)
-    if stamp and vocabulary and stamp[0] != vocabulary:
-        raise ValueError(f"query {qid!r} is of another vocabulary ({stamp[0]}) than the vectors ({vocabulary})")
-    if stamp and stamp[1] != 1:
-        raise ValueError(f"query {qid!r} was encoded at scale {stamp[1]:g}: use query_encoder(scale=1)")
-    for term, weight in toks.items():
-        if not is_number(weight):
-            raise ValueError(f"query {qid!r}: the weight of {term!r} must be a finite number, got {weight!r}")
-    return toks
-
-
 def _rows(vectors: Any, docnos: pd.Series) -> csr_matrix:
     """Vectors of documents, (n, V), float64; rounded ones exactly, not float32's nearest."""
     rows = vectors.rows(docnos).astype(np.float64)
@@ -183,10 +162,5 @@ def _heaviest(pair: tuple[str, float]) -> tuple[float, str]:
     return -pair[1], pair[0]
 
 
-def _pushed(columns: list[str]) -> dict[str, str]:
-    """New names of former weights: ``query_toks_0`` becomes ``query_toks_1``, and so on."""
-    number, names = 0, {}
-    while f"{_TOKS}_{number}" in columns:
-        names[f"{_TOKS}_{number}"] = f"{_TOKS}_{number + 1}"
-        number += 1
-    return names
+def _next(name: re.Match) -> str:
+    return f"{_TOKS}_{int(name[1]) + 1}"

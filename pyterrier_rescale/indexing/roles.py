@@ -15,7 +15,7 @@ from .._utils.progress import progress_bar
 from .._utils.stages import Stage
 from .generation import Generation
 from .queries import query_weights
-from .vectors import SparseVectors
+from .vectors import Vectors
 
 if TYPE_CHECKING:
     from .index import Index
@@ -48,7 +48,7 @@ class Indexer(_Role, pt.Indexer):
         self.mode, self.bits, self.verbose = mode, bits, verbose
         self.made_from, self.options = made_from, options
 
-    def index(self, iter: Iterable[Mapping[str, Any]] | SparseVectors) -> Index:
+    def index(self, iter: Iterable[Mapping[str, Any]] | Vectors) -> Index:
         """Index documents with docno (str) and toks ({term: int >= 1}; other keys are ignored), or vectors.
 
         Returns:
@@ -60,7 +60,7 @@ class Indexer(_Role, pt.Indexer):
             RuntimeError: another process is writing there.
         """
         made_from = self.made_from
-        if isinstance(iter, SparseVectors):
+        if isinstance(iter, Vectors):
             if made_from is None and self.mode != "append":  # what is added to is no longer made from one thing
                 made_from = iter.made_from
         elif self.verbose:

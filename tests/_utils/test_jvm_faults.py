@@ -17,9 +17,7 @@ FAULT = """if True:
     import pandas as pd
     import pyterrier as pt
     from pyterrier_rescale import open_index
-    from pathlib import Path
     from pyterrier_rescale._utils.java import ensure_java, find_java_home, start_java
-    from pyterrier_rescale.indexing.bm25 import bm25, build_bm25
 
     def use():
         index = open_index(sys.argv[1])
@@ -42,14 +40,10 @@ FAULT = """if True:
         pt.java.set_java_home(find_java_home()[0])
         pt.java.init()
 
-    def words():
-        build_bm25(lambda: iter([{"docno": "d1", "text": "a word"}]), Path(sys.argv[1]))
-        return bm25(Path(sys.argv[1]), 10)
-
     retriever = None
     for step in sys.argv[2:]:
-        if step in ("opened", "bm25"):
-            retriever = use() if step == "opened" else words()
+        if step == "opened":
+            retriever = use()
         elif step == "search":
             retriever(pd.DataFrame([{"qid": "1", "query": "word", "query_toks": {"a": 1.0}}]))
         else:
@@ -77,7 +71,6 @@ def test_the_trap_is_there(tmp_path, steps):
         "jvm enable ensure",  # joblib's worker, by .parallel()
         "jvm enable open",
         "opened enable search",  # ray.init in a process that searches
-        "bm25 enable search",
         "enable opened disable search",  # pytest's end
         "enable ours ensure",  # the usual order
         "opened enable search disable enable search",

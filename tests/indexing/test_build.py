@@ -10,8 +10,8 @@ import torch
 from engine_data import ENGINES
 
 from pyterrier_rescale import Splade, encode, open_index, systems
-from pyterrier_rescale.indexing.build import build_index, corpus_fingerprint
 from pyterrier_rescale.indexing import store
+from pyterrier_rescale.indexing.build import build_index, corpus_fingerprint
 from pyterrier_rescale.splade.stages import SpladeDocEncoder
 
 DOCS = [{"docno": f"d{i}", "text": text, "body": text[::-1]} for i, text in enumerate(tiny.TEXTS)]

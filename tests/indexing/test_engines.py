@@ -289,27 +289,6 @@ def test_large_weights(tmp_path):
     assert retrieved(index.retriever()(frame([{"t": 1.0}])), "q0") == [("a", 2**22), ("b", 70_000)]
 
 
-def test_top_candidates_with_every_distribution():
-    """The estimated threshold must never lose a document of the top k."""
-    from pyterrier_rescale.indexing.engines.exact import top_candidates
-
-    rng = np.random.default_rng(3)
-    n, k = 5000, 20
-    cases = {
-        "uniform": rng.random(n),
-        "sorted": np.sort(rng.random(n)),
-        "few": np.where(rng.random(n) < 0.002, rng.random(n), 0),
-        "ties": rng.integers(0, 3, n).astype(float),
-        "high ones hidden from the sample": np.where(np.arange(n) % 16 == 0, 0.0, rng.random(n)),
-        "high ones all in the sample": np.where(np.arange(n) % 16 == 0, 1 + rng.random(n), rng.random(n)),
-        "none": np.zeros(n),
-    }
-    for name, scores in cases.items():
-        kth = np.sort(scores)[::-1][k - 1]
-        expected = np.flatnonzero((scores >= kth) & (scores > 0))
-        assert sorted(top_candidates(scores, k)) == expected.tolist(), name
-
-
 def test_damaged_indexes_are_not_served(index, tmp_path):
     import shutil
 

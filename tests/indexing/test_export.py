@@ -70,13 +70,15 @@ def test_ciff_by_its_own_reader(vectors, tmp_path, name):
 
 
 def test_opensearch_lines_mappings_and_bodies(vectors, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyterrier_rescale.indexing.export.opensearch._DOCUMENTS_PER_FILE", 32)
+    monkeypatch.setattr("pyterrier_rescale.indexing.export.PART_BYTES", 4000)
     export(vectors, tmp_path / "out", "opensearch", queries=QUERIES)
     lines = [
         json.loads(line)
-        for name in ("bulk-00000.jsonl", "bulk-00001.jsonl")
-        for line in (tmp_path / "out" / name).read_text().splitlines()
+        for name in sorted((tmp_path / "out").glob("bulk-*.jsonl"))
+        for line in name.read_text().splitlines()
     ]
+    sizes = [file.stat().st_size for file in sorted((tmp_path / "out").glob("bulk-*.jsonl"))]
+    assert len(sizes) > 2 and max(sizes) < 4500
     assert lines[::2] == [{"index": {"_id": f"d{i}"}} for i in range(60)]
     for document, row in zip(lines[1::2], DENSE, strict=True):
         assert document["vector"] == pytest.approx({f"t{i}": row[i] for i in np.flatnonzero(row)}, rel=1e-6)
@@ -120,48 +122,44 @@ def test_lsr_benchmark_as_its_loader_reads(vectors, tmp_path):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_is_there_is_left_alone(vectors, tmp_path, format):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("all of it")
+def test_what_is_there_is_left_alone_and_a_home_folder_is_found(vectors, tmp_path, monkeypatch, format):
+    monkeypatch.setenv("HOME", str(tmp_path))
     if format == "ciff":
         pytest.importorskip("ciff_toolkit", reason="ciff-toolkit is not installed")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("all of it")
     with pytest.raises(FileExistsError):
-        export(vectors, tmp_path / "out", format)
-    assert [file.name for file in tmp_path.rglob("*")] == ["out", "thesis.tex"]
+        export(vectors, tmp_path / "mine", format)
+    assert [file.name for file in tmp_path.rglob("*")] == ["mine", "thesis.tex"]
+    assert export(vectors, "~/out", format) == tmp_path / "out" and (tmp_path / "out").exists()
+
+
+def stamped(stamp):
+    return pd.DataFrame({"qid": ["q1"], "query_toks": [Toks([("t7", 0.5)], stamp)]})
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "what"),
+    ("options", "error", "named"),
     [
-        ({"format": "lucene"}, ValueError, "format must be one of"),
-        ({"format": "anserini", "scale": 0}, ValueError, "scale must be a finite number > 0"),
-        ({"format": "opensearch", "scale": 100}, ValueError, "leave scale out"),
-        ({"format": "ciff", "queries": QUERIES}, ValueError, "holds no queries"),
-        ({"format": "anserini", "queries": QUERIES[["qid"]]}, ValueError, "qid and query_toks"),
-        ({"format": "anserini", "vectors": [1]}, TypeError, "an index, got list"),
+        ({"format": "lucene"}, ValueError, "format"),
+        ({"format": "anserini", "scale": 0}, ValueError, "scale"),
+        ({"format": "opensearch", "scale": 100}, ValueError, "scale"),
+        ({"format": "ciff", "queries": QUERIES}, ValueError, "queries"),
+        ({"format": "anserini", "queries": QUERIES[["qid"]]}, KeyError, "query_toks"),
+        ({"format": "anserini", "queries": stamped("another:1")}, ValueError, "query 'q1'.*vocabulary"),
+        ({"format": "lsr-benchmark", "queries": stamped("stub-terms:100")}, ValueError, "query 'q1'.*scale 100"),
     ],
 )
-def test_arguments_are_checked(vectors, tmp_path, options, error, what):
-    with pytest.raises(error, match=what):
-        export(**{"vectors": vectors, "path": tmp_path / "out", **options})
+def test_what_is_refused(vectors, tmp_path, options, error, named):
+    with pytest.raises(error, match=named):
+        export(vectors, tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("format", [name for name in FORMATS if name != "ciff"])
-def test_queries_of_another_vocabulary_or_scaled_ones_are_refused(vectors, tmp_path, format):
-    wrong = {"another:1": "of another vocabulary .another.", "stub-terms:100": "encoded at scale 100"}
-    for stamp, message in wrong.items():
-        queries = pd.DataFrame({"qid": ["q1"], "query_toks": [Toks([("t7", 0.5)], stamp)]})
-        with pytest.raises(ValueError, match=message):
-            export(vectors, tmp_path / "out", format, queries=queries)
-    assert not list(tmp_path.iterdir())
-    queries = pd.DataFrame({"qid": ["q1"], "query_toks": [Toks([("t7", 0.5)], "stub-terms:1")]})
-    assert export(vectors, tmp_path / "out", format, queries=queries).is_dir()
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_home_folder_in_the_path(vectors, tmp_path, monkeypatch, format):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    assert export(vectors, "~/out", format) == tmp_path / "out" and (tmp_path / "out").exists()
-    assert not (tmp_path / "~").exists()
+def test_ciff_in_several_passes(vectors, tmp_path, monkeypatch):
+    """Memory is bounded by reading the vectors several times: the file is the same."""
+    pytest.importorskip("ciff_toolkit", reason="ciff-toolkit is not installed")
+    export(vectors, tmp_path / "one.ciff", "ciff")
+    monkeypatch.setattr("pyterrier_rescale.indexing.export.ciff._POSTINGS", 50)
+    export(vectors, tmp_path / "many.ciff", "ciff")
+    assert (tmp_path / "one.ciff").read_bytes() == (tmp_path / "many.ciff").read_bytes()

@@ -195,7 +195,7 @@ WRITE = """if True:
 
 @pytest.mark.parametrize(
     ("engine", "seconds"),
-    [("exact", 6), pytest.param("exact", 60, marks=pytest.mark.slow), pytest.param("terrier", 60, marks=pytest.mark.slow)],
+    [("exact", 6), *(pytest.param(engine, 60, marks=pytest.mark.slow) for engine in ("exact", "terrier"))],
 )
 def test_two_writers_and_a_reader(tmp_path, engine, seconds):
     """Never a mixed result: all scores of a call are of one build, which has 1 + number % 7 documents."""
@@ -371,7 +371,7 @@ def simulate_windows(monkeypatch, root) -> None:
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_as_on_windows(tmp_path, monkeypatch, engine):
-    """Built, searched, overwritten while it is open, appended to; what cannot be removed yet goes with the next build."""
+    """Built, searched, overwritten while open, appended to; what cannot be removed yet goes with the next build."""
     simulate_windows(monkeypatch, tmp_path)
     with open(tmp_path / "held", "w") as held, pytest.raises(PermissionError):
         os.unlink(held.name)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,7 +31,10 @@ class StubEncoder:
     text_field = "text"
     verbose = False
 
-    def __init__(self, fingerprint: str = "stub", die_on: str | None = None, once: str | None = None) -> None:
+    def __init__(
+        self, fingerprint: str = "stub", die_on: str | None = None, once: str | None = None, sleep: float = 0
+    ) -> None:
+        self.sleep = sleep
         self.fingerprint = fingerprint
         self.encoder = SimpleNamespace(tokenizer=None, device=SimpleNamespace(type="cpu"))
         self.die_on, self.once = die_on, once
@@ -44,6 +49,7 @@ class StubEncoder:
 
     def encode_docs(self, texts: list[str]) -> csr_matrix:
         self._calls.append(len(texts))
+        time.sleep(self.sleep)
         if any("raise!" in text for text in texts):
             raise ArithmeticError("cannot encode this")
         for word in {word for text in texts for word in text.split() if self.die_on and word.startswith(self.die_on)}:
@@ -62,3 +68,8 @@ class StubEncoder:
 
 def make_documents(n: int) -> list[dict[str, str]]:
     return [{"docno": f"d{i}", "text": " ".join(f"w{i * j % 97}" for j in range(i % 13))} for i in range(n)]
+
+
+def shards(path: Path) -> dict[str, bytes]:
+    """All shards, of whatever generation, hidden ones included."""
+    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if "shard-" in f.name}

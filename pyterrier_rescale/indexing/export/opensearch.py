@@ -6,24 +6,17 @@ What spoils it by default: a ``rank_feature`` query saturates, so ``linear`` mus
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..._utils.checks import check_choice
-from ..._utils.paths import whole_folder
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ..vectors.base import SparseVectors
+from . import Queries, json_line, weights_by_term, write_lines, write_parts
 
 FIELD = "vector"
 KINDS = ("opensearch", "elasticsearch", "rank_feature")
-_DOCUMENTS_PER_FILE = 10_000  # some tens of MB: a bulk request has a limit of 100 MB
 _README = """\
-Made by pyterrier-rescale: {documents} documents, term weights as floats > 0 in the field "vector".
+Made by pyterrier-rescale: {documents:,} documents, term weights as floats > 0 in the field "vector".
 
 OpenSearch (2.11 and later: neural_sparse on a rank_features field):
   curl -X PUT  HOST/INDEX       -H 'Content-Type: application/json'     --data-binary @opensearch-mapping.json
@@ -38,37 +31,23 @@ Scores are dot products up to the nine significant bits that Lucene keeps of a w
 """
 
 
-def write(vectors: SparseVectors, path: Path, *, queries: pd.DataFrame | None = None) -> None:
+def write(vectors: Any, folder: Path, queries: Queries | None = None) -> None:
     """Write bulk files, two mappings, ``query.json`` (an example of each kind), and ``queries.jsonl``."""
-    with whole_folder(path) as folder:
-        example: dict[str, float] = {}
-        out, number = None, 0
-        for docnos, matrix in vectors.blocks():
-            bounds = matrix.indptr.tolist()
-            for docno, begin, end in zip(docnos, bounds[:-1], bounds[1:], strict=True):
-                if number % _DOCUMENTS_PER_FILE == 0:
-                    if out is not None:
-                        out.close()
-                    name = f"bulk-{number // _DOCUMENTS_PER_FILE:05d}.jsonl"
-                    out = open(folder / name, "w", encoding="utf-8", newline="\n")  # noqa: SIM115
-                terms = vectors.terms[matrix.indices[begin:end]].tolist()
-                weights = [float(f"{weight:.7g}") for weight in matrix.data[begin:end].tolist()]
-                vector = dict(zip(terms, weights, strict=True))
-                out.write(json.dumps({"index": {"_id": docno}}, ensure_ascii=False) + "\n")
-                out.write(json.dumps({"docno": docno, FIELD: vector}, ensure_ascii=False) + "\n")
-                example = example or dict(sorted(vector.items(), key=lambda item: -item[1])[:5])
-                number += 1
-        if out is not None:
-            out.close()
-        _write(folder / "opensearch-mapping.json", mapping("opensearch"))
-        _write(folder / "elasticsearch-mapping.json", mapping("elasticsearch"))
-        _write(folder / "query.json", {kind: query_body(example, kind) for kind in KINDS})
-        (folder / "README.txt").write_text(_README.format(documents=f"{number:,}"), encoding="utf-8")
-        if queries is not None:
-            with open(folder / "queries.jsonl", "w", encoding="utf-8", newline="\n") as lines:
-                for qid, toks in zip(queries["qid"], queries["query_toks"], strict=True):
-                    line = {"qid": qid, FIELD: {term: float(weight) for term, weight in toks.items()}}
-                    lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+    example: dict[str, float] = {}
+
+    def bulk() -> Iterator[str]:
+        for docno, weights in weights_by_term(vectors):
+            example.update({} if example else dict(sorted(weights.items(), key=lambda item: -item[1])[:5]))
+            yield json_line({"index": {"_id": docno}}) + json_line({"docno": docno, FIELD: weights})
+
+    write_parts(folder, "bulk-{}.jsonl", bulk())
+    for kind in ("opensearch", "elasticsearch"):
+        write_lines(folder / f"{kind}-mapping.json", [json_line(mapping(kind), indent=1)])
+    write_lines(folder / "query.json", [json_line({kind: query_body(example, kind) for kind in KINDS}, indent=1)])
+    write_lines(folder / "README.txt", [_README.format(documents=len(vectors))])
+    if queries is not None:
+        lines = ({"qid": qid, FIELD: {term: float(w) for term, w in toks.items()}} for qid, toks in queries)
+        write_lines(folder / "queries.jsonl", map(json_line, lines))
 
 
 def mapping(kind: str) -> dict[str, Any]:
@@ -86,24 +65,13 @@ def query_body(toks: Mapping[str, float], kind: str = "opensearch", size: int = 
         toks: the query's terms and weights > 0.
         kind: ``"opensearch"``, ``"elasticsearch"``, or ``"rank_feature"`` (any server with rank_features).
         size: documents wanted.
-
-    Raises:
-        ValueError: an unknown kind.
     """
     check_choice("kind", kind, KINDS)
     weights = {term: float(weight) for term, weight in toks.items()}
-    if kind == "opensearch":
-        query: dict[str, Any] = {"neural_sparse": {FIELD: {"query_tokens": weights}}}
-    elif kind == "elasticsearch":
+    query: dict[str, Any] = {"neural_sparse": {FIELD: {"query_tokens": weights}}}
+    if kind == "elasticsearch":
         query = {"sparse_vector": {"field": FIELD, "query_vector": weights, "prune": False}}
-    else:
-        clauses = [
-            {"rank_feature": {"field": f"{FIELD}.{term}", "linear": {}, "boost": weight}}
-            for term, weight in weights.items()
-        ]
-        query = {"bool": {"should": clauses}}
+    elif kind == "rank_feature":
+        clauses = [{"field": f"{FIELD}.{term}", "linear": {}, "boost": weight} for term, weight in weights.items()]
+        query = {"bool": {"should": [{"rank_feature": clause} for clause in clauses]}}
     return {"size": size, "_source": ["docno"], "query": query}
-
-
-def _write(file: Path, content: Any) -> None:
-    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._utils.checks import check_choice, check_number
-from ..._utils.paths import expand
-from ..vectors.base import SparseVectors
-from ..vectors.stage import check_query
+from ..._utils.files import expand, whole_folder
+from ..queries import query_weights
+from . import ciff, opensearch, toolkits
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: name -> (module, whether weights are rounded to units)
-FORMATS = {
-    "anserini": ("anserini", True),
-    "ciff": ("ciff", True),
-    "opensearch": ("opensearch", False),
-    "lsr-benchmark": ("lsr_benchmark", False),
+
+#: name -> (writer, what it takes beside vectors and path, whether it writes a folder)
+FORMATS: dict[str, tuple[Callable[..., None], set[str], bool]] = {
+    "anserini": (toolkits.write_anserini, {"scale", "queries"}, True),
+    "ciff": (ciff.write, {"scale"}, False),
+    "lsr-benchmark": (toolkits.write_lsr_benchmark, {"queries"}, True),
+    "opensearch": (opensearch.write, {"queries"}, True),
 }
 
 
 def export(
-    vectors: SparseVectors | Any,
+    vectors: Any,
     path: str | os.PathLike[str],
     format: str,
     *,
@@ -49,29 +51,18 @@ def export(
     Raises:
         ValueError: an unknown format, a scale or queries where the format has none, or queries of another vocabulary or
             scaled already.
-        TypeError: not vectors.
         FileExistsError: something is at the path.
     """
-    check_choice("format", format, sorted(FORMATS))
-    if not isinstance(vectors, SparseVectors):
-        if not hasattr(vectors, "vectors"):
-            raise TypeError(f"vectors must be open_vectors(path) or an index, got {type(vectors).__name__}")
-        vectors = vectors.vectors()
-    name, rounded = FORMATS[format]
-    options: dict[str, Any] = {}
-    if rounded:
-        options["scale"] = vectors.quantised or 100.0 if scale is None else check_number("scale", scale)
-    elif scale is not None:
-        raise ValueError(f"format {format!r} holds the weights themselves: leave scale out, got {scale!r}")
+    write, takes, is_folder = FORMATS[check_choice("format", format, FORMATS)]
+    options = {name: value for name, value in (("scale", scale), ("queries", queries)) if value is not None}
+    for name in options.keys() - takes:
+        raise ValueError(f"format {format!r} takes no {name}: leave it out")
+    path = expand(path)
+    if "scale" in takes:
+        options["scale"] = vectors.scale or 100.0 if scale is None else check_number("scale", scale)
     if queries is not None:
-        if format == "ciff":
-            raise ValueError("format 'ciff' holds no queries: leave queries out")
-        missing = {"qid", "query_toks"} - set(queries.columns)
-        if missing:
-            raise ValueError(f"queries must have qid and query_toks, got {list(queries.columns)}")
-        for qid, toks in zip(queries["qid"], queries["query_toks"], strict=True):
-            check_query(toks, qid, vectors.vocabulary)
-        options["queries"] = queries
-    target = expand(path)
-    importlib.import_module(f".{name}", __package__).write(vectors, target, **options)
-    return target
+        pairs = zip(queries["qid"].astype(str), queries["query_toks"], strict=True)
+        options["queries"] = [(qid, query_weights(toks, qid, vectors.vocabulary)) for qid, toks in pairs]
+    with whole_folder(path) if is_folder else nullcontext(path) as target:
+        write(vectors, target, **options)
+    return path
