@@ -35,10 +35,12 @@ def sync(path: str | os.PathLike[str]) -> None:
     folder = os.path.isdir(path)
     if folder and os.name == "nt":
         return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR | getattr(os, "O_BINARY", 0))
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
-        with suppress(OSError) if folder else suppress():
-            os.fsync(handle)
+        os.fsync(handle)
+    except OSError:
+        if not folder:
+            raise
     finally:
         os.close(handle)
 
@@ -102,7 +104,9 @@ def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def filled(path: str | os.PathLike[str], mark: str, stale: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
+def filled(
+    path: str | os.PathLike[str], mark: str, stale: Callable[[str], bool] = lambda name: False
+) -> Iterator[Path]:
     """A stage to write into, whose files then replace those of a folder that may hold other things, too.
 
     The file ``mark`` goes in last: with it the folder is whole. Old files at the folder's root whose names are

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .workers import Encoded, WindowEncoder, in_order, load
 
 if TYPE_CHECKING:
-    from .vectors.intake import Window
+    from .intake import Window
 
 _AHEAD = 2  # windows per actor: one that it encodes, and the next
 

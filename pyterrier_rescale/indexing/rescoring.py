@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from .._utils.checks import check_choice, check_integer, check_share, is_number
+from .._utils.checks import check_choice, check_integer, check_share
 from .._utils.stages import ALL_TOKS, Stage
 from ..encoding.terms import Toks
-from .engines.documents import parse_stamp
+from .queries import query_weights
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -47,7 +47,7 @@ class VectorScorer(Stage):
             results = inp.iloc[places]
             rows = _rows(self.vectors, results["docno"])
             query, columns = np.zeros(rows.shape[1]), self.vectors.columns
-            for term, weight in check_query(_first(results), qid, self.vectors.vocabulary).items():
+            for term, weight in query_weights(_first(results), qid, self.vectors.vocabulary).items():
                 if term in columns:
                     query[columns[term]] = weight
             scores[places] = rows @ query
@@ -100,9 +100,7 @@ class VectorFeedback(Stage):
         toks = _first(results)
         best = results.sort_values("score", ascending=False, kind="stable").head(self.fb_docs)
         rows = _rows(self.vectors, best["docno"])
-        query = check_query(toks, qid, self.vectors.vocabulary)
-        if min(query.values(), default=0) < 0:
-            raise ValueError(f"query {qid!r}: weights must be >= 0, got {min(query.values())!r}")
+        query = query_weights(toks, qid, self.vectors.vocabulary)
         shares = score_shares(best["score"], qid, self.weighting)
         weights = rm3(query, rows, shares, self.vectors.terms, self.fb_terms, self.fb_lambda)
         return Toks(weights.items(), getattr(toks, "vocab", None))
@@ -145,26 +143,6 @@ def score_shares(scores: pd.Series, qid: Any, weighting: str) -> np.ndarray:
             'feedback(weighting="softmax") takes negative ones, too'
         )
     return values / values.sum()
-
-
-def check_query(toks: Any, qid: Any, vocabulary: str | None) -> Mapping[str, float]:
-    """A query's weights, if they are unscaled numbers for terms of the vectors' vocabulary.
-
-    Raises:
-        TypeError: they are no dict.
-        ValueError: they are scaled, of another vocabulary, or not finite.
-    """
-    if not isinstance(toks, Mapping):
-        raise TypeError(f"query_toks of query {qid!r} must be a dict of term -> weight, got {toks!r}")
-    stamp = parse_stamp(toks)
-    if stamp and vocabulary and stamp[0] != vocabulary:
-        raise ValueError(f"query {qid!r} is of another vocabulary ({stamp[0]}) than the vectors ({vocabulary})")
-    if stamp and stamp[1] != 1:
-        raise ValueError(f"query {qid!r} was encoded at scale {stamp[1]:g}: use query_encoder(scale=1)")
-    for term, weight in toks.items():
-        if not is_number(weight):
-            raise ValueError(f"query {qid!r}: the weight of {term!r} must be a finite number, got {weight!r}")
-    return toks
 
 
 def _rows(vectors: Any, docnos: pd.Series) -> csr_matrix:

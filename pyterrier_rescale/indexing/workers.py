@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from ..splade import Splade
-    from .vectors.intake import Window
+    from .intake import Window
 
 Encoded = tuple["Window", "csr_matrix"]
 _TRIES = 2  # processes that may die on the same documents until these are blamed

@@ -16,11 +16,11 @@ import pytest
 from engine_data import ENGINES, exact_ranking, frame, make_docs, make_queries, retrieved
 from ir_measures import R, nDCG
 
-from pyterrier_rescale.indexing.engines import open_index
+from pyterrier_rescale import open_index
 
 BUILD = """if True:
     import sys, time
-    from pyterrier_rescale.indexing.engines import open_index
+    from pyterrier_rescale import open_index
     path, engine, count, pause_at, mode = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
     def docs():
         for i in range(count):

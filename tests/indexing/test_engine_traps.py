@@ -16,9 +16,9 @@ import pyterrier as pt
 import pytest
 from engine_data import frame, retrieved
 
+from pyterrier_rescale import open_index
 from pyterrier_rescale._utils.java import start_java
 from pyterrier_rescale.encoding.terms import Toks
-from pyterrier_rescale.indexing.engines import open_index
 
 pytestmark = pytest.mark.filterwarnings("ignore:all query weights are whole numbers")
 needs_pisa = pytest.mark.skipif(not engine_data.HAS_PISA, reason="no pyterrier-pisa")
@@ -377,7 +377,7 @@ def test_terrier_with_another_charset_matches_no_byte_level_token(tmp_path):
         home, version = find_java_home()
         pt.java.set_java_home(home)
         pt.java.add_option("-Dfile.encoding=" + ("COMPAT" if version >= 18 else "US-ASCII"))
-        from pyterrier_rescale.indexing.engines import open_index
+        from pyterrier_rescale import open_index
         pt.java.init()
         charset = pt.java.autoclass("java.nio.charset.Charset").defaultCharset().name()
         words = ["\\u0120hello", "hello", "caf\\u00e9", "\\u4e2d"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from engine_data import frame, make_docs, make_queries, retrieved
 
-from pyterrier_rescale.indexing.engines import open_index
+from pyterrier_rescale import open_index
 from pyterrier_rescale.indexing.engines import seismic as engine_seismic
 
 seismic = pytest.importorskip("seismic", reason="no pyseismic-lsr")

@@ -9,77 +9,48 @@ from typing import Any
 
 import numpy as np
 
-from . import storage
-from .base import EngineIndex
-from .documents import DocumentStream
-from .inversion import Inverter
-from .postings import Postings
-from .searcher import Result, Searcher, nothing, order_by_score
+from ..generation import Generation
+from .base import Engine, Result, nothing, order_by_score
+from .inversion import invert, read_inverted
 
 # Documents scored at a time: their sums (2 MB) stay in the processor's caches.
 BLOCK = 1 << 18
 NEARLY = 1 - 1e-9  # of a score: what `order_by_score` may round to a tie with it
 
 
-class ExactEngine(EngineIndex):
-    """An index scored exhaustively, term at a time: scores are exact up to the rounding of the documents' weights.
+class ExactEngine(Engine):
+    """Scored exhaustively, term at a time: scores are exact up to the rounding of the documents' weights."""
 
-    Files: `indptr.npy` (V+1), `documents.npy` and `weights.npy` (one entry per posting, ordered by term, then by
-    document), the terms, the docnos.
-    """
-
-    ARTIFACT_FORMAT = "rescale_exact"
-    engine = "exact"
+    name = "exact"
     concurrent = True
-    modes = ("create", "overwrite", "append")
+    needs_terms = False
 
-    def _check_term(self, term: str) -> None:
-        """Every str that UTF-8 can hold is a term."""
-
-    def _write(self, folder: Path, stream: DocumentStream, old: dict | None) -> dict[str, Any]:
-        inverter = Inverter(folder)
-        if old:
-            inverter.start_from(self.path, old["documents"])
-        for _, toks in stream:
-            inverter.add(toks)
-        inverter.finish()
-        return {"terms": len(inverter.vocabulary)}
-
-    def _load(self, meta: dict) -> ExactSearcher:
-        return ExactSearcher(self.path, meta["scale"])
-
-
-class ExactSearcher(Searcher):
-    """The opened files of an exact index."""
-
-    def __init__(self, path: Path, scale: float):
-        self.docnos, self.ranks = storage.read_docnos(path)
-        self.scale = scale
+    def __init__(self, folder: Path, generation: Generation) -> None:
+        super().__init__(folder, generation)
         self._local = threading.local()
-        self.vocabulary, self.indptr, documents, weights = Inverter.read(path)
-        # As plain arrays over the mapped files: a slice of a memmap takes longer than what a short one holds.
-        self.documents, self.weights = np.asarray(documents), np.asarray(weights)
+        self.indptr, self.documents, self.weights = read_inverted(folder)
 
-    def search(self, weights: dict[str, float], num_results: int) -> Result:
-        """See `Searcher`."""
-        known = [(self.vocabulary[t], w) for t, w in weights.items() if t in self.vocabulary]
+    @classmethod
+    def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
+        """See ``Engine``."""
+        invert(folder, generation)
+
+    def search(self, weights: dict[str, float], k: int, **options: Any) -> Result:
+        """See ``Engine``."""
+        columns = self.generation.columns
+        known = [(columns[term], weight) for term, weight in weights.items() if term in columns]
         if not known:
             return nothing()
-        best = Best(num_results)
+        best = Best(k)
         for first, scores in self._scores([t for t, _ in known], np.array([w for _, w in known]) / self.scale):
             best.add(first, scores)
-        return order_by_score(*best.all(), self.ranks, num_results)
-
-    def postings(self) -> Postings:
-        """The memory-mapped files themselves."""
-        terms = np.array(list(self.vocabulary), dtype=object)
-        return Postings(terms, self.indptr, self.documents, self.weights)
+        return order_by_score(*best.all(), self.generation.ranks, k)
 
     def _scores(self, terms: list[int], weights: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """(first document, dot products of the documents from there on), block by block; none without postings."""
         from scipy import sparse
 
-        rows = min(BLOCK, len(self.docnos))
+        rows = min(BLOCK, len(self.generation.docnos))
         places = self._places(terms, rows)
         ends = np.cumsum(np.diff(places, axis=0), axis=1)
         documents, values = self._buffers(int(ends[:, -1].max()))
@@ -98,7 +69,7 @@ class ExactSearcher(Searcher):
     def _places(self, terms: list[int], rows: int) -> np.ndarray:
         """Where each term's postings of each block of documents begin, and last, where they end (blocks + 1, T)."""
         begins, ends = self.indptr[terms], self.indptr[np.add(terms, 1)]
-        firsts = np.arange(rows, len(self.docnos), rows, dtype=np.int32)  # of all blocks but the first
+        firsts = np.arange(rows, len(self.generation.docnos), rows, dtype=np.int32)  # of all blocks but the first
         inner = np.empty((len(firsts), len(terms)), dtype=np.int64)
         if len(firsts):
             for i, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._utils.checks import check_choice, check_number
 from ..._utils.files import expand, whole_folder
-from ..rescoring import check_query
+from ..queries import query_weights
 from . import ciff, opensearch, toolkits
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ def export(
     options = {name: value for name, value in (("scale", scale), ("queries", queries)) if value is not None}
     for name in options.keys() - takes:
         raise ValueError(f"format {format!r} takes no {name}: leave it out")
-    path, vectors = expand(path), vectors.vectors() if hasattr(vectors, "retriever") else vectors
+    path = expand(path)
     if "scale" in takes:
         options["scale"] = vectors.scale or 100.0 if scale is None else check_number("scale", scale)
     if queries is not None:
         pairs = zip(queries["qid"].astype(str), queries["query_toks"], strict=True)
-        options["queries"] = [(qid, check_query(toks, qid, vectors.vocabulary)) for qid, toks in pairs]
+        options["queries"] = [(qid, query_weights(toks, qid, vectors.vocabulary)) for qid, toks in pairs]
     with whole_folder(path) if is_folder else nullcontext(path) as target:
         write(vectors, target, **options)
     return path
