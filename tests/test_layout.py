@@ -29,7 +29,7 @@ ABOVE_ALL = {"cli", "evaluation", "training", "indexing"}
 ONLY = {"sentence_transformers": {"training"}, "typer": {"cli"}}
 # Rooms that need no torch, but for the processes that encode.
 NO_TORCH = {"indexing", "collections", "_utils"}
-WITH_TORCH = {"indexing.vectors.run", "indexing.workers"}
+WITH_TORCH = {"indexing.encode", "indexing.workers"}
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
