@@ -83,6 +83,7 @@ def build_index(
     engine: str = "terrier",
     corpus_id: str | None = None,
     scale: float = 100,
+    overwrite: bool = True,
     verbose: bool = False,
 ) -> EngineIndex:
     """The index of the documents at ``path``: reused if encoder, documents, engine and scale are the same, else built.
@@ -113,6 +114,9 @@ def build_index(
         differs = _differences(found, {**made_from, "engine": engine, "scale": float(scale)})
         if not differs and kind(path).built:
             return kind(path)
+        if not overwrite:
+            raise ValueError(f"{str(path)!r} was made from other inputs: {'; '.join(differs)}. "
+                             "Start anew with overwrite=True")  # fmt: skip
         warnings.warn(
             f"the index at {str(path)!r} is built anew: {'; '.join(differs) or 'its files are damaged'}", stacklevel=2
         )

@@ -161,6 +161,6 @@ class Job:
 
 def _other(folder: Path, what: str) -> str:
     return (
-        f"other vectors are at {folder}: {what}. Choose another path, or encode anew with resume=False "
-        "(--restart at a terminal), which removes them"
+        f"other vectors are at {folder}: {what}. Choose another path, or encode anew with overwrite=True, "
+        "which removes them"
     )

@@ -30,6 +30,7 @@ def encode(
     devices: Sequence[str] | None = None,
     shard: str | tuple[int, int] | None = None,
     resume: bool = True,
+    overwrite: bool = False,
     max_terms: int | None = None,
     min_weight: float = 0.0,
     ray: bool | str = False,
@@ -54,6 +55,7 @@ def encode(
             machine or several, share the work on one folder. Each reads all documents. The one that ends last writes
             the manifest; until then ``.complete`` is False.
         resume: go on from what is at ``path``; False: remove vectors that are there first.
+        overwrite: start anew.
         max_terms: most weighty terms kept per document; default: all.
         min_weight: terms of less weight are dropped.
         ray: encode on a Ray cluster (the extra ``ray``): True, or the cluster's address.
@@ -68,7 +70,7 @@ def encode(
         FileExistsError: something else is at ``path``.
         RuntimeError: workers failed, or another process is writing the same shard.
     """
-    path, share = expand(path), _check_share(shard)
+    path, share, resume = expand(path), _check_share(shard), resume and not overwrite
     shard_size, workers = check_integer("shard_size", shard_size), check_integer("workers", workers)
     if not resume and shard is not None:
         raise ValueError("resume=False removes what is at the path, which other processes share: leave shard out")
