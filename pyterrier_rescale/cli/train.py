@@ -36,8 +36,6 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Random seed [0].")] = None,
     queries: Annotated[str | None, typer.Option(help="model, or static: inference-free [model].")] = None,
     loss: Annotated[str | None, typer.Option(help="infonce, margin_mse or kl [infonce].")] = None,
-    lambda_q: Annotated[float | None, typer.Option(help="Weight of the regulariser, queries [5e-4].")] = None,
-    lambda_d: Annotated[float | None, typer.Option(help="Weight of the regulariser, documents [3e-4].")] = None,
     config: Annotated[
         Path | None, typer.Option(help="train_config.json of another run; options given here win.")
     ] = None,
@@ -56,8 +54,7 @@ def train(
 
     given = {
         "max_steps": max_steps, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
-        "max_length": max_length, "seed": seed, "queries": queries, "loss": loss, "lambda_q": lambda_q,
-        "lambda_d": lambda_d, "rescale": rescale,
+        "max_length": max_length, "seed": seed, "queries": queries, "loss": loss, "rescale": rescale,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     options |= settings_of(settings, options)

@@ -62,9 +62,11 @@ def markdown_table(results: pd.DataFrame) -> str:
 
 def draw_figures(comparison: Any, backbones: Mapping[str, Any]) -> None:
     """Draw head norms, training dynamics and effectiveness against active terms, each as PNG and SVG."""
+    from ..analysis.head_audit import audit
+
     folder = comparison.output_dir / "figures"
     folder.mkdir(exist_ok=True)
-    norms = head_norms(backbones, comparison.config["rescalings"])
+    norms = audit({name: os.fspath(model) for name, model in backbones.items()}).plot()
     drawn = {"head_norms": norms, "training": training_curves(comparison), "effectiveness": effectiveness(comparison)}
     for name, figure in drawn.items():
         for ending in ("png", "svg"):
@@ -92,27 +94,6 @@ def _styles(comparison: Any) -> dict[str, dict[str, Any]]:
             "marker": "osD^"[number % 4],
         }
     return styles
-
-
-def head_norms(backbones: Mapping[str, Any], labels: Sequence[str]) -> Figure:
-    """Distribution of the decoder's row norms, one panel per backbone, raw and after each fixed k among the labels."""
-    import numpy as np
-
-    from ..heads.checkpoint import load_backbone
-    from ..heads.decoder import find_head
-
-    figure, axes = _figure(len(backbones))
-    divisors = [float(label[2:]) for label in labels if label.startswith("k=")]
-    for axis, (name, folder) in zip(axes.flat, backbones.items(), strict=True):
-        model, _ = load_backbone(os.fspath(folder), need_tokenizer=False)
-        norms = np.linalg.norm(find_head(model).weight.detach().float().numpy(), axis=1)
-        for number, k in enumerate([1.0, *divisors]):
-            label = f"{f'k={k:g}' if number else 'raw'}, mean {norms.mean() / k:.3f}"
-            axis.hist(norms / k, bins=60, color=_COLOURS[number % len(_COLOURS)], alpha=0.6, label=label)
-        axis.set(title=name, xlabel="row norm of W", ylabel="terms")
-        log_axis(axis, "x")
-        axis.legend(frameon=False, fontsize=8)
-    return figure
 
 
 #: Columns of ``monitor.csv`` -> titles of the panels of :func:`training_curves`.

@@ -16,7 +16,7 @@ import pandas as pd
 from .. import __version__
 from .._utils.files import write_whole
 from .figures import TRAINING_PANELS, effectiveness, format_p, training_curves
-from .rows import LEXICAL, Row
+from .rows import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,11 +67,9 @@ def write_report(comparison: Any, command: str | None = None) -> Path:
         command=command or _call(comparison.config),
         versions=[("pyterrier_rescale", __version__), *((name, version(name)) for name in _PACKAGES)],
         measure=_MEASURE,
-        model_free=comparison.results["name"].str.endswith(tuple(LEXICAL)).any(),
     )
-    path = comparison.output_dir / REPORT_FILE
-    write_whole(path, page)
-    return path
+    write_whole(comparison.output_dir / REPORT_FILE, page)
+    return comparison.output_dir / REPORT_FILE
 
 
 def confidence_interval(values: pd.Series) -> tuple[float, float]:
@@ -87,25 +85,19 @@ def confidence_interval(values: pd.Series) -> tuple[float, float]:
 
 def _rows(comparison: Any) -> list[dict[str, Any]]:
     """The main table, one dict per system: cells ready to print."""
-    results, per_query = comparison.results, comparison.per_query
-    values = per_query[per_query["measure"].astype(str) == _MEASURE]
-    best = results[_MEASURE].max()
+    values = comparison.per_query[comparison.per_query["measure"].astype(str) == _MEASURE]
+    best = comparison.results[_MEASURE].max()
     rows = []
-    for _, row in results.iterrows():
+    for row in comparison.results.to_dict("records"):
         low, high = confidence_interval(values.loc[values["name"] == row["name"], "value"])
         rows.append({
-            "name": row["name"],
-            "best": row[_MEASURE] == best,
-            "mean": f"{row[_MEASURE]:.3f}",
-            "interval": f"{low:.3f} to {high:.3f}",
-            "width": 100 * row[_MEASURE] / best if best > 0 else 0,
+            "name": row["name"], "best": row[_MEASURE] == best, "mean": f"{row[_MEASURE]:.3f}",
+            "interval": f"{low:.3f} to {high:.3f}", "width": 100 * row[_MEASURE] / best if best > 0 else 0,
             "p": format_p(row.get(f"p {_MEASURE}")),
-            "active_q": _number(row.get("active_q"), "{:,.0f}"),
-            "active_d": _number(row.get("active_d"), "{:,.0f}"),
-            "ms": _number(row.get("ms_per_query"), "{:.1f}"),
-            "train": _number(row.get("train_s"), "{:,.0f} s"),
+            "active_q": _number(row.get("active_q"), "{:,.0f}"), "active_d": _number(row.get("active_d"), "{:,.0f}"),
+            "ms": _number(row.get("ms_per_query"), "{:.1f}"), "train": _number(row.get("train_s"), "{:,.0f} s"),
             "index": _number(row.get("index_mb"), "{:,.1f} MB"),
-        })
+        })  # fmt: skip
     return rows
 
 
@@ -118,19 +110,12 @@ def _audits(comparison: Any) -> list[dict[str, Any]]:
     found = []
     for name in comparison.results["name"]:
         file = comparison.output_dir / "encoders" / name / "head_audit.json"
-        if not file.exists():
-            continue
-        audits = json.loads(file.read_text(encoding="utf-8"))
-        sides = [audits.get("before") or {}, audits.get("after") or {}]
-        found.append({
-            "name": name,
-            "verdict": sides[0].get("verdict", ""),
-            "rows": [
-                (label, *(_number(side.get(key), "{:.4g}") for side in sides))
-                for key, label in _AUDIT_ROWS
-                if any(side.get(key) is not None for side in sides)
-            ],
-        })
+        if file.exists():
+            audits = json.loads(file.read_text(encoding="utf-8"))
+            before, after = audits.get("before") or {}, audits.get("after") or {}
+            rows = [(label, _number(before.get(key), "{:.4g}"), _number(after.get(key), "{:.4g}"))
+                    for key, label in _AUDIT_ROWS if key in before or key in after]  # fmt: skip
+            found.append({"name": name, "verdict": before.get("verdict", ""), "rows": rows})
     return found
 
 

@@ -38,21 +38,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Indexer:
-    """Indexes a collection by any encoder, and retrieves for its topics.
-
-    Attributes:
-        collection: documents, read anew for each index.
-        corpus_id: fingerprint of docnos and texts.
-        topics: qid, query.
-        folder: gets a folder per row.
-        num_results: documents per query.
-        verbose: show progress bars.
-    """
+    """Indexes a collection by any encoder, and retrieves for its topics."""
 
     collection: Any
-    corpus_id: str
+    corpus_id: str  # fingerprint of docnos and texts
     topics: pd.DataFrame
-    folder: Path
+    folder: Path  # gets a folder per row
     num_results: int
     verbose: bool
 
@@ -77,15 +68,10 @@ class Indexer:
 
     def bm25(self, say: Any) -> Row:
         """The row of Terrier's BM25."""
-        path = self.folder / "BM25"
+        path, made_from = self.folder / "BM25", {"documents": self.corpus_id}
         tokeniser = choose_tokeniser((d["text"] for d in self.collection.corpus()), self.topics["query"])
-        built = build_bm25(
-            self.collection.corpus, path, tokeniser=tokeniser, made_from={"documents": self.corpus_id},
-            verbose=self.verbose,
-        )  # fmt: skip
-        if built:
-            why = "" if tokeniser == "english" else f", tokeniser {tokeniser}: the English one drops letters here"
-            say(f"BM25: indexed{why}")
+        say(f"BM25, tokeniser {tokeniser}{' (the English one drops letters here)' if tokeniser != 'english' else ''}")
+        build_bm25(self.collection.corpus, path, tokeniser=tokeniser, made_from=made_from, verbose=self.verbose)
         return Row(bm25(path, self.num_results), {"index_mb": sum(f.stat().st_size for f in path.iterdir()) / 1e6})
 
     def lexical(self, backbones: Mapping[str, Any], max_length: int, lowercase: bool) -> Iterator[tuple[str, Row]]:
