@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from .._utils.paths import cache_dir
-from .base import Collection
+from .base import Collection, FrameCollection
 from .beir import BeirCollection, write_beir
 from .docstring_source import read_docstrings, versions
-from .frames import FrameCollection
 
 BUILD = 1  # raise it when the way of building changes: caches of another build are not used
 MIN_BODY_WORDS = 20
