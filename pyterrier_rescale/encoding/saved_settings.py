@@ -12,7 +12,7 @@ from .._utils.defaults import MAX_POOLING
 from .._utils.filling import UNFINISHED
 from .._utils.paths import expand
 from ..heads.provenance import PROVENANCE
-from ..heads.shifting import check_shift
+from ..heads.rescaling import check_shift
 from .head_options import HeadOptions
 from .query_encoder import QuerySide
 

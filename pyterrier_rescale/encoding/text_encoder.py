@@ -97,7 +97,6 @@ class TextEncoder:
         self.max_length = check_max_length(max_length, model)
         self.model = on_device(model, default_device(device))
         self.device = self.model.device
-        self._modules = list(self.model.modules())
         # its own: truncation and padding are a tokenizer's state, which others would switch in the middle of a call
         self.tokenizer = lowercasing(tokenizer) if lowercase else copy.deepcopy(tokenizer)
         self.pooling = pooling
@@ -234,7 +233,7 @@ class TextEncoder:
         special = np.isin(input_ids, self.tokenizer.all_special_ids) & mask
         tokens = torch.from_numpy(input_ids).to(self.device)
         attended = torch.from_numpy(mask).to(self.device)
-        with torch.inference_mode(), evaluating(self.model, self._modules), self._threads(tokens.numel()):
+        with torch.inference_mode(), evaluating(self.model), self._threads(tokens.numel()):
             hidden = head_input(self.model, input_ids=tokens, attention_mask=attended.long())
         return HeadBatch(members, hidden, attended, torch.from_numpy(special).to(self.device), tokens)
 

@@ -95,7 +95,7 @@ class Splade(Portable, pt.Transformer):
         from ..heads.checkpoint import load_backbone
         from ..heads.rescaling import check_k
         from ..heads.rescaling import rescale as rescale_head
-        from ..heads.shifting import check_shift, shift_logits
+        from ..heads.rescaling import check_shift, shift_logits
 
         if isinstance(rescale, str):
             raise ValueError(

@@ -15,7 +15,7 @@ from .._utils.durable import write_whole
 from .._utils.paths import expand
 from ..encoding.head_options import HeadOptions
 from ..encoding.kernel import POOLINGS
-from ..heads.shifting import check_shift
+from ..heads.rescaling import check_shift
 from .activations import KEPT
 from .losses import LOSSES
 from .regularizers import RAMPS, REGULARIZERS

@@ -18,7 +18,7 @@ from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import rescale
-from ..heads.shifting import check_shift, shift_logits
+from ..heads.rescaling import check_shift, shift_logits
 from ..heads.ties import untie
 from .callbacks import not_finite
 from .config import TrainConfig
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: Where a learned k starts: the paper's constant.
 LEARNED_START = 16.0
 # Pairs that calibration looks at, spread evenly over the training data.
-_CALIBRATION_PAIRS = 512
+_CALIBRATION_PAIRS = 256
 # Share of texts in which a calibrated term fires; one text where there are few.
 _FIRING_RATE = 0.03
 # Rows whose documents give the inverse document frequencies.
@@ -139,9 +139,7 @@ def rescaled(
         refuse_rescaled(model)
         before = mean_row_norm(find_head(model).weight)
         untie(model)
-        record(
-            model, k=LEARNED_START, method="learned", placement="decoder", bias=False, mean_row_norm_before=before
-        )
+        record(model, k=LEARNED_START, method="learned", bias=False, mean_row_norm_before=before)
         return model
     if isinstance(how, str):
         from ..analysis.calibration import calibrate
@@ -153,15 +151,11 @@ def rescaled(
             tokenizer=tokenizer,
             offset=how == "calibrated",
             rate=max(_FIRING_RATE, 1 / len(pairs)),
+            margin=_teachers_margin(rows, config),
             temperature=config.temperature,
             max_length=config.max_length,
-            batch_size=config.batch_size,
+            encoding={"pooling": config.pooling, "query_side": queries, "options": config.head_options},
             device=config.device,
-            seed=config.seed,
-            pooling=config.pooling,
-            query_side=queries,
-            **config.head_options.given(),
-            **_aim(rows, config),
         )
         return calibration.apply(model, inplace=True)
     return rescale(model, how, inplace=True)
@@ -182,10 +176,10 @@ def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, 
     return [found[place] for place in spread(len(found), size)]
 
 
-def _aim(rows: Rows, config: TrainConfig) -> dict[str, Any]:
-    """What calibration aims at: margins like the teacher's for losses that distil, else its default."""
+def _teachers_margin(rows: Rows, config: TrainConfig) -> float | None:
+    """What calibration aims at for losses that distil: the root mean square of the teacher's margins."""
     if not LOSSES[config.loss].needs_scores:
-        return {}
+        return None
     margins = [
         row.scores[0] - score
         for row in (rows[int(place)] for place in spread(len(rows), _CALIBRATION_PAIRS))
@@ -194,5 +188,4 @@ def _aim(rows: Rows, config: TrainConfig) -> dict[str, Any]:
     ]
     target = math.sqrt(sum(margin * margin for margin in margins) / len(margins))
     # MarginMSE divides the student's scores alone by the temperature
-    unit = config.temperature if config.loss == "margin_mse" else 1.0
-    return {"criterion": "random_margin", "target": max(target, 1e-3) * unit}
+    return max(target, 1e-3) * (config.temperature if config.loss == "margin_mse" else 1.0)

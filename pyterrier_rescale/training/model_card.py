@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from ..encoding.query_encoder import QuerySide
     from .data.rows import Rows
 
-# Pairs of the training data that a head is measured on, and texts per batch: seconds, whatever the backbone.
+# Pairs of the training data that a head is measured on: seconds, whatever the backbone.
 _PAIRS = 32
-_BATCH = 16
 _PACKAGES = ("sentence-transformers", "transformers", "torch")
 _FIGURES = (
     ("ranking", "ranking loss"),
@@ -170,11 +169,8 @@ def measure_head(
         tokenizer=tokenizer,
         temperature=config.temperature,
         max_length=config.max_length,
-        batch_size=_BATCH,
+        encoding={"pooling": config.pooling, "query_side": queries, "options": config.head_options},
         device=config.device,
-        pooling=config.pooling,
-        query_side=queries,
-        **config.head_options.given(),
     )
 
 
