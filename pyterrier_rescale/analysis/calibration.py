@@ -308,9 +308,9 @@ def search_k(
         low, high = min(tried), max(tried)
         if value(high) > aim or (value(low) < aim and low > least):
             raise ValueError(
-                f"no k between {low:.2g} and {high:.2g} brings {criterion} to {aim:g}, it goes from {value(low):.3g} to "
-                f"{value(high):.3g}: give more texts or another target; where the bias is kept and gives most of it, "
-                "shift it (offset=True, rescale='calibrated')"
+                f"no k between {low:.2g} and {high:.2g} brings {criterion} to {aim:g}, it goes from {value(low):.3g} "
+                f"to {value(high):.3g}: give more texts or another target; where the bias is kept and gives most of "
+                "it, shift it (offset=True, rescale='calibrated')"
             )
         for _ in range(2 if value(low) >= aim else 0):  # else the head's own scale is small enough
             above = max(k for k in tried if value(k) >= aim)

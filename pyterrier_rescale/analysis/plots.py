@@ -56,7 +56,8 @@ def plot_audits(audits: Sequence[Any], path: str | os.PathLike[str] | None = Non
 
     A row per ``HeadAudit``, the first on top. The ending of ``path`` gives the format of the file.
     """
-    panels = [_row_norms, _logits, _spread, _shares] if any("texts" in audit.numbers for audit in audits) else [_row_norms]
+    measured = any("texts" in audit.numbers for audit in audits)
+    panels = [_row_norms, _logits, _spread, _shares] if measured else [_row_norms]
     widths = [1.0, 1.2, 1.0, 1.2][: len(panels)]
     figure, axes = blank_figure(
         1.4 + 3.3 * sum(widths), 1.7 + 0.55 * len(audits), len(panels), gridspec_kw={"width_ratios": widths}
@@ -100,7 +101,8 @@ def plot_calibration(calibration: Any, path: str | os.PathLike[str] | None = Non
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_xlabel("k")
         axis.legend(frameon=False, fontsize=8)
-    measured.annotate(f" k = {calibration.k:.3g}", (calibration.k, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
+    k = calibration.k
+    measured.annotate(f" k = {k:.3g}", (k, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
     return _saved(figure, path)
 
 
@@ -174,8 +176,8 @@ def _ridge(
         low, high = low * 0.98 - 1e-9 * (not log), high * 1.02 + 1e-9
     edges = np.geomspace(low, high, 61) if log else np.linspace(low, high, 61)
     counts, _ = np.histogram(values, edges)
-    band = height * counts / max(1, counts.max())
-    axis.fill_between((edges[1:] + edges[:-1]) / 2, y - band, y + band, color=colour, alpha=0.55, step="mid", label=label)
+    centres, band = (edges[1:] + edges[:-1]) / 2, height * counts / max(1, counts.max())
+    axis.fill_between(centres, y - band, y + band, color=colour, alpha=0.55, linewidth=0, step="mid", label=label)
 
 
 def _saved(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:

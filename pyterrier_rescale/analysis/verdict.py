@@ -58,8 +58,8 @@ def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...],
         )
     if numbers["special_share"] > SINK:
         found["sink"] = (
-            f"{numbers['special_share']:.0%} of the firing terms have their maximum at a special position; no k changes "
-            "that; a shift per term may: audit calibrate(model, texts).apply(model)"
+            f"{numbers['special_share']:.0%} of the firing terms have their maximum at a special position; no k "
+            "changes that; a shift per term may: audit calibrate(model, texts).apply(model)"
         )
     if numbers["cosine_hidden"] > ANISOTROPIC:
         found["anisotropic"] = (

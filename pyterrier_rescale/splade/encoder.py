@@ -93,9 +93,8 @@ class Splade(Portable, pt.Transformer):
         from ..encoding.text_checks import position_limit
         from ..encoding.text_encoder import TextEncoder, default_device
         from ..heads.checkpoint import load_backbone
-        from ..heads.rescaling import check_k
+        from ..heads.rescaling import check_k, check_shift, shift_logits
         from ..heads.rescaling import rescale as rescale_head
-        from ..heads.rescaling import check_shift, shift_logits
 
         if isinstance(rescale, str):
             raise ValueError(

@@ -17,8 +17,7 @@ from ..encoding.text_encoder import lowercasing
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled
-from ..heads.rescaling import rescale
-from ..heads.rescaling import check_shift, shift_logits
+from ..heads.rescaling import check_shift, rescale, shift_logits
 from ..heads.ties import untie
 from .callbacks import not_finite
 from .config import TrainConfig
