@@ -2,7 +2,6 @@
 
 
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 import torch
@@ -223,15 +222,6 @@ def test_heads_without_bias(tmp_path):
     np.testing.assert_allclose(loaded.decoder.bias.detach().numpy(), calibration.bias_shift / calibration.k, rtol=1e-6)
 
 
-def test_inplace_and_the_model_is_put_back():
-    model, tokenizer = tiny.build("bert")
-    model.train()
-    calibration = calibrate(model, TEXTS, tokenizer=tokenizer, rate=RATE)
-    assert model.training
-    assert calibration.apply(model, inplace=True) is model
-    assert provenance(model)["method"] == "calibrated"
-
-
 def test_only_the_measured_model(modernbert, calibrated):
     calibration, _ = calibrated
     with pytest.raises(ValueError, match="not those that were measured"):
@@ -282,15 +272,6 @@ def test_a_head_in_which_no_term_fires():
     with pytest.raises(ValueError, match="no k gives a random_saturation above 0"):
         calibrate(model, TEXTS, tokenizer=tokenizer, offset=False)
     assert calibrate(model, TEXTS, tokenizer=tokenizer, rate=RATE).table["active_terms"].min() > 0
-
-
-def test_plot(calibrated, tmp_path):
-    calibration, _ = calibrated
-    figure = calibration.plot(tmp_path / "calibration.png")
-    assert len(figure.axes) == 4
-    assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
-    line = figure.axes[0].lines[0]
-    pd.testing.assert_series_equal(pd.Series(line.get_xdata()), calibration.table["k"], check_names=False)
 
 
 def test_a_global_offset_shifts_all_terms_alike(modernbert):
