@@ -18,7 +18,7 @@ import numpy as np
 from .._utils.checks import check_choice, check_integer
 from ..heads.fingerprint import model_fingerprint, settings_fingerprint, tokenizer_fingerprint
 from ..heads.provenance import PROVENANCE
-from ..heads.shifting import check_shift
+from ..heads.rescaling import check_shift
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

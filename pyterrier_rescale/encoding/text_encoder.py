@@ -18,7 +18,7 @@ from .._utils.checks import check_integer
 from ..heads.checkpoint import load_backbone, load_tokenizer
 from ..heads.decoder import check_head, evaluating, head_input, padding_error
 from ..heads.fingerprint import tokenizer_fingerprint
-from ..heads.shifting import shift_logits
+from ..heads.rescaling import shift_logits
 from .description import Description, QuerySide
 from .kernel import packed_head
 from .lexical import StaticEncoder
@@ -96,7 +96,6 @@ class TextEncoder:
             model = shift_logits(model, description.shift)
         self.model = on_device(model, default_device(device))
         self.device = self.model.device
-        self._modules = list(self.model.modules())
         # its own: truncation and padding are a tokenizer's state, which others would switch in the middle of a call
         self.tokenizer = lowercasing(tokenizer) if description.lowercase else copy.deepcopy(tokenizer)
         self.head = check_head(self.model)
@@ -284,7 +283,7 @@ class TextEncoder:
         special = np.isin(input_ids, self.tokenizer.all_special_ids) & mask
         tokens = torch.from_numpy(input_ids).to(self.device)
         attended = torch.from_numpy(mask).to(self.device)
-        with torch.inference_mode(), evaluating(self.model, self._modules):
+        with torch.inference_mode(), evaluating(self.model):
             hidden = head_input(self.model, input_ids=tokens, attention_mask=attended.long())
         return HeadBatch(members, hidden, attended, torch.from_numpy(special).to(self.device), tokens)
 

@@ -1,4 +1,4 @@
-"""Files of a saved model, in a folder or behind a hub name; and where in a SparseEncoder's folder its masked LM lies."""
+"""Files of a saved model, in a folder or behind a hub name, and where in a SparseEncoder's folder its masked LM is."""
 
 from __future__ import annotations
 

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from ..encoding.text_encoder import TextEncoder
     from .explanation import Explanation
 
-# The parameters that describe the encoder: what a folder says of them holds where they are None.
-_DESCRIBED = ("pooling", "activation", "max_length", "lowercase", "shift", "position_top_k", "fold")
-
 
 class Splade(pt.Transformer):
     """A SPLADE encoder: a masked LM whose head gives term weights; factory of PyTerrier stages.
@@ -103,10 +100,11 @@ class Splade(pt.Transformer):
         if rescale is not None:
             check_k(rescale)
         check_integer("batch_size", batch_size)
-        description = describe(
-            model, pooling=pooling, activation=activation, max_length=max_length, lowercase=lowercase, shift=shift,
-            position_top_k=position_top_k, fold=fold,
-        )  # fmt: skip
+        given = {
+            "pooling": pooling, "activation": activation, "max_length": max_length, "lowercase": lowercase,
+            "shift": shift, "position_top_k": position_top_k, "fold": fold,
+        }  # fmt: skip
+        description = describe(model, **given)
         loaded, loaded_tokenizer = load_backbone(model, tokenizer, dtype=dtype)
         if loaded is model and dtype is not None:
             raise ValueError("dtype cannot be changed for a loaded model: load it with the dtype wanted")
@@ -126,9 +124,10 @@ class Splade(pt.Transformer):
         self.device = device
         self.dtype = dtype
         self.verbose = verbose
-        for name in _DESCRIBED:
+        for name, value in given.items():  # what holds, and for repr and PyTerrier's copies what was given
             setattr(self, name, getattr(description, name))
-        self._max_length, self.max_length = self.max_length, self.encoder.max_length
+            setattr(self, f"_{name}", value)
+        self.max_length = self.encoder.max_length
         self._terms: dict[str, TermMap] = {}
         self._fingerprint: tuple[Any, str] | None = None
         # A plain Terrier index may follow in the pipeline: choose its JVM while it can still be chosen. Machines

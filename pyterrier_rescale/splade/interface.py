@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..encoding.description import Description
-
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -59,13 +57,13 @@ def top_terms(row: csr_matrix, encoder: SparseEncoder, n: int) -> list[tuple[str
 def call_of(encoder: SparseEncoder) -> str:
     """The call that makes an encoder: its class and the arguments that are not the defaults."""
     _, first, *others = inspect.signature(type(encoder).__init__).parameters.values()
-    source, plain = getattr(encoder, first.name), Description()
+    source = getattr(encoder, first.name)
     shown = [repr(str(source)) if isinstance(source, (str, os.PathLike)) else f"<{type(source).__name__}>"]
     for parameter in others:
         name = parameter.name
         value = getattr(encoder, f"_{name}", getattr(encoder, name))
-        value = tuple(value.tolist()) if isinstance(value, np.ndarray) else value
+        value = tuple(value) if isinstance(value, (list, np.ndarray)) else value
         told = name not in ("verbose", "tokenizer") or isinstance(value, str)
-        if told and value not in (parameter.default, getattr(plain, name, parameter.default)):
+        if told and value != parameter.default:
             shown.append(f"{name}={value!r:.80}")
     return f"{type(encoder).__name__}({', '.join(shown)})"

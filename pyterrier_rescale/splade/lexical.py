@@ -84,6 +84,7 @@ class LexicalEncoder(Splade):
         saved = _saved(tokenizer, loaded) if idf_from is None else {}
         given = {"weighting": weighting, "k1": k1, "b": b, "max_length": max_length}
         settings = {**_SETTINGS, **saved, **{name: value for name, value in given.items() if value is not None}}
+        vars(self).update({f"_{name}": value for name, value in given.items()})  # for repr and PyTerrier's copies
         self.weighting = check_choice("weighting", settings["weighting"], WEIGHTINGS)
         self.k1, self.b = float(check_number("k1", settings["k1"], zero=True)), float(check_share("b", settings["b"]))
         self.max_length = check_integer("max_length", settings["max_length"], 3)
