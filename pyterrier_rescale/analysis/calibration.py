@@ -27,7 +27,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     import matplotlib.figure
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..encoding.description import Description
 
 #: The random saturation that is aimed at.
 SATURATION = 0.3
@@ -146,7 +148,7 @@ def calibrate(
     margin: float | None = None,
     temperature: float = 1.0,
     max_length: int | None = None,
-    encoding: Mapping[str, Any] | None = None,
+    encoding: Description | None = None,
     device: Any = None,
 ) -> Calibration:
     """Measure k, and with ``offset`` a shift per term, on a few unlabelled texts.
@@ -166,9 +168,9 @@ def calibrate(
         margin: aim instead at this root mean square of s(q, d+) - s(q, d) over random documents d, for the median
             query: the teacher's, for losses that distil.
         temperature: the loss's; InfoNCE divides the scores by it.
-        max_length: tokens per text; default: what the folder of an encoder was saved with, else 256.
-        encoding: how texts become vectors, as arguments of :func:`~pyterrier_rescale.analysis.measurement.run_probe`;
-            default: as the folder of an encoder was saved, else max pooling of both sides.
+        max_length: tokens per text; default: what the folder of an encoder was saved with, else the tokenizer's.
+        encoding: how texts become vectors, a :class:`~pyterrier_rescale.encoding.description.Description`; default: as
+            the folder of an encoder was saved, else max pooling of both sides.
         device: torch device of the pass; default: CUDA where present, else CPU.
 
     Returns:
@@ -196,12 +198,12 @@ def calibrate(
             f"rate={rate:g} of {len(documents)} texts is less than one text: give at least {math.ceil(1 / rate)} texts "
             "or a larger rate"
         )
-    loaded, tokenizer, how = load_encoder(model, tokenizer, {**(encoding or {}), "max_length": max_length})
+    loaded, tokenizer, how = load_encoder(model, tokenizer, encoding, max_length)
     refuse_rescaled(loaded)
     if offset and find_head(loaded).bias is None:
         ensure_bias(copy.deepcopy(loaded))  # raises where the family cannot hold one
     mean_row = mean_known_row(loaded, tokenizer) if offset else None
-    probe = run_probe(loaded, tokenizer, queries, documents, mean_row=mean_row, device=device, **how)
+    probe = run_probe(loaded, tokenizer, queries, documents, mean_row=mean_row, device=device, description=how)
     shift = -term_levels(probe, rate, common=offset == "global") if offset else None
     ks = None if k is None else [check_k(k)]
     best, table = search_k(probe, shift, criterion=criterion, aim=float(aim), temperature=temperature, ks=ks)
@@ -212,23 +214,11 @@ def calibrate(
         "measured": float(table.loc[table["chosen"], criterion].iloc[0]),
         "temperature": temperature,
         "texts": len(documents),
-        **_plain(how),
+        **how.changed(),
     }
     if offset:
         settings |= {"offset": "global" if offset == "global" else "term", "rate": rate}
     return Calibration(best, shift, mean_row, table, settings)
-
-
-def _plain(how: Mapping[str, Any]) -> dict[str, Any]:
-    """How texts were encoded, as plain JSON values; nothing for max pooling of both sides."""
-    settings = {name: value for name, value in how.items() if name in ("max_length", "lowercase") and value}
-    settings |= how["options"].given() if how.get("options") else {}
-    if how.get("pooling", "max") != "max":
-        settings["pooling"] = how["pooling"]
-    side = how.get("query_side")
-    if side is not None and not side.alike:
-        settings["queries"] = "static" if side.weights is not None else str(side.pooling)
-    return settings
 
 
 def mean_known_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ..encoding.description import Description
+
 
 class _Shown:
     """An audit, or several, as figures and notebooks show them."""
@@ -112,7 +114,7 @@ def audit(
     tokenizer: PreTrainedTokenizerBase | str | None = None,
     temperature: float = 1.0,
     max_length: int | None = None,
-    encoding: Mapping[str, Any] | None = None,
+    encoding: Description | None = None,
     device: Any = None,
 ) -> HeadAudit | HeadAudits:
     """Measure a head; with texts also its logits, scores, density, cosine and frequency bias.
@@ -124,9 +126,9 @@ def audit(
         tokenizer: the tokenizer, its name or folder; default: the model's. A loaded model without a name needs one
             only with texts; without it every row counts as used.
         temperature: what the loss divides the scores by.
-        max_length: tokens per text; default: what the folder of an encoder was saved with, else 256.
-        encoding: how texts become vectors, as arguments of :func:`~pyterrier_rescale.analysis.measurement.run_probe`;
-            default: as the folder of an encoder was saved, else max pooling of both sides.
+        max_length: tokens per text; default: what the folder of an encoder was saved with, else the tokenizer's.
+        encoding: how texts become vectors, a :class:`~pyterrier_rescale.encoding.description.Description`; default: as
+            the folder of an encoder was saved, else max pooling of both sides.
         device: torch device; default: CUDA where present, else CPU.
 
     Returns:
@@ -147,11 +149,10 @@ def audit(
         # without texts, a loaded model without a name needs no tokenizer
         nameless = getattr(getattr(one, "config", None), "name_or_path", None) == "" and tokenizer is None
         loaded, tokens, how = load_encoder(
-            one, tokenizer, {**(encoding or {}), "max_length": max_length},
-            need_tokenizer=pairs is not None or not nameless,
-        )  # fmt: skip
+            one, tokenizer, encoding, max_length, need_tokenizer=pairs is not None or not nameless
+        )
         shown = name if isinstance(model, Mapping) else loaded.config.name_or_path or type(loaded).__name__
-        audits.append(_audit(shown, loaded, tokens, pairs, temperature, {"device": device, **how}))
+        audits.append(_audit(shown, loaded, tokens, pairs, temperature, {"device": device, "description": how}))
     return HeadAudits(audits) if several else audits[0]
 
 

@@ -8,9 +8,7 @@ and the head is computed for each k. Static queries are the same whatever the he
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +17,12 @@ import torch
 
 from .._utils.checks import check_is_list
 from .._utils.sampling import spread
-from ..encoding.folding import Folding, fold_weights
-from ..encoding.head_options import HeadOptions
+from ..encoding.description import Description
 from ..encoding.kernel import packed_head
-from ..encoding.query_encoder import QuerySide, StaticEncoder
-from ..encoding.saved_settings import saved_settings
-from ..encoding.text_checks import check_texts, position_limit
+from ..encoding.saved_folder import describe
+from ..encoding.terms import Folding, fold_weights
 from ..encoding.text_encoder import HeadBatch, TextEncoder
+from ..encoding.texts import check_texts
 from ..heads.checkpoint import load_backbone
 from ..heads.rescaling import shift_logits
 from .head_statistics import term_weights
@@ -57,8 +54,7 @@ class Probe:
         content_text: the document of each of them, (M,).
         special_hidden: t at up to 256 special positions, (M', H).
         static_queries: vectors of queries that need no model, (N, V), or ``None``.
-        positions: t at all attended positions of each text, (L, H), of a side that needs it, with its pooling; by side.
-        position_top_k: how many logits of each position take part, or ``None``.
+        positions: t at all attended positions of each text, (L, H), of a side that needs it, and its description.
         folding: which terms are one, or ``None``.
     """
 
@@ -73,8 +69,7 @@ class Probe:
     content_text: np.ndarray
     special_hidden: np.ndarray
     static_queries: np.ndarray | None = None
-    positions: dict[str, tuple[list[torch.Tensor], str]] = field(default_factory=dict)
-    position_top_k: int | None = None
+    positions: dict[str, tuple[list[torch.Tensor], Description]] = field(default_factory=dict)
     folding: Folding | None = None
 
     @property
@@ -97,14 +92,12 @@ class Probe:
         bias = self.bias if shift is None else self.bias + shift
         if side not in self.positions:
             return self.folded(term_weights(getattr(self, side), bias, k, bias_divided=shift is not None), 0.0)
-        texts, pooling = self.positions[side]
+        texts, description = self.positions[side]
         rows, lengths = torch.cat(texts), torch.tensor([len(text) for text in texts])
         weight = torch.from_numpy(self.weight / np.float32(k)).to(rows)
         bias = torch.from_numpy(bias if shift is None else bias / np.float32(k)).to(rows)
         with torch.inference_mode():
-            weights = packed_head(
-                rows, lengths.to(rows.device), weight, bias, pooling, position_top_k=self.position_top_k
-            )
+            weights = packed_head(rows, lengths.to(rows.device), weight, bias, description)
         return self.folded(weights.cpu().numpy(), 0.0)
 
     def folded(self, values: np.ndarray, fill: float) -> np.ndarray:
@@ -116,22 +109,16 @@ class Probe:
 
 
 def load_encoder(
-    model: Any, tokenizer: Any, encoding: Mapping[str, Any] | None, *, need_tokenizer: bool = True
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, dict[str, Any]]:
-    """Model, tokenizer, and how texts are encoded: as ``encoding`` says, else as an encoder's folder was saved.
-
-    ``encoding`` and what is returned are arguments of :func:`run_probe`: ``pooling``, ``query_side``, ``options``,
-    ``max_length``, ``lowercase``.
-    """
-    saved = saved_settings(model) if isinstance(model, (str, os.PathLike)) else {}
-    place, shift = saved.pop("folder", model), saved.pop("shift", None)
-    if "queries" in saved:
-        saved["query_side"] = saved.pop("queries")
-    loaded, tokenizer = load_backbone(place, tokenizer, need_tokenizer=need_tokenizer)
-    if shift is not None:
-        loaded = shift_logits(loaded, shift, inplace=True)
-    given = {name: value for name, value in (encoding or {}).items() if value is not None}
-    return loaded, tokenizer, {**saved, **given}
+    model: Any, tokenizer: Any, encoding: Description | None, max_length: int | None, *, need_tokenizer: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, Description]:
+    """Model, tokenizer, and how texts are encoded: as ``encoding`` says, else as an encoder's folder was saved."""
+    description = describe(model) if encoding is None else encoding
+    if max_length is not None:
+        description = description.replace(max_length=max_length)
+    loaded, tokenizer = load_backbone(model, tokenizer, need_tokenizer=need_tokenizer)
+    if description.shift is not None:
+        loaded = shift_logits(loaded, description.shift, inplace=loaded is not model)
+    return loaded, tokenizer, description.replace(shift=None)
 
 
 def as_pairs(texts: Iterable[Any]) -> tuple[list[str], list[str]]:
@@ -182,33 +169,27 @@ def run_probe(
     queries: Sequence[str],
     documents: Sequence[str],
     *,
+    description: Description | None = None,
     mean_row: np.ndarray | None = None,
-    max_length: int = 256,
-    lowercase: bool = False,
     device: Any = None,
-    pooling: str = "max",
-    query_side: QuerySide | None = None,
-    options: HeadOptions | None = None,
 ) -> Probe:
     """Run the model once over N queries and N documents; it is left on its device and in its mode.
 
-    With ``mean_row`` (H,) everything is measured of W less this row. Documents are pooled by ``pooling``, queries as
-    ``query_side`` says (default: as documents), both under the head's ``options``. Memory: three (N, V) float32 arrays
-    and one batch, and t at every position of a side that needs them; the (B, L, V) logits never exist.
+    With ``mean_row`` (H,) everything is measured of W less this row. Memory: three (N, V) float32 arrays and one batch,
+    and t at every position of a side that needs them; the (B, L, V) logits never exist.
+
+    Raises:
+        ValueError: where the weights of queries are the model's times static ones, which cannot be told apart.
     """
-    side, limit = query_side or QuerySide(), position_limit(model) or max_length
-    encoder = TextEncoder(
-        model, tokenizer, max_length=min(max_length, limit), lowercase=lowercase, device=device, pooling=pooling,
-        options=options,
-    )  # fmt: skip
-    if side.max_length is not None:
-        side = dataclasses.replace(side, max_length=min(side.max_length, limit))
-    query_encoder = side.encoder(encoder)
+    encoder = TextEncoder(model, tokenizer, description, device=device)
+    if encoder.description.queries.times_model:
+        raise ValueError("queries weighted by the model and by static weights together cannot be measured")
+    query_encoder = encoder.of_queries()
     weight, bias, folding = encoder.head.weight.detach(), encoder.head.bias, encoder.folding
     if mean_row is not None:
         weight = weight - torch.from_numpy(mean_row).to(weight)
     found = _pass(encoder, documents, weight)
-    if isinstance(query_encoder, StaticEncoder):
+    if getattr(query_encoder, "model", None) is not encoder.model:  # static, or of another model
         static, asked = query_encoder.encode(queries).toarray(), found
     else:
         static, asked = None, _pass(query_encoder, queries, weight)
@@ -228,7 +209,6 @@ def run_probe(
         special_hidden=np.concatenate(found.hidden["special"]),
         static_queries=static,
         positions={name: one.positions for name, one in (("queries", asked), ("documents", found)) if one.positions},
-        position_top_k=encoder.options.position_top_k,
         folding=folding,
     )
 
@@ -247,8 +227,9 @@ class _Side:
 @torch.inference_mode()
 def _pass(encoder: TextEncoder, texts: Sequence[str], weight: torch.Tensor) -> _Side:
     side = _Side(len(texts), len(weight))
-    if encoder.pooling == "sum" or encoder.options.position_top_k is not None:
-        side.positions = [None] * len(texts), encoder.pooling
+    how = encoder.description
+    if (how.pooling, how.activation, how.position_top_k) != ("max", "relu", None):
+        side.positions = [None] * len(texts), how
     for batch in encoder.head_batches(texts):
         masks = {"content": batch.mask & ~batch.special, "special": batch.special}
         side.counts += np.bincount(batch.input_ids[masks["content"]].cpu().numpy(), minlength=len(weight))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.files import expand
 from .decoder import find_head
+from .hub_files import model_folder
 from .provenance import provenance
 from .ties import keep_dead_bias_in_step
 
@@ -46,7 +47,7 @@ def load_backbone(
     if isinstance(model, PreTrainedModel):
         loaded, name = model, model.config.name_or_path
     elif isinstance(model, (str, os.PathLike)):
-        name = check_source(model, "model")
+        name = model_folder(check_source(model, "model"))
         loaded = _load_model(name, dtype)
     else:
         raise TypeError(f"model must be a hub name, a folder or a PreTrainedModel, got a {type(model).__name__}")

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from .._utils.sampling import spread
+from ..encoding.description import Description
 from ..encoding.lexical import token_statistics
-from ..encoding.query_encoder import QuerySide
-from ..encoding.text_checks import check_max_length
-from ..encoding.text_encoder import lowercasing
+from ..encoding.texts import check_max_length, lowercasing
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled
@@ -72,7 +71,7 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
         raise ValueError("backbone has no parameter that requires a gradient: model.requires_grad_(True) lets it learn")
     for length in (config.max_length, config.query_max_length):
         if length is not None:
-            check_max_length(length, model)
+            check_max_length(length, model, tokenizer)
     if config.lowercase:
         tokenizer = lowercasing(tokenizer)
     return model, tokenizer
@@ -93,26 +92,15 @@ def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainC
         raise ValueError(f"bias_learning_rate must be None for a {type(model).__name__}, whose head has no bias")
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
-    weights = None if queries.weights is None else torch.from_numpy(queries.weights)
-    return SparseHead(
-        model,
-        tokenizer,
-        pooling=config.pooling,
-        query_pooling=config.query_pooling,
-        query_weights=weights,
-        max_length=config.max_length,
-        learned_k=LEARNED_START if config.rescale == "learned" else None,
-        options=config.head_options,
-    )
+    return SparseHead(model, tokenizer, queries, learned_k=LEARNED_START if config.rescale == "learned" else None)
 
 
-def starting_queries(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> QuerySide:
-    """How queries are encoded at the first step: pooled in their own way, or static, with their IDF."""
+def starting_queries(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> Description:
+    """How texts are encoded at the first step; static queries with their IDF."""
     if config.queries == "static":
         weights = idf_weights(rows, tokenizer, len(find_head(model).weight), max_length=config.max_length)
-        return QuerySide(weights=weights.numpy(), max_length=config.query_max_length)
-    own = config.query_pooling not in (None, config.pooling)
-    return QuerySide(pooling=config.query_pooling if own else None, max_length=config.query_max_length)
+        return config.description(weights.numpy())
+    return config.description()
 
 
 def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> torch.Tensor:
@@ -128,7 +116,7 @@ def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int)
 
 
 def rescaled(
-    model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, queries: QuerySide
+    model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, queries: Description
 ) -> PreTrainedModel:
     """Apply the option ``rescale`` to a model that may be changed; measured ones look at the training pairs."""
     how = config.rescale
@@ -153,7 +141,7 @@ def rescaled(
             margin=_teachers_margin(rows, config),
             temperature=config.temperature,
             max_length=config.max_length,
-            encoding={"pooling": config.pooling, "query_side": queries, "options": config.head_options},
+            encoding=queries,
             device=config.device,
         )
         return calibration.apply(model, inplace=True)
