@@ -11,8 +11,7 @@ from pyterrier_rescale import audit, calibrate, rescale
 from pyterrier_rescale.analysis.calibration import search_k
 from pyterrier_rescale.analysis.head_statistics import random_saturation
 from pyterrier_rescale.analysis.measurement import as_pairs, run_probe
-from pyterrier_rescale.encoding.head_options import HeadOptions
-from pyterrier_rescale.encoding.query_encoder import QuerySide
+from pyterrier_rescale.encoding.description import Description, QuerySide
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.decoder import find_head
 from pyterrier_rescale.heads.provenance import provenance
@@ -42,7 +41,7 @@ def stock_pooled(model, tokenizer, texts):
 
 
 def encode(model, tokenizer, texts):
-    return TextEncoder(model, tokenizer, max_length=64).encode(texts).toarray()
+    return TextEncoder(model, tokenizer, Description(max_length=64)).encode(texts).toarray()
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +202,7 @@ def test_a_flat_head_is_not_enlarged(modernbert):
     calibration = calibrate(model, TEXTS, tokenizer=tokenizer, rate=RATE, max_length=64, margin=1e3)
     assert calibration.k == 1 == calibration.table["k"].min() and calibration.settings["measured"] < 1e3
     assert calibrate(model, TEXTS, tokenizer=tokenizer, rate=RATE, k=0.25).k == 0.25  # asked for by name
-    probe = run_probe(model, tokenizer, *as_pairs(TEXTS), max_length=64)
+    probe = run_probe(model, tokenizer, *as_pairs(TEXTS), description=Description(max_length=64))
     assert search_k(probe, None, criterion="random_margin", aim=10.0, least=0.0)[0] < 1
 
 
@@ -311,19 +310,15 @@ def test_what_is_measured_is_what_the_encoder_then_gives(name, offset, options_o
     model, tokenizer = modernbert
     pooling, side = SIDES[name]
     pairs = list(zip(TEXTS[12:] + TEXTS[:12], TEXTS, strict=True))
-    head = HeadOptions(**options_of_head)
-    encoding = {"pooling": pooling, "query_side": side, "options": head}
-    options = {"tokenizer": tokenizer, "max_length": 64, "encoding": encoding}
+    description = Description(pooling=pooling, queries=side, max_length=64, **options_of_head)
+    options = {"tokenizer": tokenizer, "encoding": description}
     for k in (2.0, 40.0):
         calibration = calibrate(model, pairs, offset=offset, rate=RATE, k=k, **options)
         (row,) = calibration.table.to_dict("records")
         applied = calibration.apply(model)
-        encoder = TextEncoder(applied, tokenizer, max_length=64, pooling=pooling, options=head)
+        encoder = TextEncoder(applied, tokenizer, description)
         documents = encoder.encode([document for _, document in pairs]).toarray().astype(np.float64)
-        asked = side.encoder(encoder)
-        if side.weights is None and side.max_length:
-            asked = TextEncoder(applied, tokenizer, max_length=side.max_length, pooling=side.pooling, options=head)
-        queries = asked.encode([query for query, _ in pairs]).toarray()
+        queries = encoder.of_queries().encode([query for query, _ in pairs]).toarray()
         scores = queries @ documents.T
         assert row["random_saturation"] == pytest.approx(random_saturation(scores), rel=1e-3)
         # a term at its threshold may fire by rounding
@@ -333,19 +328,19 @@ def test_what_is_measured_is_what_the_encoder_then_gives(name, offset, options_o
     audited = audit(applied, pairs, **options)
     assert audited.numbers["random_saturation"] == pytest.approx(row["random_saturation"], rel=1e-3)
     assert calibration.settings.get("pooling", "max") == pooling
-    assert calibration.settings.get("queries") == ("static" if side.weights is not None else side.pooling)
+    assert calibration.settings.get("queries", "") == ("static" if side.weights is not None else side.pooling or "")
     assert {name: calibration.settings.get(name) for name in options_of_head} == options_of_head
 
 
-FOLDED = {"options": HeadOptions(fold="case")}
+FOLDED = Description(fold="case", max_length=64)
 
 
 @pytest.mark.parametrize("offset", [True, "global"])
 def test_folded_terms_fire_at_the_rate(offset, modernbert):
     """A folded term in a share of the documents, whichever of its variants it is that fires; all on average."""
     model, tokenizer = modernbert
-    calibration = calibrate(model, TEXTS, tokenizer=tokenizer, offset=offset, rate=RATE, max_length=64, encoding=FOLDED)
-    encoder = TextEncoder(calibration.apply(model), tokenizer, max_length=64, **FOLDED)
+    calibration = calibrate(model, TEXTS, tokenizer=tokenizer, offset=offset, rate=RATE, encoding=FOLDED)
+    encoder = TextEncoder(calibration.apply(model), tokenizer, FOLDED)
     fired = encoder.encode(TEXTS).toarray() > 0
     terms = encoder.folding.represents & (np.arange(fired.shape[1]) < len(tokenizer))
     shares = fired[:, terms].mean(axis=0)
