@@ -13,9 +13,8 @@ import numpy as np
 from .._utils.checks import check_integer, check_number
 from .._utils.durable import write_whole
 from .._utils.paths import expand
-from ..encoding.head_options import HeadOptions
-from ..encoding.kernel import POOLINGS
-from ..heads.shifting import check_shift
+from ..encoding.description import POOLINGS, Description, QuerySide
+from ..heads.rescaling import check_shift
 from .activations import KEPT
 from .losses import LOSSES
 from .regularizers import RAMPS, REGULARIZERS
@@ -115,7 +114,7 @@ class TrainConfig:
         _set(self, "shift", tuple(shift.tolist()) if isinstance(shift, np.ndarray) else shift)
         if shift is not None and self.rescale == "calibrated":
             raise ValueError("shift must be None with rescale='calibrated', which measures a shift of each term")
-        _set(self, "position_top_k", self.head_options.position_top_k)
+        _set(self, "position_top_k", self.description().position_top_k)
         if self.mine_negatives and LOSSES[self.loss].needs_scores:
             raise ValueError(f"mine_negatives has no teacher scores to give to loss={self.loss!r}; use loss='infonce'")
         if self.mini_batch_size is not None and self.activations not in ("auto", "all"):
@@ -136,10 +135,13 @@ class TrainConfig:
         if self.eval_steps is not None and dev is None:
             raise ValueError(f"eval_steps={self.eval_steps} goes with dev, which is evaluated then: give dev, too")
 
-    @property
-    def head_options(self) -> HeadOptions:
-        """Which logits count, and which terms are one."""
-        return HeadOptions(position_top_k=self.position_top_k, fold=self.fold)
+    def description(self, query_weights: np.ndarray | None = None) -> Description:
+        """How the encoder's logits become weights, as the options say; shift and lower-casing are done before."""
+        queries = QuerySide(pooling=self.query_pooling, max_length=self.query_max_length, weights=query_weights)
+        return Description(
+            pooling=self.pooling, max_length=self.max_length, position_top_k=self.position_top_k, fold=self.fold,
+            queries=queries,
+        )  # fmt: skip
 
     @property
     def query_lambda(self) -> float:

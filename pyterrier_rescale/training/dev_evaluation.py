@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -81,15 +82,11 @@ class DevSet:
 
         device = module.head.weight.device
         with _folded(module):
-            by_document, by_query = (
-                TextEncoder(
-                    module.mlm, module.tokenizer, pooling=module.pooling, max_length=length, device=device,
-                    options=module.options,
-                )
-                for length in (max_length, query_max_length)
-            )
-            documents = by_document.encode(self.texts)
-            queries = module.query_side().encoder(by_query).encode(self.queries)
+            side = dataclasses.replace(module.query_side(), max_length=query_max_length)
+            description = module.description.replace(max_length=max_length, queries=side)
+            encoder = TextEncoder(module.mlm, module.tokenizer, description, device=device)
+            documents = encoder.encode(self.texts)
+            queries = encoder.of_queries().encode(self.queries)
         run = list(self._run(queries, documents))
         measure = ir_measures.parse_measure(MEASURE)
         return float(ir_measures.calc_aggregate([measure], self.qrels, run)[measure])

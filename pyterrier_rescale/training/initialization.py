@@ -10,15 +10,13 @@ import numpy as np
 import torch
 
 from .._utils.sampling import spread
+from ..encoding.description import Description
 from ..encoding.lexical import token_statistics
-from ..encoding.query_encoder import QuerySide
-from ..encoding.text_checks import check_max_length
-from ..encoding.text_encoder import lowercasing
+from ..encoding.texts import check_max_length, lowercasing
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled
-from ..heads.rescaling import rescale
-from ..heads.shifting import check_shift, shift_logits
+from ..heads.rescaling import check_shift, rescale, shift_logits
 from ..heads.ties import untie
 from .callbacks import not_finite
 from .config import TrainConfig
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 #: Where a learned k starts: the paper's constant.
 LEARNED_START = 16.0
 # Pairs that calibration looks at, spread evenly over the training data.
-_CALIBRATION_PAIRS = 512
+_CALIBRATION_PAIRS = 256
 # Share of texts in which a calibrated term fires; one text where there are few.
 _FIRING_RATE = 0.03
 # Rows whose documents give the inverse document frequencies.
@@ -73,7 +71,7 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
         raise ValueError("backbone has no parameter that requires a gradient: model.requires_grad_(True) lets it learn")
     for length in (config.max_length, config.query_max_length):
         if length is not None:
-            check_max_length(length, model)
+            check_max_length(length, model, tokenizer)
     if config.lowercase:
         tokenizer = lowercasing(tokenizer)
     return model, tokenizer
@@ -94,26 +92,15 @@ def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainC
         raise ValueError(f"bias_learning_rate must be None for a {type(model).__name__}, whose head has no bias")
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
-    weights = None if queries.weights is None else torch.from_numpy(queries.weights)
-    return SparseHead(
-        model,
-        tokenizer,
-        pooling=config.pooling,
-        query_pooling=config.query_pooling,
-        query_weights=weights,
-        max_length=config.max_length,
-        learned_k=LEARNED_START if config.rescale == "learned" else None,
-        options=config.head_options,
-    )
+    return SparseHead(model, tokenizer, queries, learned_k=LEARNED_START if config.rescale == "learned" else None)
 
 
-def starting_queries(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> QuerySide:
-    """How queries are encoded at the first step: pooled in their own way, or static, with their IDF."""
+def starting_queries(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> Description:
+    """How texts are encoded at the first step; static queries with their IDF."""
     if config.queries == "static":
         weights = idf_weights(rows, tokenizer, len(find_head(model).weight), max_length=config.max_length)
-        return QuerySide(weights=weights.numpy(), max_length=config.query_max_length)
-    own = config.query_pooling not in (None, config.pooling)
-    return QuerySide(pooling=config.query_pooling if own else None, max_length=config.query_max_length)
+        return config.description(weights.numpy())
+    return config.description()
 
 
 def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> torch.Tensor:
@@ -129,7 +116,7 @@ def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int)
 
 
 def rescaled(
-    model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, queries: QuerySide
+    model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, queries: Description
 ) -> PreTrainedModel:
     """Apply the option ``rescale`` to a model that may be changed; measured ones look at the training pairs."""
     how = config.rescale
@@ -139,9 +126,7 @@ def rescaled(
         refuse_rescaled(model)
         before = mean_row_norm(find_head(model).weight)
         untie(model)
-        record(
-            model, k=LEARNED_START, method="learned", placement="decoder", bias=False, mean_row_norm_before=before
-        )
+        record(model, k=LEARNED_START, method="learned", bias=False, mean_row_norm_before=before)
         return model
     if isinstance(how, str):
         from ..analysis.calibration import calibrate
@@ -153,15 +138,11 @@ def rescaled(
             tokenizer=tokenizer,
             offset=how == "calibrated",
             rate=max(_FIRING_RATE, 1 / len(pairs)),
+            margin=_teachers_margin(rows, config),
             temperature=config.temperature,
             max_length=config.max_length,
-            batch_size=config.batch_size,
+            encoding=queries,
             device=config.device,
-            seed=config.seed,
-            pooling=config.pooling,
-            query_side=queries,
-            **config.head_options.given(),
-            **_aim(rows, config),
         )
         return calibration.apply(model, inplace=True)
     return rescale(model, how, inplace=True)
@@ -182,10 +163,10 @@ def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, 
     return [found[place] for place in spread(len(found), size)]
 
 
-def _aim(rows: Rows, config: TrainConfig) -> dict[str, Any]:
-    """What calibration aims at: margins like the teacher's for losses that distil, else its default."""
+def _teachers_margin(rows: Rows, config: TrainConfig) -> float | None:
+    """What calibration aims at for losses that distil: the root mean square of the teacher's margins."""
     if not LOSSES[config.loss].needs_scores:
-        return {}
+        return None
     margins = [
         row.scores[0] - score
         for row in (rows[int(place)] for place in spread(len(rows), _CALIBRATION_PAIRS))
@@ -194,5 +175,4 @@ def _aim(rows: Rows, config: TrainConfig) -> dict[str, Any]:
     ]
     target = math.sqrt(sum(margin * margin for margin in margins) / len(margins))
     # MarginMSE divides the student's scores alone by the temperature
-    unit = config.temperature if config.loss == "margin_mse" else 1.0
-    return {"criterion": "random_margin", "target": max(target, 1e-3) * unit}
+    return max(target, 1e-3) * (config.temperature if config.loss == "margin_mse" else 1.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._utils.paths import expand
-from ..encoding.fingerprint import config_content
+from ..encoding.description import config_content
 from ..heads.fingerprint import model_fingerprint, settings_fingerprint, tokenizer_fingerprint
 from .distributed import world
 

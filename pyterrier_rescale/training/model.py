@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -14,10 +15,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding.folding import fold_weights, make_folding
-from ..encoding.head_options import HeadOptions
+from ..encoding.description import Description, QuerySide
 from ..encoding.kernel import packed_head
-from ..encoding.query_encoder import QuerySide
+from ..encoding.terms import Folding, fold_weights
 from ..heads.decoder import find_head, head_input
 from ..heads.provenance import record
 from .activations import keeping
@@ -32,39 +32,30 @@ class SparseHead(InputModule):
     Args:
         model: the masked LM.
         tokenizer: its tokenizer.
-        pooling: ``"max"`` or ``"sum"``.
-        query_pooling: the same of queries; ``None``: as documents.
-        query_weights: start of trainable static weights of queries, (V,), or ``None``: the model gives them.
-        max_length: tokens per text.
+        description: how logits become weights; static weights of queries are trained.
         learned_k: start of a trainable k that divides W (``rescale="learned"``), or ``None``.
-        options: which logits of a position count, and which terms are one; default: all, and none.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        description: Description | None = None,
         *,
-        pooling: str = "max",
-        query_pooling: str | None = None,
-        query_weights: torch.Tensor | None = None,
-        max_length: int = 256,
         learned_k: float | None = None,
-        options: HeadOptions | None = None,
     ) -> None:
         super().__init__()
         self.mlm = model
         self.head = find_head(model)
         self.tokenizer = tokenizer
-        self.pooling = pooling
-        self.query_pooling = query_pooling or pooling
-        self.query_weights = None if query_weights is None else nn.Parameter(query_weights)
-        self.max_length = max_length
+        self.description = description or Description()
+        weights = self.description.queries.weights
+        self.query_weights = None if weights is None else nn.Parameter(torch.tensor(weights))
+        self.max_length = self.description.max_length or 256
         #: Activations that are kept for the backward pass, one of ``activations.KEPT``.
         self.kept = "all"
         self.log_k = None if learned_k is None else nn.Parameter(torch.tensor(math.log(learned_k)))
-        self.options = options or HeadOptions()
-        folding = make_folding(self.options.fold, tokenizer, self.get_embedding_dimension())
+        folding = Folding(tokenizer, self.get_embedding_dimension()) if self.description.fold else None
         #: Terms: V, or as many as folding leaves.
         self.term_count = self.get_embedding_dimension() if folding is None else folding.size
         representatives = None if folding is None else torch.from_numpy(folding.representatives)
@@ -106,16 +97,18 @@ class SparseHead(InputModule):
 
     def _encode(self, sides: list[dict[str, Any]], mini_batch_size: int | None) -> list[torch.Tensor]:
         vectors: list[Any] = [None] * len(sides)
-        pooled: dict[str, list[int]] = {}
+        pooled: dict[bool, list[int]] = {}
+        asked = self.description.of_queries()
+        alike = self.description.queries.alike
         for number, side in enumerate(sides):
             queries = side.get("queries", False)
             if queries and self.query_weights is not None:
                 vectors[number] = self._static(side["input_ids"], side["attention_mask"])
             else:
-                pooled.setdefault(self.query_pooling if queries else self.pooling, []).append(number)
+                pooled.setdefault(queries and not alike, []).append(number)
         encoded = [number for numbers in pooled.values() for number in numbers]
         lookup = SharedLookup(self.mlm.get_input_embeddings(), [sides[number]["input_ids"] for number in encoded])
-        for pooling, numbers in pooled.items():
+        for otherwise, numbers in pooled.items():
             rows, lengths, orders = [], [], []
             for number in numbers:
                 ids, mask = sides[number]["input_ids"], sides[number]["attention_mask"]
@@ -131,10 +124,8 @@ class SparseHead(InputModule):
             if self.log_k is not None:
                 # t (W / k)^T = (t / k) W^T: the division is done where it is cheap
                 hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)
-            found = packed_head(
-                hidden, torch.cat(lengths), self.head.weight, self.head.bias, pooling,
-                position_top_k=self.options.position_top_k,
-            )  # fmt: skip
+            how = asked if otherwise else self.description
+            found = packed_head(hidden, torch.cat(lengths), self.head.weight, self.head.bias, how)
             for number, order, part in zip(numbers, orders, found.split([len(o) for o in orders]), strict=True):
                 vectors[number] = part[order]
         return [fold_weights(part, self.representatives) for part in vectors]
@@ -153,9 +144,14 @@ class SparseHead(InputModule):
 
     def query_side(self) -> QuerySide:
         """How queries are encoded, as it is now."""
-        if self.query_weights is not None:
-            return QuerySide(weights=torch.relu(self.query_weights.detach()).float().cpu().numpy())
-        return QuerySide(pooling=None if self.query_pooling == self.pooling else self.query_pooling)
+        side = self.description.queries
+        if self.query_weights is None:
+            return side
+        return dataclasses.replace(side, weights=torch.relu(self.query_weights.detach()).float().cpu().numpy())
+
+    def described(self) -> Description:
+        """The description of the encoder as it is now."""
+        return self.description.replace(queries=self.query_side())
 
     def fold(self) -> PreTrainedModel:
         """The masked LM with a learned k divided into W for good (and recorded); the same object where none is."""
@@ -172,8 +168,8 @@ class SparseHead(InputModule):
         return self.head.weight.shape[0]
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Not used: encoders are saved in the standard layout by ``encoding.model_folder``."""
-        raise NotImplementedError("save with pyterrier_rescale.encoding.model_folder.save_encoder")
+        """Not used: encoders are saved in the standard layout by ``encoding.saved_folder``."""
+        raise NotImplementedError("save with pyterrier_rescale.encoding.saved_folder.save_encoder")
 
 
 def _last_attended(mask: torch.Tensor) -> int:

@@ -25,12 +25,11 @@ from .inputs import AUDITS_FILE, Origin, command_name, is_hub_name, source_name
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..encoding.query_encoder import QuerySide
+    from ..encoding.description import Description
     from .data.rows import Rows
 
-# Pairs of the training data that a head is measured on, and texts per batch: seconds, whatever the backbone.
+# Pairs of the training data that a head is measured on: seconds, whatever the backbone.
 _PAIRS = 32
-_BATCH = 16
 _PACKAGES = ("sentence-transformers", "transformers", "torch")
 _FIGURES = (
     ("ranking", "ranking loss"),
@@ -101,7 +100,8 @@ def _plain(audit: HeadAudit | None, name: str) -> dict[str, Any] | None:
 
 
 def _options(config: TrainConfig) -> str:
-    given = ", ".join(f"`{name}={value!r}`" for name, value in config.head_options.given().items())
+    changed = config.description().changed()
+    given = ", ".join(f"`{name}={changed[name]!r}`" for name in ("position_top_k", "fold") if name in changed)
     return f" It has {given}, which `Splade` follows and tools that do not know it ignore." if given else ""
 
 
@@ -155,11 +155,11 @@ def _run_table(log: Path) -> list[str]:
 
 
 def measure_head(
-    model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, queries: QuerySide
+    model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, queries: Description
 ) -> HeadAudit | None:
     """Audit a head on a few training pairs (on its weights alone where there are under 8); ``None`` if not finite.
 
-    Both sides are encoded as they are trained: ``queries`` says how queries are.
+    Both sides are encoded as they are trained, which ``queries`` says.
     """
     if not torch.isfinite(find_head(model).weight).all():
         return None
@@ -170,11 +170,8 @@ def measure_head(
         tokenizer=tokenizer,
         temperature=config.temperature,
         max_length=config.max_length,
-        batch_size=_BATCH,
+        encoding=queries,
         device=config.device,
-        pooling=config.pooling,
-        query_side=queries,
-        **config.head_options.given(),
     )
 
 

@@ -16,8 +16,7 @@ from .._utils.filling import remove_half_saved, unmark
 from .._utils.memory import keep_freed_memory, return_freed_memory
 from .._utils.paths import expand
 from .._utils.signals import python_signals
-from ..encoding.model_folder import save_encoder
-from ..encoding.saved_settings import saved_options
+from ..encoding.saved_folder import describe, save_encoder
 from .config import CONFIG_FILE, TrainConfig
 from .distributed import barrier, join, on_cpu, world
 from .inputs import AUDITS_FILE, INPUTS_FILE, Origin, check_inputs, describe_inputs
@@ -176,13 +175,10 @@ def train(
         module.load_state_dict(best)
     if main:
         model = module.fold()
-        queries = dataclasses.replace(module.query_side(), max_length=config.query_max_length)
-        audits = before, measure_head(model, module.tokenizer, rows, config, queries)
+        description = module.described()
+        audits = before, measure_head(model, module.tokenizer, rows, config, description)
         write_card(folder, origin, model, rows, config, folder / LOG_FILE, audits, module.kept)
-        save_encoder(
-            folder, model, module.tokenizer, pooling=config.pooling, max_length=config.max_length, queries=queries,
-            options=config.head_options,
-        )  # fmt: skip
+        save_encoder(folder, model, module.tokenizer, description)
         shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
     barrier()
     return Splade(folder, device=config.device)
@@ -292,3 +288,10 @@ def _named_signature() -> inspect.Signature:
 
 
 train.__signature__ = _named_signature()
+
+
+def saved_options(backbone: Any) -> dict[str, Any]:
+    """The options that an encoder's folder keeps when it is trained further."""
+    description = describe(backbone)
+    options = {name: getattr(description, name) for name in ("pooling", "position_top_k", "fold")}
+    return {name: value for name, value in options.items() if value is not None}
