@@ -17,12 +17,16 @@ def train(
     data: Annotated[
         str,
         typer.Argument(
-            help="A collection, or a .jsonl or .tsv file of pairs or triples, of texts or ids.", show_default=False
+            help="A collection, or a .jsonl, .tsv or .csv file of pairs or triples, of texts or ids.",
+            show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Argument(help="Folder of the encoder.", show_default=False)],
     rescale: Annotated[str | None, typer.Option(help=f"{RESCALINGS} [16].", metavar="SPEC")] = None,
     texts: Annotated[str | None, typer.Option(help="Collection with the texts, if the data are ids.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns of a file without a header, e.g. query,positive,negative.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Updates; default: by epochs.", min=1)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data [1].", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Queries per step [32].", min=1)] = None,
@@ -53,7 +57,9 @@ def train(
     monitor: Annotated[
         str | None, typer.Option(help="stop, warn or off: what a collapse does.", rich_help_panel="Run")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.", rich_help_panel="Run")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with the run that is there, or refuse.", rich_help_panel="Run")
+    ] = True,
     overwrite: Annotated[bool, typer.Option(help="Start anew in a used folder.", rich_help_panel="Run")] = False,
     config: Annotated[
         Path | None,
@@ -89,7 +95,8 @@ def train(
     source = data if texts is not None or Path(data).is_file() else load_collection(data)
     encoder = run(
         backbone, source, output, config=None if config is None else TrainConfig.from_json(config), resume=resume,
-        texts=None if texts is None else load_collection(texts), overwrite=overwrite, verbose=not quiet, **options,
+        texts=None if texts is None else load_collection(texts), columns=columns.split(",") if columns else None,
+        overwrite=overwrite, verbose=not quiet, **options,
     )  # fmt: skip
     typer.echo(f"{encoder!r} saved in {output}")
 

@@ -206,7 +206,7 @@ def _fingerprints(
     """What tells these data and backbones from others, wherever they lie and whatever they are called."""
     from ..indexing.build import corpus_fingerprint
     from ..splade import Splade
-    from ..training.data.loading import load_rows
+    from ..training.loading import load_rows
 
     return {
         "documents": corpus_fingerprint(collection.corpus),

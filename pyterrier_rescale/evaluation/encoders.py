@@ -128,8 +128,8 @@ def _rescaled_only(system: System, backbone: Any, pairs: Any, training: Mapping[
     """What the training of the same row starts from."""
     from ..splade import Splade
     from ..training import TrainConfig
-    from ..training.data.loading import load_rows
     from ..training.initialization import starting_module
+    from ..training.loading import load_rows
 
     options = {key: value for key, value in training.items() if key not in ("verbose", "dev")}
     config = TrainConfig.from_dict({**saved_options(backbone), **options, "rescale": system.rescale})

@@ -114,7 +114,7 @@ def _number(value: Any, form: str) -> str:
 
 def _audits(comparison: ComparisonResults) -> list[dict[str, Any]]:
     """The heads before and after training, of the encoders that kept their audits."""
-    from ..training.inputs import AUDITS_FILE
+    from ..training.model_card import AUDITS_FILE
 
     found = []
     for name, folder in comparison.results[["name", "folder"]].dropna().itertuples(index=False):

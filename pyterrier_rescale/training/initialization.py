@@ -20,15 +20,15 @@ from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import rescale
 from ..heads.shifting import check_shift, shift_logits
 from ..heads.ties import untie
-from .callbacks import not_finite
 from .config import TrainConfig
 from .losses import LOSSES
 from .model import SparseHead
+from .monitor import not_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .data.rows import Rows
+    from .rows import Rows
 
 #: Where a learned k starts: the paper's constant.
 LEARNED_START = 16.0
@@ -43,12 +43,13 @@ _PADDING_ERROR = 0.05
 
 
 def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
-    """Load a backbone (a loaded one is copied, never changed), rescale its head, and make it trainable.
+    """What training starts from: a backbone (a loaded one is copied, never changed), its head rescaled.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: as ``rescale``, ``calibrate`` and ``load_backbone``.
     """
-    return trainable(*starting_model(backbone, tokenizer, config), rows, config)
+    model, tokenizer = starting_model(backbone, tokenizer, config)
+    return trainable(model, tokenizer, rows, config, starting_queries(model, tokenizer, rows, config))
 
 
 def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[PreTrainedModel, Any]:
@@ -60,26 +61,29 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
     model, tokenizer = load_backbone(backbone, tokenizer)
     if model is backbone:
         model = copy.deepcopy(model)
-    error = padding_error(model, check_head(model))
-    if error > _PADDING_ERROR:
-        raise ValueError(
-            f"{type(model).__name__} cannot be trained in batches: its tokens see the padding, which moves the "
-            f"logits of a text by {error:.0%} of the largest"
-        )
-    broken = not_finite(model)
-    if broken:
-        raise ValueError(f"backbone holds NaN or infinity in {broken}: no training mends it; load another copy")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("backbone has no parameter that requires a gradient: model.requires_grad_(True) lets it learn")
+    head, broken = check_head(model), not_finite(model)
+    error = padding_error(model, head)
+    for wrong, why in (
+        (error > _PADDING_ERROR,
+         f"{type(model).__name__} cannot be trained in batches: its tokens see the padding, which moves the logits of "
+         f"a text by {error:.0%} of the largest"),
+        (broken, f"backbone holds NaN or infinity in {broken}: no training mends it; load another copy"),
+        (not any(parameter.requires_grad for parameter in model.parameters()),
+         "backbone has no parameter that requires a gradient: model.requires_grad_(True) lets it learn"),
+        (config.bias_learning_rate is not None and head.bias is None,
+         f"bias_learning_rate must be None for a {type(model).__name__}, whose head has no bias"),
+    ):  # fmt: skip
+        if wrong:
+            raise ValueError(why)
     for length in (config.max_length, config.query_max_length):
         if length is not None:
             check_max_length(length, model)
-    if config.lowercase:
-        tokenizer = lowercasing(tokenizer)
-    return model, tokenizer
+    return model, lowercasing(tokenizer) if config.lowercase else tokenizer
 
 
-def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
+def trainable(
+    model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, queries: QuerySide
+) -> SparseHead:
     """Shift and rescale the head of a model that may be changed, and wrap it for training.
 
     Raises:
@@ -88,20 +92,15 @@ def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainC
     shift = check_shift(config.shift)
     if shift is not None:
         shift_logits(model, shift, inplace=True)  # first, so that ``rescale="auto"`` measures what it gives
-    queries = starting_queries(model, tokenizer, rows, config)
-    model = rescaled(model, tokenizer, config, rows, queries)
-    if config.bias_learning_rate is not None and find_head(model).bias is None:
-        raise ValueError(f"bias_learning_rate must be None for a {type(model).__name__}, whose head has no bias")
+    rescale_head(model, tokenizer, config, rows, queries)
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
-    weights = None if queries.weights is None else torch.from_numpy(queries.weights)
     return SparseHead(
         model,
         tokenizer,
         pooling=config.pooling,
         query_pooling=config.query_pooling,
-        query_weights=weights,
-        max_length=config.max_length,
+        query_weights=None if queries.weights is None else torch.from_numpy(queries.weights),
         learned_k=LEARNED_START if config.rescale == "learned" else None,
         options=config.head_options,
     )
@@ -128,26 +127,23 @@ def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int)
     return torch.from_numpy(np.pad(idf, (0, vocab_size - len(idf)))).float()
 
 
-def rescaled(
+def rescale_head(
     model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, queries: QuerySide
-) -> PreTrainedModel:
+) -> None:
     """Apply the option ``rescale`` to a model that may be changed; measured ones look at the training pairs."""
     how = config.rescale
     if how is None:
-        return model
+        return
     if how == "learned":
         refuse_rescaled(model)
         before = mean_row_norm(find_head(model).weight)
         untie(model)
-        record(
-            model, k=LEARNED_START, method="learned", placement="decoder", bias=False, mean_row_norm_before=before
-        )
-        return model
-    if isinstance(how, str):
+        record(model, k=LEARNED_START, method=how, placement="decoder", bias=False, mean_row_norm_before=before)
+    elif isinstance(how, str):
         from ..analysis.calibration import calibrate
 
         pairs = sample_pairs(rows)
-        calibration = calibrate(
+        calibrate(
             model,
             pairs,
             tokenizer=tokenizer,
@@ -162,9 +158,9 @@ def rescaled(
             query_side=queries,
             **config.head_options.given(),
             **_aim(rows, config),
-        )
-        return calibration.apply(model, inplace=True)
-    return rescale(model, how, inplace=True)
+        ).apply(model, inplace=True)
+    else:
+        rescale(model, how, inplace=True)
 
 
 def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, str]]:
