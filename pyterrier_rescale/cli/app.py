@@ -104,9 +104,6 @@ def rescale(
         int | None, typer.Option(help="Texts to calibrate on [256].", min=2, show_default=False)
     ] = None,
     bias: Annotated[bool, typer.Option(help="Divide the bias, too (fixed k only).")] = False,
-    placement: Annotated[
-        str | None, typer.Option(help="decoder, norm or tied (fixed k only) [decoder].", show_default=False)
-    ] = None,
 ) -> None:
     """Divide a head and save the model with its tokenizer: a backbone that stock tools load."""
     from .. import calibrate
@@ -122,7 +119,7 @@ def rescale(
     measured = isinstance(value, str)
     if measured and texts is None:
         raise ValueError(f"--rescale {value} measures on texts: give a collection with --texts")
-    fixed, others = {"--bias": bias, "--placement": placement}, {"--texts": texts, "--n-texts": n_texts}
+    fixed, others = {"--bias": bias}, {"--texts": texts, "--n-texts": n_texts}
     unused = [name for name, given in (fixed if measured else others).items() if given]
     if unused:
         right = "a number as --rescale" if measured else "--rescale auto or calibrated"
@@ -134,7 +131,7 @@ def rescale(
         calibration = calibrate(loaded, sample, tokenizer=tokenizer, offset=value == "calibrated")
         loaded = calibration.apply(loaded, inplace=True)
     else:
-        loaded = run(loaded, value, bias=bias, placement=placement or "decoder", inplace=True)
+        loaded = run(loaded, value, bias=bias, inplace=True)
     with whole_folder(output) as folder, no_weight_bars():
         loaded.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

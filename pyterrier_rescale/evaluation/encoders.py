@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.durable import write_whole
-from ..encoding.saved_settings import saved_options
+from ..encoding.saved_folder import save_encoder
 from ..indexing.bm25 import nothing
 from ..indexing.build import build_index
 from ..indexing.engines.documents import NoTermsError
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     import pyterrier as pt
 
     from ..splade import Splade
+    from ..training.model import SparseHead
 
 _FACTS = "facts.json"
 #: Of a row that finds nothing.
@@ -59,7 +59,8 @@ def system_encoder(
     start = time.perf_counter()
     splade, facts = None, {}
     if not system.trained:
-        _rescaled_only(system, backbone, pairs, training).save_pretrained(folder)
+        start_of = _rescaled_only(system, backbone, pairs, training)
+        save_encoder(folder, start_of.mlm, start_of.tokenizer, start_of.described())
         splade = Splade(str(folder))
     else:
         try:
@@ -124,19 +125,12 @@ def _check(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None
         )
 
 
-def _rescaled_only(system: System, backbone: Any, pairs: Any, training: Mapping[str, Any]) -> Splade:
+def _rescaled_only(system: System, backbone: Any, pairs: Any, training: Mapping[str, Any]) -> SparseHead:
     """What the training of the same row starts from."""
-    from ..splade import Splade
-    from ..training import TrainConfig
+    from ..training.config import TrainConfig, saved_options
     from ..training.initialization import starting_module
     from ..training.loading import load_rows
 
     options = {key: value for key, value in training.items() if key not in ("verbose", "dev")}
     config = TrainConfig.from_dict({**saved_options(backbone), **options, "rescale": system.rescale})
-    start = starting_module(backbone, None, load_rows(pairs), config)
-    splade = Splade(
-        start.mlm, tokenizer=start.tokenizer, pooling=config.pooling, max_length=config.max_length,
-        **config.head_options.given(),
-    )  # fmt: skip
-    splade.query_side = dataclasses.replace(start.query_side(), max_length=config.query_max_length)  # which is saved
-    return splade
+    return starting_module(backbone, None, load_rows(pairs), config)

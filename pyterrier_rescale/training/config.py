@@ -14,10 +14,10 @@ import numpy as np
 
 from .._utils.checks import check_choice, check_integer, check_number
 from .._utils.files import expand, write_whole
-from ..encoding.head_options import HeadOptions
-from ..encoding.kernel import POOLINGS
+from ..encoding.description import ACTIVATIONS, FOLDS, POOLINGS, Description, QuerySide
+from ..encoding.saved_folder import describe
 from ..heads.fingerprint import settings_fingerprint
-from ..heads.shifting import check_shift
+from ..heads.rescaling import check_shift
 from .losses import LOSSES
 from .regularizers import RAMPS, REGULARIZERS
 
@@ -53,6 +53,8 @@ class TrainConfig:
     query_max_length: int | None = None
     pooling: str = "max"
     query_pooling: str | None = None
+    activation: str = "relu"
+    query_activation: str | None = None
     queries: str = "model"
     lowercase: bool = False
     min_label: int = 1
@@ -84,10 +86,9 @@ class TrainConfig:
         for name, check in _checks().items():
             object.__setattr__(self, name, check(name, getattr(self, name)))
         for wrong, why in (
-            (self.queries == "static" and self.query_pooling is not None,
-             f"query_pooling must be None for queries='static', which pool nothing, got {self.query_pooling!r}"),
-            (self.queries == "static" and self.query_regularizer is not None,
-             f"query_regularizer must be None for queries='static', got {self.query_regularizer!r}"),
+            *((self.queries == "static" and getattr(self, name) is not None,
+               f"{name} must be None for queries='static', got {getattr(self, name)!r}")
+              for name in ("query_pooling", "query_activation", "query_regularizer")),
             (self.shift is not None and self.rescale == "calibrated",
              "shift must be None with rescale='calibrated', which measures a shift of each term"),
             (self.mine_negatives and LOSSES[self.loss].needs_scores,
@@ -97,10 +98,16 @@ class TrainConfig:
             if wrong:
                 raise ValueError(why)
 
-    @property
-    def head_options(self) -> HeadOptions:
-        """Which logits count, and which terms are one."""
-        return HeadOptions(position_top_k=self.position_top_k, fold=self.fold)
+    def description(self, query_weights: np.ndarray | None = None) -> Description:
+        """How the encoder's logits become weights; shift and lower-casing are done to model and tokenizer before."""
+        return Description(
+            pooling=self.pooling, activation=self.activation, max_length=self.max_length,
+            position_top_k=self.position_top_k, fold=self.fold,
+            queries=QuerySide(
+                pooling=self.query_pooling, activation=self.query_activation, max_length=self.query_max_length,
+                weights=query_weights,
+            ),
+        )  # fmt: skip
 
     @property
     def query_lambda(self) -> float:
@@ -157,9 +164,10 @@ def _checks() -> dict[str, Callable[[str, Any], Any]]:
     maybe = partial(check_integer, optional=True)
     by_check = (
         (_check_rescale, "rescale"), (_check_shift, "shift"), (_check_bias_rate, "bias_learning_rate"),
-        (lambda _, value: HeadOptions(fold=value).fold, "fold"), (_check_tracker, "report_to"),
+        (one_of(None, *FOLDS), "fold"), (_check_tracker, "report_to"),
         (one_of(True, False, "warn"), "monitor"), (one_of(None, "cpu", "cuda", "mps"), "device"),
-        (one_of(*sorted(POOLINGS)), "pooling"), (one_of(None, *sorted(POOLINGS)), "query_pooling"),
+        (one_of(*POOLINGS), "pooling"), (one_of(None, *POOLINGS), "query_pooling"),
+        (one_of(*ACTIVATIONS), "activation"), (one_of(None, *ACTIVATIONS), "query_activation"),
         (one_of(*sorted(REGULARIZERS)), "regularizer"), (one_of(None, *sorted(REGULARIZERS)), "query_regularizer"),
         (one_of(*sorted(LOSSES)), "loss"), (one_of(*RAMPS), "ramp"), (one_of("model", "static"), "queries"),
         (one_of(True, False), "lowercase bf16 gradient_checkpointing"),
@@ -171,6 +179,23 @@ def _checks() -> dict[str, Callable[[str, Any], Any]]:
         (partial(check_number, zero=True), "lambda_q lambda_d weight_decay max_grad_norm"),
     )  # fmt: skip
     return {name: check for check, names in by_check for name in names.split()}
+
+
+def saved_options(backbone: Any) -> dict[str, Any]:
+    """The options that an encoder's folder or hub name was saved with, which its training keeps; else none.
+
+    Raises:
+        ValueError: if it was saved with what is not trained, naming it.
+    """
+    found = describe(backbone)
+    side, default = found.queries, Description()
+    if side.model is not None or side.times_model or side.tokenizer is not None:
+        raise ValueError(f"{str(backbone)!r} encodes queries with {side.name}, which train does not train")
+    names = ("pooling", "activation", "max_length", "lowercase", "shift", "position_top_k", "fold")
+    options = {name: getattr(found, name) for name in names if getattr(found, name) is not getattr(default, name)}
+    asked = {f"query_{name}": getattr(side, name) for name in ("pooling", "activation", "max_length")}
+    options |= {name: value for name, value in asked.items() if value is not None}
+    return options | ({"queries": "static"} if side.weights is not None else {})
 
 
 def shown(value: Any) -> Any:

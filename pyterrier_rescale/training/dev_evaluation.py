@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..collections import load_collection
 from ..encoding.text_encoder import TextEncoder
-from .loading import document_texts
+from ..encoding.texts import check_texts
 from .model import SparseHead
-from .rows import identifier, packed, whole_text
+from .rows import packed
 
 MEASURE = "nDCG@10"
 _DEPTH = 10
@@ -23,44 +24,29 @@ class DevSet:
     """Documents, topics and judgements that a run is measured on; judgements of other topics do not count.
 
     Args:
-        dev: a collection with a ``dev`` split, or ``(documents, topics, qrels)``: dicts or a frame with docno and
-            text; frames with qid, query and with qid, docno, label.
+        dev: a collection with a ``dev`` split, or ``(documents, topics, qrels)`` as ``load_collection`` takes them.
 
     Raises:
-        TypeError, ValueError: if something is missing or given twice, a text is no text, or no topic has a relevant
-            document among these.
+        TypeError, ValueError: if something is missing or given twice, or no topic has a relevant document among these.
     """
 
     def __init__(self, dev: Any) -> None:
-        import pandas as pd
-
-        if hasattr(dev, "corpus") and hasattr(dev, "topics"):
-            dev = (dev.corpus(), dev.topics("dev"), dev.qrels("dev"))
-        if not isinstance(dev, (tuple, list)) or len(dev) != 3:
+        if isinstance(dev, (tuple, list)) and len(dev) == 3:
+            dev = load_collection(documents=dev[0], topics=dev[1], qrels={"dev": dev[2]})
+        if not hasattr(dev, "corpus") or not hasattr(dev, "topics"):
             raise TypeError(
                 "dev must be a collection with a dev split or a tuple (documents, topics, qrels), got "
                 f"{type(dev).__name__}"
             )
-        documents, topics, qrels = dev
-        for frame, what, needed in ((topics, "topics", ("qid", "query")), (qrels, "qrels", ("qid", "docno", "label"))):
-            if not set(needed) <= set(getattr(frame, "columns", ())):
-                raise ValueError(f"dev {what} must be a frame with columns {', '.join(needed)}")
-        pairs = list(document_texts(documents))
-        self.docnos, self.texts = [docno for docno, _ in pairs], [text for _, text in pairs]
-        self.qids = [identifier(qid) for qid in topics["qid"]]
-        self.queries = [whole_text(query, "a dev topic") for query in topics["query"]]
-        asked = set(self.qids)
-        self.qrels = pd.DataFrame({
-            "query_id": [identifier(qid) for qid in qrels["qid"]],
-            "doc_id": [identifier(docno) for docno in qrels["docno"]],
-            "relevance": qrels["label"].astype(int).tolist(),
-        }).loc[lambda judged: judged["query_id"].isin(asked)]
-        for names, texts, what in ((self.docnos, self.texts, "documents"), (self.qids, self.queries, "topics")):
-            if None in names or len(set(names)) < len(names):
-                raise ValueError(f"dev {what} must each have an id of their own, which none does twice")
-            if not all(isinstance(text, str) for text in texts):
-                raise ValueError(f"dev {what} must each have a text, a string")
-        found = self.qrels["doc_id"].isin(set(self.docnos)) & (self.qrels["relevance"] > 0)
+        documents = list(dev.corpus())
+        topics, qrels = dev.topics("dev"), dev.qrels("dev")
+        self.docnos, self.qids = [one["docno"] for one in documents], topics["qid"].tolist()
+        self.texts = check_texts([one["text"] for one in documents], "dev document {1}", self.docnos)
+        self.queries = check_texts(topics["query"], "dev topic {1}", self.qids)
+        self.qrels = qrels[qrels["qid"].isin(self.qids)].rename(
+            columns={"qid": "query_id", "docno": "doc_id", "label": "relevance"}
+        )[["query_id", "doc_id", "relevance"]]
+        found = self.qrels["doc_id"].isin(self.docnos) & (self.qrels["relevance"] > 0)
         if not found.any():
             raise ValueError(
                 "dev has no topic with a relevant document among its documents, so every score would be 0: the first "
@@ -77,20 +63,13 @@ class DevSet:
             digest.update(packed((qid, docno), (label,)))
         return digest.hexdigest()
 
-    def score(self, module: SparseHead, *, max_length: int, query_max_length: int | None) -> float:
+    def score(self, module: SparseHead) -> float:
         """nDCG@10 of the module as it is now."""
         import ir_measures
 
         with _folded(module):
-            by_document, by_query = (
-                TextEncoder(
-                    module.mlm, module.tokenizer, pooling=module.pooling, max_length=length,
-                    device=module.head.weight.device, options=module.options,
-                )
-                for length in (max_length, query_max_length or max_length)
-            )  # fmt: skip
-            documents = by_document.encode(self.texts)
-            queries = module.query_side().encoder(by_query).encode(self.queries)
+            encoder = TextEncoder(module.mlm, module.tokenizer, module.described(), device=module.head.weight.device)
+            documents, queries = encoder.encode(self.texts), encoder.of_queries().encode(self.queries)
         run = list(self._run(queries, documents))
         measure = ir_measures.parse_measure(MEASURE)
         return float(ir_measures.calc_aggregate([measure], self.qrels, run)[measure])

@@ -61,7 +61,7 @@ def fit(
     warmup = math.ceil(0.1 * steps) if config.warmup_steps is None else config.warmup_steps
     torch.manual_seed(config.seed + world()[0])  # dropout
     done = load_checkpoint(folder, module, objective, optimizer)
-    watch = DevWatch(dev, config, folder) if dev is not None and world()[0] == 0 else None
+    watch = DevWatch(dev, folder) if dev is not None and world()[0] == 0 else None
     model = module if world()[1] == 1 else torch.nn.parallel.DistributedDataParallel(module)
     monitor = Monitor(module, config, folder, done=done, steps=steps, warmup=warmup, verbose=verbose)
     try:
@@ -227,17 +227,15 @@ def save_whole(path: Path, state: dict[str, Any]) -> None:
 class DevWatch:
     """Scores a run on ``dev``, writes ``dev.csv``, and keeps the best state."""
 
-    def __init__(self, dev: DevSet, config: TrainConfig, folder: Path) -> None:
-        self.dev, self.config, self.folder = dev, config, folder
+    def __init__(self, dev: DevSet, folder: Path) -> None:
+        self.dev, self.folder = dev, folder
         self.best = float("-inf")
         if (folder / BEST_FILE).exists():
             self.best = torch.load(folder / BEST_FILE, map_location="cpu", weights_only=True)["score"]
 
     def __call__(self, module: SparseHead, step: int) -> None:
         """Score, log, and keep the state if it is the best."""
-        score = self.dev.score(
-            module, max_length=self.config.max_length, query_max_length=self.config.query_max_length
-        )
+        score = self.dev.score(module)
         module.train()
         if score > self.best:
             self.best = score

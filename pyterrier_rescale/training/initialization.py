@@ -7,18 +7,15 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from .._utils.sampling import spread
 from ..encoding.lexical import token_statistics
-from ..encoding.query_encoder import QuerySide
-from ..encoding.text_checks import check_max_length
-from ..encoding.text_encoder import lowercasing
+from ..encoding.saved_folder import describe
+from ..encoding.texts import check_max_length, lowercasing
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled
-from ..heads.rescaling import rescale
-from ..heads.shifting import check_shift, shift_logits
+from ..heads.rescaling import check_shift, rescale, shift_logits
 from ..heads.ties import untie
 from .config import TrainConfig
 from .losses import LOSSES
@@ -28,6 +25,7 @@ from .monitor import not_finite
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..encoding.description import Description
     from .rows import Rows
 
 #: Where a learned k starts: the paper's constant.
@@ -49,7 +47,7 @@ def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConf
         TypeError, ValueError, FileNotFoundError: as ``rescale``, ``calibrate`` and ``load_backbone``.
     """
     model, tokenizer = starting_model(backbone, tokenizer, config)
-    return trainable(model, tokenizer, rows, config, starting_queries(model, tokenizer, rows, config))
+    return trainable(model, tokenizer, rows, config, starting_description(backbone, model, tokenizer, rows, config))
 
 
 def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[PreTrainedModel, Any]:
@@ -77,12 +75,12 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
             raise ValueError(why)
     for length in (config.max_length, config.query_max_length):
         if length is not None:
-            check_max_length(length, model)
+            check_max_length(length, model, tokenizer)
     return model, lowercasing(tokenizer) if config.lowercase else tokenizer
 
 
 def trainable(
-    model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, queries: QuerySide
+    model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, description: Description
 ) -> SparseHead:
     """Shift and rescale the head of a model that may be changed, and wrap it for training.
 
@@ -92,30 +90,25 @@ def trainable(
     shift = check_shift(config.shift)
     if shift is not None:
         shift_logits(model, shift, inplace=True)  # first, so that ``rescale="auto"`` measures what it gives
-    rescale_head(model, tokenizer, config, rows, queries)
+    rescale_head(model, tokenizer, config, rows, description)
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
-    return SparseHead(
-        model,
-        tokenizer,
-        pooling=config.pooling,
-        query_pooling=config.query_pooling,
-        query_weights=None if queries.weights is None else torch.from_numpy(queries.weights),
-        learned_k=LEARNED_START if config.rescale == "learned" else None,
-        options=config.head_options,
-    )
+    return SparseHead(model, tokenizer, description, learned_k=LEARNED_START if config.rescale == "learned" else None)
 
 
-def starting_queries(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> QuerySide:
-    """How queries are encoded at the first step: pooled in their own way, or static, with their IDF."""
-    if config.queries == "static":
+def starting_description(
+    backbone: Any, model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig
+) -> Description:
+    """How texts are encoded at the first step; static queries with the weights of their folder, or with their IDF."""
+    if config.queries != "static":
+        return config.description()
+    weights = describe(backbone).queries.weights
+    if weights is None:
         weights = idf_weights(rows, tokenizer, len(find_head(model).weight), max_length=config.max_length)
-        return QuerySide(weights=weights.numpy(), max_length=config.query_max_length)
-    own = config.query_pooling not in (None, config.pooling)
-    return QuerySide(pooling=config.query_pooling if own else None, max_length=config.query_max_length)
+    return config.description(np.pad(weights, (0, len(find_head(model).weight) - len(weights))))
 
 
-def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> torch.Tensor:
+def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> np.ndarray:
     """ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); 0 for special ones.
 
     That is BM25's, which stays above zero; rows of W without a token get 0, too. At most 50,000 rows spread evenly are
@@ -124,11 +117,11 @@ def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int)
     places = spread(len(rows), _IDF_ROWS)
     documents = list({text: None for place in places for text in rows[int(place)].documents})
     idf = token_statistics(tokenizer, documents, max_length).idf
-    return torch.from_numpy(np.pad(idf, (0, vocab_size - len(idf)))).float()
+    return np.pad(idf, (0, vocab_size - len(idf))).astype(np.float32)
 
 
 def rescale_head(
-    model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, queries: QuerySide
+    model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, description: Description
 ) -> None:
     """Apply the option ``rescale`` to a model that may be changed; measured ones look at the training pairs."""
     how = config.rescale
@@ -138,7 +131,7 @@ def rescale_head(
         refuse_rescaled(model)
         before = mean_row_norm(find_head(model).weight)
         untie(model)
-        record(model, k=LEARNED_START, method=how, placement="decoder", bias=False, mean_row_norm_before=before)
+        record(model, k=LEARNED_START, method=how, bias=False, mean_row_norm_before=before)
     elif isinstance(how, str):
         from ..analysis.calibration import calibrate
 
@@ -149,15 +142,11 @@ def rescale_head(
             tokenizer=tokenizer,
             offset=how == "calibrated",
             rate=max(_FIRING_RATE, 1 / len(pairs)),
+            margin=_teachers_margin(rows, config),
             temperature=config.temperature,
             max_length=config.max_length,
-            batch_size=config.batch_size,
+            encoding=description,
             device=config.device,
-            seed=config.seed,
-            pooling=config.pooling,
-            query_side=queries,
-            **config.head_options.given(),
-            **_aim(rows, config),
         ).apply(model, inplace=True)
     else:
         rescale(model, how, inplace=True)
@@ -178,17 +167,16 @@ def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, 
     return [found[place] for place in spread(len(found), size)]
 
 
-def _aim(rows: Rows, config: TrainConfig) -> dict[str, Any]:
-    """What calibration aims at: margins like the teacher's for losses that distil, else its default."""
+def _teachers_margin(rows: Rows, config: TrainConfig) -> float | None:
+    """What calibration aims at for losses that distil: the root mean square of the teacher's margins."""
     if not LOSSES[config.loss].needs_scores:
-        return {}
+        return None
     margins = [
         row.scores[0] - score
         for row in (rows[int(place)] for place in spread(len(rows), _CALIBRATION_PAIRS))
         if row.scores is not None
         for score in row.scores[1:]
     ]
-    target = math.sqrt(sum(margin * margin for margin in margins) / len(margins))
+    margin = math.sqrt(sum(margin * margin for margin in margins) / len(margins))
     # MarginMSE divides the student's scores alone by the temperature
-    unit = config.temperature if config.loss == "margin_mse" else 1.0
-    return {"criterion": "random_margin", "target": max(target, 1e-3) * unit}
+    return max(margin, 1e-3) * (config.temperature if config.loss == "margin_mse" else 1.0)

@@ -15,12 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .._utils.documents import as_documents
+import pandas as pd
+
 from .._utils.files import expand
+from ..encoding.texts import check_texts
 from .config import TrainConfig
 from .distributed import world
 from .losses import LOSSES
-from .rows import FileRows, Reader, Row, Rows, identifier, whole_text
+from .rows import FileRows, Reader, Row, Rows, identifier
 
 # A field that a spreadsheet has quoted, as it held quotes.
 _QUOTED = re.compile(r'"([^"]|"")*"')
@@ -113,18 +115,6 @@ def check_rows(rows: Rows, config: TrainConfig) -> int:
     return used
 
 
-def document_texts(documents: Any) -> Iterator[tuple[str | None, Any]]:
-    """(docno, text) of documents, for training and dev alike: the text is what is indexed, a title is not added.
-
-    Raises:
-        ValueError: for a document that is no dict with docno and text, or whose text is broken.
-    """
-    for document in as_documents(documents):
-        if not isinstance(document, Mapping) or "docno" not in document or "text" not in document:
-            raise ValueError(f"documents must be dicts with docno and text, got {document!r}"[:300])
-        yield identifier(document["docno"]), whole_text(document["text"], f"document {document['docno']!r}")
-
-
 def _examples(data: Any, min_label: int, ids: bool) -> Iterable[Any]:
     """Tuples or dicts of any form in memory."""
     if hasattr(data, "train_pairs"):
@@ -144,23 +134,22 @@ def _examples(data: Any, min_label: int, ids: bool) -> Iterable[Any]:
 
 def _with_texts(rows: list[Row], texts: Any, skipped: Counter[str]) -> Iterator[Row]:
     """Rows of ids as rows of their texts, each text once in memory; those without all their texts are counted."""
-    if hasattr(texts, "corpus") and hasattr(texts, "topics"):
-        import pandas as pd
+    from ..collections import load_collection
 
-        texts = texts.corpus(), pd.concat([texts.topics(split) for split in texts.splits])
-    if not isinstance(texts, (tuple, list)) or len(texts) != 2:
+    if hasattr(texts, "corpus") and hasattr(texts, "topics"):
+        topics = pd.concat([texts.topics(split) for split in texts.splits])
+    elif isinstance(texts, (tuple, list)) and len(texts) == 2:
+        documents, topics = texts
+        topics = pd.DataFrame(topics.items(), columns=["qid", "query"]) if isinstance(topics, Mapping) else topics
+        texts = load_collection(documents=documents)
+    else:
         raise TypeError(f"texts must be a collection or a tuple (documents, topics), got {type(texts).__name__}")
-    documents, topics = texts
-    if not isinstance(topics, Mapping):
-        if not {"qid", "query"} <= set(getattr(topics, "columns", ())):
-            raise ValueError("texts: topics must be a frame with columns qid and query, or a dict of queries by qid")
-        topics = dict(zip(topics["qid"], topics["query"], strict=True))
-    queries = {identifier(qid): whole_text(query, f"topic {qid!r}") for qid, query in topics.items()}
+    if not {"qid", "query"} <= set(getattr(topics, "columns", ())):
+        raise ValueError("texts: topics must be a frame with columns qid and query, or a dict of queries by qid")
+    queries = {identifier(qid): query for qid, query in zip(topics["qid"], topics["query"], strict=True)}
     wanted = {docno for row in rows for docno in row.documents}
-    found: dict[str, Any] = {}
-    for docno, text in document_texts(documents):
-        if docno in wanted and found.setdefault(docno, text) != text:
-            raise ValueError(f"texts: {docno!r} occurs twice, with different texts: {found[docno]!r:.60}, {text!r:.60}")
+    found = {one["docno"]: one["text"] for one in texts.corpus() if one["docno"] in wanted}
+    check_texts(found.values(), "document {1}", list(found))
     for row in rows:
         known = [queries.get(row.query), *map(found.get, row.documents)]
         for text, what in zip(known, ("query", *["document"] * len(row.documents)), strict=True):

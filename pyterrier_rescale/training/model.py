@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +14,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..encoding.folding import fold_weights, make_folding
-from ..encoding.head_options import HeadOptions
+from ..encoding.description import Description
 from ..encoding.kernel import packed_head
-from ..encoding.query_encoder import QuerySide
+from ..encoding.terms import Folding, fold_weights
 from ..heads.decoder import find_head, head_input
 from ..heads.provenance import record
 
@@ -30,35 +30,24 @@ class SparseHead(nn.Module):
     Args:
         model: the masked LM.
         tokenizer: its tokenizer.
-        pooling: ``"max"`` or ``"sum"``.
-        query_pooling: the same of queries; ``None``: as documents.
-        query_weights: start of trainable static weights of queries, (V,), or ``None``: the model gives them.
+        description: how logits become weights; static weights of queries are where their training starts.
         learned_k: start of a trainable k that divides W (``rescale="learned"``), or ``None``.
-        options: which logits of a position count, and which terms are one; default: all, and none.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        pooling: str = "max",
-        query_pooling: str | None = None,
-        query_weights: torch.Tensor | None = None,
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, description: Description | None = None, *,
         learned_k: float | None = None,
-        options: HeadOptions | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.mlm = model
         self.head = find_head(model)
         self.vocab_size: int = self.head.weight.shape[0]
         self.tokenizer = tokenizer
-        self.pooling = pooling
-        self.query_pooling = query_pooling or pooling
-        self.query_weights = None if query_weights is None else nn.Parameter(query_weights)
+        self.description = description or Description()
+        weights = self.description.queries.weights
+        self.query_weights = None if weights is None else nn.Parameter(torch.from_numpy(weights).float())
         self.log_k = None if learned_k is None else nn.Parameter(torch.tensor(math.log(learned_k)))
-        self.options = options or HeadOptions()
-        folding = make_folding(self.options.fold, tokenizer, self.vocab_size)
+        folding = Folding(tokenizer, self.vocab_size) if self.description.fold else None
         #: Terms: V, or as many as folding leaves.
         self.term_count = self.vocab_size if folding is None else folding.size
         representatives = None if folding is None else torch.from_numpy(folding.representatives)
@@ -89,15 +78,16 @@ class SparseHead(nn.Module):
         (arXiv:2101.06983), where memory holds one mini-batch.
         """
         vectors: list[Any] = [None] * len(sides)
-        pooled: dict[str, list[int]] = {}
+        asked, alike = self.description.of_queries(), self.description.queries.alike
+        pooled: dict[bool, list[int]] = {}  # whether otherwise than documents
         for number, side in enumerate(sides):
             if side["queries"] and self.query_weights is not None:
                 vectors[number] = self._static(side["input_ids"], side["attention_mask"])
             else:
-                pooled.setdefault(self.query_pooling if side["queries"] else self.pooling, []).append(number)
+                pooled.setdefault(side["queries"] and not alike, []).append(number)
         encoded = [sides[number]["input_ids"] for numbers in pooled.values() for number in numbers]
         lookup = SharedLookup(self.mlm.get_input_embeddings(), encoded)
-        for pooling, numbers in pooled.items():
+        for otherwise, numbers in pooled.items():
             rows, lengths, orders = [], [], []
             for number in numbers:
                 ids, mask = sides[number]["input_ids"], sides[number]["attention_mask"]
@@ -113,10 +103,8 @@ class SparseHead(nn.Module):
             hidden = torch.cat(rows)
             if self.log_k is not None:
                 hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)  # t (W / k)^T = (t / k) W^T
-            found = packed_head(
-                hidden, torch.cat(lengths), self.head.weight, self.head.bias, pooling,
-                position_top_k=self.options.position_top_k,
-            )  # fmt: skip
+            how = asked if otherwise else self.description
+            found = packed_head(hidden, torch.cat(lengths), self.head.weight, self.head.bias, how)
             for number, order, part in zip(numbers, orders, found.split([len(o) for o in orders]), strict=True):
                 vectors[number] = part[order]
         return [fold_weights(part, self.representatives) for part in vectors]
@@ -133,11 +121,12 @@ class SparseHead(nn.Module):
         present = present.scatter_add(1, ids.long(), mask.to(present.dtype)).clamp_max(1)
         return present * torch.relu(self.query_weights)
 
-    def query_side(self) -> QuerySide:
-        """How queries are encoded, as it is now."""
-        if self.query_weights is not None:
-            return QuerySide(weights=torch.relu(self.query_weights.detach()).float().cpu().numpy())
-        return QuerySide(pooling=None if self.query_pooling == self.pooling else self.query_pooling)
+    def described(self) -> Description:
+        """The description of the encoder as it is now."""
+        if self.query_weights is None:
+            return self.description
+        weights = torch.relu(self.query_weights.detach()).float().cpu().numpy()
+        return self.description.replace(queries=dataclasses.replace(self.description.queries, weights=weights))
 
     def fold(self) -> PreTrainedModel:
         """The masked LM with a learned k divided into W for good (and recorded); the same object where none is."""

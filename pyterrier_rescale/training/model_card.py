@@ -25,13 +25,13 @@ from .rows import Rows
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..encoding.query_encoder import QuerySide
+    from ..encoding.description import Description
 
 CARD_FILE = "README.md"
 #: Name of the file with the head's audits before and after training.
 AUDITS_FILE = "head_audit.json"
-# Pairs of the training data that a head is measured on, and texts per batch: seconds, whatever the backbone.
-_PAIRS, _BATCH = 32, 16
+# Pairs of the training data that a head is measured on: seconds, whatever the backbone.
+_PAIRS = 32
 _PACKAGES = ("sentence-transformers", "transformers", "torch")
 # Stands in every card of ours: another README.md is somebody's own.
 _TAG = "- pyterrier_rescale"
@@ -144,11 +144,11 @@ def write_card(
 
 
 def measure_head(
-    model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, queries: QuerySide
+    model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, description: Description
 ) -> HeadAudit | None:
     """Audit a head on a few training pairs (on its weights alone where there are under 8); ``None`` if not finite.
 
-    Both sides are encoded as they are trained: ``queries`` says how queries are.
+    Both sides are encoded as they are trained, which ``description`` says.
     """
     if not torch.isfinite(find_head(model).weight).all():
         return None
@@ -159,11 +159,8 @@ def measure_head(
         tokenizer=tokenizer,
         temperature=config.temperature,
         max_length=config.max_length,
-        batch_size=_BATCH,
+        encoding=description,
         device=config.device,
-        pooling=config.pooling,
-        query_side=queries,
-        **config.head_options.given(),
     )
 
 
@@ -184,7 +181,8 @@ def _sides(config: TrainConfig) -> str:
         told = " Queries need no inference: their terms are their tokens, with trained weights."
     elif config.query_pooling not in (None, config.pooling):
         told = f" Documents are pooled by `{config.pooling}`, queries by `{config.query_pooling}`."
-    given = ", ".join(f"`{option}={value!r}`" for option, value in config.head_options.given().items())
+    options = {name: getattr(config, name) for name in ("position_top_k", "fold") if getattr(config, name) is not None}
+    given = ", ".join(f"`{name}={value!r}`" for name, value in options.items())
     return told + (f" It has {given}, which `Splade` follows and tools that do not know it ignore." if given else "")
 
 

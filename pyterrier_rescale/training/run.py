@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.files import expand, remove_half_saved, unmark
 from .._utils.made_from import check_same, claim, read_record
-from ..encoding.fingerprint import config_content
-from ..encoding.model_folder import save_encoder
-from ..encoding.saved_settings import saved_options
+from ..encoding.description import config_content
+from ..encoding.saved_folder import save_encoder
 from ..heads.fingerprint import model_fingerprint, settings_fingerprint, tokenizer_fingerprint
-from .config import CONFIG_FILE, TrainConfig
+from .config import CONFIG_FILE, TrainConfig, saved_options
 from .distributed import barrier, join, world
 
 if TYPE_CHECKING:
@@ -71,8 +70,8 @@ def train(
         verbose: show a progress bar.
         **options: see below; all are plain values.
 
-    The options, with their defaults (an encoder's folder as ``backbone`` keeps the ``pooling``, ``position_top_k`` and
-    ``fold`` that it was saved with, unless they are given here or by ``config``):
+    The options, with their defaults (an encoder's folder as ``backbone`` keeps what it was saved with, unless
+    it is given here or by ``config``):
 
     - ``rescale=16.0``: None, a number (W <- W / k), ``"auto"`` (k measured on the training documents),
       ``"calibrated"`` (k and per-term offset measured) or ``"learned"`` (k is trained, too).
@@ -97,6 +96,8 @@ def train(
     - ``max_length=256``, ``query_max_length=None`` (the same): tokens (of the saved folder ``SparseEncoder`` knows the
       documents' alone, ``Splade`` both); ``pooling="max"`` or ``"sum"``,
       ``query_pooling=None`` (the same); ``lowercase=False``.
+    - ``activation="relu"``: log(1 + relu(z)); or ``"log1p_relu"``: log(1 + log(1 + relu(z))), as of OpenSearch's v3
+      models; ``query_activation=None`` (the same).
     - ``queries="model"``, or ``"static"``: inference-free queries, whose terms are their tokens, with trained weights
       that start from the documents' IDF and have ``static_learning_rate=1e-3``. ``lambda_q`` is of no use then.
     - ``min_label=1``: of data with labels (judgements, pairs with a label), pairs below it are left out.
@@ -131,7 +132,7 @@ def train(
     from ..splade import Splade
     from .dev_evaluation import DevSet
     from .fit import BEST_FILE, CHECKPOINT_FILE, DEV_FILE, fit
-    from .initialization import starting_model, starting_queries, trainable
+    from .initialization import starting_description, starting_model, trainable
     from .loading import check_rows, load_rows
     from .model_card import AUDITS_FILE, measure_head, write_card
     from .monitor import LOG_FILE
@@ -152,9 +153,9 @@ def train(
     negatives = check_rows(rows, config)
 
     # prepare
-    queries = starting_queries(model, tokenizer_used, rows, config)
-    before = measure_head(model, tokenizer_used, rows, config, queries) if main else None
-    module = trainable(model, tokenizer_used, rows, config, queries)
+    description = starting_description(backbone, model, tokenizer_used, rows, config)
+    before = measure_head(model, tokenizer_used, rows, config, description) if main else None
+    module = trainable(model, tokenizer_used, rows, config, description)
     barrier()  # all have looked at the folder before one of them changes it
     if main:
         if overwrite and folder.exists():
@@ -171,15 +172,11 @@ def train(
 
     # save
     if main:
-        trained = module.fold()
-        queries = dataclasses.replace(module.query_side(), max_length=config.query_max_length)
-        after = measure_head(trained, tokenizer_used, rows, config, queries)
+        trained, description = module.fold(), module.described()
+        after = measure_head(trained, tokenizer_used, rows, config, description)
         sources = {"backbone": backbone, "data": data, "texts": texts, "tokenizer": tokenizer, "dev": dev}
         write_card(folder, sources, trained, rows, config, (before, after))
-        save_encoder(
-            folder, trained, tokenizer_used, pooling=config.pooling, max_length=config.max_length, queries=queries,
-            options=config.head_options,
-        )  # fmt: skip
+        save_encoder(folder, trained, tokenizer_used, description)
         for name in (CHECKPOINT_FILE, BEST_FILE):
             (folder / name).unlink(missing_ok=True)
     barrier()

@@ -180,8 +180,8 @@ def test_compare(bert_folder, tmp_path, capsys, collection):
         (["rescale", "{bert}", "x", "--texts", "{collection}"], "--texts can only be given with --rescale auto"),
         (["rescale", "{bert}", "x", "--rescale", "8", "--n-texts", "64"], "--n-texts can only be given"),
         (
-            ["rescale", "{bert}", "x", "--rescale", "auto", "--texts", "{collection}", "--bias", "--placement", "norm"],
-            "--bias and --placement can only be given with a number as --rescale, got --rescale auto",
+            ["rescale", "{bert}", "x", "--rescale", "auto", "--texts", "{collection}", "--bias"],
+            "--bias can only be given with a number as --rescale, got --rescale auto",
         ),
         (["search", "x", "{bert}", "a query", "--split", "dev"], "--split goes with --topics"),
         (["search", "x", "{bert}", "a query", "--explain", "--run", "x.res"], "give one of the two"),

@@ -260,16 +260,6 @@ def test_checkpoints_that_are_damaged(fault, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
-    from pyterrier_rescale.heads import checkpoint
-
-    tiny.save("bert", tmp_path / "m")
-    error = OSError("denied")
-    monkeypatch.setattr(checkpoint.os, "access", lambda file, mode: not str(file).endswith(".safetensors"))
-    found = checkpoint.unreachable(str(tmp_path / "m"), error)
-    assert isinstance(found, PermissionError) and "model.safetensors in" in str(found)
-
-
 def test_weights_that_are_no_numbers_are_an_error_and_no_empty_document():
     model, tokenizer = tiny.build("bert")
     with torch.no_grad():

@@ -172,7 +172,7 @@ def test_config_round_trip(tmp_path):
         ({"shift": "15"}, "shift must be a finite number"),
         ({"shift": 1.0, "rescale": "calibrated"}, "shift must be None with rescale='calibrated'"),
         ({"position_top_k": 0}, "position_top_k must be an integer >= 1 or None, got 0"),
-        ({"fold": "lower"}, "fold must be 'case' or None, got 'lower'"),
+        ({"fold": "lower"}, "fold must be None or 'case', got 'lower'"),
         ({"bias_learning_rate": -1}, "bias_learning_rate must be a finite number >= 0, got -1"),
         ({"learning_rat": 1e-3}, "no training option is called learning_rat; there are .*learning_rate"),
     ],

@@ -87,11 +87,12 @@ def test_gradient_equals_stock_sentence_transformers(still_bert, tmp_path):
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
 
-    from pyterrier_rescale.encoding.model_folder import save_encoder
+    from pyterrier_rescale.encoding.description import Description
+    from pyterrier_rescale.encoding.saved_folder import save_encoder
     from pyterrier_rescale.heads.checkpoint import load_backbone
 
     model, tokenizer = load_backbone(still_bert)
-    save_encoder(tmp_path, model, tokenizer, pooling="max", max_length=32)
+    save_encoder(tmp_path, model, tokenizer, Description(max_length=32))
     stock = SparseEncoder(str(tmp_path), device="cpu")
     loss = SpladeLoss(
         stock, SparseMultipleNegativesRankingLoss(stock), document_regularizer_weight=3e-3,
@@ -290,11 +291,11 @@ def dev_split(**changes):
         (lambda d, t, q: {"topics": t.assign(qid="q" + t["qid"])}, "no topic with a relevant document"),
         (lambda d, t, q: {"documents": [{**x, "docno": f"d{x['docno']}"} for x in d]}, "no topic with a relevant"),
         (lambda d, t, q: {"qrels": q.assign(label=0)}, "no topic with a relevant"),
-        (lambda d, t, q: {"documents": [{"docno": "0", "text": None}]}, "documents must each have a text"),
-        (lambda d, t, q: {"topics": t.assign(query=None)}, "topics must each have a text"),
-        (lambda d, t, q: {"documents": [{"docno": "0", "text": "half \ud83d"}]}, "document '0' holds a lone surrogate"),
-        (lambda d, t, q: {"topics": t.assign(qid=float("nan"))}, "topics must each have an id"),
-        (lambda d, t, q: {"documents": d[:3] + d[:1]}, "documents must each have an id of their own"),
+        (lambda d, t, q: {"documents": [{"docno": "0", "text": None}]}, "document '0' must have a text that is a str"),
+        (lambda d, t, q: {"topics": t.assign(query=None)}, "query must be a str, got None"),
+        (lambda d, t, q: {"documents": [{"docno": "0", "text": "half \ud83d"}]}, "document '0' holds half a character"),
+        (lambda d, t, q: {"topics": t.assign(qid=float("nan"))}, "qid must be a str"),
+        (lambda d, t, q: {"documents": d[:3] + d[:1]}, "docno '0' was there before"),
     ],
 )
 def test_a_dev_split_on_which_nothing_can_be_seen_is_refused(changes, message):
@@ -302,12 +303,12 @@ def test_a_dev_split_on_which_nothing_can_be_seen_is_refused(changes, message):
         DevSet(dev_split(**changes(*dev_split())))
 
 
-def test_a_dev_split_as_others_hold_it(bert_folder):
-    """Ids that frames made floats; titles are of no account, as in training."""
+def test_documents_of_a_dev_split_are_those_of_an_index():
+    """Title first, as of a collection's documents and of texts= in training."""
     documents, topics, qrels = dev_split()
-    floats = qrels.assign(qid=qrels["qid"].astype(float), docno=qrels["docno"].astype(int))
     titled = [{**document, "title": "a title"} for document in documents]
-    assert DevSet((titled, topics, floats)).fingerprint == DevSet((documents, topics, qrels)).fingerprint
+    assert DevSet((titled, topics, qrels)).texts[0] == load_rows([("q", "0")], (titled, {"q": "w"}))[0].documents[0]
+    assert DevSet((titled, topics, qrels)).texts[0] == f"a title {PAIRS[0][1]}"
 
 
 def test_training_goes_on_as_its_encoder_was_saved(bert_folder, tmp_path):

@@ -74,11 +74,9 @@ def test_options_are_trained_saved_scored_and_told(size, modernbert_folder, tmp_
     card = (tmp_path / "out" / "README.md").read_text()
     assert "It has `position_top_k=12`, `fold='case'`, which `Splade` follows" in card
     stored = pd.read_csv(tmp_path / "out" / "dev.csv")["nDCG@10"].max()
-    assert DevSet(dev_split()).score(
-        starting_module(splade.encoder.model, splade.encoder.tokenizer, load_rows(PAIRS),
-                        TrainConfig(rescale=None, max_length=32, position_top_k=12, fold="case")),
-        max_length=32, query_max_length=32,
-    ) == pytest.approx(stored, abs=1e-6)  # fmt: skip
+    config = TrainConfig(rescale=None, max_length=32, position_top_k=12, fold="case")
+    module = starting_module(splade.encoder.model, splade.encoder.tokenizer, load_rows(PAIRS), config)
+    assert DevSet(dev_split()).score(module) == pytest.approx(stored, abs=1e-6)
     expected = dense_weights(
         splade.encoder.model, splade.encoder.tokenizer, tiny.TEXTS, max_length=32, position_top_k=12, fold="case"
     ).detach()  # fmt: skip
@@ -99,7 +97,7 @@ def test_static_queries_of_folded_terms_are_trained(modernbert_folder, tmp_path)
         splade.encoder.model, splade.encoder.tokenizer, load_rows(PAIRS), config
     )
     with torch.no_grad():
-        module.query_weights.copy_(torch.from_numpy(splade.query_side.weights))
+        module.query_weights.copy_(torch.from_numpy(splade.description.queries.weights))
         found = module([module.tokenise(["Sparse a A"], 32, queries=True)])[0]
     np.testing.assert_allclose(query.toarray(), found.numpy(), atol=1e-6)
 
