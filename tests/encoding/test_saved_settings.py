@@ -14,11 +14,11 @@ import pytest
 import tiny
 import torch
 from dense import dense_weights
-
-from pyterrier_rescale import Splade, audit, calibrate, train
 from pyterrier_rescale.encoding.head_options import HeadOptions
 from pyterrier_rescale.encoding.model_folder import save_encoder
 from pyterrier_rescale.encoding.query_encoder import QuerySide
+
+from pyterrier_rescale import Splade, audit, calibrate, train
 from pyterrier_rescale.heads.checkpoint import load_backbone
 
 

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from pyterrier_rescale.encoding.model_folder import save_encoder
+from pyterrier_rescale.encoding.query_encoder import QuerySide
 from transformers import AutoTokenizer
 
 from pyterrier_rescale import Splade, audit, calibrate
 from pyterrier_rescale.encoding import text_encoder
-from pyterrier_rescale.encoding.model_folder import save_encoder
-from pyterrier_rescale.encoding.query_encoder import QuerySide
 from pyterrier_rescale.encoding.screening import Int8, Screen
 
 FOLDERS = ["bert_folder", "modernbert_folder"]
