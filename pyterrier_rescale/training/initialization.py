@@ -153,18 +153,10 @@ def rescale_head(
 
 
 def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, str]]:
-    """At most ``size`` pairs of query and positive, spread evenly over all rows, each document once.
-
-    Where rows share documents, up to 16 rows are read for each pair that is wanted.
-    """
-    pairs: dict[str, str] = {}
-    for factor in (1, 4, 16):
-        looked_at = spread(len(rows), factor * size)
-        pairs = {row.documents[0]: row.query for row in (rows[int(place)] for place in looked_at)}
-        if len(pairs) >= size or len(looked_at) == len(rows):
-            break
-    found = [(query, document) for document, query in pairs.items()]
-    return [found[place] for place in spread(len(found), size)]
+    """At most ``size`` pairs of query and positive, spread evenly over all rows, each document once."""
+    looked_at = (rows[int(place)] for place in spread(len(rows), 16 * size))  # rows may share documents
+    pairs = [(query, document) for document, query in {row.documents[0]: row.query for row in looked_at}.items()]
+    return [pairs[place] for place in spread(len(pairs), size)]
 
 
 def _teachers_margin(rows: Rows, config: TrainConfig) -> float | None:

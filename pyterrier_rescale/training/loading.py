@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import os
 import re
 import warnings
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from .._utils.files import expand
+from .._utils.text_lines import numbered_lines
+from ..collections import load_collection
 from ..encoding.texts import check_texts
 from .config import TrainConfig
 from .distributed import world
 from .losses import LOSSES
-from .rows import FileRows, Reader, Row, Rows, identifier
+from .rows import Reader, Row, Rows, identifier
 
 # A field that a spreadsheet has quoted, as it held quotes.
 _QUOTED = re.compile(r'"([^"]|"")*"')
@@ -33,8 +32,8 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     """Read training data of any accepted form; rows with missing or blank texts are dropped and counted.
 
     Files are ``.jsonl`` (objects with ``query``, ``positive``, ``negatives`` or ``negative*``, ``scores``; or lists as
-    in ``train``), or ``.tsv``, ``.csv`` and ``.txt`` (tab-separated) with such a header, compressed or not. Plain files
-    of texts are read line by line when rows are asked for.
+    in ``train``), or ``.tsv``, ``.csv`` and ``.txt`` (tab-separated) with such a header, compressed or not. Memory
+    holds each text once.
 
     Args:
         data: as for ``train``.
@@ -52,18 +51,9 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     if isinstance(data, Rows):
         return data
     reader = Reader(ids=texts is not None, min_label=min_label)
-    path = expand(data) if isinstance(data, (str, os.PathLike)) else None
-    if path is not None and (path.is_file() or path.name.endswith(_ENDINGS)):
-        rows = _from_file(path, columns, reader)
-    else:
-        if path is not None:
-            from ..collections import load_collection
-
-            data = load_collection(os.fspath(data))
-        rows = (reader(example, number) for number, example in enumerate(_examples(data, min_label, reader.ids)))
-    if not isinstance(rows, Rows):
-        found = [row for row in rows if row is not None]
-        rows = Rows(found if texts is None else _with_texts(found, texts, reader.skipped), reader.skipped)
+    examples = enumerate(_examples(data, columns, min_label, reader.ids))
+    found = [row for row in (reader(example, number) for number, example in examples) if row is not None]
+    rows = Rows(found if texts is None else _with_texts(found, texts, reader.skipped), reader.skipped)
     if reader.unused:
         warnings.warn(f"columns of data that are not used: {', '.join(sorted(reader.unused))}", stacklevel=3)
     dropped = sum(rows.skipped.values())
@@ -115,8 +105,13 @@ def check_rows(rows: Rows, config: TrainConfig) -> int:
     return used
 
 
-def _examples(data: Any, min_label: int, ids: bool) -> Iterable[Any]:
-    """Tuples or dicts of any form in memory."""
+def _examples(data: Any, columns: Sequence[str] | None, min_label: int, ids: bool) -> Iterable[Any]:
+    """Tuples or dicts of any form."""
+    if isinstance(data, (str, os.PathLike)):
+        path = expand(data)
+        if path.is_file() or path.name.endswith(_ENDINGS):
+            return _file_examples(path, columns, ids)
+        data = load_collection(os.fspath(data))
     if hasattr(data, "train_pairs"):
         if ids:
             raise TypeError(f"data must hold ids where texts is given, got the collection {data!r}: leave texts out")
@@ -134,8 +129,6 @@ def _examples(data: Any, min_label: int, ids: bool) -> Iterable[Any]:
 
 def _with_texts(rows: list[Row], texts: Any, skipped: Counter[str]) -> Iterator[Row]:
     """Rows of ids as rows of their texts, each text once in memory; those without all their texts are counted."""
-    from ..collections import load_collection
-
     if hasattr(texts, "corpus") and hasattr(texts, "topics"):
         topics = pd.concat([texts.topics(split) for split in texts.splits])
     elif isinstance(texts, (tuple, list)) and len(texts) == 2:
@@ -160,68 +153,32 @@ def _with_texts(rows: list[Row], texts: Any, skipped: Counter[str]) -> Iterator[
             yield Row(known[0], tuple(known[1:]), row.scores)
 
 
-def _from_file(path: Path, columns: Sequence[str] | None, reader: Reader) -> Any:
-    """Rows of a training file: of a plain one of texts they are read again where they stand."""
+def _file_examples(path: Path, columns: Sequence[str] | None, ids: bool) -> Iterator[Any]:
+    """Dicts and tuples of a training file."""
     if not path.is_file():
         raise FileNotFoundError(f"data file {str(path)!r} does not exist")
     if not path.name.endswith(_ENDINGS):
         raise ValueError(f"data file must end in {', '.join(_ENDINGS)}, got {path.name!r}")
-    lines = _lines(path)
-    if ".csv" in path.suffixes:
-        records = csv.reader(f"{line}\n" for _, line in lines)
-        names = columns or next(records, [])
-        return (reader(_named(path, names, record), number) for number, record in enumerate(records) if record)
+    lines = (line for _, line in numbered_lines(path))
     if ".jsonl" in path.suffixes:
-        read: Callable[[str], Any] = partial(_json, path)
+        for line in filter(str.strip, lines):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{str(path)!r}: not JSON: {line[:80]!r} ({error})") from error
+        return
+    if ".csv" in path.suffixes:
+        records = filter(None, csv.reader(f"{line}\n" for line in lines))
     else:
-        names = columns or _fields(next(lines, (0, ""))[1], reader.ids)
-
-        def read(line: str) -> dict[str, str]:
-            return _named(path, names, _fields(line, reader.ids))
-
-    rows = ((start, reader(read(line), number)) for number, (start, line) in enumerate(lines) if line.strip())
-    if reader.ids or path.name.endswith(".gz"):
-        return (row for _, row in rows)
-    return FileRows(path, rows, lambda line: reader(read(line), 0), reader.skipped)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(first byte, text) of the lines of a plain or compressed file.
-
-    Raises:
-        ValueError: if it is not UTF-8, or a damaged archive, naming file and line.
-    """
-    opened: Any = gzip.open(path) if path.name.endswith(".gz") else path.open("rb")
-    start = number = 0
-    try:
-        with opened as file:
-            for line in file:
-                number += 1
-                text = line.decode("utf-8-sig")
-                if "\0" in text:
-                    raise ValueError(f"{path}, line {number}: holds NUL bytes, is not UTF-8: save it as UTF-8")
-                yield start, text.rstrip("\r\n")
-                start += len(line)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}, after line {number}: the gzip file is damaged or cut ({error})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, line {number}: is not UTF-8 ({error}): save it as UTF-8") from error
-
-
-def _json(path: Path, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r}: not JSON: {line[:80]!r} ({error})") from error
+        records = (_fields(line, ids) for line in lines if line.strip())
+    names = columns or next(records, ())
+    for values in records:
+        if len(values) != len(names):
+            raise ValueError(f"{str(path)!r}: {len(values)} fields, columns are {', '.join(names)}: {values!r:.120}")
+        yield dict(zip(names, values, strict=True))
 
 
 def _fields(line: str, ids: bool) -> list[str]:
     """Fields of a line of a TSV; ids may be apart by spaces, as in TREC's qrels. Quotes of a spreadsheet are undone."""
     fields = line.split() if ids and "\t" not in line else line.split("\t")
     return [field[1:-1].replace('""', '"') if _QUOTED.fullmatch(field) else field for field in fields]
-
-
-def _named(path: Path, names: Sequence[str], values: list[str]) -> dict[str, str]:
-    if len(values) != len(names):
-        raise ValueError(f"{str(path)!r}: {len(values)} fields, columns are {', '.join(names)}: {values!r:.120}")
-    return dict(zip(names, values, strict=True))

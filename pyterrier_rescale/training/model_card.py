@@ -35,26 +35,13 @@ _PAIRS = 32
 _PACKAGES = ("sentence-transformers", "transformers", "torch")
 # Stands in every card of ours: another README.md is somebody's own.
 _TAG = "- pyterrier_rescale"
-_RUN_FIGURES = {
-    "ranking": "ranking loss",
-    "contrast": "in-batch loss in units of chance",
-    "score_std": "standard deviation of in-batch scores",
-    "saturation": "mean largest softmax probability",
-    "active_q": "active terms per query",
-    "active_d": "active terms per document",
-    "cosine": "mean cosine of documents",
-    "grad_norm": "gradient norm",
-    "head_norm": "mean row norm of the head",
-}
-_HEAD_FIGURES = {
-    "row_norm_mean": "mean row norm of the decoder",
-    "verdict": "verdict",
-    "suggested_k": "suggested k",
-    "active_terms": "active terms per document",
-    "active_terms_query": "active terms per query",
-    "random_std": "standard deviation of scores of random pairs",
-    "random_saturation": "largest softmax probability among 32 random documents",
-}
+# Rows of the card's tables, by their names in monitor.csv and head_audit.json.
+_RUN_FIGURES = (
+    "ranking", "contrast", "score_std", "saturation", "active_q", "active_d", "cosine", "grad_norm", "head_norm",
+)  # fmt: skip
+_HEAD_FIGURES = (
+    "row_norm_mean", "verdict", "suggested_k", "active_terms", "active_terms_query", "random_std", "random_saturation",
+)  # fmt: skip
 _CARD = """\
 ---
 library_name: sentence-transformers
@@ -83,7 +70,7 @@ SparseEncoder("this folder").encode_document(["a text"])  # encode_query for que
 
 {audits}
 
-Measured on training pairs (on the weights alone where there are few), both sides encoded as in training. {verdict}
+Measured on training pairs (if there are few, on the weights alone), both sides encoded as in training. {verdict}
 
 ## Data
 
@@ -93,7 +80,7 @@ Measured on training pairs (on the weights alone where there are few), both side
 
 {run}
 
-Made by
+These figures of every step are in `monitor.csv`. Made by
 
 ```python
 from pyterrier_rescale import train
@@ -211,13 +198,13 @@ def _figures(one: HeadAudit | None) -> dict[str, Any]:
     return {**one.numbers, "verdict": verdict, "suggested_k": one.suggested_k}
 
 
-def _table(figures: dict[str, str], columns: dict[str, dict[str, Any]]) -> str:
+def _table(figures: tuple[str, ...], columns: dict[str, dict[str, Any]]) -> str:
     """A Markdown table: a line for each figure that any column has."""
     lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
-    for key, what in figures.items():
-        values = [column.get(key, "") for column in columns.values()]
+    for name in figures:
+        values = [column.get(name, "") for column in columns.values()]
         if any(value != "" for value in values):
-            lines.append(f"| {what} | {' | '.join(map(_cell, values))} |")
+            lines.append(f"| {name} | {' | '.join(map(_cell, values))} |")
     return "\n".join(lines)
 
 

@@ -6,10 +6,8 @@ import hashlib
 import math
 import re
 import struct
-from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .._utils.documents import has_surrogates
@@ -101,37 +99,6 @@ class Rows(Sequence[Row]):
         return self.facts.relevant.get(text_id(query), set())
 
 
-class FileRows(Rows):
-    """Rows of a plain file whose lines are read when they are asked for: memory holds where they begin, not the texts.
-
-    Args:
-        path: the file.
-        lines: (first byte, row or ``None``) of every line, from the first pass, which checks all of them.
-        read: what turns a line into its row again.
-        skipped: number of rows left out, by reason; filled while ``lines`` is read.
-    """
-
-    def __init__(
-        self, path: Path, lines: Iterator[tuple[int, Row | None]], read: Callable[[str], Row | None],
-        skipped: Mapping[str, int],
-    ) -> None:  # fmt: skip
-        self.path, self.skipped, self._read = path, skipped, read
-        self.facts = Facts()
-        self._starts = array("q")
-        for start, row in lines:
-            if row is not None:
-                self._starts.append(start)
-                self.facts.add(row)
-        self._file = path.open("rb")
-
-    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
-        self._file.seek(self._starts[index])
-        row = self._read(self._file.readline().decode("utf-8-sig").rstrip("\r\n"))
-        if row is None:
-            raise ValueError(f"{str(self.path)!r} has changed since it was opened")
-        return row
-
-
 def packed(texts: Sequence[str], numbers: Sequence[float] = ()) -> bytes:
     """Texts and numbers as bytes that no others have, to be hashed."""
     parts = [text.encode("utf-8", "surrogatepass") for text in texts]
@@ -142,13 +109,6 @@ def packed(texts: Sequence[str], numbers: Sequence[float] = ()) -> bytes:
 def text_id(text: str) -> int:
     """A 63-bit id of a text, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
-
-
-def whole_text(text: Any, what: str) -> Any:
-    """A value that is no string with half a character in it, which no tokenizer takes."""
-    if isinstance(text, str) and has_surrogates(text):
-        raise ValueError(f"{what} holds a lone surrogate, half of a character: {text!r:.80}")
-    return text
 
 
 def identifier(value: Any) -> str | None:
@@ -182,7 +142,7 @@ class Reader:
         self.skipped: Counter[str] = Counter()
         self.unused: set[str] = set()
         self._layouts: dict[tuple[Any, ...], _Layout] = {}
-        self._known: dict[str, str] = {}  # one string for an id
+        self._known: dict[str, str] = {}  # each text or id once in memory
 
     def __call__(self, example: Any, number: int) -> Row | None:
         """The row of an example, the data's ``number``-th."""
@@ -246,13 +206,14 @@ class Reader:
 
     def _value(self, value: Any, what: str, number: int) -> str | None:
         if self.ids:
-            name = identifier(value)
-            return None if name is None else self._known.setdefault(name, name)
+            value = identifier(value)
         if _missing(value):
             return None
         if not isinstance(value, str):
             raise TypeError(f"row {number} of data: {what} must be a string, got {value!r}"[:300])
-        return whole_text(value, f"row {number} of data: {what}")
+        if has_surrogates(value):
+            raise ValueError(f"row {number} of data: {what} holds half a character (a lone surrogate): {value!r:.80}")
+        return self._known.setdefault(value, value)
 
     def _scored(self, query: str, documents: tuple[str, ...], scores: Any, number: int) -> Row | None:
         """A row with its teacher's scores; of a pair one number is its label, with one negative it is the margin."""

@@ -227,7 +227,7 @@ TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
         (QRELS, None, ValueError, "if they hold ids, say where the texts stand, with texts="),
         ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "query of every row is a number, .* with texts="),
         ([("q", "d", "n", "2.5"), ("r", "e", "m", "-4")], None, ValueError, "document 3 of every row is a number"),
-        ([("a", "b"), ("c", HALF)], None, ValueError, "row 1 of data: document holds a lone surrogate"),
+        ([("a", "b"), ("c", HALF)], None, ValueError, "row 1 of data: document holds half a character"),
         ([], TEXTS, ValueError, "data must hold at least one pair .* but it is empty"),
         ([("x", "y")], TEXTS, ValueError, "but all 1 rows were dropped"),
         (IDS, "msmarco", TypeError, r"texts must be a collection or a tuple \(documents, topics\), got str"),
@@ -258,8 +258,8 @@ def test_refused_data(data, texts, error, message):
         ("h.jsonl.gz", gzip.compress(b'["q", "d"]\n' * 99)[:-9], "h.jsonl.gz, after line .* damaged or cut"),
         ("i.tsv", b"query\tpositive\tnegative\nq\td\n", "i.tsv': 2 fields, columns are query, positive, negative"),
         ("j.tsv", "query\tpositive\nq\tcafé\n".encode("latin-1"), "j.tsv, line 2: is not UTF-8"),
-        ("k.tsv", "query\tpositive\nq\td\n".encode("utf-16"), "k.tsv, line 1: is not UTF-8"),
-        ("l.csv", "query,positive\nq,d\n".encode("utf-16-le"), "l.csv, line 1: .* is not UTF-8"),
+        ("k.tsv", "query\tpositive\nq\td\n".encode("utf-16"), "k.tsv, line 1: .* not UTF-8"),
+        ("l.csv", "query,positive\nq,d\n".encode("utf-16-le"), "l.csv, line 1: .* not UTF-8"),
     ],
 )
 def test_refused_files(name, content, message, tmp_path):
