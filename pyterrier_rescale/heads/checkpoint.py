@@ -110,8 +110,7 @@ def reading(name: str, what: str) -> Iterator[None]:
         reason = str(error).splitlines()[0]
         told = f"{what} of {name!r} cannot be loaded"
         if not expand(name).is_dir() and find_file(name, "config.json") is None:
-            told = f"{name!r} is neither a folder here nor a model in the hub's cache, and the hub has no such name, "
-            told += "or there is no network"
+            told = f"{name!r} is neither a folder here nor a model that the hub gives (no network, or no such name)"
         hint = "; those of other kinds (ONNX, TensorFlow) do not serve" if "model.safetensors" in reason else ""
         raise FileNotFoundError(f"{told}: {reason}{hint}") from error
     except Exception as error:
@@ -132,9 +131,10 @@ def load_config(name: str) -> PretrainedConfig:
     import transformers
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    content = read_json(name, "config.json")
-    kind = (content or {}).get("model_type")
-    known = content is not None and (kind is None or kind in CONFIG_MAPPING)
+    found = find_file(name, "config.json") is not None
+    content = read_json(name, "config.json") or {}
+    kind = content.get("model_type")
+    known = found and (kind is None or kind in CONFIG_MAPPING)
     adapter = None if known else read_json(name, "adapter_config.json") or read_json(name, "lora/adapter_config.json")
     if adapter is not None:
         base = adapter.get("base_model_name_or_path")
@@ -143,14 +143,14 @@ def load_config(name: str) -> PretrainedConfig:
             f"PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained({base!r}), {name!r}).merge_and_unload() "
             "(AutoModelForCausalLM for a language model), then give the model, or the folder that it is saved to"
         )
-    if content is None and expand(name).is_dir():
+    if not found and expand(name).is_dir():
         raise FileNotFoundError(f"model folder {name!r} has no config.json: it is not a saved transformers model")
-    if not known and "auto_map" in content:
+    if found and not known and "auto_map" in content:
         raise TypeError(
             f"{name!r} has the model type {kind!r}, which needs code of its own; such code is never run here. If you "
             "trust it, load model and tokenizer yourself with trust_remote_code=True, and give the loaded model"
         )
-    if not known and content is not None:
+    if found and not known:
         raise TypeError(
             f"{name!r} has the model type {kind!r} ({', '.join(content.get('architectures') or ['no architecture'])}), "
             f"which transformers {transformers.__version__} does not know: it was saved by another tool, or for a "
