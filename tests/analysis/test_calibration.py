@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from pyterrier_rescale.encoding.head_options import HeadOptions
+from pyterrier_rescale.encoding.query_encoder import QuerySide
 from transformers import AutoModelForMaskedLM
 
 from pyterrier_rescale import audit, calibrate, rescale
 from pyterrier_rescale.analysis.calibration import search_k
 from pyterrier_rescale.analysis.head_statistics import random_saturation
 from pyterrier_rescale.analysis.measurement import as_pairs, run_probe
-from pyterrier_rescale.encoding.head_options import HeadOptions
-from pyterrier_rescale.encoding.query_encoder import QuerySide
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.decoder import find_head
 from pyterrier_rescale.heads.provenance import provenance

@@ -9,13 +9,13 @@ import scipy.special
 import scipy.stats
 import tiny
 import torch
+from pyterrier_rescale.encoding.folding import Folding, fold_weights
+from pyterrier_rescale.encoding.head_options import HeadOptions
 
 from pyterrier_rescale import audit, calibrate, rescale
 from pyterrier_rescale.analysis.head_audit import HeadAudits
 from pyterrier_rescale.analysis.head_statistics import mean_cosine, spearman
 from pyterrier_rescale.analysis.plots import blank_figure, log_axis
-from pyterrier_rescale.encoding.folding import Folding, fold_weights
-from pyterrier_rescale.encoding.head_options import HeadOptions
 from pyterrier_rescale.heads.decoder import find_head, head_input
 from pyterrier_rescale.heads.ties import untie
 

@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pyterrier_rescale import Splade, audit, calibrate
 from pyterrier_rescale.analysis.measurement import run_probe
-from pyterrier_rescale.encoding.model_folder import save_encoder
-from pyterrier_rescale.encoding.query_encoder import QuerySide
+from pyterrier_rescale.encoding.description import Description, QuerySide
+from pyterrier_rescale.encoding.saved_folder import save_encoder
 from pyterrier_rescale.heads.decoder import head_input
 
 LONG = [" ".join(tiny.TEXTS[i:] + tiny.TEXTS[:i]) for i in range(12)]
@@ -54,7 +54,7 @@ def test_static_queries_beside_documents(tmp_path, slow_switch):
     """Their lengths differ, so a shared tokenizer would be switched between two calls."""
     model, tok = tiny.build("bert")
     weights = np.linspace(0.1, 1, len(tok), dtype=np.float32)
-    save_encoder(tmp_path, model, tok, pooling="max", max_length=64, queries=QuerySide(weights=weights, max_length=5))
+    save_encoder(tmp_path, model, tok, Description(max_length=64, queries=QuerySide(weights=weights, max_length=5)))
     splade = Splade(tmp_path)
     documents, queries = splade.encode_docs(LONG), splade.encode_queries(LONG)
     found = in_threads(*[lambda: splade.encode_docs(LONG), lambda: splade.encode_queries(LONG)] * 2, rounds=8)
