@@ -85,18 +85,6 @@ def test_many_blocks_give_the_same_as_one(pooling, monkeypatch):
     torch.testing.assert_close(sparse_head(hidden, weight, bias, mask, pooling), whole, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_written_out_and_gathered_gradients_are_the_same(share, monkeypatch):
-    """A share of 0 writes S out whatever it holds; of 1 it always gathers."""
-    (hidden, weight, bias), mask = batch()
-    truth = plain(hidden, weight, bias, mask, "max")
-    upstream = torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(kernel, "_DENSE_ENTRIES", share)
-    got = torch.autograd.grad(sparse_head(hidden, weight, bias, mask), (hidden, weight, bias), upstream)
-    for ours, expected in zip(got, torch.autograd.grad(truth, (hidden, weight, bias), upstream), strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-9)
-
-
 @pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
 @pytest.mark.parametrize("pooling", ["max", "sum"])
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -144,26 +132,6 @@ def test_the_largest_logits_under_autocast():
     assert ((half - truth).abs() > 0.05).float().mean() < 1e-3  # of nearly equal logits another may be kept
     half.sum().backward()
     assert hidden.grad.isfinite().all() and weight.grad.dtype == torch.float32
-
-
-def test_behind_a_compiled_body():
-    (hidden, weight, bias), mask = batch()
-    body = torch.nn.Linear(5, 5, dtype=torch.float64)
-    compiled = torch.compile(body, backend="aot_eager")
-    ours = sparse_head(compiled(hidden), weight, bias, mask)
-    truth = plain(body(hidden), weight, bias, mask, "max")
-    torch.testing.assert_close(ours, truth)
-    ours, truth = (torch.autograd.grad(x.sum(), body.weight)[0] for x in (ours, truth))
-    torch.testing.assert_close(ours, truth)
-
-
-def test_only_the_gradients_asked_for():
-    (hidden, weight, bias), mask = batch()
-    for leaf in (hidden, weight, bias):
-        others = [x.detach() if x is not leaf else x for x in (hidden, weight, bias)]
-        assert torch.autograd.grad(sparse_head(*others, mask).sum(), leaf)[0].shape == leaf.shape
-    with torch.no_grad():
-        assert not sparse_head(hidden, weight, bias, mask).requires_grad
 
 
 def test_autocast_and_checkpointing():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
 import torch
 from dense import head_of_padded as sparse_head
 
-from pyterrier_rescale.encoding import kernel, screening
-from pyterrier_rescale.encoding.blocks import few_sizes, text_groups
+from pyterrier_rescale.encoding import screening
+from pyterrier_rescale.encoding.blocks import few_sizes
 from pyterrier_rescale.encoding.screening import Screen, _amax, make_screen
 
 LENGTHS = torch.tensor([40, 3, 0, 25, 1, 31])
@@ -73,34 +72,6 @@ def test_the_head_is_the_same_with_and_without(with_bias):
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_dense_head_takes_the_full_product(monkeypatch):
-    hidden, weight, bias, mask = head()
-    called = []
-    monkeypatch.setattr(kernel, "_fill", lambda *args: called.append(args))
-    got = sparse_head(hidden, weight, bias + 100, mask, screen=Screen(weight))
-    assert not called
-    plain = torch.log1p(torch.relu(hidden @ weight.T + bias + 100)) * mask[..., None]
-    torch.testing.assert_close(got, plain.amax(dim=1), atol=1e-5, rtol=1e-5)
-
-
-def test_what_screens_in_vain_is_screened_ever_less(monkeypatch):
-    hidden, weight, bias, mask = head()
-    dense, sparse = bias + 100, bias
-    screen, calls = Screen(weight), []
-    whole = screen.closed
-    monkeypatch.setattr(screen, "closed", lambda *args: calls.append(len(seen)) or whole(*args))
-    seen = []
-    for level in [*[dense] * 60, *[sparse] * 16, dense, dense, dense]:
-        got = sparse_head(hidden, weight, level, mask, screen=screen)
-        seen.append(got)
-        plain = torch.log1p(torch.relu(hidden @ weight.T + level)) * mask[..., None]
-        torch.testing.assert_close(got, plain.amax(dim=1), atol=5e-5, rtol=1e-5)
-    rests = [after - before - 1 for before, after in itertools.pairwise(calls)]
-    assert rests[:6] == [1, 2, 4, 8, 16, 16]
-    first = next(call for call in calls if call >= 60)
-    assert calls[calls.index(first) :] == [*range(first, 77), 78]  # the first that pays ends the rests
-
-
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_what_is_not_finite_shows(poison):
     hidden, weight, bias, mask = head()
@@ -156,18 +127,3 @@ def test_products_that_are_compiled_have_few_shapes():
     sizes = [few_sizes(size) for size in range(1, 4097)]
     assert len(set(sizes)) == 64 and sizes == sorted(sizes)
     assert all(size <= few < size + max(32, size / 15) for size, few in enumerate(sizes, 1))
-
-
-def test_groups_pad_with_the_texts_own_rows():
-    groups = text_groups(LENGTHS, limit=70)
-    starts = LENGTHS.cumsum(0) - LENGTHS
-    seen = []
-    for group in groups:
-        count, length = len(group.texts), group.length
-        assert count * length <= 70
-        for text, own, index in zip(group.texts, group.lengths, group.index.view(count, length), strict=True):
-            seen.append(int(text))
-            assert own == LENGTHS[text] and index.tolist() == [
-                int(starts[text]) + min(i, int(own) - 1) for i in range(length)
-            ]
-    assert sorted(seen) == [0, 1, 3, 4, 5]

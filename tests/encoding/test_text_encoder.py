@@ -55,14 +55,6 @@ def test_batch_size_and_order_do_not_matter(bert_folder, many_texts):
     assert splade.encode_docs([]).shape == (0, splade.encoder.vocab_size)
 
 
-def test_windows_join_seamlessly(bert_folder, many_texts, monkeypatch):
-    from pyterrier_rescale.encoding import text_encoder as encoder
-
-    whole = Splade(bert_folder).encode_docs(many_texts).toarray()
-    monkeypatch.setattr(encoder, "_WINDOW", 7)
-    np.testing.assert_allclose(Splade(bert_folder).encode_docs(many_texts).toarray(), whole, atol=1e-5)
-
-
 def test_half_precision_stays_close(bert_folder, monkeypatch):
     full = Splade(bert_folder, rescale=4).encode_docs(tiny.TEXTS).toarray()
     half = Splade(bert_folder, rescale=4, dtype="bfloat16")
@@ -88,27 +80,6 @@ def test_half_precision_stays_close(bert_folder, monkeypatch):
         logits = np.where(batch.mask.numpy()[..., None], logits, -np.inf).max(axis=1)
         expected[batch.texts] = np.log1p(np.maximum(logits + half.encoder.head.bias.detach().float().numpy(), 0))
     np.testing.assert_allclose(screened, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("shortest", [1, 200, 256])
-def test_batches_bound_tokens_and_padding(shortest, bert_folder):
-    lengths = np.random.default_rng(0).integers(shortest, 257, 500)
-    batches = list(Splade(bert_folder, device="cpu").encoder._batches(lengths, 32))
-    assert sorted(np.concatenate(batches)) == list(range(500))
-    for batch in batches:
-        longest = lengths[batch].max()
-        assert len(batch) <= 32 and len(batch) * longest <= 1024
-        # beyond half of the tokens, nothing that would be padded by more than an eighth or so
-        assert (len(batch) - 1) * longest < 512 or lengths[batch].min() >= 0.85 * longest
-    assert lengths[batches[0]].max() == lengths.max()
-
-
-def test_special_positions_are_told_apart(bert_folder):
-    encoder = Splade(bert_folder).encoder
-    for batch in encoder.head_batches(tiny.TEXTS):
-        ids = batch.input_ids
-        expected = ((ids == 2) | (ids == 3) | (ids == 1)) & batch.mask
-        assert (batch.special == expected).all()
 
 
 @pytest.mark.parametrize("bad", [None, float("nan"), 3])

@@ -123,15 +123,6 @@ def test_what_is_given_wins_over_what_a_folder_was_saved_with(tmp_path):
     assert (other.weighting, other.k1, other.b, other.max_length) == ("tokens", 1.2, 0.75, 256)
 
 
-def test_numbers_of_numpy(tmp_path):
-    numbers = {"k1": np.float32(0.5), "b": np.float64(0.25), "max_length": np.int64(32)}
-    encoder = LexicalEncoder(tiny.tokenizer(), idf_from=tiny.TEXTS, weighting="bm25", **numbers)
-    plain = LexicalEncoder(tiny.tokenizer(), idf_from=tiny.TEXTS, weighting="bm25", k1=0.5, b=0.25, max_length=32)
-    encoder.save_pretrained(tmp_path)
-    assert encoder == plain == LexicalEncoder(tmp_path)
-    assert hash(encoder) == hash(plain)
-
-
 def test_a_folder_that_is_not_whole_is_refused(bert_folder, tmp_path, monkeypatch):
     encoder = LexicalEncoder(tiny.tokenizer(), idf_from=tiny.TEXTS, max_length=32)
     encoder.save_pretrained(tmp_path / "a")
