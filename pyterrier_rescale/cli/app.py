@@ -62,7 +62,9 @@ def _main(
 def audit(
     models: Annotated[list[str], typer.Argument(help="Hub names or folders of masked LMs.", show_default=False)],
     texts: Annotated[str | None, typer.Option(help="A collection: measures activations on its documents.")] = None,
-    n_texts: Annotated[int | None, typer.Option(help="Of so many of them [128].", min=2, show_default=False)] = None,
+    n_texts: Annotated[
+        int | None, typer.Option(help="Of so many of them [128].", min=2, max=512, show_default=False)
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Write the figure here (.png, .svg, .pdf).", callback=expanded)
     ] = None,
@@ -101,16 +103,17 @@ def rescale(
     spec: RescaleOption = "16",
     texts: Annotated[str | None, typer.Option(help="A collection, for auto and calibrated.")] = None,
     n_texts: Annotated[
-        int | None, typer.Option(help="Texts to calibrate on [256].", min=2, show_default=False)
+        int | None, typer.Option(help="Texts to calibrate on [256].", min=2, max=512, show_default=False)
     ] = None,
     bias: Annotated[bool, typer.Option(help="Divide the bias, too (fixed k only).")] = False,
 ) -> None:
     """Divide a head and save the model with its tokenizer: a backbone that stock tools load."""
-    from .. import calibrate
+    from .. import Splade, calibrate
     from .. import rescale as run
-    from .._utils.paths import whole_folder
+    from .._utils.files import whole_folder
     from ..evaluation.system import parse_rescale
     from ..heads.checkpoint import load_backbone, no_weight_bars
+    from ..heads.hub_files import modules_of
     from ..heads.provenance import provenance
 
     value = parse_rescale(spec)
@@ -125,16 +128,18 @@ def rescale(
         right = "a number as --rescale" if measured else "--rescale auto or calibrated"
         raise ValueError(f"{' and '.join(unused)} can only be given with {right}, got --rescale {spec}")
     _refuse_existing(output)
-    loaded, tokenizer = load_backbone(model)
     if measured:
         sample = _some_texts(texts, n_texts or 256)
-        calibration = calibrate(loaded, sample, tokenizer=tokenizer, offset=value == "calibrated")
-        loaded = calibration.apply(loaded, inplace=True)
+        loaded = calibrate(model, sample, offset=value == "calibrated").apply(model)
     else:
-        loaded = run(loaded, value, bias=bias, inplace=True)
+        loaded = run(model, value, bias=bias)
+    loaded, tokenizer = load_backbone(loaded)
     with whole_folder(output) as folder, no_weight_bars():
-        loaded.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        if modules_of(model) is not None:  # an encoder is saved whole: pooling, lengths, queries of their own
+            Splade(loaded, tokenizer=tokenizer, device="cpu").save_pretrained(folder)
+        else:
+            loaded.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     done = provenance(loaded)
     norm = done["mean_row_norm_before"]
     typer.echo(f"{output}: {done['method']}, k = {done['k']:.4g}; the mean row norm was {norm:.4g}")

@@ -48,11 +48,16 @@ _WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\
 def describe(model: Any, **given: Any) -> Description:
     """What is given, and what is not (``None``) as the folder or hub name says; of a loaded model the defaults.
 
+    A model that ``rescale`` or a calibration made of an encoder's folder is described by that folder.
+
     Raises:
         ValueError: if the folder was saved with what Splade does not do (prompts, other modules or settings of them).
         FileNotFoundError: if only a part of it is in the hub's cache.
     """
-    found = _read(model) if isinstance(model, (str, os.PathLike)) else Description()
+    place = model if isinstance(model, (str, os.PathLike)) else getattr(model, "encoder_folder", None)
+    found = Description() if place is None else _read(place)
+    if place is not model and "shift" in (getattr(model.config, PROVENANCE, None) or {}):
+        found = found.replace(shift=None)  # it is stored in the bias
     return found.replace(**{name: value for name, value in given.items() if value is not None})
 
 
