@@ -56,7 +56,7 @@ def describe(model: Any, **given: Any) -> Description:
     """
     place = model if isinstance(model, (str, os.PathLike)) else getattr(model, "encoder_folder", None)
     found = Description() if place is None else _read(place)
-    if place is not model and "shift" in (getattr(model.config, PROVENANCE, None) or {}):
+    if place not in (None, model) and "shift" in (getattr(model.config, PROVENANCE, None) or {}):
         found = found.replace(shift=None)  # it is stored in the bias
     return found.replace(**{name: value for name, value in given.items() if value is not None})
 
