@@ -48,8 +48,8 @@ def load_backbone(
     if isinstance(model, PreTrainedModel):
         loaded, name = model, model.config.name_or_path
     elif isinstance(model, (str, os.PathLike)):
-        name = model_folder(check_source(model, "model"))
-        loaded = _load_model(name, dtype)
+        name = check_source(model_folder(model), "model")
+        loaded = load_model(name, dtype)
     else:
         raise TypeError(f"model must be a hub name, a folder or a PreTrainedModel, got a {type(model).__name__}")
     if tokenizer is None and need_tokenizer:
@@ -180,7 +180,8 @@ def load_config(name: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
-def _load_model(name: str, dtype: Any) -> PreTrainedModel:
+def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
+    """The masked LM of a folder or hub name itself, whatever a router in it names."""
     import torch
     from transformers import AutoModelForMaskedLM
 

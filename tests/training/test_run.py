@@ -65,10 +65,10 @@ def test_first_logged_step_by_hand(still_bert, tmp_path):
 
 
 def test_gradient_equals_stock_sentence_transformers(still_bert, tmp_path):
+    from pyterrier_rescale.encoding.model_folder import save_encoder
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
 
-    from pyterrier_rescale.encoding.model_folder import save_encoder
     from pyterrier_rescale.heads.checkpoint import load_backbone
 
     model, tokenizer = load_backbone(still_bert)
