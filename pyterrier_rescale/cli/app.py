@@ -143,6 +143,8 @@ def compare(
     engine: Annotated[str, typer.Option(help="terrier, pisa, exact, seismic or milvus.")] = "terrier",
     untrained: Annotated[bool, typer.Option("--untrained", help="Score the encoders before training, too.")] = False,
     model_free: Annotated[bool, typer.Option(help="Score the word pieces without a model, too.")] = True,
+    min_label: Annotated[int, typer.Option(help="Lower labels are not relevant.", min=1)] = 1,
+    drop_own: Annotated[bool, typer.Option(help="Leave topics that are documents out of their results.")] = True,
     max_steps: Annotated[int, typer.Option(help="Training steps of each encoder.", min=1)] = 250,
     batch_size: Annotated[int, typer.Option(help="Queries per step.", min=2)] = 32,
     learning_rate: Annotated[float, typer.Option(help="5e-4 suits the small backbones, 2e-5 full-size ones.")] = 5e-4,
@@ -164,8 +166,8 @@ def compare(
     comparison = run(
         loaded, models or small_backbones(loaded, seed=seed, verbose=not quiet), output,
         rescalings=rescale or ["none", "16", "calibrated"], split=split, engine=engine, untrained=untrained,
-        model_free=model_free, max_length=max_length, seed=seed, training=training, overwrite=overwrite, say=_clock(),
-        command=_typed(), verbose=not quiet,
+        model_free=model_free, min_label=min_label, drop_own=drop_own, max_length=max_length, seed=seed,
+        training=training, overwrite=overwrite, say=_clock(), command=_typed(), verbose=not quiet,
     )  # fmt: skip
     _show(comparison)
 
