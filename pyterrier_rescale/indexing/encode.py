@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -11,17 +12,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._utils import made_from as records
 from .._utils.checks import check_integer
 from .._utils.files import expand, write_whole
-from .._utils.made_from import check_same, read_record
 from .._utils.progress import progress_bar
 from ..encoding.pruning import check_pruning
-from . import shards, store
+from . import store
+from .corpus import CorpusDigest
 from .generation import SHARDS, count_shards, write_vocabulary
-from .intake import ShardEnd, TextIntake, Window
-from .shards import Block, ShardWriter, shard_name
+from .intake import checked_texts
+from .shards import GROUP, Block, ShardWriter, read_record, shard_name
 from .vectors import Vectors
-from .workers import Encoded, WindowEncoder, encode_here, encode_in_processes
+from .workers import Encoded, Window, WindowEncoder, encode_in_processes
 
 if TYPE_CHECKING:
     from ..splade import Splade
@@ -46,8 +48,8 @@ def encode(
     """Encode documents into a folder of Parquet shards and a manifest, which ``open_vectors(path)`` opens again.
 
     Interrupted at any moment, the same call goes on with the missing shards; finished, it returns the vectors.
-    Documents are read once, in order, and never held: memory is that of the model and some thousands of documents for
-    each worker, and of all docnos.
+    Documents are read once, in order: memory is that of the model for each worker, of a shard or two of texts, and of
+    all docnos.
 
     Args:
         splade: the encoder.
@@ -56,7 +58,7 @@ def encode(
         path: the folder.
         shard_size: documents per shard: what an interruption may cost, and what a process takes with ``shard``.
         workers: processes that encode; on CPUs they share the threads of this one, where there are several GPUs they
-            get one each. A worker that dies costs the 2,048 documents at hand, which another one encodes.
+            get one each.
         devices: torch devices of the workers, in turn; default: the encoder's, or all GPUs.
         shard: ``(i, n)`` or ``"i/n"``: encode only every n-th shard, from shard i on, so that n processes, on one
             machine or several, share the work on one folder. Each reads all documents. The one that ends last
@@ -95,18 +97,29 @@ def encode(
     }
     folder = _begin(path, made_from, splade, resume=resume, overwrite=overwrite)
     total = len(documents) if hasattr(documents, "__len__") else None
+    corpus, digests = CorpusDigest(("docno", splade.text_field)), []
     with progress_bar(total=total, desc="encode", unit="doc", disable=not verbose) as bar:
-        intake = TextIntake(documents, splade.text_field, shard_size, bar.update)
 
-        def wanted(number: int) -> bool:
-            there = shards.read_record(folder / SHARDS / shard_name(number)) is not None
-            return number % share[1] == share[0] and not there
+        def windows() -> Iterator[Window]:
+            """The documents of this call's shards that are not there yet; the others are read and compared."""
+            texts = checked_texts(documents, splade.text_field)
+            for number in itertools.count():
+                shard = list(itertools.islice(texts, shard_size))
+                if not shard:
+                    return
+                digests.append(_digest(shard, splade.text_field, corpus))
+                bar.update(len(shard))
+                if read_record(folder / SHARDS / shard_name(number)) is not None:
+                    _check_shard(path, folder, number, digests[-1])
+                elif number % share[1] == share[0]:
+                    for first in range(0, len(shard), GROUP):
+                        docnos, part = zip(*shard[first : first + GROUP], strict=True)
+                        end = digests[-1] if first + GROUP >= len(shard) else None
+                        yield Window(number, list(docnos), list(part), end)
 
-        windows = intake.windows(wanted, lambda number, end: _check_shard(path, folder, number, end))
-        encoder = WindowEncoder(splade, *pruning)
-        with closing(_encoded(encoder, windows, workers, devices, ray)) as encoded:
+        with closing(_encoded(WindowEncoder(splade, *pruning), windows(), workers, devices, ray)) as encoded:
             _write(folder, encoded)
-    _finish(path, folder, made_from, intake)
+    _finish(path, folder, {**made_from, "corpus": corpus.value}, digests)
     return Vectors(path)
 
 
@@ -127,11 +140,11 @@ def _begin(path: Path, made_from: dict[str, Any], splade: Splade, *, resume: boo
                 raise FileExistsError(f"vectors are at {path} already: resume=True goes on with them")
             if current is not None:
                 found = {key: current["made_from"].get(key) for key in known}
-                check_same(path, found, known)
+                records.check_same(path, found, known)
                 return path / current["generation"]
             for folder in begun:
-                found = read_record(folder, store.RECORD) or {}
-                check_same(path, {key: found.get(key) for key in known}, known)
+                found = records.read_record(folder, store.RECORD) or {}
+                records.check_same(path, {key: found.get(key) for key in known}, known)
         elif current is not None and current["generation"] == name:
             name += "-2" if not name.endswith("-2") else ""
         folder = path / name
@@ -147,10 +160,19 @@ def _begin(path: Path, made_from: dict[str, Any], splade: Splade, *, resume: boo
         return folder
 
 
-def _check_shard(path: Path, folder: Path, number: int, end: ShardEnd) -> None:
+def _digest(shard: list[tuple[str, str]], field: str, corpus: CorpusDigest) -> str:
+    """Hash of a shard's documents, which are added to the corpus's."""
+    digest = hashlib.sha256()
+    for docno, text in shard:
+        digest.update(f"{len(docno)} {len(text)}\n{docno}{text}".encode())
+        corpus.add({"docno": docno, field: text})
+    return digest.hexdigest()
+
+
+def _check_shard(path: Path, folder: Path, number: int, digest: str) -> None:
     """Raise ``ValueError`` if the shard that is there was made from other documents than those just read."""
-    record = shards.read_record(folder / SHARDS / shard_name(number))
-    if record is not None and (record.rows, record.documents) != (end.rows, end.digest):
+    record = read_record(folder / SHARDS / shard_name(number))
+    if record is not None and record.documents != digest:
         raise ValueError(
             f"{str(path)!r} was made from other documents: those of {shard_name(number)} differ. Choose another path, "
             "or start anew with overwrite=True"
@@ -165,26 +187,25 @@ def _write(folder: Path, encoded: Iterator[Encoded]) -> None:
             writer = writer or ShardWriter(folder / SHARDS / shard_name(window.shard))
             writer.write(Block(window.docnos, vectors))
             if window.end is not None:
-                writer.commit(window.end.digest)
+                writer.commit(window.end)
                 writer = None
     finally:
         if writer is not None:
             writer.abandon()
 
 
-def _finish(path: Path, folder: Path, made_from: dict[str, Any], intake: TextIntake) -> None:
+def _finish(path: Path, folder: Path, made_from: dict[str, Any], digests: list[str]) -> None:
     """Let the vectors count if all shards are there, and are of the documents that were read."""
     there, documents, postings = count_shards(folder)
-    for number, end in enumerate(intake.ends):
-        _check_shard(path, folder, number, end)
-    if there < len(intake.ends):
+    for number, digest in enumerate(digests):
+        _check_shard(path, folder, number, digest)
+    if there < len(digests):
         return  # other processes are on it
-    if there > len(intake.ends):
+    if there > len(digests):
         raise ValueError(
-            f"{str(path)!r} was made from more documents: it has {there} shards, {len(intake.ends)} were read. Choose "
+            f"{str(path)!r} was made from more documents: it has {there} shards, {len(digests)} were read. Choose "
             "another path, or start anew with overwrite=True"
         )
-    corpus = intake.corpus.value
     with store.locked(path):
         manifest = store.read_manifest(path)
         if manifest and manifest.current and manifest.current["generation"] == folder.name:
@@ -193,7 +214,7 @@ def _finish(path: Path, folder: Path, made_from: dict[str, Any], intake: TextInt
             beside.unlink(missing_ok=True)
         content = {
             "engine": None, "scale": None, "documents": documents, "postings": postings,
-            "fingerprint": made_from["vocabulary"], "made_from": {**made_from, "corpus": corpus},
+            "fingerprint": made_from["vocabulary"], "made_from": made_from,
         }  # fmt: skip
         store.commit(path, Vectors(path)._build_metadata(), folder, content)
 
@@ -208,7 +229,7 @@ def _encoded(
     if devices is None and workers > 1:
         devices = _gpus(encoder.splade)
     if workers == 1 and not devices:
-        return encode_here(encoder, windows)
+        return ((window, encoder(window.texts)) for window in windows)
     return encode_in_processes(encoder, windows, max(workers, len(devices or ())), devices)
 
 

@@ -1,12 +1,10 @@
-"""Documents where they enter: checked one by one, counted, and made blocks of vectors or windows of texts."""
+"""Documents where they enter: checked one by one, and their weights made blocks of vectors."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,6 @@ from scipy.sparse import csr_matrix
 
 from .._utils.documents import as_documents
 from .._utils.text_lines import has_surrogates
-from .corpus import CorpusDigest
 from .shards import GROUP, Block
 
 #: The largest weight: whole multiples of 1 / scale up to here come back exactly from float32.
@@ -56,6 +53,17 @@ def checked(documents: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield docno, document[key]
     if not seen:
         raise ValueError("documents must hold at least one document, got none")
+
+
+def checked_texts(documents: Any, field: str) -> Iterator[tuple[str, str]]:
+    """(docno, text) of each document; see ``checked`` for errors."""
+    for docno, text in checked(documents, field):
+        if not isinstance(text, str) or has_surrogates(text):
+            raise ValueError(
+                f"document {docno!r}: {field!r} must be a string that UTF-8 can hold, got {text!r:.80}; drop the "
+                "document or replace the value by ''"
+            )
+        yield docno, text
 
 
 def parse_stamp(toks: Mapping) -> tuple[str, float] | None:
@@ -182,81 +190,3 @@ def _is_weight(weight: Any) -> bool:
         return 1 <= weight <= MAX_WEIGHT and float(weight).is_integer()
     except (TypeError, ValueError):
         return False
-
-
-@dataclass
-class ShardEnd:
-    """What is known of a shard's documents when the last of them was read."""
-
-    rows: int
-    digest: str
-
-
-@dataclass
-class Window:
-    """Documents that are encoded together; ``end`` is there in a shard's last window."""
-
-    shard: int
-    docnos: list[str] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    end: ShardEnd | None = None
-
-
-class TextIntake:
-    """Documents' texts in windows that end where shards do, so that a shard does not depend on what came before.
-
-    Attributes:
-        ends: of each shard read to its end, in order.
-        corpus: digest of all documents read.
-    """
-
-    def __init__(self, documents: Any, text_field: str, shard_size: int, progress: Callable[[], Any]) -> None:
-        self._documents, self._field, self._size, self._progress = documents, text_field, shard_size, progress
-        self.ends: list[ShardEnd] = []
-        self.corpus = CorpusDigest(("docno", text_field))
-
-    def windows(self, wanted: Callable[[int], bool], passed: Callable[[int, ShardEnd], Any]) -> Iterator[Window]:
-        """The documents of the wanted shards; those of the others are read, checked and counted.
-
-        Args:
-            wanted: asked once for each shard, before its first document is given.
-            passed: called at the end of each shard that is not wanted.
-
-        Raises:
-            TypeError, KeyError, ValueError: a document that cannot be encoded; the message names it.
-        """
-        documents = self._texts()
-        for shard in itertools.count():
-            first = next(documents, None)
-            if first is None:
-                return
-            rows, digest, encode = 0, hashlib.sha256(), wanted(shard)
-            window = Window(shard)
-            for docno, text in itertools.chain([first], itertools.islice(documents, self._size - 1)):
-                rows += 1
-                digest.update(f"{len(docno)} {len(text)}\n{docno}{text}".encode())
-                if encode:
-                    if len(window.docnos) == GROUP:
-                        yield window
-                        window = Window(shard)
-                    window.docnos.append(docno)
-                    window.texts.append(text)
-            self.ends.append(ShardEnd(rows, digest.hexdigest()))
-            if encode:
-                window.end = self.ends[-1]
-                yield window
-            else:
-                passed(shard, self.ends[-1])
-
-    def _texts(self) -> Iterator[tuple[str, str]]:
-        for docno, text in checked(self._documents, self._field):
-            if not isinstance(text, str):
-                raise ValueError(
-                    f"document {docno!r}: {self._field!r} must be a string, got {text!r:.80}; drop the document or "
-                    "replace the value by ''"
-                )
-            if has_surrogates(text):
-                raise ValueError(f"document {docno!r}: {self._field!r} cannot be written as UTF-8")
-            self.corpus.add({"docno": docno, self._field: text})
-            self._progress()
-            yield docno, text

@@ -5,12 +5,9 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .workers import Encoded, WindowEncoder, in_order, load
-
-if TYPE_CHECKING:
-    from .intake import Window
+from .workers import Encoded, Window, WindowEncoder, in_order, load, named
 
 _AHEAD = 2  # windows per actor: one that it encodes, and the next
 
@@ -38,35 +35,23 @@ def encode_on_ray(
         ray.init(address=address, log_to_driver=False)
     try:
         device = getattr(encoder.splade.encoder, "device", None)  # an encoder without a model has none
-        gpu = device is not None and device.type == "cuda"
-        kind = "GPU" if gpu else "CPU"
-        there = [int(node["Resources"].get(kind, 0)) for node in ray.nodes() if node["Alive"]]
-        if sum(there) < workers:
-            raise ValueError(f"workers must be at most the {sum(there)} {kind}s of the Ray cluster, got {workers}")
-        share = 1 if gpu else sum(there) // workers
-        while sum(count // share for count in there) < workers:  # an actor is on one node
-            share -= 1
-        options = {"num_gpus": 1} if gpu else {"num_cpus": share}
-        actor = ray.remote(max_restarts=-1, max_task_retries=3, **options)(_Actor)
+        kind = "GPU" if device is not None and device.type == "cuda" else "CPU"
+        there = int(ray.cluster_resources().get(kind, 0))
+        if there < workers:
+            raise ValueError(f"workers must be at most the {there} {kind}s of the Ray cluster, got {workers}")
+        threads = 1 if kind == "GPU" else there // workers
+        actor = ray.remote(max_restarts=-1, max_task_retries=3, **{f"num_{kind.lower()}s": threads})(_Actor)
         payload = ray.put(pickle.dumps(encoder))
-        actors = [actor.remote(payload, "cuda" if gpu else None, share) for _ in range(workers)]
-        turns = cycle(actors)
+        turns = cycle([actor.remote(payload, device and device.type, threads) for _ in range(workers)])
 
         def submit(window: Window) -> Callable[[], Any]:
             vectors = next(turns).encode.remote(window.texts)
-            return lambda: _result(ray, window, vectors)
+            return lambda: named(window, lambda: ray.get(vectors))
 
         yield from in_order(windows, submit, _AHEAD * workers)
     finally:
         if ours:
             ray.shutdown()
-
-
-def _result(ray: Any, window: Window, vectors: Any) -> Any:
-    try:
-        return ray.get(vectors)
-    except ray.exceptions.RayError as error:
-        raise RuntimeError(f"the documents from docno {window.docnos[0]!r} on could not be encoded: {error}") from error
 
 
 class _Actor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from scipy.sparse import csr_matrix
 
-#: Documents of a row group, which is what is read and encoded at a time.
+#: Documents of a row group, which is what is read and encoded at a time: the encoder sorts so many by length.
 GROUP = 2048
 _KEY = b"pyterrier_rescale"
 

@@ -6,24 +6,33 @@ import copy
 import os
 import pickle
 import signal
-import traceback
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import connection, get_context
-from typing import TYPE_CHECKING, Any
+from multiprocessing import get_context, parent_process
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from ..splade import Splade
-    from .intake import Window
 
-Encoded = tuple["Window", "csr_matrix"]
-_TRIES = 2  # processes that may die on the same documents until these are blamed
 _AHEAD = 3  # windows per worker that are read before the first of them is done
+
+
+class Window(NamedTuple):
+    """Documents that are encoded together; ``end`` is the hash of a shard's documents, in its last window."""
+
+    shard: int
+    docnos: list[str]
+    texts: list[str]
+    end: str | None
+
+
+Encoded = tuple[Window, "csr_matrix"]
 
 
 class WindowEncoder:
@@ -42,43 +51,31 @@ class WindowEncoder:
         return prune(self.splade.encode_docs(texts), self.max_terms, self.min_weight)
 
 
-def encode_here(encoder: WindowEncoder, windows: Iterable[Window]) -> Iterator[Encoded]:
-    """Encode in this process."""
-    for window in windows:
-        yield window, encoder(window.texts)
-
-
 def encode_in_processes(
     encoder: WindowEncoder, windows: Iterable[Window], workers: int, devices: Sequence[str] | None = None
 ) -> Iterator[Encoded]:
     """Encode in processes of their own, which share the processor's threads, or have a device each.
 
-    A process that dies costs its window, which a new one encodes.
-
     Raises:
-        RuntimeError: two processes died on the same documents, or one could not encode; the message says why.
+        RuntimeError: a process died, or could not encode some documents; the message says which and why.
     """
     import torch
 
-    payload, places = pickle.dumps(encoder), list(devices or [None])
-    threads = max(1, torch.get_num_threads() // workers)
-    pool = [_Worker(payload, places[number % len(places)], threads) for number in range(workers)]
-    idle = list(pool)
+    context = get_context("spawn")  # a forked process inherits locks of threads that it does not have
+    places = context.SimpleQueue()
+    for number in range(workers):
+        places.put(devices[number % len(devices)] if devices else None)
+    arguments = pickle.dumps(encoder), places, max(1, torch.get_num_threads() // workers)
+    pool = ProcessPoolExecutor(workers, context, _begin, arguments)
 
-    def encode(window: Window) -> csr_matrix:
-        worker = idle.pop()  # there is one: a thread each
-        try:
-            return worker.encode(window)
-        finally:
-            idle.append(worker)
+    def submit(window: Window) -> Callable[[], csr_matrix]:
+        future = pool.submit(_encode, window.texts)
+        return lambda: named(window, future.result)
 
-    executor = ThreadPoolExecutor(workers)
     try:
-        yield from in_order(windows, lambda window: executor.submit(encode, window).result, _AHEAD * workers)
+        yield from in_order(windows, submit, _AHEAD * workers)
     finally:
-        for worker in pool:
-            worker.end()
-        executor.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def in_order(
@@ -95,59 +92,33 @@ def in_order(
         yield window, result()
 
 
-class _Worker:
-    """A process that encodes one window at a time; the pipe to it closes when it dies."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self._arguments, self._ended = arguments, False
-        self._start()
-
-    def _start(self) -> None:
-        context = get_context("spawn")  # a forked process inherits locks of threads that it does not have
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def encode(self, window: Window) -> csr_matrix:
-        """The vectors of a window."""
-        documents = f"the documents from docno {window.docnos[0]!r} on"
-        for _ in range(_TRIES):
-            with suppress(EOFError, OSError):  # the process is dead
-                self.pipe.send(window.texts)
-                answer = self.pipe.recv()
-                if isinstance(answer, str):
-                    raise RuntimeError(f"a worker could not encode {documents}:\n{answer}")
-                return answer
-            self.process.join()
-            code = self.process.exitcode
-            if not self._ended:
-                self._start()
+def named(window: Window, result: Callable[[], Any]) -> Any:
+    """A worker's result; what it could not do is told with the documents."""
+    documents = f"the documents from docno {window.docnos[0]!r} on"
+    try:
+        return result()
+    except BrokenProcessPool as error:
         raise RuntimeError(
-            f"{_TRIES} workers died on {documents}, exit code {code} (-9: perhaps too little memory; 1: a script that "
-            "starts workers needs `if __name__ == '__main__':`)"
-        )
-
-    def end(self) -> None:
-        """End the process, at work or not."""
-        self._ended = True
-        self.process.kill()
-        self.process.join()
+            f"a worker died on {documents} or others (perhaps too little memory; a script that starts workers needs "
+            "`if __name__ == '__main__':`). The same call goes on from the last whole shard"
+        ) from error
+    except Exception as error:
+        raise RuntimeError(f"a worker could not encode {documents}: {error!r}") from error
 
 
-def _serve(pipe: connection.Connection, payload: bytes, device: str | None, threads: int) -> None:
-    """What a worker does: encode until the other end of the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C the parent ends its workers
-    encoder: WindowEncoder | None = None
-    with suppress(EOFError, OSError):  # the parent is gone
-        while True:
-            texts = pipe.recv()
-            try:
-                encoder = encoder or load(payload, device, threads)
-                answer: Any = encoder(texts)
-            except Exception:
-                answer = traceback.format_exc()
-            pipe.send(answer)
+_encoder: WindowEncoder | None = None  # of a worker
+
+
+def _begin(payload: bytes, places: Any, threads: int) -> None:
+    """What a worker does first; Ctrl-C ends it without a word, and so does the end of its parent."""
+    global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    _encoder = load(payload, places.get(), threads)
+
+
+def _encode(texts: list[str]) -> csr_matrix:
+    return _encoder(texts)
 
 
 def load(payload: bytes, device: str | None, threads: int) -> WindowEncoder:

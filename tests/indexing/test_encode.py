@@ -56,7 +56,7 @@ def test_parquet_readers_find_three_plain_columns(tmp_path):
 
 @pytest.mark.parametrize("shard_size", [1, 59, 60, 61, 2048, 5000])
 def test_any_shard_size_gives_the_same_rows(tmp_path, shard_size, monkeypatch):
-    monkeypatch.setattr("pyterrier_rescale.indexing.intake.GROUP", 20)  # smaller than a shard, and a divisor
+    monkeypatch.setattr("pyterrier_rescale.indexing.encode.GROUP", 20)  # smaller than a shard, and a divisor
     vectors = run(tmp_path / "v", shard_size=shard_size)
     assert len(list(vectors.shards_path.iterdir())) == -(-60 // shard_size)
     expected = StubEncoder().encode_docs([d["text"] for d in make_documents(60)])

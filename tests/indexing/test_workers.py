@@ -30,19 +30,20 @@ def run(path, splade=None, word="", at=(33,), **options):
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
-    monkeypatch.setattr("pyterrier_rescale.indexing.intake.GROUP", 8)
+    monkeypatch.setattr("pyterrier_rescale.indexing.encode.GROUP", 8)
 
 
-def test_the_same_folder_also_where_a_worker_dies(tmp_path):
+def test_the_same_folder_also_after_a_worker_died(tmp_path):
     dies = StubEncoder(die_on="die!", once=str(tmp_path / "died"))
+    with pytest.raises(RuntimeError, match="a worker died"):
+        run(tmp_path / "two", dies, "die!", workers=2)
     assert run(tmp_path / "two", dies, "die!", workers=2) == run(tmp_path / "one", word="die!")
     assert (tmp_path / "died-die!33").exists()
 
 
-@pytest.mark.parametrize(("word", "told"), [("die!", "exit code -9"), ("raise!", "ArithmeticError: cannot")])
-def test_documents_that_no_worker_survives_are_named(tmp_path, word, told):
-    with pytest.raises(RuntimeError, match=f"(?s)from docno 'd32' on.*{told}"):
-        run(tmp_path / "v", StubEncoder(die_on="die!"), word, workers=2)
+def test_documents_that_cannot_be_encoded_are_named(tmp_path):
+    with pytest.raises(RuntimeError, match="docno 'd32'.*ArithmeticError"):
+        run(tmp_path / "v", StubEncoder(), "raise!", workers=2)
 
 
 @pytest.mark.slow
@@ -56,13 +57,15 @@ def test_workers_end_with_their_parent(tmp_path, how):
         "    encode(Slow(), make_documents(5000), 'v', workers=2, verbose=False)"
     )
     environment = {**os.environ, "PYTHONPATH": PATHS}
-    job = subprocess.Popen([sys.executable, "job.py"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    job = subprocess.Popen(
+        [sys.executable, "job.py"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     children = []
     while len(children) < 3:  # two workers and multiprocessing's resource tracker
         time.sleep(0.1)
         children = psutil.Process(job.pid).children(recursive=True)
     time.sleep(5)
-    job.send_signal(how)
+    os.killpg(job.pid, how) if how == signal.SIGINT else job.send_signal(how)  # a terminal tells them all
     assert job.wait(10) == -how
     assert not psutil.wait_procs(children, timeout=25)[1]
 
