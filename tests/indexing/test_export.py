@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +14,7 @@ import pytest
 import tiny
 from vector_stub import StubEncoder, make_documents
 
+import pyterrier_rescale
 from pyterrier_rescale import Splade, encode, open_index
 from pyterrier_rescale.encoding.terms import Toks
 from pyterrier_rescale.indexing.export.databases import sparsevec
@@ -249,6 +253,23 @@ def test_lsr_benchmark_as_its_loader_reads(vectors, tmp_path):
         dense[row, tokens.astype(int)] = weights
     assert (dense == DENSE).all()
     assert [(q, t.tolist(), w.tolist()) for q, t, w in queries] == [("q1", ["3", "7"], [2.0, 0.5]), ("q2", [], [])]
+
+
+def test_the_shards_are_an_engine_without_an_engine(vectors):
+    """The how-to's queries of DuckDB and Polars, and the folder in the readers that it names."""
+    for module in ("duckdb", "polars"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    page = Path(pyterrier_rescale.__file__).parent / "pt_docs" / "how-to.rst"
+    code = re.search(r"^   import duckdb\n(   .*\n|\n)+", page.read_text(encoding="utf-8"), re.MULTILINE).group(0)
+    splade = StubEncoder()
+    splade.encode_queries = splade.encode_docs
+    names = {"splade": splade, "vectors": vectors}
+    exec(textwrap.dedent(code).replace("why is the sky blue?", "w1 w2 w3 w5 w8"), names)
+    scores = (DENSE @ splade.encode_docs(["w1 w2 w3 w5 w8"]).toarray().T).ravel()
+    for found in (names["by_duckdb"], names["by_polars"].to_pandas()):
+        assert found["score"].tolist() == pytest.approx(sorted(scores, reverse=True)[:10], rel=1e-5)
+        assert [scores[int(docno[1:])] for docno in found["docno"]] == pytest.approx(found["score"].tolist(), rel=1e-5)
+    assert len(pd.read_parquet(vectors.shards_path)) == 60
 
 
 @pytest.mark.parametrize("format", FORMATS)
