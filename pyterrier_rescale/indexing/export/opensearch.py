@@ -27,6 +27,7 @@ Made by pyterrier-rescale: {documents:,} documents, term weights as floats > 0 i
 
   curl -X PUT  HOST/INDEX       -H 'Content-Type: application/json'     --data-binary @{mapping}
   curl -X POST HOST/INDEX/_bulk -H 'Content-Type: application/x-ndjson' --data-binary @bulk-00000.jsonl    (each file)
+
 """
 _README = _TOP + """\
 OpenSearch 2.14 and later (rank_features field, neural_sparse query with query_tokens): the mapping above; the body of

@@ -62,7 +62,7 @@ def export(
         max_terms: heaviest terms kept of each query; default: all.
         terms: names of the terms in anserini, ciff, opensearch: ``"safe"``, as our query encoders name them;
             ``"raw"``, the tokenizer's own tokens, where the engine itself encodes queries with the encoder's folder:
-            Pyserini, models deployed in OpenSearch and Elasticsearch (which write a dot as ``__``).
+            Pyserini, and models deployed in Elasticsearch (where ``__`` stands for a dot) or OpenSearch.
         documents: a collection, or the documents that were encoded, in their order: their title and text are written,
             too, so that hits can be read.
         text: the field of the text in ``documents``.
