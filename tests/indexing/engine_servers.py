@@ -127,7 +127,8 @@ def _home() -> Path:
             packed.extractall(home / "plugins" / name)
     (home / "config" / "log4j2.properties").write_text(
         "appender.console.type = Console\nappender.console.name = console\n"
-        "appender.console.layout.type = PatternLayout\nrootLogger.level = warn\nrootLogger.appenderRef.console.ref = console\n"
+        "appender.console.layout.type = PatternLayout\n"
+        "rootLogger.level = warn\nrootLogger.appenderRef.console.ref = console\n"
     )
     return home
 

@@ -49,13 +49,11 @@ body of a search; top_n is the number of the query's terms, since others than th
 
 def write(source: Source, folder: Path) -> None:
     """Write bulk files, two mappings, ``query.json`` (an example of each kind), and ``queries.jsonl``."""
-    names = np.array([term.replace(".", "__") for term in source.terms], dtype=object)  # dots are not allowed
-    source.terms = names
+    source.terms = np.array([term.replace(".", "__") for term in source.terms], dtype=object)  # as Elasticsearch does
     example = _write_bulk(source, folder)
     for kind in ("opensearch", "elasticsearch"):
         write_lines(folder / f"{kind}-mapping.json", [json_line(mapping(kind), indent=1)])
-    bodies = {kind: query_body(example, kind) for kind in KINDS[:3]}
-    write_lines(folder / "query.json", [json_line(bodies, indent=1)])
+    write_lines(folder / "query.json", [json_line({kind: query_body(example, kind) for kind in KINDS[:3]}, indent=1)])
     readme = _README.format(documents=len(source.vectors), mapping="opensearch-mapping.json")
     write_lines(folder / "README.txt", [readme])
 
@@ -95,25 +93,17 @@ def dense_numbers(frequencies: np.ndarray) -> tuple[np.ndarray, float]:
     Args:
         frequencies: documents that have each term, (V,).
     """
-    order = np.argsort(-frequencies, kind="stable")[: (frequencies > 0).sum()]
-    ranks = np.arange(len(order))
+    order = np.argsort(-frequencies, kind="stable")[: np.count_nonzero(frequencies)]
+    turn, place = np.divmod(np.arange(len(order)), _SLOTS)
+    slots = np.where(turn % 2, _SLOTS - 1 - place, place)
     numbers = np.full(len(frequencies), -1, dtype=np.int64)
-    turn, place = np.divmod(ranks, _SLOTS)
-    numbers[order] = np.where(turn % 2 == 1, (turn + 1) * _SLOTS - 1 - place, ranks)
-    shared = np.bincount(numbers[order] % _SLOTS, minlength=1) > 1
-    colliding = frequencies[order][shared[numbers[order] % _SLOTS]].sum() if len(order) else 0
-    return numbers, float(colliding / max(1, frequencies.sum()))
+    numbers[order] = turn * _SLOTS + slots
+    shared = np.bincount(slots, minlength=1)[slots] > 1
+    return numbers, float(frequencies[order][shared].sum() / max(1, frequencies.sum()))
 
 
 def mapping(kind: str, ingest: float = 3.0, search: float = 16.0) -> dict[str, Any]:
-    """The body that creates an index.
-
-    Args:
-        kind: ``"opensearch"`` (rank_features), ``"elasticsearch"`` (sparse_vector, nothing pruned), or
-            ``"opensearch-ann"`` (sparse_vector).
-        ingest: the largest weight of a document, for the latter.
-        search: the largest weight of a query.
-    """
+    """The body that creates an index; ``ingest`` and ``search``: the largest weights, for ``"opensearch-ann"``."""
     fields: dict[str, Any] = {"docno": {"type": "keyword"}, "title": {"type": "text"}, "text": {"type": "text"}}
     if kind == "opensearch-ann":
         ceilings = {"quantization_ceiling_ingest": ingest, "quantization_ceiling_search": search}
