@@ -100,6 +100,10 @@ def test_files_are_short_and_the_root_is_small():
     assert len(rooms) + 1 <= 12
 
 
+def test_nothing_reaches_below_python():
+    assert not [module for module, (_, others) in IMPORTS.items() if "ctypes" in others]
+
+
 def test_names_of_test_files_differ():
     """pytest imports them by their bare names."""
     names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]

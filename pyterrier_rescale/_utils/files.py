@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from platformdirs import user_cache_dir
+
+HOME_VARIABLE = "PYTERRIER_RESCALE_HOME"
 #: Lies in a folder whose files are being replaced, so that a mix of two saves is not taken for a whole one.
 UNFINISHED = ".unfinished"
 _STAGE = ".saving-"
@@ -28,6 +31,30 @@ def expand(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except (RuntimeError, KeyError) as error:
         raise ValueError(f"{os.fspath(path)!r}: there is no such home folder; write the path in full") from error
+
+
+def cache_dir(*parts: str) -> Path:
+    """Return the cache folder, or the one at ``parts`` below it, created if need be.
+
+    It is ``$PYTERRIER_RESCALE_HOME`` if that is set, else the user's cache folder of this system
+    (``~/.cache/pyterrier_rescale`` on Linux).
+
+    Raises:
+        PermissionError: if the folder cannot be created or written to.
+        ValueError: if there is no home folder to put it in.
+    """
+    try:
+        root = expand(os.environ.get(HOME_VARIABLE) or user_cache_dir("pyterrier_rescale", appauthor=False))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"no cache folder ({error}): set {HOME_VARIABLE} to a folder that is writable") from error
+    folder = root.joinpath(*parts)
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"cannot write to the cache folder {str(folder)!r}: set {HOME_VARIABLE} to a folder that is writable"
+        )
+    return folder
 
 
 def sync(path: str | os.PathLike[str]) -> None:

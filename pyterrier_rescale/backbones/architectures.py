@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .settings import BackboneSettings
 
 if TYPE_CHECKING:
-    import torch
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -121,12 +120,3 @@ def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
         **sizes,
     )
     return getattr(transformers, f"{kind}ForMaskedLM")(config)
-
-
-def head_of(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the function from hidden states (N, H) to logits (N, V), for a model of `build_model`."""
-    if hasattr(model, "cls"):
-        return model.cls
-    if hasattr(model, "lm_head"):
-        return model.lm_head
-    return lambda hidden: model.decoder(model.head(hidden))

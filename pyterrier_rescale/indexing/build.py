@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,6 @@ import pyterrier as pt
 from .._utils.documents import as_documents
 from .._utils.files import expand
 from .._utils.made_from import check_same
-from .._utils.names import slug
 from . import store
 from .corpus import CorpusDigest, corpus_fingerprint
 from .index import Index
@@ -21,6 +22,11 @@ from .shards import GROUP
 if TYPE_CHECKING:
     from ..splade import Splade
 
+# What is a folder's name as it is; lower-case, since some file systems do not tell cases apart.
+_PLAIN = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9_])?")
+_HASHED = re.compile(r".*-[0-9a-f]{10}")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")  # by Windows
+_LONGEST = 80
 # What vectors that an index is made of may have been pruned by; `build_index` does without.
 _WHOLE = {"max_terms": None, "min_weight": 0.0, "pruned": None, "quantised": None}
 
@@ -162,3 +168,16 @@ def _reiterable(corpus: Any) -> Callable[[], Iterable[dict[str, Any]]]:
             "list(documents) where they fit the memory"
         )
     return lambda: iter(corpus)
+
+
+def slug(name: str) -> str:
+    """A name as a folder's name, another one for every name: ``bert-a`` stays, ``my bert`` is ``my-bert-3a5f...``.
+
+    Lower-case ASCII letters, digits, dots, hyphens and underscores stay as they are; a name with anything else keeps
+    what is readable of it, and gets ten hex digits of its hash. It depends on the name alone.
+    """
+    if _PLAIN.fullmatch(name) and len(name) <= _LONGEST and not _HASHED.fullmatch(name) and not _RESERVED.match(name):
+        return name
+    readable = re.sub(r"[^A-Za-z0-9._]+", "-", name[:_LONGEST]).strip("-._")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    return f"{readable or 'name'}-{digest}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..encoding.pruning import whole_weights
+from ..encoding.pruning import prune, whole_weights
 from .shards import Block, group_ends, read_blocks, read_docnos, read_record, shard_name
 
 if TYPE_CHECKING:
@@ -30,13 +30,16 @@ class Generation:
         folder: of the generation.
         content: what describes it: ``documents``, ``scale`` (units per weight of an index, or None), ``fingerprint``
             (of the encoder's vocabulary, or None), ``made_from``, and more.
+        kept: most terms that are read of a document, and their least weight.
     """
 
     #: Of an index: its engine, opened.
     engine: Any = None
 
-    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
-        self.folder, self.content = folder, content
+    def __init__(
+        self, folder: Path, content: dict[str, Any], kept: tuple[int | None, float] = (None, 0.0)
+    ) -> None:
+        self.folder, self.content, self._kept = folder, content, kept
         self._groups: dict[int, csr_matrix] = {}
 
     @cached_property
@@ -95,7 +98,8 @@ class Generation:
     def blocks(self) -> Iterator[Block]:
         """All documents in order, up to 2,048 at a time."""
         for shard in self.shards:
-            yield from read_blocks(shard, len(self.terms))
+            for docnos, vectors in read_blocks(shard, len(self.terms)):
+                yield Block(docnos, prune(vectors, *self._kept))
 
     def whole_blocks(self) -> Iterator[csr_matrix]:
         """All vectors in whole units of the scale, int64, as engines hold them; weights that round to 0 are dropped."""
@@ -135,7 +139,7 @@ class Generation:
             self._group(int(group))[distinct[groups == group] - (self._ends[group - 1] if group else 0)]
             for group in np.unique(groups)
         ]
-        return vstack(parts, format="csr")[back]
+        return prune(vstack(parts, format="csr")[back], *self._kept)
 
     @cached_property
     def _group_ends(self) -> list[list[int]]:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from .._utils.documents import as_documents
-from .._utils.text_lines import has_surrogates
+from .._utils.documents import as_documents, has_surrogates
 from .shards import GROUP, Block
 
 #: The largest weight: whole multiples of 1 / scale up to here come back exactly from float32.

@@ -18,6 +18,8 @@ from .queries import query_weights
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+    from .generation import Generation
+
 _TOKS = "query_toks"
 
 
@@ -42,16 +44,7 @@ class VectorScorer(Stage):
             ValueError, TypeError: query weights that are no numbers, of another vocabulary, or of several encoders.
         """
         pt.validate.columns(inp, includes=["qid", "docno", _TOKS], context=self)
-        scores = np.zeros(len(inp))
-        for qid, places in inp.groupby("qid", sort=False).indices.items():
-            results = inp.iloc[places]
-            rows = _rows(self.vectors, results["docno"])
-            query, columns = np.zeros(rows.shape[1]), self.vectors.columns
-            for term, weight in query_weights(_toks(results), qid, self.vectors.vocabulary).items():
-                if term in columns:
-                    query[columns[term]] = weight
-            scores[places] = rows @ query
-        return pt.model.add_ranks(inp.assign(score=scores))
+        return pt.model.add_ranks(inp.assign(score=self.vectors.read(lambda vectors: _scores(inp, vectors))))
 
 
 class VectorFeedback(Stage):
@@ -92,18 +85,19 @@ class VectorFeedback(Stage):
         pt.validate.columns(inp, includes=["qid", "docno", "score", _TOKS], context=self)
         kept = [name for name in inp.columns if name in pt.model.query_columns(inp) and name != ALL_TOKS]
         groups = list(inp.groupby("qid", sort=False))
-        old, new = [_toks(results) for _, results in groups], [self._expanded(*group) for group in groups]
+        old = [_toks(results) for _, results in groups]
+        new = self.vectors.read(lambda vectors: [self._expanded(*group, vectors) for group in groups])
         queries = inp.drop_duplicates("qid")[kept].drop(columns=_TOKS).reset_index(drop=True)
         queries = queries.rename(columns=lambda name: re.sub(rf"^{_TOKS}_(\d+)$", _next, name))
         return queries.assign(**{f"{_TOKS}_0": pd.Series(old, dtype=object), _TOKS: pd.Series(new, dtype=object)})
 
-    def _expanded(self, qid: Any, results: pd.DataFrame) -> Toks:
+    def _expanded(self, qid: Any, results: pd.DataFrame, vectors: Generation) -> Toks:
         toks = _toks(results)
         best = results.sort_values("score", ascending=False, kind="stable").head(self.fb_docs)
-        rows = _rows(self.vectors, best["docno"])
-        query = query_weights(toks, qid, self.vectors.vocabulary)
+        rows = _rows(vectors, best["docno"])
+        query = query_weights(toks, qid, vectors.content["fingerprint"])
         shares = score_shares(best["score"], qid, self.weighting)
-        weights = rm3(query, rows, shares, self.vectors.terms, self.fb_terms, self.fb_lambda)
+        weights = rm3(query, rows, shares, vectors.terms, self.fb_terms, self.fb_lambda)
         return Toks(weights.items(), getattr(toks, "vocab", None))
 
 
@@ -146,11 +140,23 @@ def score_shares(scores: pd.Series, qid: Any, weighting: str) -> np.ndarray:
     return values / values.sum()
 
 
-def _rows(vectors: Any, docnos: pd.Series) -> csr_matrix:
+def _scores(inp: pd.DataFrame, vectors: Generation) -> np.ndarray:
+    """The dot product of each row's query and document, (len(inp),)."""
+    scores = np.zeros(len(inp))
+    for qid, places in inp.groupby("qid", sort=False).indices.items():
+        results, query = inp.iloc[places], np.zeros(len(vectors.terms))
+        for term, weight in query_weights(_toks(results), qid, vectors.content["fingerprint"]).items():
+            if term in vectors.columns:
+                query[vectors.columns[term]] = weight
+        scores[places] = _rows(vectors, results["docno"]) @ query
+    return scores
+
+
+def _rows(vectors: Generation, docnos: pd.Series) -> csr_matrix:
     """Vectors of documents, (n, V), float64; rounded ones exactly, not float32's nearest."""
-    rows = vectors.rows(docnos).astype(np.float64)
-    if vectors.scale:
-        rows.data = np.rint(rows.data * vectors.scale) / vectors.scale
+    rows, scale = vectors.rows(docnos).astype(np.float64), vectors.content["scale"]
+    if scale:
+        rows.data = np.rint(rows.data * scale) / scale
     return rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,6 @@ from .._utils.stages import Stage
 from .generation import Generation
 from .queries import query_weights
 from .vectors import Vectors
-
-if TYPE_CHECKING:
-    from .index import Index
 
 
 class _Role(Stage):
@@ -36,7 +33,7 @@ class Indexer(_Role, pt.Indexer):
 
     def __init__(
         self,
-        index: Index,
+        index: Any,
         *,
         mode: str = "create",
         bits: int | None = None,
@@ -48,7 +45,7 @@ class Indexer(_Role, pt.Indexer):
         self.mode, self.bits, self.verbose = mode, bits, verbose
         self.made_from, self.options = made_from, options
 
-    def index(self, iter: Iterable[Mapping[str, Any]] | Vectors) -> Index:
+    def index(self, iter: Iterable[Mapping[str, Any]] | Vectors) -> Any:
         """Index documents with docno (str) and toks ({term: int >= 1}; other keys are ignored), or vectors.
 
         Returns:
@@ -90,7 +87,7 @@ class Retriever(_Role):
 
     def __init__(
         self,
-        index: Index,
+        index: Any,
         num_results: int = 1000,
         *,
         threads: int = 1,

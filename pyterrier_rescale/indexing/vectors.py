@@ -14,7 +14,7 @@ import pyterrier as pt
 
 from .._utils.checks import check_number
 from .._utils.files import expand
-from ..encoding.pruning import check_pruning, prune, whole_weights
+from ..encoding.pruning import check_pruning, whole_weights
 from ..encoding.terms import to_toks
 from . import store
 from .generation import SHARDS, Generation
@@ -97,7 +97,7 @@ class Vectors(pt.Artifact):
 
     def _open(self, current: dict[str, Any]) -> Generation:
         store.check_files(self.path, current)
-        return Generation(self.path / current["generation"], current)
+        return Generation(self.path / current["generation"], current, self._kept)
 
     def _current(self) -> dict[str, Any]:
         manifest = store.read_manifest(self.path)
@@ -170,18 +170,14 @@ class Vectors(pt.Artifact):
             ValueError: a shard is damaged (its pages carry checksums).
             FileNotFoundError: the vectors were replaced while they were read.
         """
-        return self._blocks(self.open())
-
-    def _blocks(self, generation: Generation) -> Iterator[Block]:
-        for docnos, vectors in generation.blocks():
-            yield Block(docnos, prune(vectors, *self._kept))
+        return self.open().blocks()
 
     def to_csr(self) -> csr_matrix:
         """All vectors in memory, shape (N, V), float32, rows in the order of ``docnos``."""
         from scipy.sparse import csr_matrix, vstack
 
         def whole(generation: Generation) -> csr_matrix:
-            parts = [vectors for _, vectors in self._blocks(generation)]
+            parts = [vectors for _, vectors in generation.blocks()]
             return vstack([csr_matrix((0, len(generation.terms)), dtype=np.float32), *parts], format="csr")
 
         return self.read(whole)
@@ -192,7 +188,7 @@ class Vectors(pt.Artifact):
         Raises:
             KeyError: there is no such document.
         """
-        return prune(self.read(lambda generation: generation.rows(docnos)), *self._kept)
+        return self.read(lambda generation: generation.rows(docnos))
 
     def documents(self, scale: float | None = None) -> Iterator[dict[str, Any]]:
         """Documents as indexers take them: ``docno`` and ``toks`` ({term: rounded int(scale * weight) >= 1}).

@@ -9,10 +9,10 @@ import pytest
 import tiny
 import torch
 from dense import dense_fold, variants
-from scipy.sparse import csr_matrix
-
 from pyterrier_rescale.encoding.folding import Folding, fold_rows, fold_weights
 from pyterrier_rescale.encoding.head_options import HeadOptions
+from scipy.sparse import csr_matrix
+
 from pyterrier_rescale.encoding.terms import TermMap
 
 

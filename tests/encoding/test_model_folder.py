@@ -8,13 +8,13 @@ import stat
 import numpy as np
 import pytest
 import tiny
+from pyterrier_rescale.encoding.model_folder import save_encoder
+from pyterrier_rescale.encoding.query_encoder import QuerySide
 from transformers import AutoModelForMaskedLM
 
 from pyterrier_rescale import Splade
 from pyterrier_rescale._utils import filling
 from pyterrier_rescale.cli import main
-from pyterrier_rescale.encoding.model_folder import save_encoder
-from pyterrier_rescale.encoding.query_encoder import QuerySide
 
 
 @pytest.fixture(params=[0o022, 0o077])

@@ -14,10 +14,11 @@ import pytest
 import tiny
 import torch
 from dense import dense_weights
-
-from pyterrier_rescale import Splade, audit, calibrate, train
+from pyterrier_rescale.encoding.head_options import HeadOptions
 from pyterrier_rescale.encoding.model_folder import save_encoder
 from pyterrier_rescale.encoding.query_encoder import QuerySide
+
+from pyterrier_rescale import Splade, audit, calibrate, train
 from pyterrier_rescale.heads.checkpoint import load_backbone
 
 
@@ -212,13 +213,13 @@ def test_half_an_encoder_is_not_taken_for_a_masked_lm(bert_folder, tmp_path, mon
 def test_measures_follow_what_an_encoder_was_saved_with(bert_folder, tmp_path):
     splade = Splade(bert_folder, pooling="sum", position_top_k=6, fold="case")
     splade.save_pretrained(tmp_path)
-    given = {"pooling": "sum", "position_top_k": 6, "fold": "case"}
+    given = {"encoding": {"pooling": "sum", "options": HeadOptions(position_top_k=6, fold="case")}}
     expected = audit(bert_folder, tiny.TEXTS, **given).numbers
     found = audit(tmp_path, tiny.TEXTS).numbers
     assert found["score_mean"] == pytest.approx(expected["score_mean"], rel=1e-5)
-    other = audit(tmp_path, tiny.TEXTS, pooling="max").numbers
+    other = audit(tmp_path, tiny.TEXTS, encoding={"pooling": "max"}).numbers
     assert other["score_mean"] < found["score_mean"] / 2
-    options = {"offset": False, "ks": [1.0, 4.0, 16.0, 64.0]}
+    options = {"offset": False, "k": 4.0}
     expected, found = (calibrate(folder, tiny.TEXTS, **options, **given).table for folder in (bert_folder, tmp_path))
     pd.testing.assert_frame_equal(found, expected)
     pd.testing.assert_frame_equal(calibrate(tmp_path, tiny.TEXTS, **options).table, expected)

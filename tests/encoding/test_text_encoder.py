@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from pyterrier_rescale.encoding.model_folder import save_encoder
+from pyterrier_rescale.encoding.query_encoder import QuerySide
 from transformers import AutoTokenizer
 
 from pyterrier_rescale import Splade, audit, calibrate
 from pyterrier_rescale.encoding import text_encoder
-from pyterrier_rescale.encoding.model_folder import save_encoder
-from pyterrier_rescale.encoding.query_encoder import QuerySide
 from pyterrier_rescale.encoding.screening import Int8, Screen
 
 FOLDERS = ["bert_folder", "modernbert_folder"]
@@ -258,16 +258,6 @@ def test_checkpoints_that_are_damaged(fault, tmp_path):
     with pytest.raises(ValueError, match="the weights of .* cannot be read .* fetch or save it again") as caught:
         Splade(str(folder))
     assert "\n" not in str(caught.value)
-
-
-def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
-    from pyterrier_rescale.heads import checkpoint
-
-    tiny.save("bert", tmp_path / "m")
-    error = OSError("denied")
-    monkeypatch.setattr(checkpoint.os, "access", lambda file, mode: not str(file).endswith(".safetensors"))
-    found = checkpoint.unreachable(str(tmp_path / "m"), error)
-    assert isinstance(found, PermissionError) and "model.safetensors in" in str(found)
 
 
 def test_weights_that_are_no_numbers_are_an_error_and_no_empty_document():

@@ -86,20 +86,3 @@ def test_what_is_refused(tmp_path, monkeypatch, index):
     with pytest.raises(RuntimeError, match="the score 1.0, its inner product is"):
         open_index(tmp_path / "w", "milvus").indexer().index(DOCS[:3])
     assert not list(tmp_path.iterdir())
-
-
-def test_failures_that_pass_are_tried_again(monkeypatch):
-    from pymilvus.exceptions import MilvusException
-
-    calls = []
-
-    def call():
-        calls.append(1)
-        if len(calls) < 3:
-            raise MilvusException(message="server unavailable")
-        return "done"
-
-    monkeypatch.setattr(milvus.time, "sleep", lambda seconds: None)
-    assert milvus._retried(call) == "done" and len(calls) == 3
-    with pytest.raises(MilvusException, match="no such field"):
-        milvus._retried(lambda: (_ for _ in ()).throw(MilvusException(message="no such field")))

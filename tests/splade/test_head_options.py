@@ -12,10 +12,10 @@ import pytest
 import tiny
 import torch
 from dense import dense_weights
-
-from pyterrier_rescale import Splade, audit, encode, open_index, open_vectors, rescale
 from pyterrier_rescale.encoding.model_folder import save_encoder
 from pyterrier_rescale.encoding.query_encoder import QuerySide
+
+from pyterrier_rescale import Splade, audit, encode, open_index, open_vectors, rescale
 from pyterrier_rescale.heads.ties import untie
 
 HEADS = ["tied", "untied", "second bias", "no bias yet"]

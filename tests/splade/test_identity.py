@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from pyterrier_rescale.encoding.model_folder import save_encoder
+from pyterrier_rescale.encoding.query_encoder import QuerySide
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from pyterrier_rescale import Splade, rescale
-from pyterrier_rescale.encoding.model_folder import save_encoder
-from pyterrier_rescale.encoding.query_encoder import QuerySide
 
 
 def test_retraining_into_one_folder_makes_another_encoder(tmp_path):

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-
-from pyterrier_rescale import LexicalEncoder, Splade, rescale
 from pyterrier_rescale.encoding.model_folder import save_encoder
 from pyterrier_rescale.encoding.query_encoder import QuerySide
+
+from pyterrier_rescale import LexicalEncoder, Splade, rescale
 
 WAYS = {
     "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),

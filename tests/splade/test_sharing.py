@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from pyterrier_rescale.encoding.model_folder import save_encoder
+from pyterrier_rescale.encoding.query_encoder import QuerySide
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pyterrier_rescale import Splade, audit, calibrate
 from pyterrier_rescale.analysis.measurement import run_probe
-from pyterrier_rescale.encoding.model_folder import save_encoder
-from pyterrier_rescale.encoding.query_encoder import QuerySide
 from pyterrier_rescale.heads.decoder import head_input
 
 LONG = [" ".join(tiny.TEXTS[i:] + tiny.TEXTS[:i]) for i in range(12)]

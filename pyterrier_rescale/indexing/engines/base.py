@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,9 +89,3 @@ def order_by_score(numbers: np.ndarray, scores: np.ndarray, ranks: np.ndarray, k
         order = np.lexsort((ranks[numbers], -scores))
     order = order[:k]
     return numbers[order], scores[order]
-
-
-def in_batches(queries: list[dict[str, float]], size: int) -> Iterator[list[dict[str, float]]]:
-    """The queries, some at a time."""
-    for first in range(0, len(queries), size):
-        yield queries[first : first + size]

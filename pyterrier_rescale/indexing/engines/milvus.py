@@ -10,22 +10,20 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ..generation import Generation
-from .base import Engine, Result, in_batches, nothing, order_by_score
+from .base import Engine, Result, nothing, order_by_score
 
 _WHERE, _FILE = "milvus.json", "milvus.db"
 MOST_RESULTS = 16_384  # of a query, in Milvus
 _EMPTY = 2**32 - 2  # the dimension of documents without terms, which Milvus does not take; no query asks for it
-_ROWS, _QUERIES, ATTEMPTS = 1000, 64, 5
-T = TypeVar("T")
+_ROWS, _QUERIES = 1000, 64
 
 
 class MilvusEngine(Engine):
@@ -40,7 +38,7 @@ class MilvusEngine(Engine):
         where = json.loads((folder / _WHERE).read_text())
         self._client, self._collection = _client(folder, where["uri"]), where["collection"]
         weakref.finalize(self, self._client.close).atexit = False
-        _retried(lambda: self._client.load_collection(self._collection))
+        self._client.load_collection(self._collection)
 
     @classmethod
     def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
@@ -57,11 +55,11 @@ class MilvusEngine(Engine):
                 rows.append({"id": number, "vector": weights or {_EMPTY: 1.0}})
                 number += 1
             for first in range(0, len(rows), _ROWS):
-                _put(client, collection, rows[first : first + _ROWS])
+                client.insert(collection, rows[first : first + _ROWS])
             checks = (checks + rows)[:4]
-        _retried(lambda: client.flush(collection))
-        _retried(lambda: client.load_collection(collection))
-        count = _retried(lambda: client.query(collection, filter="id >= 0", output_fields=["count(*)"]))[0]["count(*)"]
+        client.flush(collection)
+        client.load_collection(collection)
+        count = client.query(collection, filter="id >= 0", output_fields=["count(*)"])[0]["count(*)"]
         if count != number:
             raise RuntimeError(f"Milvus holds {count} of {number} documents")
         _check_scores(client, collection, checks)
@@ -76,8 +74,8 @@ class MilvusEngine(Engine):
         self, queries: list[dict[str, float]], k: int, threads: int = 1, **options: Any
     ) -> Iterator[Result]:
         """See ``Engine``."""
-        for batch in in_batches(queries, _QUERIES):
-            yield from self._search_batch(batch, k)
+        for first in range(0, len(queries), _QUERIES):
+            yield from self._search_batch(queries[first : first + _QUERIES], k)
 
     def _search_batch(self, queries: list[dict[str, float]], k: int) -> list[Result]:
         if k > MOST_RESULTS:
@@ -119,21 +117,9 @@ def _create(client: Any, name: str) -> None:
     client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
 
 
-def _put(client: Any, name: str, rows: list[dict]) -> None:
-    """Insert rows; again as an upsert after a failure, since some may have arrived."""
-    calls = itertools.chain([client.insert], itertools.repeat(client.upsert))
-    done = _retried(lambda: next(calls)(name, rows))
-    count = done.get("insert_count", done.get("upsert_count"))
-    if count != len(rows):
-        raise RuntimeError(f"Milvus took {count} of {len(rows)} rows")
-
-
 def _search(client: Any, name: str, vectors: list[dict[int, float]], count: int, condition: str = "") -> list:
-    return _retried(
-        lambda: client.search(
-            name, data=vectors, anns_field="vector", limit=count, filter=condition, search_params={"metric_type": "IP"}
-        )
-    )
+    options = {"anns_field": "vector", "limit": count, "filter": condition, "search_params": {"metric_type": "IP"}}
+    return client.search(name, data=vectors, **options)
 
 
 def _check_scores(client: Any, name: str, rows: list[dict]) -> None:
@@ -149,18 +135,3 @@ def _check_scores(client: Any, name: str, rows: list[dict]) -> None:
 def _six_digits(scores: np.ndarray) -> np.ndarray:
     """Scores in six digits of the largest: sums of float32 that are equal differ in their last bits."""
     return np.round(scores, 6 - int(np.ceil(np.log10(scores.max())))) if len(scores) else scores
-
-
-def _retried(call: Callable[[], T]) -> T:
-    """The call's result; again, with longer pauses, while Milvus is out of reach or asks for it."""
-    from pymilvus.exceptions import MilvusException
-
-    for attempt in itertools.count(1):
-        try:
-            return call()
-        except MilvusException as error:
-            passing = any(word in str(error).lower() for word in ("unavailable", "timeout", "deadline", "rate limit"))
-            if not passing or attempt == ATTEMPTS:
-                raise
-        time.sleep(0.2 * 2**attempt)
-    raise AssertionError

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..generation import Generation
-from .base import Engine, Result, in_batches, nothing, order_by_score
+from .base import Engine, Result, nothing, order_by_score
 from .inversion import invert, read_inverted
 from .quiet import silenced
 
@@ -61,8 +61,8 @@ class PisaEngine(Engine):
         self, queries: list[dict[str, float]], k: int, threads: int = 1, **options: Any
     ) -> Iterator[Result]:
         """See ``Engine``."""
-        for batch in in_batches(queries, _BATCH):
-            yield from self._search_batch(batch, k)
+        for first in range(0, len(queries), _BATCH):
+            yield from self._search_batch(queries[first : first + _BATCH], k)
 
     def _search_batch(self, queries: list[dict[str, float]], k: int) -> list[Result]:
         rounded, units = zip(*(self._rounded(query) for query in queries), strict=True)
