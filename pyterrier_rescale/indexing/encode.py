@@ -155,7 +155,7 @@ def _begin(path: Path, made_from: dict[str, Any], splade: Splade, *, resume: boo
         if not (folder / store.RECORD).is_file():
             terms, tokenizer = splade.term_map(), splade.encoder.tokenizer
             readable = [terms.readable(index, tokenizer) for index in range(len(terms.terms))]
-            write_vocabulary(folder, terms.terms.tolist(), readable)
+            write_vocabulary(folder, terms.terms.tolist(), readable, splade.term_map("raw").terms.tolist())
             write_whole(folder / store.RECORD, json.dumps(made_from))
         return folder
 

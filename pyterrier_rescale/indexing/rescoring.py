@@ -41,7 +41,7 @@ class VectorScorer(Stage):
 
         Raises:
             KeyError: a candidate that is not among the vectors.
-            ValueError, TypeError: query weights that are no numbers, or of another vocabulary.
+            ValueError, TypeError: query weights that are no numbers, of another vocabulary, or of several encoders.
         """
         pt.validate.columns(inp, includes=["qid", "docno", _TOKS], context=self)
         return pt.model.add_ranks(inp.assign(score=self.vectors.read(lambda vectors: _scores(inp, vectors))))
@@ -79,19 +79,20 @@ class VectorFeedback(Stage):
 
         Raises:
             KeyError: a document that is not among the vectors.
-            ValueError, TypeError: scores or query weights that are no fitting numbers, or of another vocabulary.
+            ValueError, TypeError: scores or query weights that are no fitting numbers, or weights of another vocabulary
+                or of several encoders.
         """
         pt.validate.columns(inp, includes=["qid", "docno", "score", _TOKS], context=self)
         kept = [name for name in inp.columns if name in pt.model.query_columns(inp) and name != ALL_TOKS]
         groups = list(inp.groupby("qid", sort=False))
-        old = [_first(results) for _, results in groups]
+        old = [_toks(results) for _, results in groups]
         new = self.vectors.read(lambda vectors: [self._expanded(*group, vectors) for group in groups])
         queries = inp.drop_duplicates("qid")[kept].drop(columns=_TOKS).reset_index(drop=True)
         queries = queries.rename(columns=lambda name: re.sub(rf"^{_TOKS}_(\d+)$", _next, name))
         return queries.assign(**{f"{_TOKS}_0": pd.Series(old, dtype=object), _TOKS: pd.Series(new, dtype=object)})
 
     def _expanded(self, qid: Any, results: pd.DataFrame, vectors: Generation) -> Toks:
-        toks = _first(results)
+        toks = _toks(results)
         best = results.sort_values("score", ascending=False, kind="stable").head(self.fb_docs)
         rows = _rows(vectors, best["docno"])
         query = query_weights(toks, qid, vectors.content["fingerprint"])
@@ -144,7 +145,7 @@ def _scores(inp: pd.DataFrame, vectors: Generation) -> np.ndarray:
     scores = np.zeros(len(inp))
     for qid, places in inp.groupby("qid", sort=False).indices.items():
         results, query = inp.iloc[places], np.zeros(len(vectors.terms))
-        for term, weight in query_weights(_first(results), qid, vectors.content["fingerprint"]).items():
+        for term, weight in query_weights(_toks(results), qid, vectors.content["fingerprint"]).items():
             if term in vectors.columns:
                 query[vectors.columns[term]] = weight
         scores[places] = _rows(vectors, results["docno"]) @ query
@@ -159,9 +160,15 @@ def _rows(vectors: Generation, docnos: pd.Series) -> csr_matrix:
     return rows
 
 
-def _first(results: pd.DataFrame) -> Any:
-    """The query's weights: all of them, where a first stage got some."""
-    return results[ALL_TOKS if ALL_TOKS in results.columns else _TOKS].iloc[0]
+def _toks(results: pd.DataFrame) -> Any:
+    """The weights of the one query of some results: all of them, where a first stage got some."""
+    first, *others = results[ALL_TOKS if ALL_TOKS in results.columns else _TOKS]
+    if any(toks is not first and toks != first for toks in others):
+        raise ValueError(
+            f"query {results['qid'].iloc[0]!r}: its results have different query_toks, as after A | B or A + B of two "
+            "encoders: encode the query again, (A | B) >> splade.query_encoder() >> index.scorer()"
+        )
+    return first
 
 
 def _heaviest(pair: tuple[str, float]) -> tuple[float, str]:

@@ -233,11 +233,13 @@ class Vectors(pt.Artifact):
             documents, postings, terms (that occur), empty (documents without terms), active_mean, active_p99,
             active_max (active terms per document), weight_mean, weight_max, weight_sum (in units), scale, dropped
             (share of weights that round to zero at this scale), clipped_8bit (share of those that round to more than
-            255), frequent_terms ({readable term: documents that have it}, the most frequent first).
+            255), clipped_opensearch (share of weights above 3, where OpenSearch's ``sparse_vector`` clips them unless
+            its mapping says otherwise), refused_pgvector (share of documents of more than 1,000 terms, which an HNSW
+            index of pgvector refuses), frequent_terms ({readable term: documents that have it}, most frequent first).
         """
         scale = self.scale or 100.0 if scale is None else check_number("scale", scale)
         active, frequencies = np.zeros(1, dtype=np.int64), np.zeros(len(self.terms), dtype=np.int64)
-        total, largest, units, dropped, clipped = 0.0, 0.0, 0, 0, 0
+        total, largest, units, dropped, clipped, above = 0.0, 0.0, 0, 0, 0, 0
         for _, vectors in self.blocks():
             counted = np.bincount(np.diff(vectors.indptr), minlength=len(active))
             counted[: len(active)] += active
@@ -249,6 +251,7 @@ class Vectors(pt.Artifact):
             units += int(rounded.sum())
             dropped += int((rounded < 1).sum())
             clipped += int((rounded > 255).sum())
+            above += int((vectors.data > 3).sum())
         documents, postings = int(active.sum()), int(frequencies.sum())
         order = np.argsort(-frequencies, kind="stable")[:top]
         reached = np.cumsum(active) >= math.ceil(0.99 * documents)
@@ -266,6 +269,8 @@ class Vectors(pt.Artifact):
             "scale": scale,
             "dropped": dropped / postings if postings else 0.0,
             "clipped_8bit": clipped / postings if postings else 0.0,
+            "clipped_opensearch": above / postings if postings else 0.0,
+            "refused_pgvector": int(active[1001:].sum()) / documents if documents else 0.0,
             "frequent_terms": {str(self.readable[i]): int(frequencies[i]) for i in order if frequencies[i]},
         }
 

@@ -257,6 +257,7 @@ def test_stats_by_hand(tmp_path):
         "weight_mean": weights.mean(), "weight_max": weights.max(), "scale": 100.0,
         "weight_sum": int(np.rint(100 * weights).sum()),
         "dropped": np.mean(np.rint(100 * weights) < 1), "clipped_8bit": np.mean(np.rint(100 * weights) > 255),
+        "clipped_opensearch": np.mean(weights > 3), "refused_pgvector": 0.0,
     })  # fmt: skip
 
 

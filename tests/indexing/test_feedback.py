@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import pickle
 
 import numpy as np
@@ -159,3 +160,23 @@ def test_as_a_stage(index, tmp_path):
 def test_what_is_refused(index, options, toks, scores, error, named):
     with pytest.raises(error, match=named):
         index.feedback(**options)(results(toks, scores))
+
+
+@pytest.mark.parametrize("join", [operator.or_, operator.add, operator.xor])
+@pytest.mark.parametrize("stage", ["scorer", "feedback"])
+def test_results_of_two_encoders_are_encoded_again(index, join, stage):
+    """They would be scored with the weights of whichever encoder found them."""
+
+    def encoder(toks):
+        return pt.apply.generic(lambda queries: queries.assign(query_toks=[toks] * len(queries)))
+
+    queries = pd.DataFrame({"qid": ["1"], "query": ["pets"]})
+    first, other = (encoder(toks) >> index.retriever() for toks in ({"cat": 1.0, "gnu": 1.0}, {"dog": 3.0}))
+    joined, scored = join(first, other)(queries).assign(score=1.0), getattr(index, stage)()
+    with pytest.raises(ValueError, match="query '1'.*encode the query again"):
+        scored(joined)
+    again = encoder({"cat": 1.0})(joined)
+    assert len(scored(again))
+    if stage == "scorer":
+        assert scored(again).set_index("docno")["score"].to_dict() == {"a": 3.0, "b": 0.0, "c": 0.0}
+        assert len(scored(join(first, first)(queries))) == 2, "one encoder's may be joined"

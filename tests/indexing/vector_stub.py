@@ -17,7 +17,10 @@ class StubTerms:
     """Fifty terms."""
 
     fingerprint = "stub-terms"
-    terms = np.array([f"t{i}" for i in range(50)], dtype=object)
+
+    def __init__(self, mode: str = "safe") -> None:
+        names = [f"t{i}" if mode == "safe" else f"##.{i}" for i in range(50)]
+        self.terms = np.array(names, dtype=object)
 
     @staticmethod
     def readable(index: int, tokenizer: object) -> str:
@@ -44,8 +47,8 @@ class StubEncoder:
     def calls(self) -> int:
         return len(self._calls)
 
-    def term_map(self) -> StubTerms:
-        return StubTerms()
+    def term_map(self, terms: str = "safe") -> StubTerms:
+        return StubTerms(terms)
 
     def encode_docs(self, texts: list[str]) -> csr_matrix:
         self._calls.append(len(texts))
