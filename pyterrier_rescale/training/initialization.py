@@ -61,7 +61,10 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
         model = copy.deepcopy(model)
     head, broken = check_head(model), not_finite(model)
     error = padding_error(model, head)
+    wrapped = [name for name, _ in model.named_parameters() if "base_layer" in name or "_orig_mod" in name]
     for wrong, why in (
+        (wrapped, f"backbone has layers of an adapter (LoRA) or compiled ones ({', '.join(wrapped[:1])}), which would "
+         "be saved under names that do not load: merge adapters with merge_and_unload() first, compile later"),
         (error > _PADDING_ERROR,
          f"{type(model).__name__} cannot be trained in batches: its tokens see the padding, which moves the logits of "
          f"a text by {error:.0%} of the largest"),
