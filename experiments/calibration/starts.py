@@ -8,6 +8,7 @@ from typing import Any
 from pyterrier_rescale import Calibration
 from pyterrier_rescale.analysis.calibration import SATURATION, mean_known_row, search_k, term_levels
 from pyterrier_rescale.analysis.measurement import as_pairs, run_probe
+from pyterrier_rescale.encoding.description import Description
 from pyterrier_rescale.heads.decoder import evaluating, find_head, head_input, mean_row_norm, probe_ids
 from pyterrier_rescale.heads.provenance import record, refuse_rescaled
 
@@ -25,7 +26,8 @@ def calibrated(
 ) -> Any:
     """What ``calibrate(...).apply(model)`` gives, with W centred or not whatever the offset."""
     mean_row = mean_known_row(model, tokenizer) if centre else None
-    probe = run_probe(model, tokenizer, *as_pairs(pairs), mean_row=mean_row, max_length=max_length, device=device)
+    how = Description(max_length=max_length)
+    probe = run_probe(model, tokenizer, *as_pairs(pairs), description=how, mean_row=mean_row, device=device)
     shift = -term_levels(probe, rate, common=offset == "global") if offset else None
     k, table = search_k(probe, shift)
     settings = {

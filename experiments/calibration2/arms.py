@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 
 from pyterrier_rescale.analysis.calibration import mean_known_row, search_k, term_levels
 from pyterrier_rescale.analysis.measurement import Probe, run_probe
+from pyterrier_rescale.encoding.description import Description
 from pyterrier_rescale.encoding.lexical import inverse_frequencies, token_counts
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.decoder import find_head
@@ -67,7 +68,7 @@ class Sources:
     def __init__(self, model: Any, tokenizer: Any, max_length: int, device: str = "cpu") -> None:
         self.model, self.tokenizer, self.max_length, self.device = model, tokenizer, max_length, device
         self.mean_row = mean_known_row(model, tokenizer)
-        self.encoder = TextEncoder(model, tokenizer, max_length=max_length, device=device)
+        self.encoder = TextEncoder(model, tokenizer, Description(max_length=max_length), device=device)
         bias = find_head(model).bias
         self.bias = bias.detach().float().cpu().numpy() if bias is not None else np.zeros(len(find_head(model).weight))
 
@@ -76,7 +77,7 @@ class Sources:
         mean_row = self.mean_row if source == "centred" else None
         probe = run_probe(
             self.model, self.tokenizer, queries, documents,
-            max_length=self.max_length, mean_row=mean_row, device=self.device,
+            description=self.encoder.description, mean_row=mean_row, device=self.device,
         )  # fmt: skip
         if source != "top":
             return probe

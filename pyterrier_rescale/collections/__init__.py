@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from .._utils.files import expand
-from .base import Collection
+from .base import Collection, FrameCollection
 from .beir import BeirCollection, write_beir
 
 __all__ = ["BeirCollection", "Collection", "load_collection", "write_beir"]
@@ -41,8 +41,6 @@ def load_collection(
         >>> own = load_collection(documents=[{"docno": "d1", "text": "a text"}])
     """
     if documents is not None:
-        from .frames import FrameCollection
-
         return FrameCollection(documents, topics, qrels, **({} if name_or_path is None else {"name": name_or_path}))
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
         raise TypeError(f"name_or_path must be the name of a collection, or a folder, got {name_or_path!r}")

@@ -10,11 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-from .._utils.paths import cache_dir
-from .base import Collection
+from .._utils.files import cache_dir
+from .base import Collection, FrameCollection
 from .beir import BeirCollection, write_beir
 from .docstring_source import read_docstrings, versions
-from .frames import FrameCollection
 
 BUILD = 1  # raise it when the way of building changes: caches of another build are not used
 MIN_BODY_WORDS = 20
@@ -46,15 +45,11 @@ def docstring_collection(packages: Iterable[str] | None = None) -> Collection:
             installed.
 
     Raises:
-        ValueError: if a package is not installed or not on the list, or no docstrings are found.
+        KeyError: if a package is not installed or not on the list.
         PermissionError: if the cache folder cannot be written to.
     """
     found = versions()
-    if packages is not None:
-        missing = [name for name in packages if name not in found]
-        if missing:
-            raise ValueError(f"packages must be among {', '.join(found)} (those installed), got {', '.join(missing)}")
-        found = {name: found[name] for name in packages}
+    found = {name: found[name] for name in packages or found}
     fingerprint = hashlib.sha256(json.dumps([BUILD, found], sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_dir("collections") / f"docstrings-{fingerprint}"
     if (folder / "corpus.jsonl.gz").is_file():

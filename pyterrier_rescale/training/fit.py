@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from .._utils.files import sync
-from .._utils.signals import python_signals
+from .._utils.java import python_signals
 from .config import TrainConfig
 from .dev_evaluation import MEASURE, DevSet
 from .distributed import world

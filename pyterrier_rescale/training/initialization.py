@@ -12,7 +12,7 @@ from .._utils.sampling import spread
 from ..encoding.lexical import token_statistics
 from ..encoding.saved_folder import describe
 from ..encoding.texts import check_max_length, lowercasing
-from ..heads.checkpoint import load_backbone
+from ..heads.checkpoint import check_reloadable, load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import check_shift, rescale, shift_logits
@@ -57,14 +57,12 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
         TypeError, ValueError, FileNotFoundError: as ``load_backbone``.
     """
     model, tokenizer = load_backbone(backbone, tokenizer)
+    check_reloadable(model)
     if model is backbone:
         model = copy.deepcopy(model)
     head, broken = check_head(model), not_finite(model)
     error = padding_error(model, head)
-    wrapped = [name for name, _ in model.named_parameters() if "base_layer" in name or "_orig_mod" in name]
     for wrong, why in (
-        (wrapped, f"backbone has layers of an adapter (LoRA) or compiled ones ({', '.join(wrapped[:1])}), which would "
-         "be saved under names that do not load: merge adapters with merge_and_unload() first, compile later"),
         (error > _PADDING_ERROR,
          f"{type(model).__name__} cannot be trained in batches: its tokens see the padding, which moves the logits of "
          f"a text by {error:.0%} of the largest"),

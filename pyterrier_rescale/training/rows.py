@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .._utils.text_lines import has_surrogates
+from .._utils.documents import has_surrogates
 
 # Columns of texts and of ids; of each kind the first that is there is read.
 _QUERIES, _POSITIVES = ("query", "anchor", "question"), ("positive", "text", "document", "passage", "answer")

@@ -1,19 +1,21 @@
 """Calibration against stock logits and numpy: the rate it promises, the formula, the table, the round trip."""
 
 
+import json
+
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 import torch
 from transformers import AutoModelForMaskedLM
 
-from pyterrier_rescale import audit, calibrate, rescale
+from pyterrier_rescale import Splade, audit, calibrate, rescale
 from pyterrier_rescale.analysis.calibration import search_k
 from pyterrier_rescale.analysis.head_statistics import random_saturation
 from pyterrier_rescale.analysis.measurement import as_pairs, run_probe
-from pyterrier_rescale.encoding.head_options import HeadOptions
-from pyterrier_rescale.encoding.query_encoder import QuerySide
+from pyterrier_rescale.cli.app import app
+from pyterrier_rescale.encoding.description import Description, QuerySide
+from pyterrier_rescale.encoding.saved_folder import save_encoder
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.decoder import find_head
 from pyterrier_rescale.heads.provenance import provenance
@@ -43,7 +45,7 @@ def stock_pooled(model, tokenizer, texts):
 
 
 def encode(model, tokenizer, texts):
-    return TextEncoder(model, tokenizer, max_length=64).encode(texts).toarray()
+    return TextEncoder(model, tokenizer, Description(max_length=64)).encode(texts).toarray()
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +206,7 @@ def test_a_flat_head_is_not_enlarged(modernbert):
     calibration = calibrate(model, TEXTS, tokenizer=tokenizer, rate=RATE, max_length=64, margin=1e3)
     assert calibration.k == 1 == calibration.table["k"].min() and calibration.settings["measured"] < 1e3
     assert calibrate(model, TEXTS, tokenizer=tokenizer, rate=RATE, k=0.25).k == 0.25  # asked for by name
-    probe = run_probe(model, tokenizer, *as_pairs(TEXTS), max_length=64)
+    probe = run_probe(model, tokenizer, *as_pairs(TEXTS), description=Description(max_length=64))
     assert search_k(probe, None, criterion="random_margin", aim=10.0, least=0.0)[0] < 1
 
 
@@ -221,15 +223,6 @@ def test_heads_without_bias(tmp_path):
     applied.save_pretrained(tmp_path)
     loaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
     np.testing.assert_allclose(loaded.decoder.bias.detach().numpy(), calibration.bias_shift / calibration.k, rtol=1e-6)
-
-
-def test_inplace_and_the_model_is_put_back():
-    model, tokenizer = tiny.build("bert")
-    model.train()
-    calibration = calibrate(model, TEXTS, tokenizer=tokenizer, rate=RATE)
-    assert model.training
-    assert calibration.apply(model, inplace=True) is model
-    assert provenance(model)["method"] == "calibrated"
 
 
 def test_only_the_measured_model(modernbert, calibrated):
@@ -284,15 +277,6 @@ def test_a_head_in_which_no_term_fires():
     assert calibrate(model, TEXTS, tokenizer=tokenizer, rate=RATE).table["active_terms"].min() > 0
 
 
-def test_plot(calibrated, tmp_path):
-    calibration, _ = calibrated
-    figure = calibration.plot(tmp_path / "calibration.png")
-    assert len(figure.axes) == 4
-    assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
-    line = figure.axes[0].lines[0]
-    pd.testing.assert_series_equal(pd.Series(line.get_xdata()), calibration.table["k"], check_names=False)
-
-
 def test_a_global_offset_shifts_all_terms_alike(modernbert):
     model, tokenizer = modernbert
     calibration = calibrate(model, TEXTS, tokenizer=tokenizer, offset="global", rate=RATE, max_length=64, k=0.5)
@@ -330,19 +314,15 @@ def test_what_is_measured_is_what_the_encoder_then_gives(name, offset, options_o
     model, tokenizer = modernbert
     pooling, side = SIDES[name]
     pairs = list(zip(TEXTS[12:] + TEXTS[:12], TEXTS, strict=True))
-    head = HeadOptions(**options_of_head)
-    encoding = {"pooling": pooling, "query_side": side, "options": head}
-    options = {"tokenizer": tokenizer, "max_length": 64, "encoding": encoding}
+    description = Description(pooling=pooling, queries=side, max_length=64, **options_of_head)
+    options = {"tokenizer": tokenizer, "encoding": description}
     for k in (2.0, 40.0):
         calibration = calibrate(model, pairs, offset=offset, rate=RATE, k=k, **options)
         (row,) = calibration.table.to_dict("records")
         applied = calibration.apply(model)
-        encoder = TextEncoder(applied, tokenizer, max_length=64, pooling=pooling, options=head)
+        encoder = TextEncoder(applied, tokenizer, description)
         documents = encoder.encode([document for _, document in pairs]).toarray().astype(np.float64)
-        asked = side.encoder(encoder)
-        if side.weights is None and side.max_length:
-            asked = TextEncoder(applied, tokenizer, max_length=side.max_length, pooling=side.pooling, options=head)
-        queries = asked.encode([query for query, _ in pairs]).toarray()
+        queries = encoder.of_queries().encode([query for query, _ in pairs]).toarray()
         scores = queries @ documents.T
         assert row["random_saturation"] == pytest.approx(random_saturation(scores), rel=1e-3)
         # a term at its threshold may fire by rounding
@@ -352,19 +332,19 @@ def test_what_is_measured_is_what_the_encoder_then_gives(name, offset, options_o
     audited = audit(applied, pairs, **options)
     assert audited.numbers["random_saturation"] == pytest.approx(row["random_saturation"], rel=1e-3)
     assert calibration.settings.get("pooling", "max") == pooling
-    assert calibration.settings.get("queries") == ("static" if side.weights is not None else side.pooling)
+    assert calibration.settings.get("queries", "") == ("static" if side.weights is not None else side.pooling or "")
     assert {name: calibration.settings.get(name) for name in options_of_head} == options_of_head
 
 
-FOLDED = {"options": HeadOptions(fold="case")}
+FOLDED = Description(fold="case", max_length=64)
 
 
 @pytest.mark.parametrize("offset", [True, "global"])
 def test_folded_terms_fire_at_the_rate(offset, modernbert):
     """A folded term in a share of the documents, whichever of its variants it is that fires; all on average."""
     model, tokenizer = modernbert
-    calibration = calibrate(model, TEXTS, tokenizer=tokenizer, offset=offset, rate=RATE, max_length=64, encoding=FOLDED)
-    encoder = TextEncoder(calibration.apply(model), tokenizer, max_length=64, **FOLDED)
+    calibration = calibrate(model, TEXTS, tokenizer=tokenizer, offset=offset, rate=RATE, encoding=FOLDED)
+    encoder = TextEncoder(calibration.apply(model), tokenizer, FOLDED)
     fired = encoder.encode(TEXTS).toarray() > 0
     terms = encoder.folding.represents & (np.arange(fired.shape[1]) < len(tokenizer))
     shares = fired[:, terms].mean(axis=0)
@@ -372,3 +352,38 @@ def test_folded_terms_fire_at_the_rate(offset, modernbert):
     if offset is True:
         assert np.abs(shares - RATE).max() <= 1.5 / len(TEXTS)
     assert not fired[:, ~terms].any()
+
+
+@pytest.mark.parametrize("shift", [None, 0.5])
+def test_an_encoders_folder_keeps_what_it_is(shift, tmp_path, monkeypatch):
+    """Static queries, lengths, pooling, lower-casing, a shift that only the folder names: through every verb."""
+    model, tokenizer = tiny.build("modernbert")
+    weights = np.linspace(0, 3, len(tokenizer), dtype=np.float32)
+    side = QuerySide(weights=weights, max_length=6)
+    description = Description(pooling="sum", lowercase=True, max_length=20, queries=side)
+    folder, out = tmp_path / "encoder", tmp_path / "out"
+    lowered = TextEncoder(model, tokenizer, description)
+    save_encoder(folder, model, lowered.tokenizer, lowered.description)
+    if shift is not None:
+        config = json.loads((folder / "config_sentence_transformers.json").read_text())
+        (folder / "config_sentence_transformers.json").write_text(json.dumps({**config, "shift": shift}))
+    texts = [text.upper() for text in TEXTS]
+    expected = Splade(folder, rescale=4.0)
+    assert expected.encode_queries(texts).getnnz(axis=1).max() <= 6
+
+    def same(splade):
+        for side in ("encode_docs", "encode_queries"):
+            got, wanted = (getattr(one, side)(texts).toarray() for one in (splade, expected))
+            np.testing.assert_allclose(got, wanted, atol=1e-5)
+        assert splade.max_length == 20
+
+    same(Splade(rescale(folder, 4.0)))
+    app(["rescale", str(folder), str(out), "--rescale", "4"], standalone_mode=False)
+    same(Splade(out))
+    calibration = calibrate(folder, texts, rate=RATE, k=4.0)
+    assert calibration.settings["pooling"] == "sum" and calibration.settings["queries"] == "static"
+    calibrated = Splade(calibration.apply(folder))
+    np.testing.assert_array_equal(calibrated.encode_queries(texts).toarray(), expected.encode_queries(texts).toarray())
+    table, found = calibration.table.iloc[0], calibrated.encode_docs(texts)
+    assert table["active_terms"] == pytest.approx(found.nnz / 48, abs=0.2)
+    assert audit(calibration.apply(folder), texts).numbers["active_terms"] == pytest.approx(found.nnz / 48, abs=0.2)

@@ -1,7 +1,6 @@
 """The audit against stock logits, numpy and scipy; verdicts on purpose-made models; several models at once."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -12,10 +11,6 @@ import torch
 
 from pyterrier_rescale import audit, calibrate, rescale
 from pyterrier_rescale.analysis.head_audit import HeadAudits
-from pyterrier_rescale.analysis.head_statistics import mean_cosine, spearman
-from pyterrier_rescale.analysis.plots import blank_figure, log_axis
-from pyterrier_rescale.encoding.folding import Folding, fold_weights
-from pyterrier_rescale.encoding.head_options import HeadOptions
 from pyterrier_rescale.heads.decoder import find_head, head_input
 from pyterrier_rescale.heads.ties import untie
 
@@ -241,23 +236,6 @@ def test_several_models_in_one_frame_and_figure(bert_folder, modernbert_folder, 
     assert len(figure.axes) == 4 and len(by_name[0].plot().axes) == 4 and len(listed.plot().axes) == 1
 
 
-@pytest.mark.parametrize("values", [(0.3, 1.1), (0.03, 2.5), (150, 4000), (0.05, 700)])
-def test_logarithmic_axes_have_plain_labels_apart_from_each_other(values):
-    figure, ((axis,),) = blank_figure(3, 2)
-    axis.plot(values, values)
-    log_axis(axis, "x")
-    figure.draw_without_rendering()
-    shown = [label for label in axis.get_xticklabels(which="both") if label.get_text() and _inside(label, axis)]
-    boxes = sorted((label.get_window_extent().x0, label.get_window_extent().x1) for label in shown)
-    assert len(boxes) >= 2 and all(re.fullmatch(r"[\d.,]+", label.get_text()) for label in shown)
-    assert all(right < left for (_, right), (left, _) in zip(boxes, boxes[1:], strict=False))
-
-
-def _inside(label, axis):
-    low, high = axis.get_xlim()
-    return low <= label.get_position()[0] <= high
-
-
 def test_a_notebook_shows_the_figure_without_pyplot(bert_folder):
     """Where pyplot was never imported, IPython knows no picture of matplotlib's own figures."""
     formatters = pytest.importorskip("IPython.core.formatters", reason="IPython comes with the extra test")
@@ -270,39 +248,6 @@ def test_provenance_shows_and_a_second_rescale_is_not_advised():
     result = audit(rescale(model, 2.0), TEXTS, tokenizer=tokenizer, **OPTIONS)
     assert result.numbers["rescaled_by"] == 2
     assert "rescaled by 2 already: start from the original backbone" in result.verdict
-
-
-def test_heads_without_bias_or_name():
-    model, tokenizer = tiny.build("eurobert")
-    row = audit(model).to_frame().iloc[0]  # no tokenizer: all rows count as used
-    assert row["used_rows"] == row["rows"] and math.isnan(row["bias_mean"]) and not row["tied"]
-    result = audit(model, TEXTS, tokenizer=tokenizer, **OPTIONS)
-    assert math.isnan(result.numbers["frequency_bias"]) and result.numbers["score_std"] > 0
-
-
-def test_plain_numbers():
-    x = np.array([[1.0, 0], [1, 1], [0, 0]])
-    assert mean_cosine(x) == pytest.approx(math.sqrt(0.5))
-    assert math.isnan(mean_cosine(x, np.zeros(3)))
-    assert spearman(np.array([1, 2, 3, 10]), np.array([1, 4, 9, 100])) == pytest.approx(1)
-    assert math.isnan(spearman(np.ones(4), np.arange(4)))
-
-
-def test_special_positions_are_told_apart_where_terms_are_one():
-    """The share of firing terms that special positions win, from the stock model's logits."""
-    model, tokenizer = lively()
-    report = audit(model, TEXTS, tokenizer=tokenizer, encoding={"options": HeadOptions(fold="case")}, **OPTIONS)
-    places = torch.from_numpy(Folding(tokenizer, len(find_head(model).weight)).representatives)
-    won = fired = 0
-    for text in TEXTS:
-        inputs = tokenizer(text, return_tensors="pt")["input_ids"]
-        with torch.no_grad():
-            logits = torch.relu(model(input_ids=inputs).logits[0])
-        special = torch.isin(inputs[0], torch.tensor(tokenizer.all_special_ids))
-        at = [fold_weights(logits[rows].amax(dim=0)[None], places)[0] for rows in (special, ~special)]
-        won += int((at[0] > at[1]).sum())
-        fired += int((torch.maximum(*at) > 0).sum())
-    assert fired and report.numbers["special_share"] == pytest.approx(won / fired, abs=1e-3)
 
 
 @pytest.mark.parametrize(

