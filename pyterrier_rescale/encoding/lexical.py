@@ -20,6 +20,8 @@ from .texts import check_texts, token_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from .text_encoder import TextEncoder
+
 WEIGHTINGS = ("tokens", "bm25")
 _WINDOW = 4096  # texts tokenised at a time
 
@@ -150,6 +152,21 @@ class StaticEncoder:
 
     def _weigh(self, counts: csr_matrix) -> None:
         counts.data = self.weights[counts.indices].astype(np.float64)
+
+
+class ProductEncoder:
+    """A model's weights times static ones, at a text's own tokens alone (splade-v3-lexical)."""
+
+    def __init__(self, model: TextEncoder, static: StaticEncoder) -> None:
+        self.model, self.static = model, static
+        self.tokenizer, self.max_length, self.folding = model.tokenizer, model.max_length, model.folding
+
+    def encode(
+        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
+    ) -> csr_matrix:
+        """As :meth:`.text_encoder.TextEncoder.encode`."""
+        vectors = self.model.encode(texts, batch_size=batch_size, progress=progress)
+        return csr_matrix(vectors.multiply(self.static.encode(texts)), dtype=np.float32)
 
 
 class Bm25Encoder(StaticEncoder):

@@ -8,11 +8,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
+from threadpoolctl import ThreadpoolController
 
 from .._utils.checks import check_integer
 from ..heads.checkpoint import load_model, load_tokenizer
@@ -21,7 +24,7 @@ from ..heads.fingerprint import tokenizer_fingerprint
 from ..heads.rescaling import shift_logits
 from .description import Description, QuerySide
 from .kernel import packed_head
-from .lexical import StaticEncoder
+from .lexical import ProductEncoder, StaticEncoder
 from .screening import make_screen
 from .terms import Folding, fold_rows
 from .texts import check_max_length, lowercasing, token_ids
@@ -40,6 +43,9 @@ _SIMILAR = 0.85
 _HEAD_ROWS = 3072
 # From how many texts a screen of W pays.
 _MANY_TEXTS = 8
+# Floating-point operations of a batch up to which it runs on one thread: a query's, some ten milliseconds. Beside other
+# busy processes its fifty small operations would wait for the last thread ten times as long as they work.
+_ONE_THREAD = 1e9
 
 
 class HeadBatch(NamedTuple):
@@ -101,6 +107,8 @@ class TextEncoder:
         self.head = check_head(self.model)
         # where padding changes what a text gives, a batch is of texts of one length and has none
         self._padded = padding_error(self.model, self.head) < (2e-4 if self.model.dtype == torch.float32 else 5e-2)
+        body = [m.weight.numel() for m in self.model.base_model.modules() if isinstance(m, torch.nn.Linear)]
+        self._flops = 2 * (sum(body) + self.head.weight.numel())  # of a token
         if len(self.tokenizer) > self.vocab_size:
             raise ValueError(
                 f"tokenizer has {len(self.tokenizer)} tokens, but the model only {self.vocab_size} rows: "
@@ -118,9 +126,8 @@ class TextEncoder:
             found["model"] = load_model(side.model)
         if isinstance(side.tokenizer, str):
             tokenizer = load_tokenizer(side.tokenizer)
-            same = tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer)
             found["tokenizer"] = lowercasing(tokenizer) if lowercase and side.model is not None else tokenizer
-            if same and side.model is None:
+            if side.model is None and tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer):
                 found["tokenizer"] = None
         if side.weights is not None:
             missing = self.vocab_size - len(side.weights)
@@ -195,7 +202,7 @@ class TextEncoder:
         screen = make_screen(weight) if screened else None
         cut = 0
         for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
-            with torch.inference_mode():
+            with torch.inference_mode(), self._threads(len(rows)):
                 weights = packed_head(rows.to(weight.dtype), lengths, weight, self.head.bias, how, screen=screen)
                 parts.append(to_csr(weights))
             order.append(members)
@@ -254,6 +261,11 @@ class TextEncoder:
         if held:
             yield _joined(held)
 
+    def _threads(self, tokens: int) -> AbstractContextManager[Any]:
+        """One thread for small work."""
+        small = self.device.type == "cpu" and tokens * self._flops <= _ONE_THREAD
+        return thread_pools().limit(limits=1, user_api="openmp") if small else nullcontext()
+
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         return token_ids(self.tokenizer, texts, self.max_length)
 
@@ -285,24 +297,15 @@ class TextEncoder:
         special = np.isin(input_ids, self.tokenizer.all_special_ids) & mask
         tokens = torch.from_numpy(input_ids).to(self.device)
         attended = torch.from_numpy(mask).to(self.device)
-        with torch.inference_mode(), evaluating(self.model):
+        with torch.inference_mode(), evaluating(self.model), self._threads(tokens.numel()):
             hidden = head_input(self.model, input_ids=tokens, attention_mask=attended.long())
         return HeadBatch(members, hidden, attended, torch.from_numpy(special).to(self.device), tokens)
 
 
-class ProductEncoder:
-    """A model's weights times static ones, at a text's own tokens alone (splade-v3-lexical)."""
-
-    def __init__(self, model: TextEncoder, static: StaticEncoder) -> None:
-        self.model, self.static = model, static
-        self.tokenizer, self.max_length, self.folding = model.tokenizer, model.max_length, model.folding
-
-    def encode(
-        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
-    ) -> csr_matrix:
-        """As :meth:`TextEncoder.encode`."""
-        vectors = self.model.encode(texts, batch_size=batch_size, progress=progress)
-        return csr_matrix(vectors.multiply(self.static.encode(texts)), dtype=np.float32)
+@cache
+def thread_pools() -> ThreadpoolController:
+    """The process's OpenMP and BLAS libraries; OpenMP's number of threads is one of each calling thread."""
+    return ThreadpoolController()
 
 
 def _joined(
@@ -326,8 +329,6 @@ def _in_order(parts: list[csr_matrix], order: list[np.ndarray], size: int, vocab
     if not parts:
         return csr_matrix((size, vocab_size), dtype=np.float32)
     members = np.concatenate(order)
-    if len(parts) == 1 and np.array_equal(members, np.arange(size)):
-        return parts[0]
     place = np.full(size, -1, dtype=np.int64)
     place[members] = np.arange(len(members))
     stacked = vstack([*parts, csr_matrix((1, vocab_size), dtype=np.float32)], format="csr")  # row -1 is empty
