@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,6 +120,25 @@ def reading(name: str, what: str) -> Iterator[None]:
             f"{what} of {name!r} cannot be read ({reason}): a file is damaged, cut short, or no checkpoint at all; "
             "fetch or save it again"
         ) from error
+
+
+def check_reloadable(model: PreTrainedModel) -> None:
+    """Refuse a model that could be trained and saved, but not loaded again: with LoRA, compiled or other added layers.
+
+    Raises:
+        ValueError: if its weights have other names than those of its class.
+    """
+    import torch
+
+    with torch.device("meta"):
+        plain = type(model)(copy.deepcopy(model.config))
+    odd = sorted(set(model.state_dict()) ^ set(plain.state_dict()))
+    if odd:
+        raise ValueError(
+            f"model is a {type(model).__name__} with other layers than its class has ({', '.join(odd[:2])}, ...): a "
+            "saved folder could not be loaded. LoRA: call merge_and_unload() first; compiled layers: give the model "
+            "that is not compiled"
+        )
 
 
 def load_config(name: str) -> PretrainedConfig:

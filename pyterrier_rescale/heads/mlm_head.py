@@ -70,7 +70,7 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
     # what the family does by default: a headless checkpoint's config may say anything
     config.tie_word_embeddings = bool(type(config)().tie_word_embeddings)
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten, the caller's random numbers stay
-        full = family(config).to(dtype=body.dtype, device=body.device).eval()
+        full = family._from_config(config, dtype=body.dtype).to(body.device).eval()
     _copy_body(body, full)
     full.tie_weights()
     _start_head(full)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -15,7 +16,7 @@ import transformers
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel
 
 from pyterrier_rescale import Splade, add_mlm_head, audit, rescale
-from pyterrier_rescale.heads.checkpoint import load_backbone, load_tokenizer
+from pyterrier_rescale.heads.checkpoint import check_reloadable, load_backbone, load_tokenizer
 from pyterrier_rescale.heads.decoder import find_head, head_input
 from pyterrier_rescale.heads.provenance import PROVENANCE, provenance
 from pyterrier_rescale.heads.rescaling import check_shift, shift_logits
@@ -308,3 +309,17 @@ def test_shifts_lower_the_logits_and_survive(family, tmp_path):
         loaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
         expected = logits_of(model, tok) - torch.as_tensor(shift, dtype=torch.float32)
         torch.testing.assert_close(logits_of(loaded, tok), expected)
+
+
+def test_layers_that_could_not_be_loaded_again_are_refused():
+    model, _ = tiny.build("bert")
+    for family in FAMILIES:
+        check_reloadable(tiny.build(family)[0])
+    check_reloadable(rescale(tiny.build("modernbert", decoder_bias=False)[0], 2.0))
+    compiled = copy.deepcopy(model)
+    compiled.bert.encoder.layer[0] = torch.compile(compiled.bert.encoder.layer[0])
+    query = model.bert.encoder.layer[0].attention.self.query
+    query.lora_A = torch.nn.Linear(32, 2, bias=False)  # as peft puts it into a model
+    for one in (model, compiled):
+        with pytest.raises(ValueError, match=r"merge_and_unload\(\) first"):
+            check_reloadable(one)
