@@ -20,8 +20,6 @@ from .texts import check_texts, token_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .text_encoder import TextEncoder
-
 WEIGHTINGS = ("tokens", "bm25")
 _WINDOW = 4096  # texts tokenised at a time
 
@@ -157,7 +155,7 @@ class StaticEncoder:
 class ProductEncoder:
     """A model's weights times static ones, at a text's own tokens alone (splade-v3-lexical)."""
 
-    def __init__(self, model: TextEncoder, static: StaticEncoder) -> None:
+    def __init__(self, model: Any, static: StaticEncoder) -> None:
         self.model, self.static = model, static
         self.tokenizer, self.max_length, self.folding = model.tokenizer, model.max_length, model.folding
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from ..heads.checkpoint import load_model, load_tokenizer
 from ..heads.decoder import check_head, evaluating, head_input, padding_error
 from ..heads.fingerprint import tokenizer_fingerprint
 from ..heads.rescaling import shift_logits
+from .blocks import text_batches
 from .description import Description, QuerySide
 from .kernel import packed_head
 from .lexical import ProductEncoder, StaticEncoder
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 
 # Texts that are tokenised and sorted together: enough for batches of nearly equal lengths, little to hold.
 _WINDOW = 2048
-# Padded tokens of one batch on a CPU: a hidden state of a few MB, which keeps the layers' temporaries in the cache, and
-# few texts together, which are of nearly equal lengths.
-_CPU_TOKENS = 1024
-# A text shorter than this share of its batch's longest is better off in the next batch.
-_SIMILAR = 0.85
 # Rows from which the head's product is at its full rate.
 _HEAD_ROWS = 3072
 # From how many texts a screen of W pays.
@@ -46,6 +41,8 @@ _MANY_TEXTS = 8
 # Floating-point operations of a batch up to which it runs on one thread: a query's, some ten milliseconds. Beside other
 # busy processes its fifty small operations would wait for the last thread ten times as long as they work.
 _ONE_THREAD = 1e9
+# Far above any logit, and a number in half precision, too.
+_CLOSED = 1e4
 
 
 class HeadBatch(NamedTuple):
@@ -98,6 +95,8 @@ class TextEncoder:
         description = description or Description()
         self.batch_size = check_integer("batch_size", batch_size)
         length = check_max_length(description.max_length, model, tokenizer)
+        if not description.special_terms:
+            description = description.replace(shift=_closing(tokenizer.all_special_ids, description.shift, model))
         if description.shift is not None:
             model = shift_logits(model, description.shift)
         self.model = on_device(model, default_device(device))
@@ -115,7 +114,9 @@ class TextEncoder:
                 "they do not belong together"
             )
         queries = self._loaded(description.queries, description.lowercase)
-        self.description = description.replace(max_length=length, lowercase=False, shift=None, queries=queries)
+        self.description = description.replace(
+            max_length=length, lowercase=False, shift=None, special_terms=True, queries=queries
+        )
         self.folding = Folding(self.tokenizer, self.vocab_size) if description.fold else None
         self._told = False
 
@@ -239,13 +240,15 @@ class TextEncoder:
         Tokenising the next window of texts overlaps with the model's work on this one.
         """
         batch_size = self.batch_size if batch_size is None else batch_size
+        budget = None if self.device.type == "cpu" else batch_size * self.max_length
         present = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
         with ThreadPoolExecutor(max_workers=1) as pool:
             ids = self._tokenise([texts[i] for i in windows[0]]) if windows else []  # few texts start no thread
             for number, window in enumerate(windows):
                 following = [pool.submit(self._tokenise, [texts[i] for i in w]) for w in windows[number + 1 :][:1]]
-                for members in self._batches(np.array([len(row) for row in ids]), batch_size):
+                lengths = np.array([len(row) for row in ids])
+                for members in text_batches(lengths, batch_size, budget, alike=not self._padded):
                     yield self._run(window[members], [ids[i] for i in members])
                 ids = following[0].result() if following else []
 
@@ -269,23 +272,6 @@ class TextEncoder:
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         return token_ids(self.tokenizer, texts, self.max_length)
 
-    def _batches(self, lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-        """Longest first, so that a batch that does not fit the memory fails at once and not at the end."""
-        on_cpu = self.device.type == "cpu"
-        budget = _CPU_TOKENS if on_cpu else batch_size * self.max_length
-        order = np.argsort(-lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            longest = max(1, lengths[order[start]])
-            size = max(1, min(batch_size, budget // longest))
-            if on_cpu:  # half a budget will do where more texts would be padded
-                similar = np.count_nonzero(lengths[order[start : start + size]] >= _SIMILAR * longest)
-                size = min(size, max(similar, math.ceil(budget / 2 / longest)))
-            if not self._padded:
-                size = np.count_nonzero(lengths[order[start : start + size]] == lengths[order[start]])
-            yield order[start : start + size]
-            start += size
-
     def _run(self, members: np.ndarray, ids: list[list[int]]) -> HeadBatch:
         length = max(map(len, ids))
         padding = self.tokenizer.pad_token_id or 0
@@ -306,6 +292,14 @@ class TextEncoder:
 def thread_pools() -> ThreadpoolController:
     """The process's OpenMP and BLAS libraries; OpenMP's number of threads is one of each calling thread."""
     return ThreadpoolController()
+
+
+def _closing(ids: list[int], shift: float | np.ndarray | None, model: PreTrainedModel) -> np.ndarray:
+    """A shift that also lets some terms never fire, (V,)."""
+    shifts = np.broadcast_to(np.float32(0 if shift is None else shift), model.get_output_embeddings().weight.shape[0])
+    shifts = shifts.copy()
+    shifts[ids] += _CLOSED
+    return shifts
 
 
 def _joined(
