@@ -7,6 +7,8 @@ import os
 import torch
 import torch.distributed as dist
 
+from ..encoding.text_encoder import default_device
+
 
 def world() -> tuple[int, int]:
     """Rank of this process and number of processes."""
@@ -17,8 +19,7 @@ def world() -> tuple[int, int]:
 
 def join(device: str | None) -> torch.device:
     """The device of a run with the option ``device``; processes that torchrun has announced become one group."""
-    found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(device or found)
+    device = default_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
