@@ -24,6 +24,7 @@ from ..encoding.terms import Folding, fold_weights
 from ..encoding.text_encoder import HeadBatch, TextEncoder
 from ..encoding.texts import check_texts
 from ..heads.checkpoint import load_backbone
+from ..heads.decoder import Head
 from ..heads.rescaling import shift_logits
 from .head_statistics import term_weights
 
@@ -48,6 +49,7 @@ class Probe:
         special: the same over special positions ([CLS], [SEP], ...); -inf where a text has none.
         weight: W, less the mean row where one was given, (V, H) float32.
         bias: b, (V,) float32; zeros where the head has none.
+        head: the head itself.
         used: rows whose id the tokenizer knows, bool (V,).
         counts: occurrences of each token id at content positions of the documents, (V,).
         content_hidden: t at up to 256 content positions, (M, H), spread evenly over and within the documents.
@@ -63,6 +65,7 @@ class Probe:
     special: np.ndarray
     weight: np.ndarray
     bias: np.ndarray
+    head: Head
     used: np.ndarray
     counts: np.ndarray
     content_hidden: np.ndarray
@@ -91,14 +94,21 @@ class Probe:
             return self.static_queries
         bias = self.bias if shift is None else self.bias + shift
         if side not in self.positions:
-            return self.folded(term_weights(getattr(self, side), bias, k, bias_divided=shift is not None), 0.0)
+            weights = term_weights(getattr(self, side), bias, k, bias_divided=shift is not None)
+            if self.head.after is not None:
+                weights = np.log1p(self.after(np.expm1(weights)))
+            return self.folded(weights, 0.0)
         texts, description = self.positions[side]
         rows, lengths = torch.cat(texts), torch.tensor([len(text) for text in texts])
         weight = torch.from_numpy(self.weight / np.float32(k)).to(rows)
         bias = torch.from_numpy(bias if shift is None else bias / np.float32(k)).to(rows)
         with torch.inference_mode():
-            weights = packed_head(rows, lengths.to(rows.device), weight, bias, description)
+            weights = packed_head(rows, lengths.to(rows.device), weight, bias, description, after=self.head.after)
         return self.folded(weights.cpu().numpy(), 0.0)
+
+    def after(self, logits: np.ndarray) -> np.ndarray:
+        """What the model makes of logits t W^T + b."""
+        return logits if self.head.after is None else self.head.after(torch.from_numpy(logits)).numpy()
 
     def folded(self, values: np.ndarray, fill: float) -> np.ndarray:
         """The largest of each term's variants at its representative, ``fill`` at the others; (N, V)."""
@@ -202,6 +212,7 @@ def run_probe(
         special=found.special,
         weight=weight.float().cpu().numpy(),
         bias=np.zeros(len(weight), dtype=np.float32) if bias is None else bias.detach().float().cpu().numpy(),
+        head=encoder.head,
         used=used_rows(encoder.tokenizer, len(weight)),
         counts=counts,
         content_hidden=np.concatenate(found.hidden["content"]),

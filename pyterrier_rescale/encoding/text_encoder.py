@@ -196,7 +196,9 @@ class TextEncoder:
         cut = 0
         for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
             with torch.inference_mode():
-                weights = packed_head(rows.to(weight.dtype), lengths, weight, self.head.bias, how, screen=screen)
+                weights = packed_head(
+                    rows.to(weight.dtype), lengths, weight, self.head.bias, how, screen=screen, after=self.head.after
+                )
                 parts.append(to_csr(weights))
             order.append(members)
             cut += int((lengths == self.max_length).sum())

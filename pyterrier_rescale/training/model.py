@@ -125,7 +125,8 @@ class SparseHead(InputModule):
                 # t (W / k)^T = (t / k) W^T: the division is done where it is cheap
                 hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)
             how = asked if otherwise else self.description
-            found = packed_head(hidden, torch.cat(lengths), self.head.weight, self.head.bias, how)
+            head = self.head
+            found = packed_head(hidden, torch.cat(lengths), head.weight, head.bias, how, after=head.after)
             for number, order, part in zip(numbers, orders, found.split([len(o) for o in orders]), strict=True):
                 vectors[number] = part[order]
         return [fold_weights(part, self.representatives) for part in vectors]
