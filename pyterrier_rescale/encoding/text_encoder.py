@@ -196,8 +196,8 @@ class TextEncoder:
         cut = 0
         for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
             with torch.inference_mode():
-                rows = rows.to(weight.dtype)
-                parts.append(to_csr(packed_head(rows, lengths, weight, head.bias, how, screen=screen, after=head.after)))
+                given = rows.to(weight.dtype), lengths, weight, head.bias
+                parts.append(to_csr(packed_head(*given, how, screen=screen, after=head.after)))
             order.append(members)
             cut += int((lengths == self.max_length).sum())
             if progress:
