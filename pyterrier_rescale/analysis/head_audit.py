@@ -142,8 +142,6 @@ def audit(
     pairs = None if texts is None else as_pairs(texts)
     several = isinstance(model, (Mapping, Sequence)) and not isinstance(model, str)
     named = model if isinstance(model, Mapping) else dict(enumerate(model if several else [model]))
-    if not named:
-        raise ValueError("model must name at least one model, got none")
     audits = []
     for name, one in named.items():
         # without texts, a loaded model without a name needs no tokenizer

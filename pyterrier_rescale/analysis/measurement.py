@@ -146,13 +146,11 @@ def as_pairs(texts: Iterable[Any]) -> tuple[list[str], list[str]]:
     check_is_list(texts, "strings or of (query, document) pairs")
     texts = list(texts)
     if texts and all(isinstance(text, (tuple, list)) for text in texts):
-        wrong = [number for number, text in enumerate(texts) if len(text) != 2]
-        if wrong:
-            raise ValueError(f"texts must hold pairs (query, document), element {wrong[0]} has {len(texts[wrong[0]])}")
-        queries, documents = (check_texts([text[side] for text in texts]) for side in (0, 1))
+        queries = check_texts([query for query, _ in texts])
+        documents = check_texts([document for _, document in texts])
     else:
         documents = check_texts(texts)
-        queries = [leading_words(text) for text in documents]
+        queries = [_leading_words(text) for text in documents]
     pairs = [pair for pair in zip(queries, documents, strict=True) if all(side.strip() for side in pair)]
     if len(pairs) < MIN_TEXTS:
         raise ValueError(f"texts must hold at least {MIN_TEXTS} texts that are not blank, got {len(pairs)}")
@@ -160,8 +158,7 @@ def as_pairs(texts: Iterable[Any]) -> tuple[list[str], list[str]]:
     return [query for query, _ in kept], [document for _, document in kept]
 
 
-def leading_words(text: str) -> str:
-    """The first quarter of a text's words, at least 3 and at most 12."""
+def _leading_words(text: str) -> str:
     words = text.split()
     return " ".join(words[: max(3, min(12, len(words) // 4))])
 

