@@ -202,8 +202,6 @@ def calibrate(
         )
     loaded, tokenizer, how = load_encoder(model, tokenizer, encoding, max_length)
     refuse_rescaled(loaded)
-    if offset and find_head(loaded).bias is None:
-        ensure_bias(copy.deepcopy(loaded))  # raises where the family cannot hold one
     mean_row = mean_known_row(loaded, tokenizer) if offset else None
     probe = run_probe(loaded, tokenizer, queries, documents, mean_row=mean_row, device=device, description=how)
     shift = -term_levels(probe, rate, common=offset == "global") if offset else None

@@ -142,8 +142,6 @@ def audit(
     pairs = None if texts is None else as_pairs(texts)
     several = isinstance(model, (Mapping, Sequence)) and not isinstance(model, str)
     named = model if isinstance(model, Mapping) else dict(enumerate(model if several else [model]))
-    if not named:
-        raise ValueError("model must name at least one model, got none")
     audits = []
     for name, one in named.items():
         # without texts, a loaded model without a name needs no tokenizer
@@ -170,7 +168,7 @@ def _audit(
         suggested = _suggested_k(probe, numbers)
         columns = np.sort(np.random.default_rng(0).choice(len(weight), min(512, len(weight)), replace=False))
         logits = {
-            kind: (hidden @ probe.weight[columns].T + probe.bias[columns]).ravel()
+            kind: probe.after(hidden @ probe.weight[columns].T + probe.bias[columns]).ravel()
             for kind, hidden in (("content", probe.content_hidden), ("special", probe.special_hidden))
         }
     findings, verdict = judge(numbers, suggested)
@@ -230,7 +228,8 @@ def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dic
     frequency = np.log(probe.counts[seen])
     logits = {}
     for name, hidden in (("logit", probe.content_hidden), ("special_logit", probe.special_hidden)):
-        values = hidden @ probe.weight[probe.used].T + probe.bias[probe.used] if len(hidden) else np.full(1, np.nan)
+        values = probe.after(hidden @ probe.weight[probe.used].T + probe.bias[probe.used])
+        values = values if len(hidden) else np.full(1, np.nan)
         logits[f"{name}_mean"] = float(values.mean(dtype=np.float64))
         logits[f"{name}_std"] = float(values.std(dtype=np.float64))
         logits[f"{name}_p99"] = float(np.quantile(values, 0.99))

@@ -24,6 +24,7 @@ from ..encoding.terms import Folding, fold_weights
 from ..encoding.text_encoder import HeadBatch, TextEncoder
 from ..encoding.texts import check_texts
 from ..heads.checkpoint import load_backbone
+from ..heads.decoder import Head
 from ..heads.rescaling import shift_logits
 from .head_statistics import term_weights
 
@@ -48,6 +49,7 @@ class Probe:
         special: the same over special positions ([CLS], [SEP], ...); -inf where a text has none.
         weight: W, less the mean row where one was given, (V, H) float32.
         bias: b, (V,) float32; zeros where the head has none.
+        head: the head itself.
         used: rows whose id the tokenizer knows, bool (V,).
         counts: occurrences of each token id at content positions of the documents, (V,).
         content_hidden: t at up to 256 content positions, (M, H), spread evenly over and within the documents.
@@ -63,6 +65,7 @@ class Probe:
     special: np.ndarray
     weight: np.ndarray
     bias: np.ndarray
+    head: Head
     used: np.ndarray
     counts: np.ndarray
     content_hidden: np.ndarray
@@ -91,14 +94,21 @@ class Probe:
             return self.static_queries
         bias = self.bias if shift is None else self.bias + shift
         if side not in self.positions:
-            return self.folded(term_weights(getattr(self, side), bias, k, bias_divided=shift is not None), 0.0)
+            weights = term_weights(getattr(self, side), bias, k, bias_divided=shift is not None)
+            if self.head.after is not None:
+                weights = np.log1p(self.after(np.expm1(weights)))
+            return self.folded(weights, 0.0)
         texts, description = self.positions[side]
         rows, lengths = torch.cat(texts), torch.tensor([len(text) for text in texts])
         weight = torch.from_numpy(self.weight / np.float32(k)).to(rows)
         bias = torch.from_numpy(bias if shift is None else bias / np.float32(k)).to(rows)
         with torch.inference_mode():
-            weights = packed_head(rows, lengths.to(rows.device), weight, bias, description)
+            weights = packed_head(rows, lengths.to(rows.device), weight, bias, description, after=self.head.after)
         return self.folded(weights.cpu().numpy(), 0.0)
+
+    def after(self, logits: np.ndarray) -> np.ndarray:
+        """What the model makes of logits t W^T + b."""
+        return logits if self.head.after is None else self.head.after(torch.from_numpy(logits)).numpy()
 
     def folded(self, values: np.ndarray, fill: float) -> np.ndarray:
         """The largest of each term's variants at its representative, ``fill`` at the others; (N, V)."""
@@ -136,13 +146,11 @@ def as_pairs(texts: Iterable[Any]) -> tuple[list[str], list[str]]:
     check_is_list(texts, "strings or of (query, document) pairs")
     texts = list(texts)
     if texts and all(isinstance(text, (tuple, list)) for text in texts):
-        wrong = [number for number, text in enumerate(texts) if len(text) != 2]
-        if wrong:
-            raise ValueError(f"texts must hold pairs (query, document), element {wrong[0]} has {len(texts[wrong[0]])}")
-        queries, documents = (check_texts([text[side] for text in texts]) for side in (0, 1))
+        queries = check_texts([query for query, _ in texts])
+        documents = check_texts([document for _, document in texts])
     else:
         documents = check_texts(texts)
-        queries = [leading_words(text) for text in documents]
+        queries = [_leading_words(text) for text in documents]
     pairs = [pair for pair in zip(queries, documents, strict=True) if all(side.strip() for side in pair)]
     if len(pairs) < MIN_TEXTS:
         raise ValueError(f"texts must hold at least {MIN_TEXTS} texts that are not blank, got {len(pairs)}")
@@ -150,8 +158,7 @@ def as_pairs(texts: Iterable[Any]) -> tuple[list[str], list[str]]:
     return [query for query, _ in kept], [document for _, document in kept]
 
 
-def leading_words(text: str) -> str:
-    """The first quarter of a text's words, at least 3 and at most 12."""
+def _leading_words(text: str) -> str:
     words = text.split()
     return " ".join(words[: max(3, min(12, len(words) // 4))])
 
@@ -202,6 +209,7 @@ def run_probe(
         special=found.special,
         weight=weight.float().cpu().numpy(),
         bias=np.zeros(len(weight), dtype=np.float32) if bias is None else bias.detach().float().cpu().numpy(),
+        head=encoder.head,
         used=used_rows(encoder.tokenizer, len(weight)),
         counts=counts,
         content_hidden=np.concatenate(found.hidden["content"]),

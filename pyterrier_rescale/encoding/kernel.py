@@ -14,6 +14,7 @@ one entry per open term, dH = S W, dW = S^T H and db = the column sums of S, exa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ def packed_head(
     description: Description,
     *,
     screen: Screen | None = None,
+    after: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Term weights of a batch of texts, differentiable in ``rows``, ``weight`` and ``bias``.
 
@@ -49,6 +51,7 @@ def packed_head(
         description: says pooling, activation and ``position_top_k``.
         screen: of this very ``weight`` (:func:`.screening.make_screen`), to share between batches; by default one is
             made where it pays. Only the time depends on it.
+        after: what the model does to its logits (``Head.after``): monotone, and 0 stays 0; ``None`` for nothing.
 
     Returns:
         x, shape (B, V), float32 (float64 for float64 input), >= 0; a text without rows gets zeros.
@@ -60,6 +63,8 @@ def packed_head(
     if screen is not None and (weight.dtype != torch.float32 or screen.rounded.shape != weight.shape):
         screen = None  # autocast: the product is in half precision anyway
     twice = description.activation == "log1p_relu"
+    if after is not None and description.pooling == "sum":
+        raise ValueError("pooling must be 'max' for a model that scales or caps its logits, got 'sum'")
     top = description.position_top_k
     with torch.autocast(device, enabled=False):
         if top is not None and top < len(weight):
@@ -70,6 +75,8 @@ def packed_head(
             weights = _pooled(rows, weight, bias, lengths, False, screen)[0]
         else:
             weights = _MaxHead.apply(rows, weight, bias, lengths, screen)
+        if after is not None:
+            weights = after(weights.expm1()).log1p()
         return weights.log1p() if twice and description.pooling == "max" else weights
 
 

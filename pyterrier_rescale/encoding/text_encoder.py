@@ -195,7 +195,7 @@ class TextEncoder:
         """
         parts: list[csr_matrix] = []
         order: list[np.ndarray] = []
-        how, weight = self.description, self.head.weight
+        how, head, weight = self.description, self.head, self.head.weight
         # one screen for all batches; a few texts would not pay for it
         screened = how.pooling == "max" and len(texts) >= _MANY_TEXTS and how.position_top_k is None
         if screened and weight.element_size() == 2 and self.device.type == "cpu":
@@ -204,8 +204,8 @@ class TextEncoder:
         cut = 0
         for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
             with torch.inference_mode(), self._threads(len(rows)):
-                weights = packed_head(rows.to(weight.dtype), lengths, weight, self.head.bias, how, screen=screen)
-                parts.append(to_csr(weights))
+                given = rows.to(weight.dtype), lengths, weight, head.bias
+                parts.append(to_csr(packed_head(*given, how, screen=screen, after=head.after)))
             order.append(members)
             cut += int((lengths == self.max_length).sum())
             if progress:

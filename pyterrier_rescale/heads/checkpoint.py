@@ -1,4 +1,4 @@
-"""Load a masked LM and its tokenizer from a hub name, a folder, or an object; every failure names its cause."""
+"""Load a masked LM or causal language model, and its tokenizer; every failure names the checkpoint and its cause."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .._utils.checks import check_choice
 from .._utils.files import expand
-from .decoder import find_head
+from .decoder import check_attention, find_head, is_language_model
 from .hub_files import find_file, model_folder, read_json
-from .provenance import provenance
+from .provenance import PROVENANCE, provenance
 from .ties import keep_dead_bias_in_step
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_CAUSAL = {"causal": True, "bidirectional": False}
 _TOKENIZER_FILES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
     "tokenizer_config.json",
@@ -28,19 +30,23 @@ def load_backbone(
     tokenizer: Any = None,
     *,
     dtype: Any = None,
+    attention: str | None = None,
     need_tokenizer: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    """Return a masked LM and its tokenizer.
+    """Return a masked LM, or where its type has none a causal language model, and its tokenizer.
 
     Args:
-        model: a hub name, a folder, or a loaded ``PreTrainedModel`` (returned as it is).
+        model: a hub name, a folder, or a loaded ``PreTrainedModel`` (returned as it is, or a copy where ``attention``
+            is another).
         tokenizer: a tokenizer, or its name or folder; default: the model's own.
         dtype: torch dtype (or its name) of the weights; default: float32.
+        attention: of a language model ``"causal"`` or ``"bidirectional"``; default: as ``config.is_causal`` says, which
+            is set to it, so that a saved folder keeps it.
         need_tokenizer: if false, no tokenizer is loaded where none is given.
 
     Raises:
         FileNotFoundError: if the folder does not exist or a hub name cannot be reached.
-        TypeError: if ``model`` is of another type or holds no masked-LM head.
+        TypeError: if ``model`` is of another type or holds no masked-LM or language-model head.
         ValueError: if no tokenizer is found, or files are damaged.
     """
     from transformers import PreTrainedModel
@@ -58,7 +64,18 @@ def load_backbone(
         tokenizer = name
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = load_tokenizer(tokenizer)
+    if tokenizer is not None and tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, whatever it is
     find_head(loaded)
+    if not is_language_model(loaded):
+        check_choice(f"attention (of a {type(loaded).__name__}, which is no causal language model)", attention, (None,))
+    else:
+        check_choice("attention", attention, (None, *_CAUSAL))
+        if attention is not None and _CAUSAL[attention] != getattr(loaded.config, "is_causal", True):
+            loaded = copy.deepcopy(loaded) if loaded is model else loaded
+            loaded.config.is_causal = _CAUSAL[attention]
+        check_attention(loaded)
     if provenance(loaded) and not loaded.config.tie_word_embeddings:
         keep_dead_bias_in_step(loaded)
     return loaded, tokenizer
@@ -155,14 +172,15 @@ def load_config(name: str) -> PretrainedConfig:
     content = read_json(name, "config.json") or {}
     kind = content.get("model_type")
     known = found and (kind is None or kind in CONFIG_MAPPING)
-    adapter = None if known else read_json(name, "adapter_config.json") or read_json(name, "lora/adapter_config.json")
-    if adapter is not None:
-        base = adapter.get("base_model_name_or_path")
-        raise TypeError(
-            f"{name!r} holds a LoRA adapter (adapter_config.json) of {base!r} and no whole model. Merge it: model = "
-            f"PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained({base!r}), {name!r}).merge_and_unload() "
-            "(AutoModelForCausalLM for a language model), then give the model, or the folder that it is saved to"
-        )
+    for part in () if known else ("", "lora/"):
+        adapter = read_json(name, f"{part}adapter_config.json")
+        if adapter is not None:
+            base, inside = adapter.get("base_model_name_or_path"), ", subfolder='lora'" if part else ""
+            raise TypeError(
+                f"{name!r} holds a LoRA adapter ({part}adapter_config.json) of {base!r} and no whole model. Merge it: "
+                f"base = AutoModelForMaskedLM.from_pretrained({base!r}) (of a language model AutoModelForCausalLM); "
+                f"model = PeftModel.from_pretrained(base, {name!r}{inside}).merge_and_unload(); then give the model"
+            )
     if not found and expand(name).is_dir():
         raise FileNotFoundError(f"model folder {name!r} has no config.json: it is not a saved transformers model")
     if found and not known and "auto_map" in content:
@@ -177,13 +195,15 @@ def load_config(name: str) -> PretrainedConfig:
             "later version. If by another tool, load it there, and save its masked LM with save_pretrained"
         )
     with reading(name, "the configuration"):
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    vars(config).pop("auto_map", None)  # a saved copy has no such code beside it
+    return config
 
 
 def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
     """The masked LM of a folder or hub name itself, whatever a router in it names."""
     import torch
-    from transformers import AutoModelForMaskedLM
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype, dtype)
@@ -191,10 +211,12 @@ def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
         raise ValueError(f"dtype must be a torch floating dtype or its name, e.g. 'bfloat16', got {dtype!r}")
     config = load_config(name)
     architecture = (config.architectures or [type(config).__name__])[0]
-    missing = ["masked-LM class of its family"]
-    if type(config) in AutoModelForMaskedLM._model_mapping:
-        with reading(name, "the weights"), no_weight_bars():
-            model, info = AutoModelForMaskedLM.from_pretrained(
+    missing = ["masked-LM or causal class of its family"]
+    kinds = [kind for kind in (AutoModelForMaskedLM, AutoModelForCausalLM) if type(config) in kind._model_mapping]
+    own_bias = (getattr(config, PROVENANCE, None) or {}).get("own_bias", False)
+    if kinds:
+        with reading(name, "the weights"), no_weight_bars(warnings=not own_bias):
+            model, info = kinds[0].from_pretrained(
                 name, config=config, dtype=dtype or torch.float32, output_loading_info=True, trust_remote_code=False
             )
         missing = sorted(info["missing_keys"])
@@ -203,9 +225,27 @@ def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
             f"{name!r} holds a {architecture} without a whole masked-LM head: there is no {', '.join(missing[:3])}. "
             f"add_mlm_head({name!r}) gives an encoder a new head, to be pretrained"
         )
+    if own_bias:
+        _restore_bias(model, name)
+    if kinds[0] is AutoModelForCausalLM:
+        model.config.use_cache = False  # keys and values of all positions, which only generating needs
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()  # not mapped from the file, so that it can be replaced on every system
     return model.eval()
+
+
+def _restore_bias(model: PreTrainedModel, name: str) -> None:
+    """Give the decoder the bias that ``ties.ensure_bias`` added, which the model's class leaves in the file."""
+    import torch
+    from safetensors import safe_open
+
+    decoder = find_head(model).decoder
+    key = next(path for path, module in model.named_modules() if module is decoder) + ".bias"
+    index = read_json(name, "model.safetensors.index.json") or {"weight_map": {key: "model.safetensors"}}
+    with reading(name, f"{key}, a part of the weights,"), safe_open(
+        find_file(name, index["weight_map"][key]), framework="pt"
+    ) as file:
+        decoder.bias = torch.nn.Parameter(file.get_tensor(key).to(decoder.weight.dtype))
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:

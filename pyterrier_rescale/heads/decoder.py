@@ -1,13 +1,14 @@
-"""Find the output head of a masked LM, prove it, and run the model up to it.
+"""Find the output head of a masked LM or a causal language model, prove it, and run the model up to it.
 
 The head maps the last hidden state h_i (H) to t_i = T(h_i) and then to logits z_iv = w_v . t_i + b_v, where the
-decoder (W: (V, H), b: (V,)) is almost always tied to the input embeddings.
+decoder (W: (V, H), b: (V,)) is almost always tied to the input embeddings. Some language models scale or cap their
+logits after that; both are monotone and keep 0, so that they may come after a maximum over positions.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,10 +28,14 @@ class Head:
     Attributes:
         decoder: the module whose weight is W (V, H) and whose bias, if any, is b (V,).
         tied: whether W is the input embedding matrix.
+        scale: what the model multiplies z with (``logit_scale``, or 1 / ``logits_scaling``).
+        cap: what it caps that at (``final_logit_softcapping``), or ``None``.
     """
 
     decoder: torch.nn.Module
     tied: bool
+    scale: float = 1.0
+    cap: float | None = None
 
     @property
     def weight(self) -> torch.nn.Parameter:
@@ -41,6 +46,15 @@ class Head:
     def bias(self) -> torch.nn.Parameter | None:
         """The bias b, shape (V,), or ``None``."""
         return getattr(self.decoder, "bias", None)
+
+    @property
+    def after(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What comes after z, cap tanh(scale z / cap); ``None`` for nothing."""
+        return None if self.scale == 1 and self.cap is None else self._after
+
+    def _after(self, logits: torch.Tensor) -> torch.Tensor:
+        logits = logits * self.scale
+        return logits if self.cap is None else self.cap * (logits / self.cap).tanh()
 
 
 def find_head(model: PreTrainedModel) -> Head:
@@ -54,7 +68,8 @@ def find_head(model: PreTrainedModel) -> Head:
     if decoder is None:
         raise TypeError(
             f"model is a {type(model).__name__}, which has no masked-LM head: load a checkpoint that has one with "
-            "AutoModelForMaskedLM; add_mlm_head(model, tokenizer) gives an encoder a new head, to be pretrained"
+            "AutoModelForMaskedLM or AutoModelForCausalLM; add_mlm_head(model, tokenizer) gives an encoder a new head, "
+            "to be pretrained"
         )
     weight = getattr(decoder, "weight", None)
     embeddings = model.get_input_embeddings().weight
@@ -64,14 +79,16 @@ def find_head(model: PreTrainedModel) -> Head:
             f"{type(model).__name__}: the output embeddings are a {type(decoder).__name__} with {shape}, not a "
             f"({len(embeddings)}, H) vocabulary projection; this head is not supported"
         )
-    return Head(decoder, weight is embeddings)
+    config = model.config
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    return Head(decoder, weight is embeddings, scale, getattr(config, "final_logit_softcapping", None))
 
 
 def check_head(model: PreTrainedModel) -> Head:
-    """Find the head and prove on one short input that logits = t W^T + b, so that the kernel may take its place.
+    """Find the head and prove on one short input what its logits are, so that the kernel may take its place.
 
     Raises:
-        ValueError: if the model does something else to its logits (softcapping, another projection).
+        ValueError: if the model does something else to them than :class:`Head` says (another projection, say).
     """
     import torch
 
@@ -82,7 +99,8 @@ def check_head(model: PreTrainedModel) -> Head:
         hidden = head_input(model, input_ids=ids)
         fits = hidden.shape[-1] == head.weight.shape[1]
         if fits:
-            got = torch.nn.functional.linear(hidden, head.weight, head.bias).float()
+            got = torch.nn.functional.linear(hidden, head.weight, head.bias)
+            got = (head.after(got) if head.after else got).float()
             tolerance = 1e-3 if hidden.dtype == torch.float32 else 5e-2
             fits = bool((got - expected).abs().max() < tolerance * expected.abs().max().clamp_min(1e-6))
     if not fits:
@@ -122,6 +140,33 @@ def head_input(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
             f"{len(kept)} times per batch, not once; this head is not supported"
         )
     return kept[0]
+
+
+def is_language_model(model: PreTrainedModel) -> bool:
+    """Whether the model is a causal language model; its ``config.is_causal`` says how it attends."""
+    from transformers import AutoModelForCausalLM
+
+    mapping = AutoModelForCausalLM._model_mapping
+    return type(model.config) in mapping and isinstance(model, mapping[type(model.config)])
+
+
+def check_attention(model: PreTrainedModel) -> None:
+    """Refuse a language model that does not attend as its configuration says (StableLM, state space models).
+
+    Raises:
+        ValueError: if the first position sees the last one where attention is causal, or does not where it is not.
+    """
+    import torch
+
+    ids = probe_ids(model)
+    other = ids.clone()
+    other[0, -1] = ids[0, 0]
+    with evaluating(model), torch.inference_mode():
+        first = [head_input(model, input_ids=one, attention_mask=torch.ones_like(one))[0, 0] for one in (ids, other)]
+    wanted = "causal" if getattr(model.config, "is_causal", True) else "bidirectional"
+    found = "causal" if torch.allclose(*first, rtol=1e-4, atol=1e-6) else "bidirectional"
+    if wanted != found:
+        raise ValueError(f"attention={wanted!r} is not to be had of a {type(model).__name__}: it attends {found}ly")
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def check_k(k: float) -> float:
 def rescale(
     model: str | os.PathLike[str] | PreTrainedModel, k: float = 16.0, *, bias: bool = False, inplace: bool = False
 ) -> PreTrainedModel:
-    """Divide the output head of a masked LM by ``k``: W <- W / k (arXiv:2606.18811).
+    """Divide the output head of a masked LM or language model by ``k``: W <- W / k (arXiv:2606.18811).
 
     Elsewhere k divides what enters the product instead: a learned k in training (``training/model.py``), the tables of
     ``calibrate`` (``analysis/head_statistics.py``).
@@ -55,8 +55,8 @@ def rescale(
         does (pooling, lengths, queries of their own), but its ``save_pretrained`` saves the masked LM alone.
 
     Raises:
-        ValueError: for a k that is not a finite number > 0, a model rescaled already, or a head that is not
-            t W^T + b.
+        ValueError: for a k that is not a finite number > 0, a model rescaled already, or a head that is no plain
+            projection.
         TypeError: if the model has no masked-LM head.
     """
     import torch
@@ -109,7 +109,7 @@ def shift_logits(model: PreTrainedModel, shift: float | np.ndarray, *, inplace: 
         inplace: change ``model`` itself instead of a copy.
 
     Raises:
-        ValueError: if the shift is of another vocabulary, the model has been shifted before, or its family has no bias.
+        ValueError: if the shift is of another vocabulary, or the model has been shifted before.
     """
     import torch
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .decoder import find_head
+from .provenance import record
 
 if TYPE_CHECKING:
     import torch
@@ -61,20 +62,18 @@ def _copy_bias(model: PreTrainedModel, *_: object) -> None:
 
 
 def ensure_bias(model: PreTrainedModel) -> torch.nn.Parameter:
-    """Return the decoder's bias, adding a zero one where the family's config knows such an option.
+    """Return the decoder's bias, adding a zero one.
 
-    Raises:
-        ValueError: if the family has no decoder bias, so that a stock load would drop it.
+    Where the family's config has no option for it (EuroBERT, most language models), it is saved beside the weights, and
+    our loading puts it back (``own_bias`` in the config's provenance); stock tools leave it in the file.
     """
     import torch
 
     head = find_head(model)
-    if head.bias is None and getattr(model.config, "decoder_bias", None) is False:  # ModernBERT
-        model.config.decoder_bias = True
-        head.decoder.bias = torch.nn.Parameter(head.weight.new_zeros(len(head.weight)))
     if head.bias is None:
-        raise ValueError(
-            f"{type(model).__name__} has no decoder bias, and its config has no option for one: an offset or shift "
-            "would be lost at the next load; use offset=False, shift=None"
-        )
+        head.decoder.bias = torch.nn.Parameter(head.weight.new_zeros(len(head.weight)))
+        if getattr(model.config, "decoder_bias", None) is False:  # ModernBERT
+            model.config.decoder_bias = True
+        else:
+            record(model, own_bias=True)
     return head.bias

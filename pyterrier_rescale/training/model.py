@@ -104,7 +104,8 @@ class SparseHead(nn.Module):
             if self.log_k is not None:
                 hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)  # t (W / k)^T = (t / k) W^T
             how = asked if otherwise else self.description
-            found = packed_head(hidden, torch.cat(lengths), self.head.weight, self.head.bias, how)
+            head = self.head
+            found = packed_head(hidden, torch.cat(lengths), head.weight, head.bias, how, after=head.after)
             for number, order, part in zip(numbers, orders, found.split([len(o) for o in orders]), strict=True):
                 vectors[number] = part[order]
         return [fold_weights(part, self.representatives) for part in vectors]

@@ -227,7 +227,7 @@ BODY = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, 
         (lambda: check_shift([math.nan]), ValueError, "shift must be a finite number"),
         (lambda: check_shift("15"), ValueError, "shift must be a finite number"),
         (lambda: shift_logits(tiny.build("bert")[0], np.ones(7)), ValueError, "shift must be a number or 397"),
-        (lambda: shift_logits(tiny.build("eurobert")[0], 1.0), ValueError, "has no decoder bias"),
+        (lambda: load_backbone(tiny.build("bert")[0], "x", attention="causal"), OSError, "'x' is neither a folder"),
         (lambda: shift_logits(shift_logits(tiny.build("bert")[0], 1.0), 1.0), ValueError, "shifted already"),
     ],
 )  # fmt: skip
