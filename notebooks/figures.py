@@ -13,6 +13,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pyterrier_rescale import Splade, calibrate, load_collection, small_backbone, train
 from pyterrier_rescale.analysis.measurement import run_probe
+from pyterrier_rescale.encoding.description import Description
 
 FOLDER = Path(__file__).resolve().parent / "figures"
 BLUE, RED, GREY = "#1b6ca8", "#d1495b", "#7d8597"
@@ -34,7 +35,7 @@ def main() -> None:
 
 def levels(model, tokenizer, sample: list[str]) -> None:
     """Pooled logits of a common and a rare term over texts, with the level that 3% of the texts exceed."""
-    probe = run_probe(model, tokenizer, sample[:64], sample, max_length=48, batch_size=32)
+    probe = run_probe(model, tokenizer, sample[:64], sample, description=Description(max_length=48))
     words = {i: token[1:] for token, i in tokenizer.get_vocab().items() if token[1:].isalpha() and len(token) > 4}
     order = sorted(words, key=lambda i: (-probe.counts[i], words[i]))
     common, rare = order[5], next(i for i in order if probe.counts[i] == 3)

@@ -58,65 +58,6 @@ def test_a_difference_over_topics_and_seeds(study):
     assert 0.005 < np.mean(np.array(found) < 0.05) < 0.1
 
 
-def test_differences_are_paired_by_seed_and_corrected_over_the_table(study, tmp_path):
-    analyse = study("analyse")
-    generator = np.random.default_rng(1)
-    topics, shift = 40, {"calibrated": 0.0, "k=16": -0.2, "auto": -0.002}
-    ease, plain = generator.random(topics), {"backbone": "b", "collection": "scifact", "recipe": "plain", "steps": 120}
-    plain |= {"rate": 0.03, "penalty": 1.0, "ramp": None, "batch_size": 16, "topics": "test", "learning_rate": 1e-4}
-    plain |= {"shift": None, "position_top_k": None, "fold": None}
-
-    def figures(level):
-        own = (ease + level + generator.normal(0, 0.02, topics)).tolist()
-        return {"ndcg": np.mean(own), "per_query": own}
-
-    rows = [{"id": "free-b-scifact", "rows": {"BM25 (Terrier)": figures(0.1)}}]
-    for seed in range(3):
-        for start, level in shift.items():
-            if (start, seed) == ("auto", 2):
-                continue
-            scores = {"scifact": {**figures(level + seed), "fused": figures(level), "active_d": 10}}
-            rows.append({"id": f"{start}{seed}", "run": {**plain, "start": start, "seed": seed}, "k": 1, "warnings": [],
-                         "scores": scores})  # fmt: skip
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
-    text = analyse.finals(*analyse.load(tmp_path / "results.jsonl"))
-    lines = [line.strip("| ").split(" | ") for line in text.split("Minus calibrated:")[1].strip().splitlines()]
-    table = {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
-    assert set(table) == {"k=16", "auto", "BM25 (Terrier)"} and table["auto"]["seeds"] == "2"
-
-    values = {row["id"]: np.array(row["scores"]["scifact"]["per_query"]) for row in rows if "run" in row}
-    bm25 = rows[0]["rows"]["BM25 (Terrier)"]["per_query"]
-    gaps = {"k=16": [values[f"k=16{s}"] - values[f"calibrated{s}"] for s in range(3)]}
-    gaps["auto"] = [values[f"auto{s}"] - values[f"calibrated{s}"] for s in range(2)]
-    gaps["BM25 (Terrier)"] = [bm25 - values[f"calibrated{s}"] for s in range(3)]
-    for name, own in gaps.items():
-        found = study("crossed").difference(np.array(own))
-        cell = table[name]["scifact"]
-        assert cell.startswith(f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] p "), (name, cell)
-    # arms, options and rivals have tables of their own, and do not change this one
-    fields = [{"start": "arm E"}, {"start": "arm H", "position_top_k": 12}, {"start": "k=16", "recipe": "query IDF"},
-              {"start": "raw", "shift": 15.0}, {"start": "k=16", "recipe": "burn-in"}, {"start": "k=8"}]  # fmt: skip
-    for number, changed in enumerate(fields):
-        for seed in range(3):
-            scores = {"scifact": {**figures(-0.1), "fused": figures(-0.1), "active_d": 10}}
-            rows.append({"id": f"{number}-{seed}", "run": {**plain, "start": "", "seed": seed, **changed}, "k": 1,
-                         "warnings": [], "scores": scores})  # fmt: skip
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    parts = analyse.finals(*analyse.load(tmp_path / "results.jsonl")).split("### ")[1:]
-    assert [part.split("\n")[0].split(": ")[1] for part in parts] == list(analyse.GROUPS)
-    tested = text.split("Minus calibrated:")[1].strip()
-    assert parts[0].split("Minus calibrated:")[1].strip() == tested, "the same correction"
-    systems = [[line.split(" | ")[0].strip("| ") for line in part.strip().split("\n")[4:]] for part in parts]
-    named = [[name for name in own[: own.index("")] if name != "calibrated"] for own in systems[1:]]
-    expected = [["arm E", "arm H, position_top_k 12", "k=16, recipe query IDF"], ["raw, shift 15"],
-                ["k=16, recipe burn-in", "k=8"]]  # fmt: skip
-    assert named == expected
-    # Holm over all tests of the table: what is not the largest grows
-    raw = {name: study("crossed").difference(np.array(own)).p for name, own in gaps.items()}
-    assert table["k=16"]["scifact"].endswith("p < .001") and raw["auto"] > 0.05
-    assert float(table["auto"]["scifact"].rsplit("p = ")[1]) > raw["auto"]
-
-
 def test_arms_are_what_they_say(study):
     arms_module, step0 = study("arms"), study("step0")
     model, tokenizer = tiny.build("bert")
@@ -239,49 +180,6 @@ def test_the_plan_is_whole_and_its_rates_come_from_held_out_pairs(study):
         assert len(found) == len(set(found)), block
 
 
-def test_processes_side_by_side_share_the_runs(study, tmp_path):
-    run, runs = study("run"), study("runs")
-    first, second = runs.planned("lr", runs.Done({}))[:2]
-    out = tmp_path / "results.jsonl"
-    code = (
-        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import run, runs; from pathlib import Path\n"
-        "every = runs.planned('lr', runs.Done({}))[:2]\n"
-        f"for one in every:\n    with run.claimed(Path({str(out)!r}), one) as mine: print(mine)\n"
-    )
-
-    def elsewhere() -> list[str]:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-        return done.stdout.split()
-
-    with run.claimed(out, first) as mine:
-        assert mine and elsewhere() == ["False", "True"]
-        run.append(out, {"id": first.id})
-    assert elsewhere() == ["False", "True"], "it is finished"
-    with pytest.raises(KeyError), run.claimed(out, second):
-        raise KeyError
-    with run.claimed(out, second) as mine:
-        assert mine, "a run that failed can be claimed again"
-    assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"], "claims leave nothing"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--pretrained", "minlm=."], "'minlm' is no backbone"),
-        (["--pretrained", "minilm=no-such-folder"], "'no-such-folder' holds no model"),
-        (["--pretrained", "minilm"], "right would be minilm=FOLDER"),
-        (["--rates", "no-such-file"], "no file 'no-such-file'"),
-        (["--tf32"], "it needs --device cuda"),
-        (["--on", "minlm"], "invalid choice: 'minlm'"),
-    ],
-)
-def test_arguments_that_would_be_ignored_are_refused(study, tmp_path, capsys, arguments, message):
-    command = ["--collections", str(tmp_path), "--out", str(tmp_path / "results.jsonl"), *arguments]
-    with pytest.raises(SystemExit):
-        study("run").main(command)
-    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
-
-
 def test_tables_and_readme_have_the_results_as_they_are(study):
     analyse = study("analyse")
     files = FOLDER / "results.jsonl", FOLDER / "results-gpu.jsonl"
@@ -292,35 +190,6 @@ def test_tables_and_readme_have_the_results_as_they_are(study):
     assert analyse.step0(results[1]) in tables and analyse.without_model(results[1]) in tables
     assert analyse.headline(*results) in (FOLDER.parent.parent / "README.md").read_text()
     assert analyse.offsets(*results) in tables and analyse.offsets(*results) in (FOLDER / "README.md").read_text()
-
-
-def test_offsets_before_and_after_training(study):
-    analyse = study("analyse")
-    generator = np.random.default_rng(2)
-    arms = {arm: {"ndcg": 0.5, "per_query": generator.random(30).tolist()} for arm in analyse.OFFSETS}
-    others = {"step0-minilm-scifact": {"facts": {"R2 of B": 0.5}, "scores": {"scifact": arms}}}
-    plain = {"backbone": "minilm", "collection": "scifact", "recipe": "plain", "steps": 120, "rate": 0.03, "ramp": None,
-             "penalty": 1.0, "batch_size": 16, "shift": None, "position_top_k": None, "fold": None, "topics": "test",
-             "scored": "scifact", "fused_per_query": None}  # fmt: skip
-    rows = [{**plain, "start": start, "recipe": recipe, "seed": seed, "per_query": generator.random(30).tolist()}
-            for start, recipe, seeds in (("calibrated", "plain", 3), ("arm E", "plain", 3), ("k=16", "query IDF", 3),
-                                         ("k=16", "plain", 3), ("arm B", "plain", 1))
-            for seed in range(seeds)]  # fmt: skip
-    text = analyse.offsets(pd.DataFrame(rows), others)
-    lines = [line.strip("| ").split(" | ") for line in text.split("\n") if line.startswith("|")]
-    table = {line[0]: dict(zip(lines[0], line, strict=False)) for line in lines[2:]}
-    own = {name: [r["per_query"] for r in rows if (r["start"], r["recipe"]) == name] for name in
-           (("calibrated", "plain"), ("arm E", "plain"), ("k=16", "query IDF"), ("arm B", "plain"))}  # fmt: skip
-    reference = np.array(own.pop(("calibrated", "plain")))
-    for arm, values in zip("EJB", own.values(), strict=True):
-        found = study("crossed").difference(np.array(values) - reference[: len(values)])
-        expected = f"{found.mean:+.3f}" + (f" [{found.low:+.3f}, {found.high:+.3f}]" if len(values) > 1 else "")
-        assert table[arm]["scifact, trained"] == expected
-        gap = np.array(arms[arm]["per_query"]) - np.array(arms["A"]["per_query"])
-        assert table[arm]["scifact"] == f"{gap.mean():+.3f} ± {1.96 * np.std(gap, ddof=1) / 30**0.5:.3f}"
-    gained = study("crossed").difference(reference - np.array(arms["A"]["per_query"]))
-    by = f"by training {gained.mean:+.3f} [{gained.low:+.3f}, {gained.high:+.3f}]"
-    assert table["A"]["scifact, trained"] == f"{reference.mean():.3f}, {by}"
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from scipy.sparse import csr_matrix
 
 from pyterrier_rescale import load_collection
 from pyterrier_rescale.training import TrainConfig
@@ -67,34 +66,6 @@ def test_estimates(settings):
     assert waits == pytest.approx(9_841_823 / 2000 / 3600)
     assert estimates.shared_disk_gb(settings) == pytest.approx(13.7 * 2.5 + 128 * 150_000 * 800 / 1e9)
     assert estimates.markdown(settings).count("\n| ") == 5
-
-
-def test_results_without_the_query_itself(run):
-    results = pd.DataFrame({"qid": ["1", "1", "2"], "docno": ["1", "2", "1"]})
-    assert run.without_query_itself(results)["docno"].tolist() == ["2", "1"]
-
-
-def test_vectors_too_dense_or_empty_are_told_and_not_indexed(run, settings, tmp_path, capsys):
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    (folder / "corpus.jsonl").write_text('{"_id": "1", "text": "one"}\n{"_id": "2", "text": "two"}\n')
-    task = {"name": "Two", "collection": str(folder), "split": "test", "measure": "nDCG@10"}
-
-    class Encoder:
-        terms = 2001
-
-        def encode_docs(self, texts):
-            return csr_matrix([[1.0] * self.terms + [0.0]] * len(texts))
-
-    for number, terms in enumerate((2001, 0)):
-        Encoder.terms = terms
-        output = tmp_path / str(number)
-        output.mkdir()
-        run.evaluate({**settings, "tasks": [task]}, "bert-raw", Encoder(), output, "exact", False)
-        (facts,) = [json.loads(file.read_text()) for file in (output / "results").glob("*.json")]
-        assert facts == {"indexed": False, "terms_per_document": terms}
-        assert f"not indexed, {terms} active terms per document" in capsys.readouterr().out
-        assert not (output / "indexes").exists()
 
 
 def test_mistakes_end_in_one_line(run, tmp_path, capsys, monkeypatch):

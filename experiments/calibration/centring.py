@@ -1,4 +1,4 @@
-"""What centring W does, measured on data that is not scored: the choice of ``calibrate(centre=...)``.
+"""What centring W does, measured on data that is not scored: why ``calibrate`` centres it.
 
     python experiments/calibration/centring.py --collections COLLECTIONS
 

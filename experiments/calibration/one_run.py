@@ -102,17 +102,17 @@ class Study:
 
     def started(self, model: Any, tokenizer: Any, run: Run, pairs: list) -> Any:
         """The model with its start applied: what ``train(rescale=...)`` does, with the study's further settings."""
-        from pyterrier_rescale import calibrate, rescale
+        from starts import calibrated, divided_at_the_norm
+
+        from pyterrier_rescale import rescale
 
         if isinstance(run.start, float):
-            return rescale(model, run.start, placement=run.placement)
+            return rescale(model, run.start) if run.placement == "decoder" else divided_at_the_norm(model, run.start)
         offset: Any = run.start == "calibrated" and {"term": True, "global": "global", "none": False}[run.offset]
-        measured = calibrate(
-            model, sample(pairs), tokenizer=tokenizer, offset=offset,
-            centre=run.start == "calibrated" and run.centre, rate=run.rate, sample=512,
-            max_length=TRAINING["max_length"], seed=run.seed, device="cpu",
+        return calibrated(
+            model, tokenizer, sample(pairs), offset=offset, centre=run.start == "calibrated" and run.centre,
+            rate=run.rate, max_length=TRAINING["max_length"], device="cpu",
         )  # fmt: skip
-        return measured.apply(model, placement=run.placement)
 
 
 def sample(pairs: list, size: int = 512) -> list[tuple[str, str]]:

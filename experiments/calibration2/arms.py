@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from pyterrier_rescale.analysis.calibration import mean_known_row, term_levels
-from pyterrier_rescale.analysis.k_search import search_k
+from pyterrier_rescale.analysis.calibration import mean_known_row, search_k, term_levels
 from pyterrier_rescale.analysis.measurement import Probe, run_probe
+from pyterrier_rescale.encoding.description import Description
 from pyterrier_rescale.encoding.lexical import inverse_frequencies, token_counts
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.decoder import find_head
@@ -68,7 +68,7 @@ class Sources:
     def __init__(self, model: Any, tokenizer: Any, max_length: int, device: str = "cpu") -> None:
         self.model, self.tokenizer, self.max_length, self.device = model, tokenizer, max_length, device
         self.mean_row = mean_known_row(model, tokenizer)
-        self.encoder = TextEncoder(model, tokenizer, max_length=max_length, device=device)
+        self.encoder = TextEncoder(model, tokenizer, Description(max_length=max_length), device=device)
         bias = find_head(model).bias
         self.bias = bias.detach().float().cpu().numpy() if bias is not None else np.zeros(len(find_head(model).weight))
 
@@ -77,7 +77,7 @@ class Sources:
         mean_row = self.mean_row if source == "centred" else None
         probe = run_probe(
             self.model, self.tokenizer, queries, documents,
-            max_length=self.max_length, mean_row=mean_row, device=self.device,
+            description=self.encoder.description, mean_row=mean_row, device=self.device,
         )  # fmt: skip
         if source != "top":
             return probe
@@ -128,7 +128,7 @@ def make_arms(
     """
     probe = probes["centred"]
     used, ones = probe.used, np.ones(len(probe.bias), dtype=np.float32)
-    levels = term_levels(probe, RATE, "attended").astype(np.float64)
+    levels = term_levels(probe, RATE).astype(np.float64)
     log_p = np.log((counts + 0.5) / (counts.sum() + 0.5 * len(counts)))
     seen = used & (counts > 0)
     slope, intercept = np.polyfit(log_p[seen], levels[seen], 1)
@@ -199,9 +199,7 @@ def _scaled(arm: Arm, probe: Probe) -> Arm:
     level = (probe.bias + arm.shift) * arm.gain - arm.constant
     scaled = {name: getattr(probe, name) * arm.gain for name in ("queries", "content", "special")}
     probe = dataclasses.replace(probe, **scaled, bias=level.astype(np.float32))
-    k, _ = search_k(
-        probe, np.zeros_like(probe.bias), criterion="random_saturation", aim=AIM, temperature=1.0, least=1.0
-    )
+    k, _ = search_k(probe, np.zeros_like(probe.bias), aim=AIM)
     return dataclasses.replace(arm, k=k)
 
 
@@ -217,5 +215,5 @@ def apply(arm: Arm, model: Any, mean_row: np.ndarray) -> Any:
         weight = head.weight - torch.from_numpy(mean_row) if arm.source == "centred" else head.weight
         head.weight.copy_(weight * gain[:, None] / arm.k)
         head.bias.copy_(torch.from_numpy((level / arm.k if arm.divided else level).astype(np.float32)))
-    record(model, k=arm.k, method=f"arm {arm.name}", placement="decoder", bias=arm.divided)
+    record(model, k=arm.k, method=f"arm {arm.name}", bias=arm.divided)
     return model

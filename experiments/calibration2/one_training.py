@@ -19,8 +19,9 @@ from scoring import scores_of, terrier, with_fusion
 from step0 import MAX_LENGTH, idf_of, measured, sample
 
 from pyterrier_rescale import Splade, calibrate, rescale, train
-from pyterrier_rescale.analysis.k_search import evaluate_k
+from pyterrier_rescale.analysis.calibration import evaluate_k
 from pyterrier_rescale.analysis.measurement import run_probe
+from pyterrier_rescale.encoding.description import Description
 from pyterrier_rescale.heads.checkpoint import load_backbone
 from pyterrier_rescale.heads.provenance import provenance
 
@@ -85,8 +86,8 @@ def started(study: Study, run: Run) -> tuple[Any, Any]:
     pairs = sample(study.pairs(run.collection)[0])
     rate = max(run.rate, 1 / len(pairs))
     measure = calibrate(
-        model, pairs, tokenizer=tokenizer, offset=offset, rate=rate, max_length=MAX_LENGTH, sample=len(pairs),
-        seed=run.seed, device=study.device, **options_of(run, "position_top_k", "fold"),
+        model, pairs, tokenizer=tokenizer, offset=offset, rate=rate, device=study.device,
+        encoding=Description(max_length=MAX_LENGTH, **options_of(run, "position_top_k", "fold")),
     )  # fmt: skip
     return measure.apply(model, inplace=True), tokenizer
 
@@ -99,7 +100,10 @@ def recipe(study: Study, run: Run, model: Any, tokenizer: Any, pairs: list[tuple
         return {"warmup_steps": run.steps // 2}
     if run.recipe == "temperature":
         queries, documents = zip(*sample(pairs), strict=True)
-        probe = run_probe(model, tokenizer, list(queries), list(documents), max_length=MAX_LENGTH, device=study.device)
+        probe = run_probe(
+            model, tokenizer, list(queries), list(documents), description=Description(max_length=MAX_LENGTH),
+            device=study.device,
+        )  # fmt: skip
         low, high = 1e-3, 1e6
         for _ in range(40):
             middle = float(np.sqrt(low * high))

@@ -1,6 +1,6 @@
 """Measure an MLM head before a night of training: what is wrong with it, if anything, and what helps.
 
-Four diseases look alike from outside (a SPLADE that does not train) and are told apart here:
+Four faults look alike from outside (a SPLADE that does not train) and are told apart here:
 
 - scale mismatch: scores spread over many temperatures, and the softmax saturates (or over none). Cure: k.
 - dense start: an offset that MLM pretraining leaves undetermined makes most terms fire. Cure: a shift per term.
@@ -18,14 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.checks import check_number
-from .._utils.defaults import MAX_POOLING
-from ..encoding.saved_settings import as_saved
-from ..heads.checkpoint import load_backbone
-from ..heads.decoder import Head, check_head, last_norm
+from ..heads.decoder import Head, check_head, evaluating, head_input, probe_ids
 from ..heads.provenance import provenance
-from .head_statistics import density_numbers, logit_numbers, mean_cosine, score_numbers, spearman
-from .k_search import CRITERIA, search_k
-from .measurement import Probe, as_pairs, run_probe, used_rows
+from .calibration import search_k
+from .head_statistics import density_numbers, mean_cosine, score_numbers, spearman
+from .measurement import Probe, as_pairs, load_encoder, run_probe, used_rows
 from .verdict import judge, mismatched
 
 if TYPE_CHECKING:
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..encoding.query_encoder import QuerySide
+    from ..encoding.description import Description
 
 
 class _Shown:
@@ -60,10 +57,10 @@ class HeadAudit(_Shown):
         row_norms: L2 norms of the rows of W, (V,), padding rows included.
         used: rows whose id the tokenizer knows, bool (V,).
         numbers: every number of the frame's row; NaN where it needs texts and none were given.
-        findings: the diseases found, of ``scale mismatch``, ``dense start``, ``sink`` and ``anisotropic``.
+        findings: the faults found, of ``scale mismatch``, ``dense start``, ``dead``, ``sink`` and ``anisotropic``.
         verdict: the findings in words, and what to do.
         suggested_k: the constant to divide the head by, measured on the texts; 1 where its scale is fine, NaN without
-            texts (weights alone do not tell) or where no k mends it.
+            texts (weights alone do not tell) or where no k helps.
         logits: samples of logits for the figure: ``content`` and ``special``; empty without texts.
     """
 
@@ -116,37 +113,23 @@ def audit(
     *,
     tokenizer: PreTrainedTokenizerBase | str | None = None,
     temperature: float = 1.0,
-    max_length: int = 256,
-    batch_size: int = 32,
-    lowercase: bool = False,
+    max_length: int | None = None,
+    encoding: Description | None = None,
     device: Any = None,
-    sample: int = 256,
-    seed: int = 0,
-    pooling: str = MAX_POOLING,
-    query_side: QuerySide | None = None,
-    position_top_k: int | None = None,
-    fold: str | None = None,
 ) -> HeadAudit | HeadAudits:
     """Measure a head; with texts also its logits, scores, density, cosine and frequency bias.
 
     Args:
         model: a hub name, a folder, or a loaded masked LM; or a list of those, or a dict of them by name.
-        texts: 64 to 256 documents, or (query, document) pairs; see
+        texts: 64 to 512 documents, or (query, document) pairs; see
             :func:`~pyterrier_rescale.analysis.measurement.as_pairs` for the queries of single texts.
         tokenizer: the tokenizer, its name or folder; default: the model's. A loaded model without a name needs one
             only with texts; without it every row counts as used.
         temperature: what the loss divides the scores by.
-        max_length: tokens per text.
-        batch_size: texts per batch.
-        lowercase: lower-case texts first.
-        device: torch device; default: CUDA where present, else CPU. The model is put back afterwards.
-        sample: texts used at most, drawn at random from those given.
-        seed: of that draw.
-        pooling: ``"max"`` or ``"sum"`` over positions, of documents; default, as of the next three: what an encoder's
-            folder was saved with, else max pooling of both sides.
-        query_side: how queries are encoded (pooling, static weights, length); default: as documents.
-        position_top_k: how many logits of each position take part, as of :class:`~pyterrier_rescale.Splade`.
-        fold: which terms are one, likewise.
+        max_length: tokens per text; default: what the folder of an encoder was saved with, else the tokenizer's.
+        encoding: how texts become vectors, a :class:`~pyterrier_rescale.encoding.description.Description`; default: as
+            the folder of an encoder was saved, else max pooling of both sides.
+        device: torch device; default: CUDA where present, else CPU.
 
     Returns:
         The audit; for several models a tuple of audits with ``to_frame()`` (a row each) and ``plot()``.
@@ -156,46 +139,36 @@ def audit(
             temperature that is not above zero.
     """
     check_number("temperature", temperature)
-    pairs = None if texts is None else as_pairs(texts, sample, seed)
-    options = {
-        "max_length": max_length, "batch_size": batch_size, "lowercase": lowercase, "device": device,
-    }
-    encoding = (pooling, query_side, position_top_k, fold)
-    if isinstance(model, Mapping) or (isinstance(model, Sequence) and not isinstance(model, str)):
-        if not model:
-            raise ValueError("model must name at least one model, got none")
-        named = model.items() if isinstance(model, Mapping) else [(None, one) for one in model]
-        return HeadAudits(_audit(one, name, pairs, tokenizer, temperature, options, encoding) for name, one in named)
-    return _audit(model, None, pairs, tokenizer, temperature, options, encoding)
+    pairs = None if texts is None else as_pairs(texts)
+    several = isinstance(model, (Mapping, Sequence)) and not isinstance(model, str)
+    named = model if isinstance(model, Mapping) else dict(enumerate(model if several else [model]))
+    if not named:
+        raise ValueError("model must name at least one model, got none")
+    audits = []
+    for name, one in named.items():
+        # without texts, a loaded model without a name needs no tokenizer
+        nameless = getattr(getattr(one, "config", None), "name_or_path", None) == "" and tokenizer is None
+        loaded, tokens, how = load_encoder(
+            one, tokenizer, encoding, max_length, need_tokenizer=pairs is not None or not nameless
+        )
+        shown = name if isinstance(model, Mapping) else loaded.config.name_or_path or type(loaded).__name__
+        audits.append(_audit(shown, loaded, tokens, pairs, temperature, {"device": device, "description": how}))
+    return HeadAudits(audits) if several else audits[0]
 
 
 def _audit(
-    model: Any,
-    name: str | None,
-    pairs: tuple[list[str], list[str]] | None,
-    tokenizer: Any,
-    temperature: float,
-    options: dict[str, Any],
-    encoding: tuple[Any, ...],
+    name: str, model: PreTrainedModel, tokenizer: Any, pairs: Any, temperature: float, how: dict[str, Any]
 ) -> HeadAudit:
-    saved = as_saved(model, *encoding)
-    nameless = getattr(getattr(model, "config", None), "name_or_path", None) == "" and tokenizer is None
-    loaded, loaded_tokenizer = load_backbone(model, tokenizer, need_tokenizer=pairs is not None or not nameless)
-    name = name or loaded.config.name_or_path or type(loaded).__name__
-    head = check_head(loaded)
+    head = check_head(model)
     weight = head.weight.detach().float().cpu().numpy()
-    row_norms = np.linalg.norm(weight, axis=1)
-    used = used_rows(loaded_tokenizer, len(weight))
-    numbers = _weight_numbers(loaded, head, row_norms, used)
-    logits: dict[str, np.ndarray] = {}
-    if pairs is None:
-        suggested = math.nan
-    else:
-        probe = run_probe(loaded, loaded_tokenizer, *pairs, **options, **saved)
+    row_norms, used = np.linalg.norm(weight, axis=1), used_rows(tokenizer, len(weight))
+    numbers = _weight_numbers(model, head, row_norms, used)
+    suggested, logits = math.nan, {}
+    if pairs is not None:
+        probe = run_probe(model, tokenizer, *pairs, **how)
         numbers |= text_numbers(probe, temperature, row_norms)
-        suggested = _suggested_by_scores(probe, numbers)
-        rng = np.random.default_rng(0)
-        columns = np.sort(rng.choice(len(weight), min(512, len(weight)), replace=False))
+        suggested = _suggested_k(probe, numbers)
+        columns = np.sort(np.random.default_rng(0).choice(len(weight), min(512, len(weight)), replace=False))
         logits = {
             kind: (hidden @ probe.weight[columns].T + probe.bias[columns]).ravel()
             for kind, hidden in (("content", probe.content_hidden), ("special", probe.special_hidden))
@@ -206,13 +179,8 @@ def _audit(
 
 def _weight_numbers(model: PreTrainedModel, head: Head, row_norms: np.ndarray, used: np.ndarray) -> dict[str, Any]:
     """What the weights alone tell; row norms and bias over used rows."""
-    norms = row_norms[used]
-    bias = None if head.bias is None else head.bias.detach().float().cpu().numpy()[used]
-    try:
-        gain = last_norm(model)[0].weight.detach().float().cpu().numpy()
-        gain_rms = float(np.sqrt(np.mean(np.square(gain))))
-    except ValueError:  # a head without a norm before its decoder
-        gain_rms = math.nan
+    norms, gain = row_norms[used], _norm_gain(model)
+    bias = np.full(1, math.nan) if head.bias is None else head.bias.detach().float().cpu().numpy()[used]
     return {
         "family": type(model).__name__,
         "rows": len(row_norms),
@@ -224,45 +192,53 @@ def _weight_numbers(model: PreTrainedModel, head: Head, row_norms: np.ndarray, u
         "row_norm_p5": float(np.quantile(norms, 0.05)),
         "row_norm_p95": float(np.quantile(norms, 0.95)),
         "padding_row_norm_mean": float(row_norms[~used].mean()) if not used.all() else math.nan,
-        "norm_gain": gain_rms,
-        "row_norm_x_gain": float(norms.mean()) * gain_rms,
-        "bias_mean": math.nan if bias is None else float(bias.mean()),
-        "bias_std": math.nan if bias is None else float(bias.std()),
+        "norm_gain": gain,
+        "row_norm_x_gain": float(norms.mean()) * gain,
+        "bias_mean": float(bias.mean()),
+        "bias_std": float(bias.std()),
     }
 
 
+def _norm_gain(model: PreTrainedModel) -> float:
+    """Root mean square of the gain of the norm whose output is the decoder's input; NaN without such a norm."""
+    import torch
+
+    outputs: list[tuple[Any, Any]] = []
+    norms = [module for module in model.modules() if type(module).__name__.endswith("Norm")]
+    hooks = [module.register_forward_hook(lambda norm, _, output: outputs.append((norm, output))) for module in norms]
+    try:
+        with evaluating(model), torch.no_grad():
+            hidden = head_input(model, input_ids=probe_ids(model))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    gains = [norm.weight for norm, output in outputs if output is hidden and getattr(norm, "weight", None) is not None]
+    return float(gains[-1].detach().float().square().mean().sqrt()) if gains else math.nan
+
+
 def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dict[str, float]:
-    """What the texts add: logits, scores, density, likeness and frequency bias, of the head as it is.
+    """What the texts add, of the head as it is: logits, scores, density, likeness and frequency bias.
 
-    Args:
-        probe: the pass over queries and documents.
-        temperature: divides the scores in the softmax.
-        row_norms: norms of the rows of W, (V,).
-
-    Returns:
-        ``texts``, ``temperature``; ``logit_*`` at content and ``special_logit_*`` at special positions;
-        ``special_share``, the share of firing terms whose maximum lies at a special position; the numbers of
-        ``score_numbers`` and of ``density_numbers`` of the documents; ``active_share`` of the vocabulary;
-        ``active_terms_query``; ``cosine_hidden`` of t at content positions of different documents, ``cosine_vectors``
-        of the documents' x; ``frequency_weight``, ``frequency_bias``, ``frequency_norm``: Spearman of a term's mean
-        weight, bias and row norm with its log frequency, over terms that occur in the documents.
+    ``special_share`` is the share of firing terms whose largest logit lies at a special position; ``cosine_hidden`` is
+    of t at content positions of different documents; ``frequency_*`` are Spearman correlations with a term's log
+    frequency, over terms that occur in the documents.
     """
     queries, documents = probe.weights("queries"), probe.weights("documents")
-    active = documents > 0
-    density = density_numbers(documents)
-    special = (active & (probe.weights_at("special") > probe.weights_at("content"))).sum()
+    active, density = documents > 0, density_numbers(documents)
+    special = probe.folded(probe.special + probe.bias, -np.inf) > probe.folded(probe.content + probe.bias, -np.inf)
     seen = probe.counts > 0
     frequency = np.log(probe.counts[seen])
-    content, at_special = (
-        logit_numbers(hidden, probe.weight[probe.used], probe.bias[probe.used])
-        for hidden in (probe.content_hidden, probe.special_hidden)
-    )
+    logits = {}
+    for name, hidden in (("logit", probe.content_hidden), ("special_logit", probe.special_hidden)):
+        values = hidden @ probe.weight[probe.used].T + probe.bias[probe.used] if len(hidden) else np.full(1, np.nan)
+        logits[f"{name}_mean"] = float(values.mean(dtype=np.float64))
+        logits[f"{name}_std"] = float(values.std(dtype=np.float64))
+        logits[f"{name}_p99"] = float(np.quantile(values, 0.99))
     return {
         "texts": len(documents),
         "temperature": temperature,
-        **{f"logit_{name}": value for name, value in content.items()},
-        **{f"special_logit_{name}": value for name, value in at_special.items()},
-        "special_share": float(special / active.sum()) if active.any() else math.nan,
+        **logits,
+        "special_share": float(special[active].mean()) if active.any() else math.nan,
         **score_numbers(queries, documents, temperature),
         **density,
         "active_share": density["active_terms"] / probe.term_count,
@@ -275,15 +251,14 @@ def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dic
     }
 
 
-def _suggested_by_scores(probe: Probe, numbers: dict[str, Any]) -> float:
-    """The measured k, 1 where nothing is to be mended (or nothing fires, so that nothing can be measured).
+def _suggested_k(probe: Probe, numbers: dict[str, Any]) -> float:
+    """The measured k; 1 where the scale is fine (or nothing fires, so that nothing is measured); NaN where no k helps.
 
-    NaN where no k mends it: the bias is kept, and what it alone gives may be too much.
+    The last is so where the bias, which k does not divide, gives too much.
     """
     if numbers["random_saturation"] == 0 or not mismatched(numbers):
         return 1.0
-    aim = CRITERIA["random_saturation"]
     try:
-        return search_k(probe, None, criterion="random_saturation", aim=aim, temperature=numbers["temperature"])[0]
+        return search_k(probe, None, temperature=numbers["temperature"], least=0.0)[0]
     except ValueError:
         return math.nan

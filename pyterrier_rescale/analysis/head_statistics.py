@@ -28,28 +28,15 @@ RANDOM_DOCUMENTS = 32
 
 
 def term_weights(pooled: np.ndarray, bias: np.ndarray | float, k: float, *, bias_divided: bool) -> np.ndarray:
-    """Weights x = log(1 + relu(max_i w . t_i / k + b)), b / k for b where ``bias_divided``; (N, V) float32.
-
-    Args:
-        pooled: max_i w_v . t_i, (N, V).
-        bias: b, (V,) or a number.
-        k: the rescale constant.
-        bias_divided: whether the bias is divided, too.
-    """
+    """Weights x = log(1 + relu(p / k + b)) from p = max_i w_v . t_i, (N, V); b / k for b (V,) if ``bias_divided``."""
     values = (pooled + bias) / np.float32(k) if bias_divided else pooled / np.float32(k) + bias
     return np.log1p(np.maximum(values, 0, out=values), out=values)
 
 
 def score_numbers(queries: np.ndarray, documents: np.ndarray, temperature: float = 1.0) -> dict[str, float]:
-    """Numbers of the N x N in-batch scores s(q_i, d_j) = x_i . y_j; the diagonal holds the positives.
+    """The scores' part of the glossary (above) for the weights (N, V) of N queries and of their documents.
 
-    Args:
-        queries: weights of N queries, (N, V).
-        documents: weights of their documents, (N, V).
-        temperature: divides the scores in the softmax.
-
-    Returns:
-        The scores' part of the glossary (above), but for the monitor's.
+    The temperature divides the scores in the softmax.
     """
     from scipy.special import log_softmax
 
@@ -76,12 +63,8 @@ def random_saturation(scores: np.ndarray, temperature: float = 1.0) -> float:
 
     1/32 where all are equally likely, 1 where one document takes everything. Unlike the standard deviation of the
     scores, a few odd documents cannot move it, and unlike the plain saturation neither can a strong positive nor N.
-    The documents of query i are i + o (modulo N) for offsets o spread evenly over 1 .. N-1. Queries that match none
-    of theirs are left out; 0 if that is all of them.
-
-    Args:
-        scores: (N, N), the positives on the diagonal.
-        temperature: divides the scores in the softmax.
+    The positives stand on the diagonal of ``scores`` (N, N); the documents of query i are i + o (modulo N) for offsets
+    o spread evenly over 1 .. N-1. Queries that match none of theirs are left out; 0 if that is all of them.
     """
     from scipy.special import softmax
 
@@ -93,11 +76,9 @@ def random_saturation(scores: np.ndarray, temperature: float = 1.0) -> float:
 
 
 def density_numbers(weights: np.ndarray) -> dict[str, float]:
-    """Numbers of N weight vectors (N, V).
+    """Of N weight vectors (N, V): mean count of non-zeros, their mean and largest weight, and ``flops``.
 
-    Returns:
-        ``active_terms``, the mean count of non-zeros; ``mean_weight`` and ``max_weight`` of the non-zeros; ``flops``,
-        sum_v (mean_i x_iv)^2 (arXiv:2004.05665, eq. 4).
+    The last is sum_v (mean_i x_iv)^2 (arXiv:2004.05665, eq. 4).
     """
     active = np.count_nonzero(weights)
     return {
@@ -109,10 +90,7 @@ def density_numbers(weights: np.ndarray) -> dict[str, float]:
 
 
 def mean_cosine(vectors: np.ndarray, groups: np.ndarray | None = None) -> float:
-    """Mean cosine over pairs of different vectors (M, D), or of different groups (M,); NaN without any pair.
-
-    Zero vectors are left out, and so are pairs of one group.
-    """
+    """Mean cosine over pairs of non-zero vectors (M, D), of different groups (M,) if given; NaN without any pair."""
     norms = np.linalg.norm(vectors, axis=1)
     present = norms > 0
     unit = vectors[present] / norms[present, None]
@@ -128,21 +106,3 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
     return float(spearmanr(x, y).statistic)
-
-
-def logit_numbers(hidden: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> dict[str, float]:
-    """``mean``, ``std`` and ``p99`` of the logits t W^T + b at M positions; NaN without positions.
-
-    Args:
-        hidden: t, (M, H).
-        weight: W, (V, H).
-        bias: b, (V,).
-    """
-    if not len(hidden):
-        return dict.fromkeys(("mean", "std", "p99"), math.nan)
-    logits = hidden @ weight.T + bias
-    return {
-        "mean": float(logits.mean(dtype=np.float64)),
-        "std": float(logits.std(dtype=np.float64)),
-        "p99": float(np.quantile(logits, 0.99)),
-    }

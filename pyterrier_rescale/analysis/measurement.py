@@ -8,57 +8,34 @@ and the head is computed for each k. Static queries are the same whatever the he
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .._utils.checks import check_integer, check_is_list
+from .._utils.checks import check_is_list
 from .._utils.sampling import spread
-from ..encoding.folding import Folding, fold_weights
-from ..encoding.head_options import HeadOptions
+from ..encoding.description import Description
 from ..encoding.kernel import packed_head
-from ..encoding.query_encoder import QuerySide, StaticEncoder
-from ..encoding.text_checks import check_texts, position_limit
+from ..encoding.saved_folder import describe
+from ..encoding.terms import Folding, fold_weights
 from ..encoding.text_encoder import HeadBatch, TextEncoder
+from ..encoding.texts import check_texts
+from ..heads.checkpoint import load_backbone
+from ..heads.rescaling import shift_logits
 from .head_statistics import term_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-#: Fewer texts than this tell nothing about scores.
-MIN_TEXTS = 8
+#: Fewer texts than this tell nothing about scores; more than that are not looked at.
+MIN_TEXTS, MAX_TEXTS = 8, 512
 # Positions of each kind (content, special) whose t is kept, over all documents together.
 _POSITIONS = 256
 # Rows of W per product: bounds the logits of one batch to a few MB.
 _VOCAB_CHUNK = 1024
-# Words of a text that stand for its query where no queries are given.
-_QUERY_WORDS = (3, 12)
-
-
-class Positions(NamedTuple):
-    """The decoder's input at all attended positions of one side's texts, on the device of the pass.
-
-    Attributes:
-        rows: t, text after text, (T, H).
-        lengths: positions of each text, (N,).
-        special: which are those of special tokens, bool (T,).
-        pooling: ``"max"`` or ``"sum"``.
-    """
-
-    rows: torch.Tensor
-    lengths: torch.Tensor
-    special: torch.Tensor
-    pooling: str
-
-    def at(self, kind: str) -> Positions:
-        """Those of special tokens, or the others, for their maximum."""
-        wanted = self.special if kind == "special" else ~self.special
-        lengths = torch.stack([part.sum() for part in wanted.split(self.lengths.tolist())])
-        return Positions(self.rows[wanted], lengths, self.special[wanted], "max")
 
 
 @dataclass(frozen=True)
@@ -76,9 +53,8 @@ class Probe:
         content_hidden: t at up to 256 content positions, (M, H), spread evenly over and within the documents.
         content_text: the document of each of them, (M,).
         special_hidden: t at up to 256 special positions, (M', H).
-        positions: of a side that needs them (``"queries"``, ``"documents"``).
         static_queries: vectors of queries that need no model, (N, V), or ``None``.
-        position_top_k: how many logits of each position take part, or ``None``.
+        positions: t at all attended positions of each text, (L, H), of a side that needs it, and its description.
         folding: which terms are one, or ``None``.
     """
 
@@ -92,10 +68,19 @@ class Probe:
     content_hidden: np.ndarray
     content_text: np.ndarray
     special_hidden: np.ndarray
-    positions: dict[str, Positions] = field(default_factory=dict)
     static_queries: np.ndarray | None = None
-    position_top_k: int | None = None
+    positions: dict[str, tuple[list[torch.Tensor], Description]] = field(default_factory=dict)
     folding: Folding | None = None
+
+    @property
+    def documents(self) -> np.ndarray:
+        """max_i w_v . t_i over all attended positions of each document, which is what the encoder computes; (N, V)."""
+        return np.maximum(self.content, self.special)
+
+    @property
+    def term_count(self) -> int:
+        """Terms: V, or as many as folding leaves."""
+        return len(self.bias) if self.folding is None else self.folding.size
 
     def weights(self, side: str, k: float = 1.0, shift: np.ndarray | None = None) -> np.ndarray:
         """Term weights x (N, V) of ``"queries"`` or ``"documents"`` as they are pooled, for a head divided by k.
@@ -107,22 +92,13 @@ class Probe:
         bias = self.bias if shift is None else self.bias + shift
         if side not in self.positions:
             return self.folded(term_weights(getattr(self, side), bias, k, bias_divided=shift is not None), 0.0)
-        bias = bias if shift is None else bias / np.float32(k)
-        return self._head(self.positions[side], self.weight / np.float32(k), bias)
-
-    def weights_at(self, kind: str) -> np.ndarray:
-        """Maximum over ``"special"`` or ``"content"`` positions alone of each document's weights, (N, V)."""
-        if self.position_top_k is None:
-            return self.folded(term_weights(getattr(self, kind), self.bias, 1.0, bias_divided=False), 0.0)
-        return self._head(self.positions["documents"].at(kind), self.weight, self.bias)
-
-    def _head(self, at: Positions, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        matrix, vector = (torch.from_numpy(part).to(at.rows) for part in (weight, bias))
+        texts, description = self.positions[side]
+        rows, lengths = torch.cat(texts), torch.tensor([len(text) for text in texts])
+        weight = torch.from_numpy(self.weight / np.float32(k)).to(rows)
+        bias = torch.from_numpy(bias if shift is None else bias / np.float32(k)).to(rows)
         with torch.inference_mode():
-            weights = packed_head(
-                at.rows, at.lengths, matrix, vector, at.pooling, position_top_k=self.position_top_k
-            )
-        return self.folded(weights.float().cpu().numpy(), 0.0)
+            weights = packed_head(rows, lengths.to(rows.device), weight, bias, description)
+        return self.folded(weights.cpu().numpy(), 0.0)
 
     def folded(self, values: np.ndarray, fill: float) -> np.ndarray:
         """The largest of each term's variants at its representative, ``fill`` at the others; (N, V)."""
@@ -131,63 +107,60 @@ class Probe:
         representatives = torch.from_numpy(self.folding.representatives)
         return fold_weights(torch.from_numpy(values), representatives, fill).numpy()
 
-    @property
-    def term_count(self) -> int:
-        """Terms: V, or as many as folding leaves."""
-        return len(self.bias) if self.folding is None else self.folding.size
 
-    @property
-    def documents(self) -> np.ndarray:
-        """max_i w_v . t_i over all attended positions of each document, which is what the encoder computes; (N, V)."""
-        return np.maximum(self.content, self.special)
+def load_encoder(
+    model: Any, tokenizer: Any, encoding: Description | None, max_length: int | None, *, need_tokenizer: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, Description]:
+    """Model, tokenizer, and how texts are encoded: as ``encoding`` says, else as an encoder's folder was saved."""
+    description = describe(model) if encoding is None else encoding
+    if max_length is not None:
+        description = description.replace(max_length=max_length)
+    loaded, tokenizer = load_backbone(model, tokenizer, need_tokenizer=need_tokenizer)
+    if description.shift is not None:
+        loaded = shift_logits(loaded, description.shift, inplace=loaded is not model)
+    return loaded, tokenizer, description.replace(shift=None)
 
 
-def as_pairs(texts: Iterable[Any], sample: int, seed: int) -> tuple[list[str], list[str]]:
+def as_pairs(texts: Iterable[Any]) -> tuple[list[str], list[str]]:
     """Queries and documents of equal number from texts or (query, document) pairs.
 
     A single text is the document, and its first words are the query: a quarter of them, between 3 and 12. Scores of
     queries against OTHER documents are then what they would be; the initial loss is somewhat low, since each query is
     part of its document. Give pairs to measure what training will see. Blank texts (and pairs with a blank side) are
-    left out; of more than ``sample`` texts, a random ``sample`` are kept, in their order.
+    left out; of more than 512 texts, 512 are kept, spread evenly.
 
     Raises:
         TypeError: if ``texts`` is one string or not iterable.
         ValueError: for an element that is neither a string nor a pair of strings, or fewer than 8 texts.
     """
-    check_integer("sample", sample, 2)
     check_is_list(texts, "strings or of (query, document) pairs")
     texts = list(texts)
     if texts and all(isinstance(text, (tuple, list)) for text in texts):
-        wrong = [position for position, text in enumerate(texts) if len(text) != 2]
+        wrong = [number for number, text in enumerate(texts) if len(text) != 2]
         if wrong:
             raise ValueError(f"texts must hold pairs (query, document), element {wrong[0]} has {len(texts[wrong[0]])}")
         queries, documents = (check_texts([text[side] for text in texts]) for side in (0, 1))
     else:
         documents = check_texts(texts)
         queries = [leading_words(text) for text in documents]
-    pairs = list(zip(queries, documents, strict=True))
-    keep = [i for i, pair in enumerate(pairs) if all(side.strip() for side in pair)]
-    if len(keep) < MIN_TEXTS:
-        raise ValueError(f"texts must hold at least {MIN_TEXTS} texts that are not blank, got {len(keep)}")
-    if len(keep) > sample:
-        keep = sorted(np.random.default_rng(seed).choice(keep, size=sample, replace=False))
-    return [pairs[i][0] for i in keep], [pairs[i][1] for i in keep]
+    pairs = [pair for pair in zip(queries, documents, strict=True) if all(side.strip() for side in pair)]
+    if len(pairs) < MIN_TEXTS:
+        raise ValueError(f"texts must hold at least {MIN_TEXTS} texts that are not blank, got {len(pairs)}")
+    kept = [pairs[place] for place in spread(len(pairs), MAX_TEXTS)]
+    return [query for query, _ in kept], [document for _, document in kept]
 
 
 def leading_words(text: str) -> str:
     """The first quarter of a text's words, at least 3 and at most 12."""
     words = text.split()
-    least, most = _QUERY_WORDS
-    return " ".join(words[: max(least, min(most, len(words) // 4))])
+    return " ".join(words[: max(3, min(12, len(words) // 4))])
 
 
 def used_rows(tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> np.ndarray:
     """Rows of W whose id the tokenizer knows, bool (V,); all of them without a tokenizer."""
     if tokenizer is None:
         return np.ones(vocab_size, dtype=bool)
-    used = np.zeros(vocab_size, dtype=bool)
-    used[[i for i in tokenizer.get_vocab().values() if i < vocab_size]] = True
-    return used
+    return np.isin(np.arange(vocab_size), list(tokenizer.get_vocab().values()))
 
 
 def run_probe(
@@ -196,110 +169,88 @@ def run_probe(
     queries: Sequence[str],
     documents: Sequence[str],
     *,
-    max_length: int = 256,
-    batch_size: int = 32,
-    lowercase: bool = False,
-    device: Any = None,
+    description: Description | None = None,
     mean_row: np.ndarray | None = None,
-    pooling: str = "max",
-    query_side: QuerySide | None = None,
-    options: HeadOptions | None = None,
+    device: Any = None,
 ) -> Probe:
     """Run the model once over N queries and N documents; it is left on its device and in its mode.
 
-    With ``mean_row`` (H,) everything is measured of W less this row. Documents are pooled by ``pooling``, queries as
-    ``query_side`` says (default: as documents), both under the head's ``options``. Memory: three (N, V) float32 arrays
-    and one batch, and t at every position of a side that needs them; the (B, L, V) logits never exist.
+    With ``mean_row`` (H,) everything is measured of W less this row. Memory: three (N, V) float32 arrays and one batch,
+    and t at every position of a side that needs them; the (B, L, V) logits never exist.
+
+    Raises:
+        ValueError: where the weights of queries are the model's times static ones, which cannot be told apart.
     """
-    encoder = TextEncoder(
-        model, tokenizer, max_length=min(max_length, position_limit(model) or max_length),
-        batch_size=batch_size, lowercase=lowercase, device=device, pooling=pooling, options=options,
-    )  # fmt: skip
-    with torch.inference_mode():
-        weight = encoder.head.weight
-        if mean_row is not None:
-            weight = weight - torch.from_numpy(mean_row).to(weight)
-        return _collect(encoder, _query_encoder(encoder, query_side), queries, documents, weight)
-
-
-def _query_encoder(documents: TextEncoder, side: QuerySide | None) -> TextEncoder | StaticEncoder:
-    """The encoder of queries, cut to their own length where they have one."""
-    side = side or QuerySide()
-    if side.max_length is not None:
-        limit = position_limit(documents.model) or side.max_length
-        side = dataclasses.replace(side, max_length=min(side.max_length, limit))
-    return side.encoder(documents)
-
-
-def _collect(
-    encoder: TextEncoder,
-    query_encoder: TextEncoder | StaticEncoder,
-    queries: Sequence[str],
-    documents: Sequence[str],
-    weight: torch.Tensor,
-) -> Probe:
-    size, vocab_size = len(documents), encoder.vocab_size
-    names = ("queries", "content", "special")
-    pooled = {name: np.full((size, vocab_size), -np.inf, dtype=np.float32) for name in names}
-    static = query_encoder.encode(queries).toarray() if isinstance(query_encoder, StaticEncoder) else None
-    rows: dict[str, dict[int, Any]] = {"queries": {}, "documents": {}}
-    poolings = {"documents": encoder.pooling, "queries": getattr(query_encoder, "pooling", "max")}
-    if isinstance(query_encoder, TextEncoder):
-        for batch in query_encoder.head_batches(queries):
-            pooled["queries"][batch.texts] = _pool(batch, batch.mask, weight)
-            _keep_positions(rows["queries"], batch, query_encoder)
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    kept: dict[str, list[np.ndarray]] = {"content": [], "special": []}
-    owners: list[np.ndarray] = []
-    for batch in encoder.head_batches(documents):
-        content = batch.mask & ~batch.special
-        _keep_positions(rows["documents"], batch, encoder)
-        for name, mask in (("content", content), ("special", batch.special)):
-            pooled[name][batch.texts] = _pool(batch, mask, weight)
-            for row, text in enumerate(batch.texts):
-                where = mask[row].nonzero().ravel()
-                if name == "content":
-                    counts += np.bincount(batch.input_ids[row, where].cpu().numpy(), minlength=vocab_size)[:vocab_size]
-                where = where[spread(len(where), max(1, _POSITIONS // size))]
-                kept[name].append(batch.hidden[row, where].float().cpu().numpy())
-                if name == "content":
-                    owners.append(np.full(len(where), text))
-    bias = encoder.head.bias
-    if encoder.folding is not None:
-        counts = np.bincount(encoder.folding.representatives, weights=counts, minlength=vocab_size).astype(np.int64)
+    encoder = TextEncoder(model, tokenizer, description, device=device)
+    if encoder.description.queries.times_model:
+        raise ValueError("queries weighted by the model and by static weights together cannot be measured")
+    query_encoder = encoder.of_queries()
+    weight, bias, folding = encoder.head.weight.detach(), encoder.head.bias, encoder.folding
+    if mean_row is not None:
+        weight = weight - torch.from_numpy(mean_row).to(weight)
+    found = _pass(encoder, documents, weight)
+    if getattr(query_encoder, "model", None) is not encoder.model:  # static, or of another model
+        static, asked = query_encoder.encode(queries).toarray(), found
+    else:
+        static, asked = None, _pass(query_encoder, queries, weight)
+    counts = found.counts
+    if folding is not None:
+        counts = np.bincount(folding.representatives, weights=counts, minlength=len(counts)).astype(np.int64)
     return Probe(
-        **pooled,
-        weight=weight.detach().float().cpu().numpy(),
-        bias=np.zeros(vocab_size, dtype=np.float32) if bias is None else bias.detach().float().cpu().numpy(),
-        used=used_rows(encoder.tokenizer, vocab_size),
+        queries=np.maximum(asked.content, asked.special),
+        content=found.content,
+        special=found.special,
+        weight=weight.float().cpu().numpy(),
+        bias=np.zeros(len(weight), dtype=np.float32) if bias is None else bias.detach().float().cpu().numpy(),
+        used=used_rows(encoder.tokenizer, len(weight)),
         counts=counts,
-        content_hidden=np.concatenate(kept["content"]),
-        content_text=np.concatenate(owners),
-        special_hidden=np.concatenate(kept["special"]),
-        positions={side: _in_order(texts, poolings[side]) for side, texts in rows.items() if texts},
+        content_hidden=np.concatenate(found.hidden["content"]),
+        content_text=np.concatenate(found.owners),
+        special_hidden=np.concatenate(found.hidden["special"]),
         static_queries=static,
-        position_top_k=encoder.options.position_top_k,
-        folding=encoder.folding,
+        positions={name: one.positions for name, one in (("queries", asked), ("documents", found)) if one.positions},
+        folding=folding,
     )
 
 
-def _keep_positions(rows: dict[int, Any], batch: HeadBatch, encoder: TextEncoder) -> None:
-    if encoder.pooling == "sum" or encoder.options.position_top_k is not None:
+class _Side:
+    """What :class:`Probe` needs of the texts of one side."""
+
+    def __init__(self, size: int, vocab_size: int) -> None:
+        self.content, self.special = np.full((2, size, vocab_size), -np.inf, dtype=np.float32)
+        self.positions: Any = None
+        self.counts = np.zeros(vocab_size, dtype=np.int64)
+        self.hidden: dict[str, list[np.ndarray]] = {"content": [], "special": []}
+        self.owners: list[np.ndarray] = []
+
+
+@torch.inference_mode()
+def _pass(encoder: TextEncoder, texts: Sequence[str], weight: torch.Tensor) -> _Side:
+    side = _Side(len(texts), len(weight))
+    how = encoder.description
+    if (how.pooling, how.activation, how.position_top_k) != ("max", "relu", None):
+        side.positions = [None] * len(texts), how
+    for batch in encoder.head_batches(texts):
+        masks = {"content": batch.mask & ~batch.special, "special": batch.special}
+        side.counts += np.bincount(batch.input_ids[masks["content"]].cpu().numpy(), minlength=len(weight))
+        for name, mask in masks.items():
+            getattr(side, name)[batch.texts] = _pool(batch, mask, weight)
         for row, text in enumerate(batch.texts):
-            mask = batch.mask[row]
-            rows[int(text)] = batch.hidden[row][mask].float(), batch.special[row][mask]
-
-
-def _in_order(texts: dict[int, Any], pooling: str) -> Positions:
-    rows, special = zip(*(texts[number] for number in sorted(texts)), strict=True)
-    lengths = torch.tensor([len(part) for part in rows], device=rows[0].device)
-    return Positions(torch.cat(rows), lengths, torch.cat(special), pooling)
+            if side.positions:
+                side.positions[0][text] = batch.hidden[row][batch.mask[row]].float()
+            for name, mask in masks.items():
+                where = mask[row].nonzero().ravel()
+                where = where[spread(len(where), max(1, _POSITIONS // len(texts)))]
+                side.hidden[name].append(batch.hidden[row, where].float().cpu().numpy())
+                if name == "content":
+                    side.owners.append(np.full(len(where), text))
+    return side
 
 
 def _pool(batch: HeadBatch, mask: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
     """max_i w_v . t_i of the texts of a batch over the positions of a mask, (n, V); -inf without a position."""
     rows, lengths = batch.hidden[mask], mask.sum(dim=1).tolist()
-    pooled = torch.full((len(lengths), len(weight)), -torch.inf, device=rows.device)
+    pooled = torch.full((len(lengths), len(weight)), -torch.inf, dtype=torch.float32, device=rows.device)
     for start in range(0, len(weight), _VOCAB_CHUNK):
         terms = slice(start, start + _VOCAB_CHUNK)
         logits = (rows @ weight[terms].T).float()

@@ -5,72 +5,104 @@ from __future__ import annotations
 import html
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from .verdict import MODERNBERT_NORM
+from .verdict import ANISOTROPIC, DENSE, MODERNBERT_NORM, SINK
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _BLUE, _RED, _GREY, _GREEN = "#1b6ca8", "#d1495b", "#7d8597", "#2e8b57"
 
 
-def plot_audits(audits: Sequence[Any], path: str | None = None) -> Figure:
+class ShownFigure(Figure):
+    """A figure with a picture for IPython, which knows how to draw matplotlib's own only once pyplot was imported."""
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        self.savefig(out, format="png", bbox_inches="tight")
+        return out.getvalue()
+
+
+def blank_figure(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure in inches and its axes (rows, columns), without pyplot: no window, no global state."""
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(squeeze=False, ncols=columns, **options)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.title.set_fontsize(10)
+    return figure, axes
+
+
+def log_axis(axes: Axes, which: str) -> None:
+    """Make the x or y axis of what is drawn logarithmic, with plain numbers that do not overlap."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def plot_audits(audits: Sequence[Any], path: str | os.PathLike[str] | None = None) -> Figure:
     """Row norms; with texts also logits, score spread, and the shares that tell density, sink and anisotropy.
 
     A row per ``HeadAudit``, the first on top. The ending of ``path`` gives the format of the file.
     """
-    panels: list[tuple[float, Callable[[Axes, Sequence[Any]], None]]] = [(1.0, _row_norms)]
-    if any("texts" in audit.numbers for audit in audits):
-        panels += [(1.2, _logits), (1.0, _spread), (1.2, _shares)]
-    figure, axes = _figure(len(panels), 1.7 + 0.55 * len(audits), [width for width, _ in panels])
-    for axis, (_, draw) in zip(axes, panels, strict=True):
+    measured = any("texts" in audit.numbers for audit in audits)
+    panels = [_row_norms, _logits, _spread, _shares] if measured else [_row_norms]
+    widths = [1.0, 1.2, 1.0, 1.2][: len(panels)]
+    figure, axes = blank_figure(
+        1.4 + 3.3 * sum(widths), 1.7 + 0.55 * len(audits), len(panels), gridspec_kw={"width_ratios": widths}
+    )
+    for axis, draw in zip(axes[0], panels, strict=True):
         draw(axis, audits)
         axis.set_ylim(len(audits) - 0.4, -0.6)
         axis.set_yticks(range(len(audits)), [""] * len(audits))
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="x", color="#e6e6e6", linewidth=0.8)
         axis.set_axisbelow(True)
-    axes[0].set_yticks(range(len(audits)), [_short(audit.name) for audit in audits])
+    names = [os.path.basename(str(audit.name).rstrip("/")) or audit.name for audit in audits]
+    axes[0, 0].set_yticks(range(len(audits)), [name if len(name) <= 28 else f"{name[:25]}..." for name in names])
     return _saved(figure, path)
 
 
-def plot_calibration(calibration: Any, path: str | None = None) -> Figure:
+def plot_calibration(calibration: Any, path: str | os.PathLike[str] | None = None) -> Figure:
     """The criterion, initial InfoNCE and saturation, and active terms against k, with the k chosen."""
-    table, settings = calibration.table, calibration.settings
-    criterion, aim = settings["criterion"], settings["aim"]
-    figure, axes = _figure(3, 3.1, [1, 1, 1])
-    axes[0].plot(table["k"], table[criterion], "o-", color=_BLUE, markersize=3)
-    axes[0].axhline(aim, color=_GREEN, linestyle="--", linewidth=1, label=f"aim {aim:g}")
-    axes[0].set(title=criterion.replace("_", " "))
-    if criterion != "random_saturation":
-        log_axis(axes[0], "y")
-    axes[1].plot(table["k"], table["infonce"], "o-", color=_BLUE, markersize=3, label="InfoNCE")
-    axes[1].axhline(table["chance_loss"].iloc[0], color=_GREY, linestyle=":", linewidth=1, label="ln B (chance)")
-    axes[1].set(title="InfoNCE and saturation")
-    log_axis(axes[1], "y")
-    right = axes[1].twinx()
+    table, criterion, aim = calibration.table, calibration.settings["criterion"], calibration.settings["aim"]
+    figure, axes = blank_figure(11.3, 3.1, 3)
+    measured, loss, active = axes[0]
+    measured.plot(table["k"], table[criterion], "o-", color=_BLUE, markersize=3)
+    measured.axhline(aim, color=_GREEN, linestyle="--", linewidth=1, label=f"aim {aim:g}")
+    measured.set(title=criterion.replace("_", " "))
+    loss.plot(table["k"], table["infonce"], "o-", color=_BLUE, markersize=3, label="InfoNCE")
+    loss.axhline(table["chance_loss"].iloc[0], color=_GREY, linestyle=":", linewidth=1, label="ln B (chance)")
+    loss.set(title="InfoNCE and saturation")
+    log_axis(loss, "y")
+    right = loss.twinx()
     right.plot(table["k"], table["saturation"], "s-", color=_RED, markersize=3)
     right.set_ylim(0, 1.05)
     right.tick_params(axis="y", colors=_RED)
     right.set_ylabel("saturation", color=_RED)
-    right.spines[["top"]].set_visible(False)
-    axes[2].plot(table["k"], table["active_terms"], "o-", color=_BLUE, markersize=3, label="per document")
-    axes[2].plot(table["k"], table["active_terms_query"], "s-", color=_GREY, markersize=3, label="per query")
-    axes[2].set(title="active terms")
-    axes[2].set_ylim(bottom=0)
-    for axis in axes:
+    active.plot(table["k"], table["active_terms"], "o-", color=_BLUE, markersize=3, label="per document")
+    active.plot(table["k"], table["active_terms_query"], "s-", color=_GREY, markersize=3, label="per query")
+    active.set(title="active terms")
+    active.set_ylim(bottom=0)
+    for axis in axes[0]:
         axis.axvline(calibration.k, color="black", linewidth=0.8)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_xlabel("k")
         axis.legend(frameon=False, fontsize=8)
-    axes[0].annotate(f" k = {calibration.k:.3g}", (calibration.k, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
+    k = calibration.k
+    measured.annotate(f" k = {k:.3g}", (k, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
     return _saved(figure, path)
 
 
@@ -89,11 +121,7 @@ def _row_norms(axis: Axes, audits: Sequence[Any]) -> None:
         _ridge(axis, y, norms[norms > 0], _BLUE, log=True)
         axis.plot([audit.mean_row_norm], [y], "o", color="black", markersize=4)
     axis.axvline(MODERNBERT_NORM, color=_GREY, linestyle=":", linewidth=1)
-    axis.annotate(
-        "ModernBERT-base", (MODERNBERT_NORM, 1), xycoords=("data", "axes fraction"), xytext=(-3, -3),
-        textcoords="offset points", fontsize=7, color=_GREY, rotation=90, va="top", ha="right",
-    )  # fmt: skip
-    axis.set(title="row norms of W", xlabel="L2 norm (dot: mean)")
+    axis.set(title="row norms of W", xlabel="L2 norm (dot: mean; dotted: ModernBERT-base)")
     log_axis(axis, "x")
 
 
@@ -113,7 +141,7 @@ def _spread(axis: Axes, audits: Sequence[Any]) -> None:
         spread = audit.numbers.get("score_spread", np.nan) / audit.numbers.get("temperature", 1)
         if spread > 0:
             axis.plot([spread], [y], "o", color=_RED if "scale mismatch" in audit.findings else _GREEN, markersize=7)
-            text = f"{spread:.3g}" if spread < 1000 else f"{spread:,.0f}"
+            text = f"{spread:,.3g}" if spread < 1000 else f"{spread:,.0f}"
             axis.annotate(
                 f"{text} ({audit.numbers['random_saturation']:.0%})", (spread, y), xytext=(0, 7),
                 textcoords="offset points", fontsize=8, ha="center",
@@ -124,21 +152,16 @@ def _spread(axis: Axes, audits: Sequence[Any]) -> None:
 
 
 def _shares(axis: Axes, audits: Sequence[Any]) -> None:
-    from .verdict import ANISOTROPIC, DENSE, SINK
-
     columns = (
         ("active_share", DENSE, "o", _BLUE, "vocabulary that fires"),
         ("special_share", SINK, "s", _RED, "maxima at special positions"),
         ("cosine_hidden", ANISOTROPIC, "D", _GREY, "cosine of hidden vectors"),
     )
     for row, (name, limit, marker, colour, label) in enumerate(columns):
-        shift = (row - 1) * 0.22
+        places = np.arange(len(audits)) + (row - 1) * 0.22
         values = [audit.numbers.get(name, np.nan) for audit in audits]
-        axis.plot(
-            values, np.arange(len(audits)) + shift, marker, color=colour, markersize=6, linestyle="none", label=label
-        )
-        for y in range(len(audits)):
-            axis.plot([limit, limit], [y + shift - 0.1, y + shift + 0.1], color=colour, linewidth=1.5)
+        axis.plot(values, places, marker, color=colour, markersize=6, linestyle="none", label=label)
+        axis.vlines([limit] * len(audits), places - 0.1, places + 0.1, color=colour, linewidth=1.5)
     axis.set(title="density, sink, anisotropy", xlabel="share, cosine (bar: limit)")
     axis.set_xlim(min(0, axis.get_xlim()[0]), 1.03)
     axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
@@ -153,47 +176,8 @@ def _ridge(
         low, high = low * 0.98 - 1e-9 * (not log), high * 1.02 + 1e-9
     edges = np.geomspace(low, high, 61) if log else np.linspace(low, high, 61)
     counts, _ = np.histogram(values, edges)
-    centres = np.sqrt(edges[1:] * edges[:-1]) if log else (edges[1:] + edges[:-1]) / 2
-    band = height * counts / max(1, counts.max())
+    centres, band = (edges[1:] + edges[:-1]) / 2, height * counts / max(1, counts.max())
     axis.fill_between(centres, y - band, y + band, color=colour, alpha=0.55, linewidth=0, step="mid", label=label)
-
-
-def _short(name: str) -> str:
-    name = os.path.basename(name.rstrip("/")) or name
-    return name if len(name) <= 28 else f"{name[:25]}..."
-
-
-def blank_figure(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """A figure in inches and its axes (rows, columns), without pyplot: no window, no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    from .shown_figure import ShownFigure
-
-    figure = ShownFigure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(squeeze=False, ncols=columns, **options)
-    for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def log_axis(axes: Axes, which: str) -> None:
-    """Make the x or y axis of what is drawn logarithmic, with plain numbers that do not run into each other."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set(**{f"{which}scale": "log"})
-    axis = getattr(axes, f"{which}axis")
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
-    axis.set_major_formatter(lambda value, _: f"{value:,g}")
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _figure(columns: int, height: float, widths: Sequence[float]) -> tuple[Figure, Any]:
-    figure, axes = blank_figure(1.4 + 3.3 * sum(widths), height, columns, gridspec_kw={"width_ratios": widths})
-    for axis in axes.flat:
-        axis.title.set_fontsize(10)
-    return figure, axes[0]
 
 
 def _saved(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:

@@ -24,7 +24,7 @@ ANISOTROPIC = 0.9
 
 
 def mismatched(numbers: dict[str, Any]) -> bool:
-    """Whether the random saturation of an audit with texts lies outside of what was seen to train."""
+    """Whether the random saturation of an audit with texts lies outside the range in which training worked."""
     even = 1 / min(RANDOM_DOCUMENTS, numbers["texts"] - 1)
     return not (FLAT * even <= numbers["random_saturation"] <= SATURATED)
 
@@ -37,11 +37,12 @@ def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...],
     if "texts" not in numbers:
         return (), _of_weights(numbers) + done
     if numbers["random_saturation"] > 0 and mismatched(numbers):
-        # measured ks never enlarge a head, so a flat one is mended by a number only
-        measured = ", or rescale='auto'" if suggested_k >= 1 else ", which enlarges the head"
-        remedy = f"rescale with k={suggested_k:.3g}{measured}"
         if math.isnan(suggested_k):
-            remedy = "no k mends what the bias alone gives; calibrate(model, texts), or rescale='calibrated', shifts it"
+            remedy = "the bias gives most of it, which k does not divide: calibrate(model, texts) shifts the bias"
+        elif suggested_k >= 1:
+            remedy = f"rescale with k={suggested_k:.3g}, or rescale='auto'"
+        else:  # measured ks never enlarge a head
+            remedy = f"rescale with k={suggested_k:.3g}, which enlarges the head"
         found["scale mismatch"] = (
             f"the strongest of {min(RANDOM_DOCUMENTS, numbers['texts'] - 1)} random documents takes "
             f"{numbers['random_saturation']:.0%} of a query's softmax (a query's scores spread over "
@@ -57,13 +58,13 @@ def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...],
         )
     if numbers["special_share"] > SINK:
         found["sink"] = (
-            f"{numbers['special_share']:.0%} of the firing terms have their maximum at a special position; no k cures "
-            "it, a shift per term does as far as content rises above it: audit calibrate(model, texts).apply(model)"
+            f"{numbers['special_share']:.0%} of the firing terms have their maximum at a special position; no k "
+            "changes that; a shift per term may: audit calibrate(model, texts).apply(model)"
         )
     if numbers["cosine_hidden"] > ANISOTROPIC:
         found["anisotropic"] = (
             f"hidden vectors of different texts have a mean cosine of {numbers['cosine_hidden']:.2f}; neither k nor an "
-            "offset cures it: pretrain longer or take another backbone"
+            "offset changes that: pretrain longer or take another backbone"
         )
     text = "; ".join(f"{name}: {why}" for name, why in found.items())
     return tuple(found), text or "fine: scale, density and directions are in the range that trains"
@@ -74,8 +75,5 @@ def _of_weights(numbers: dict[str, Any]) -> str:
     gain, norm = numbers["norm_gain"], numbers["row_norm_mean"]
     told = f"not measured: the mean row norm is {norm:.3g} (ModernBERT-base: {MODERNBERT_NORM:.3g})"
     if not math.isnan(gain):
-        told += (
-            f", the gain before it {gain:.3g}: in a random direction a logit has a standard deviation of about "
-            f"{norm * gain:.3g}"
-        )
-    return f"{told}; whether that is too much the scores tell: give texts"
+        told += f", the gain before it {gain:.3g}: in a random direction a logit has a std of about {norm * gain:.3g}"
+    return f"{told}; only scores tell whether that is too much: give texts"

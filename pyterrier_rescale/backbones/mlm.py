@@ -5,69 +5,121 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
-from .architectures import SPECIAL, head_of
-from .settings import BackboneSettings, Settings
+from ..heads.decoder import find_head, head_input
+from .settings import Settings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL))
+    #: Steps, and pairs of parameters and the peak of their learning rate.
+    Stage = tuple[int, list[tuple[list[torch.nn.Parameter], float]]]
+
 _POOL = 50  # batches that are sorted by length together
 _SHORTEST = 8  # tokens; shorter rests of a text are left out
 
 
-class SpecialIds(NamedTuple):
-    """Ids of the special tokens that windows and masking need.
-
-    Attributes:
-        pad: fills batches.
-        cls: before a window.
-        sep: behind it.
-        mask: stands for a hidden token.
-        every: all special ids, which are never predicted.
-    """
-
-    pad: int
-    cls: int
-    sep: int
-    mask: int
-    every: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
-        """Those of a tokenizer; where it has no pair of [CLS] and [SEP], <s> and </s>.
-
-        Raises:
-            ValueError: if one of them is missing.
-        """
-        ids = {
-            "pad": tokenizer.pad_token_id,
-            "cls": tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id,
-            "sep": tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id,
-            "mask": tokenizer.mask_token_id,
-        }
-        missing = [name for name, value in ids.items() if value is None]
-        if missing:
-            raise ValueError(f"tokenizer has no {', '.join(missing)} token, which masked-LM training needs")
-        return cls(**ids, every=tuple(sorted(set(tokenizer.all_special_ids))))
-
-
-#: Those of the tokenizers of `train_tokenizer`.
-OWN = SpecialIds(PAD, CLS, SEP, MASK, tuple(range(len(SPECIAL))))
-
-
-def make_windows(
-    tokenizer: PreTrainedTokenizerFast,
+def pretrain(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     settings: Settings,
-    special: SpecialIds = OWN,
-) -> list[np.ndarray]:
-    """Cut texts, in random order, into windows of at most `max_length` token ids; no more than the steps will use."""
+    stages: Sequence[Stage],
+    progress: Callable[[float | None], Any] = lambda loss: None,
+) -> dict[str, Any]:
+    """Train a masked LM in place, with AdamW, warm-up and linear decay in each stage, and the gradient clipped to 1.
+
+    Args:
+        model: the masked LM; it is in eval mode afterwards, and during it: in one pass over the texts there is nothing
+            to overfit, so there is no dropout.
+        tokenizer: its tokenizer.
+        texts: to cut windows from.
+        settings: seed, batches, and shares of masking.
+        stages: what is trained, one after the other; all other parameters are frozen meanwhile.
+        progress: called after every step with the latest loss.
+
+    Returns:
+        seconds, ms_per_step, tokens, unigram_entropy (nats) of the windows, and the curve: step, loss over all chosen
+        tokens, loss over those behind [MASK], as means since the row before.
+
+    Raises:
+        ValueError: if the texts hold no token.
+        RuntimeError: if the loss is not finite.
+    """
+    windows = make_windows(tokenizer, texts, settings)
+    batches = make_batches(windows, settings, tokenizer.pad_token_id)
+    generator = torch.Generator().manual_seed(settings.seed)
+    model.float().eval()
+    head = find_head(model)
+    curve: list[dict[str, Any]] = []
+    sums, tokens, step, begun = np.zeros(4), 0, 0, time.perf_counter()
+    every = max(1, settings.steps // 20)
+    for steps, groups in stages:
+        trained = [parameter for parameters, _ in groups for parameter in parameters]
+        model.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        optimizer = _adamw(groups)
+        warmup = max(1, round(settings.warmup * steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda done, end=steps, top=warmup: min((done + 1) / top, (end - done) / max(1, end - top))
+        )
+        for _ in range(steps):
+            step += 1
+            ids = next(batches)
+            mask = ids != tokenizer.pad_token_id
+            inputs, chosen, hidden = corrupt(ids, settings, tokenizer, generator)
+            if chosen.any():
+                t = head_input(model, input_ids=inputs, attention_mask=mask.long())[chosen]
+                logits = functional.linear(t, head.weight, head.bias)
+                losses = functional.cross_entropy(logits, ids[chosen], reduction="none")
+                optimizer.zero_grad()
+                losses.mean().backward()
+                torch.nn.utils.clip_grad_norm_(trained, 1.0)
+                optimizer.step()
+                losses, behind = losses.detach(), hidden[chosen]
+                sums += [float(losses.sum()), len(losses), float(losses[behind].sum()), int(behind.sum())]
+            schedule.step()
+            tokens += int(mask.sum())
+            if not math.isfinite(sums[0]):
+                raise RuntimeError(f"the masked-LM loss is not finite at step {step}: lower learning_rate")
+            if step % every == 0 or step == settings.steps:
+                means = [round(total / count, 4) if count else None for total, count in sums.reshape(2, 2)]
+                curve.append({"step": step, "loss": means[0], "mask_loss": means[1]})
+                sums[:] = 0
+            progress(curve[-1]["loss"] if curve else None)
+    model.requires_grad_(True)
+    seconds = time.perf_counter() - begun
+    return {
+        "seconds": round(seconds, 1),
+        "ms_per_step": round(1000 * seconds / step, 1),
+        "tokens": tokens,
+        "unigram_entropy": round(unigram_entropy(windows), 4),
+        "curve": curve,
+    }
+
+
+def _adamw(groups: Sequence[tuple[list[torch.nn.Parameter], float]]) -> torch.optim.AdamW:
+    """AdamW over (parameters, learning rate) groups; matrices are decayed, vectors are not."""
+    parts: list[dict[str, Any]] = []
+    for parameters, rate in groups:
+        parts.append({"params": [p for p in parameters if p.dim() > 1], "lr": rate, "weight_decay": 0.01})
+        parts.append({"params": [p for p in parameters if p.dim() <= 1], "lr": rate, "weight_decay": 0.0})
+    return torch.optim.AdamW([part for part in parts if part["params"]], betas=(0.9, 0.98), eps=1e-6, fused=True)
+
+
+def make_windows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Settings) -> list[np.ndarray]:
+    """Cut texts, in random order, into windows of at most ``max_length`` token ids, no more than the steps will use.
+
+    Each begins with [CLS] and ends with [SEP], or <s> and </s> where the tokenizer has those.
+    """
+    begin = tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id
+    end = tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id
     order = np.random.default_rng(settings.seed).permutation(len(texts))
     needed, inner = settings.steps * settings.batch_size, settings.max_length - 2
     windows: list[np.ndarray] = []
@@ -77,7 +129,7 @@ def make_windows(
             for left in range(0, len(ids), inner):
                 part = ids[left : left + inner]
                 if len(part) >= _SHORTEST or (left == 0 and part):
-                    windows.append(np.array([special.cls, *part, special.sep], dtype=np.int64))
+                    windows.append(np.array([begin, *part, end], dtype=np.int64))
         if len(windows) >= needed:
             break
     if not windows:
@@ -85,181 +137,44 @@ def make_windows(
     return windows[:needed]
 
 
-def batches(
-    windows: list[np.ndarray], settings: Settings, pad: int = PAD
-) -> Iterator[torch.Tensor]:
-    """Yield `steps` padded batches (B, L) of windows of like length, in random order, over again if need be."""
+def make_batches(windows: list[np.ndarray], settings: Settings, pad: int) -> Iterator[torch.Tensor]:
+    """Yield padded batches (B, L) of windows of like length, in random order, without end."""
     generator = np.random.default_rng(settings.seed + 1)
-    size, left = settings.batch_size, settings.steps
-    while left > 0:
+    size = settings.batch_size
+    while True:
         order = generator.permutation(len(windows))
         for start in range(0, len(order), size * _POOL):
             pool = sorted(order[start : start + size * _POOL], key=lambda i: len(windows[i]))
             groups = [pool[i : i + size] for i in range(0, len(pool), size)]
             for group in generator.permutation(len(groups)):
-                rows = [windows[i] for i in groups[group]]
-                batch = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int64)
-                for row, window in enumerate(rows):
-                    batch[row, : len(window)] = window
-                yield torch.from_numpy(batch)
-                left -= 1
-                if left == 0:
-                    return
+                rows = [torch.from_numpy(windows[i]) for i in groups[group]]
+                yield torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
 
 
 def corrupt(
-    ids: torch.Tensor,
-    settings: Settings,
-    vocab_size: int,
-    generator: torch.Generator,
-    special: SpecialIds = OWN,
+    ids: torch.Tensor, settings: Settings, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Choose tokens to predict and replace some of them.
+    """Choose tokens to predict and replace some of them; special tokens are left alone.
 
     Args:
         ids: token ids (B, L).
-        settings: the shares `chosen`, `masked` and `random`.
-        vocab_size: random tokens are below it, and no special ones.
+        settings: the shares ``chosen``, ``masked`` and ``random``.
+        tokenizer: random tokens are its ordinary ones.
         generator: source of randomness.
-        special: ids that are left alone, and that of [MASK].
 
     Returns:
         the corrupted ids (B, L); chosen (B, L), bool; hidden (B, L), bool: those of the chosen ones that became [MASK].
     """
-    every = torch.tensor(special.every)
-    ordinary = torch.ones(vocab_size, dtype=torch.bool)
-    ordinary[every] = False
-    ordinary = ordinary.nonzero().ravel()
-    chosen = (torch.rand(ids.shape, generator=generator) < settings.chosen) & ~torch.isin(ids, every)
-    dice = torch.rand(ids.shape, generator=generator)
+    special = torch.tensor(sorted(set(tokenizer.all_special_ids)))
+    every = torch.arange(len(tokenizer))
+    ordinary = every[~torch.isin(every, special)]
+    draw, dice = (torch.rand(ids.shape, generator=generator, dtype=torch.float32) for _ in range(2))
+    chosen = (draw < settings.chosen) & ~torch.isin(ids, special)
     hidden = chosen & (dice < settings.masked)
     other = chosen & (dice >= settings.masked) & (dice < settings.masked + settings.random)
     noise = ordinary[torch.randint(len(ordinary), ids.shape, generator=generator)]
-    corrupted = torch.where(hidden, torch.tensor(special.mask), torch.where(other, noise, ids))
+    corrupted = torch.where(hidden, torch.tensor(tokenizer.mask_token_id), torch.where(other, noise, ids))
     return corrupted, chosen, hidden
-
-
-def pretrain(
-    model: PreTrainedModel,
-    windows: list[np.ndarray],
-    settings: BackboneSettings,
-    progress: Callable[[dict[str, float]], Any] | None = None,
-) -> dict[str, Any]:
-    """Train a model of `build_model` in place on `make_windows`, with AdamW, warm-up and linear decay.
-
-    ``progress`` is called after every step with the latest losses.
-
-    Returns:
-        seconds, ms_per_step, tokens, unigram_entropy (nats) of the windows, and the curve: step, loss over all chosen
-        tokens, loss over those behind [MASK], as means since the row before.
-
-    Raises:
-        RuntimeError: if the loss is not finite.
-    """
-    head, body = head_of(model), model.base_model
-
-    def logits(ids: torch.Tensor, attention: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        return head(body(input_ids=ids, attention_mask=attention).last_hidden_state[chosen])
-
-    model.train()
-    run = MaskedTraining(model.config.vocab_size, settings, progress)
-    parameters = list(model.parameters())
-    optimizer = adamw([(parameters, settings.learning_rate)])
-    run.stage(batches(windows, settings), settings.steps, logits, optimizer, parameters)
-    model.eval()
-    return run.report(windows)
-
-
-def adamw(groups: Sequence[tuple[list[torch.nn.Parameter], float]]) -> torch.optim.AdamW:
-    """AdamW over (parameters, learning rate) groups; matrices are decayed, vectors are not."""
-    parts = []
-    for parameters, rate in groups:
-        parts += [
-            {"params": [p for p in parameters if p.dim() > 1], "lr": rate, "weight_decay": 0.01},
-            {"params": [p for p in parameters if p.dim() <= 1], "lr": rate, "weight_decay": 0.0},
-        ]
-    return torch.optim.AdamW([part for part in parts if part["params"]], betas=(0.9, 0.98), eps=1e-6, fused=True)
-
-
-class MaskedTraining:
-    """The steps of masked-LM training, in one stage or several, and their log.
-
-    ``progress`` is called after every step with the latest losses.
-    """
-
-    def __init__(
-        self,
-        vocab_size: int,
-        settings: Settings,
-        progress: Callable[[dict[str, float]], Any] | None = None,
-        special: SpecialIds = OWN,
-    ) -> None:
-        self.vocab_size, self.settings, self.progress, self.special = vocab_size, settings, progress, special
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        self.curve: list[dict[str, float]] = []
-        self.tokens = self.steps = 0
-        self._sums = np.zeros(4)
-        self._every = max(1, settings.steps // 20)
-        self._start = time.perf_counter()
-
-    def stage(
-        self,
-        ids_of_steps: Iterator[torch.Tensor],
-        steps: int,
-        logits: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-        optimizer: torch.optim.Optimizer,
-        parameters: list[torch.nn.Parameter],
-    ) -> None:
-        """Take steps with warm-up and linear decay; ``logits(ids, attention, chosen)`` gives those of chosen tokens.
-
-        The gradient of all ``parameters`` together is clipped to norm 1.
-
-        Raises:
-            RuntimeError: if the loss is not finite.
-        """
-        warmup = max(1, round(self.settings.warmup * steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-        )
-        for _ in range(steps):
-            ids = next(ids_of_steps)
-            self._step(ids, logits, optimizer, parameters)
-            schedule.step()
-
-    def _step(self, ids: torch.Tensor, logits: Any, optimizer: Any, parameters: list[torch.nn.Parameter]) -> None:
-        self.steps += 1
-        inputs, chosen, hidden = corrupt(ids, self.settings, self.vocab_size, self.generator, self.special)
-        attention = (ids != self.special.pad).long()
-        if chosen.any():
-            losses = torch.nn.functional.cross_entropy(logits(inputs, attention, chosen), ids[chosen], reduction="none")
-            optimizer.zero_grad(set_to_none=True)
-            losses.mean().backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            behind = losses.detach()[hidden[chosen]]
-            self._sums += [float(losses.detach().sum()), len(losses), float(behind.sum()), len(behind)]
-        self.tokens += int(attention.sum())
-        sums = self._sums
-        if not math.isfinite(sums[0]):
-            raise RuntimeError(f"the masked-LM loss is not finite at step {self.steps}: lower learning_rate")
-        if self.steps % self._every == 0 or self.steps == self.settings.steps:
-            row = {"step": self.steps, "loss": round(sums[0] / max(1, sums[1]), 4)}
-            row["mask_loss"] = round(sums[2] / sums[3], 4) if sums[3] else None
-            self.curve.append(row)
-            sums[:] = 0
-        if self.progress is not None:
-            self.progress(self.curve[-1] if self.curve else {})
-
-    def report(self, windows: list[np.ndarray]) -> dict[str, Any]:
-        """What `pretrain` returns."""
-        seconds = time.perf_counter() - self._start
-        return {
-            "seconds": round(seconds, 1),
-            "ms_per_step": round(1000 * seconds / self.settings.steps, 1),
-            "tokens": self.tokens,
-            "unigram_entropy": round(unigram_entropy(windows), 4),
-            "curve": self.curve,
-        }
 
 
 def unigram_entropy(windows: list[np.ndarray]) -> float:
@@ -267,23 +182,3 @@ def unigram_entropy(windows: list[np.ndarray]) -> float:
     counts = np.bincount(np.concatenate([window[1:-1] for window in windows]))
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
-
-
-@torch.inference_mode()
-def own_token_share(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], top: int = 10
-) -> float:
-    """Return the share of the `top` terms of a text that are among its own tokens, as a mean over texts.
-
-    Terms are ordered by their logit's maximum over the text's positions, [CLS] and [SEP] aside; special tokens are no
-    terms.
-    """
-    shares = []
-    special = tokenizer.all_special_ids
-    for text in texts:
-        ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=128)["input_ids"]
-        pooled = model(input_ids=ids).logits[0, 1:-1].max(0).values
-        pooled[special] = -math.inf
-        own = set(ids[0].tolist())
-        shares.append(np.mean([term in own for term in pooled.topk(top).indices.tolist()]))
-    return float(np.mean(shares))

@@ -94,11 +94,12 @@ def rescale(
     bias: Annotated[bool, typer.Option("--bias", help="Divide the bias, too (fixed k only).")] = False,
 ) -> None:
     """Divide a head and save the model with its tokenizer: a backbone that stock tools load."""
-    from .. import calibrate
+    from .. import Splade, calibrate
     from .. import rescale as run
     from .._utils.files import whole_folder
     from ..evaluation.system import parse_rescale
     from ..heads.checkpoint import load_backbone, no_weight_bars
+    from ..heads.hub_files import modules_of
     from ..heads.provenance import provenance
 
     value = parse_rescale(spec)
@@ -106,17 +107,17 @@ def rescale(
         raise ValueError(
             f"--rescale must be a number, or auto or calibrated with --texts and without --bias, got {spec!r}"
         )
-    with whole_folder(output) as folder:
-        loaded, tokenizer = load_backbone(model)
+    with whole_folder(output) as folder, no_weight_bars():
         if isinstance(value, str):
-            sample = _sample(texts, n_texts)
-            calibration = calibrate(loaded, sample, tokenizer=tokenizer, offset=value == "calibrated")
-            loaded = calibration.apply(loaded, inplace=True)
+            loaded = calibrate(model, _sample(texts, n_texts), offset=value == "calibrated").apply(model)
         else:
-            loaded = run(loaded, value, bias=bias, inplace=True)
-        with no_weight_bars():
+            loaded = run(model, value, bias=bias)
+        loaded, tokenizer = load_backbone(loaded)
+        if modules_of(model) is not None:  # an encoder is saved whole: pooling, lengths, queries of their own
+            Splade(loaded, tokenizer=tokenizer, device="cpu").save_pretrained(folder)
+        else:
             loaded.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     done = provenance(loaded)
     norm = done["mean_row_norm_before"]
     typer.echo(f"{output}: {done['method']}, k = {done['k']:.4g}; the mean row norm was {norm:.4g}")

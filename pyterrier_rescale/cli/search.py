@@ -66,10 +66,10 @@ def _warn_of_another_encoder(splade: Any, index: Any) -> None:
 def _explain(results: pd.DataFrame, splade: Any, index: Any) -> None:
     """A line per result: the score as a sum of what each term adds, by the weights in the index."""
     typer.echo("\nqid, docno, and the score as the sum of what each term adds (## continues a word)")
-    vectors, terms, tokenizer = index.vectors(), splade.term_map(), splade.encoder.tokenizer
+    terms, tokenizer = splade.term_map(), splade.encoder.tokenizer
     for row in results.itertuples():
-        vector = vectors.vector(row.docno)
-        weights = dict(zip(vectors.terms[vector.indices], vector.data.tolist(), strict=True))
+        vector = index.vector(row.docno)
+        weights = dict(zip(index.terms[vector.indices], vector.data.tolist(), strict=True))
         parts = {term: weight * weights[term] for term, weight in row.query_toks.items() if term in weights}
         heaviest = sorted(parts, key=parts.__getitem__, reverse=True)
         told = [f"{terms.readable(terms.ids[t], tokenizer)} {parts[t]:.2f}" for t in heaviest[:_SHOWN]]

@@ -28,6 +28,9 @@ def train(
     output: Annotated[Path, typer.Argument(help="Folder of the encoder.", show_default=False)],
     rescale: Annotated[str | None, typer.Option(help=f"{RESCALINGS} [16].", metavar="SPEC")] = None,
     texts: Annotated[str | None, typer.Option(help="Collection with the texts, if the data are ids.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns of a file without a header, e.g. query,positive,negative.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Updates; default: by epochs.", min=1)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data [1].", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Queries per step [32].", min=1)] = None,
@@ -63,8 +66,8 @@ def train(
     source = data if texts is not None or Path(data).is_file() else load_collection(data)
     encoder = run(
         backbone, source, output, config=None if config is None else TrainConfig.from_json(config),
-        texts=None if texts is None else load_collection(texts), resume=not overwrite, overwrite=overwrite,
-        verbose=not quiet, **options,
+        texts=None if texts is None else load_collection(texts), columns=columns.split(",") if columns else None,
+        overwrite=overwrite, verbose=not quiet, **options,
     )  # fmt: skip
     typer.echo(f"{encoder!r} saved in {output}")
 

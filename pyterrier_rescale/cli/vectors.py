@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from ..indexing.vectors.base import SparseVectors
-
 ENCODE_EXAMPLE = "Example: pyterrier-rescale encode splade irds:beir/scifact scifact.vectors --workers 2"
-EXPORT_EXAMPLE = "Example: pyterrier-rescale export scifact.vectors scifact.ciff.gz --format ciff"
+EXPORT_EXAMPLE = "Example: pyterrier-rescale export scifact.vectors scifact.ciff --format ciff"
 INDEX_EXAMPLE = (
     "Examples: pyterrier-rescale index splade irds:beir/scifact scifact.index; after "
     "`encode splade irds:beir/scifact scifact.vectors`: pyterrier-rescale index scifact.vectors scifact.index"
@@ -73,7 +70,7 @@ def index(
     quiet: Quiet = False,
 ) -> None:
     """Encode and index the documents of a collection; or index vectors, or what another index holds: no model."""
-    from .. import Splade, load_collection, open_index
+    from .. import Splade, load_collection, open_index, open_vectors
     from .._utils.files import expand
     from .._utils.made_from import check_same
     from ..indexing.build import build_index
@@ -89,7 +86,7 @@ def index(
             encoder, documents.corpus, path, engine=engine, scale=scale, overwrite=overwrite, verbose=not quiet
         )
     else:
-        vectors = opened(source[0])
+        vectors = open_vectors(source[0])
         built = open_index(path, engine, scale=scale)
         if built.built and not overwrite:
             check_same(path, built.made_from or {"made_from": None}, vectors.made_from or {})
@@ -108,20 +105,12 @@ def export(
     encoder: Annotated[str | None, typer.Option(help="The encoder of the topics.")] = None,
 ) -> None:
     """Write vectors, or what an index holds, for Anserini, OpenSearch, Elasticsearch, CIFF readers, lsr-benchmark."""
-    from .. import Splade, load_collection
+    from .. import Splade, load_collection, open_vectors
     from ..indexing.export.run import export as run
 
     if (topics is None) != (encoder is None):
         raise ValueError("--topics needs --encoder, and the other way round")
     queries = None if topics is None else Splade(encoder).query_encoder()(load_collection(topics).topics(split))
-    target = run(opened(source), output, format, scale=scale, queries=queries)
+    target = run(open_vectors(source), output, format, scale=scale, queries=queries)
     files = [file for file in [target, *target.rglob("*")] if file.is_file()]
     typer.echo(f"{target}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
-
-
-def opened(path: str | Path) -> SparseVectors:
-    """A folder's vectors, or those that an index holds."""
-    from .. import open_index, open_vectors
-    from ..indexing.engines import found_engine
-
-    return open_vectors(path) if found_engine(path) is None else open_index(path).vectors()

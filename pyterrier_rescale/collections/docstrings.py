@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-from .._utils.paths import cache_dir
+from .._utils.files import cache_dir
 from .base import Collection, FrameCollection
 from .beir import BeirCollection, write_beir
 from .docstring_source import read_docstrings, versions

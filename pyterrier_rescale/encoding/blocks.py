@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 # On CPUs a block of 2,048 x 512 logits: large enough for the matrix product's full rate, small enough to be pooled out
 # of the cache; one buffer is reused, as fresh large ones cost page faults. On GPUs a launch must fill the chip.
@@ -38,11 +39,6 @@ class TextGroup(NamedTuple):
     index: torch.Tensor
     length: int
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, L)."""
-        return len(self.texts), self.length
-
     def real(self) -> torch.Tensor:
         """Which padded positions are a text's own, bool (n, L)."""
         return torch.arange(self.length, device=self.lengths.device) < self.lengths[:, None]
@@ -56,8 +52,7 @@ def text_groups(lengths: torch.Tensor, limit: int | None = None) -> list[TextGro
         limit: default: what fits a block.
     """
     device = lengths.device
-    if limit is None:
-        limit = (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK) // _VOCAB_CHUNK
+    limit = limit or (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK) // _VOCAB_CHUNK
     lengths = lengths.cpu()
     starts = lengths.cumsum(0) - lengths
     order = torch.argsort(lengths, descending=True, stable=True)
@@ -69,25 +64,13 @@ def text_groups(lengths: torch.Tensor, limit: int | None = None) -> list[TextGro
         if end < len(sizes) and rows + sizes[begin] <= limit:
             if sizes[end] >= _SIMILAR * sizes[begin] or rows < _FEW_ROWS:
                 continue
-        groups.append(_group(order[begin:end], lengths, starts, sizes[begin], device))
+        texts = order[begin:end]
+        own, first = lengths[texts], starts[texts]
+        index = first[:, None] + torch.minimum(torch.arange(sizes[begin]), own[:, None] - 1)
+        parts = [part.to(device) for part in (texts, own, first, index.flatten())]
+        groups.append(TextGroup(*parts, sizes[begin]))
         begin = end
     return groups
-
-
-def _group(
-    texts: torch.Tensor, lengths: torch.Tensor, starts: torch.Tensor, length: int, device: torch.device
-) -> TextGroup:
-    own, first = lengths[texts], starts[texts]
-    index = first[:, None] + torch.minimum(torch.arange(length), own[:, None] - 1)
-    return TextGroup(*(part.to(device) for part in (texts, own, first, index.flatten())), length)
-
-
-def multiply(rows: torch.Tensor, columns: torch.Tensor, out: torch.Tensor) -> None:
-    """``rows @ columns`` into ``out``; of int8 factors the exact int32."""
-    if rows.dtype == torch.int8:
-        torch._int_mm(rows, columns, out=out)
-    else:
-        torch.mm(rows, columns, out=out)
 
 
 def few_sizes(size: int) -> int:
@@ -97,12 +80,7 @@ def few_sizes(size: int) -> int:
 
 
 def logit_blocks(
-    rows: torch.Tensor,
-    weight: torch.Tensor,
-    groups: list[TextGroup],
-    dtype: torch.dtype | None = None,
-    *,
-    few_shapes: bool = False,
+    rows: torch.Tensor, weight: torch.Tensor, groups: list[TextGroup], *, few_shapes: bool = False
 ) -> Iterator[tuple[TextGroup, slice, torch.Tensor, torch.Tensor]]:
     """Walk the products t W^T block by block.
 
@@ -110,7 +88,6 @@ def logit_blocks(
         rows: t, shape (T, H).
         weight: W, shape (V, H), of the same type.
         groups: of the T rows.
-        dtype: of the products; default: the factors'.
         few_shapes: repeat the last row until the number of rows is one of :func:`few_sizes`, for products that are
             compiled for each shape anew. What is yielded is without them.
 
@@ -124,10 +101,34 @@ def logit_blocks(
         padded = rows[index]
         size, block = len(padded), CPU_BLOCK if rows.device.type == "cpu" else GPU_BLOCK
         chunk = min(len(weight), max(_VOCAB_CHUNK, block // size))
-        workspace = rows.new_empty(size * chunk, dtype=dtype)
+        workspace = rows.new_empty(size * chunk)
         for begin in range(0, len(weight), chunk):
             terms = slice(begin, min(begin + chunk, len(weight)))
             columns = weight[terms].t()
             logits = workspace[: size * columns.shape[1]].view(size, columns.shape[1])
-            multiply(padded, columns, logits)
-            yield group, terms, logits[:used].view(*group.shape, -1), padded[:used]
+            torch.mm(padded, columns, out=logits)
+            yield group, terms, logits[:used].view(len(group.texts), group.length, -1), padded[:used]
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What weights are computed in, for rows of a type."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def sparse_product(
+    out_rows: torch.Tensor, in_rows: torch.Tensor, entries: torch.Tensor, dense: torch.Tensor, size: int
+) -> torch.Tensor:
+    """S @ dense for S of shape (size, len(dense)) with S[out_rows, in_rows] += entries; shape (size, H).
+
+    A weighted embedding bag over the entries sorted by output row: one fused pass without temporaries of
+    (entries, H), where an index_add would need one and a sparse matrix product was seen to be slower.
+    """
+    order = torch.argsort(out_rows, stable=True)
+    counts = torch.bincount(out_rows, minlength=size)
+    return functional.embedding_bag(
+        in_rows[order],
+        dense,
+        counts.cumsum(0) - counts,  # an empty bag gives a row of zeros
+        mode="sum",
+        per_sample_weights=entries[order].to(dense.dtype),
+    )

@@ -4,6 +4,8 @@ With z_iv = w_v . t_i + b_v over the attended positions i of a text, the weight 
 x_v = log(1 + relu(max_i z_iv)) (``pooling="max"``; SPLADE v2, arXiv:2109.10086) or
 x_v = sum_i log(1 + relu(z_iv)) (``pooling="sum"``; SPLADE, arXiv:2107.05720).
 
+With ``activation="log1p_relu"`` log(1 + log(1 + relu(z))) stands in place of log(1 + relu(z)) (OpenSearch's v3 models).
+
 log(1 + relu(.)) is monotone and b_v is the same at every position, so for the max both are applied once, to (B, V).
 The decoder product is walked in blocks (:mod:`.blocks`), or screened where that is cheaper (:mod:`.screening`). The
 gradient of a max touches one position per (text, term), and only where the relu is open: with S the (T, V) matrix of
@@ -16,12 +18,10 @@ from typing import Any
 
 import torch
 
-from .blocks import TextGroup, logit_blocks, text_groups
+from .blocks import TextGroup, accumulate_dtype, logit_blocks, sparse_product, text_groups
+from .description import Description
 from .screening import FEW_ROWS, Screen, make_screen
-from .sparse_products import accumulate_dtype, sparse_product
-from .top_k import top_k_head
-
-POOLINGS = ("max", "sum")
+from .top_k import activation_slope, top_k_head
 
 # Share of open terms up to which a second product over them beats a maximum with positions over all.
 _FEW_OPEN = 0.15
@@ -30,73 +30,47 @@ _DENSE_ENTRIES = 1 / 64
 _DENSE_CHUNK = 512
 
 
-def sparse_head(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    mask: torch.Tensor,
-    pooling: str = "max",
-    *,
-    screen: Screen | None = None,
-    position_top_k: int | None = None,
-) -> torch.Tensor:
-    """Term weights of a batch of texts, differentiable in ``hidden``, ``weight`` and ``bias``.
-
-    Args:
-        hidden: the decoder's input t, shape (B, L, H).
-        weight: the decoder's W, shape (V, H).
-        bias: the decoder's b, shape (V,), or ``None``.
-        mask: nonzero at attended positions, shape (B, L).
-        pooling: ``"max"`` or ``"sum"`` over attended positions.
-        screen: of this very ``weight`` (:func:`.screening.make_screen`), to share between batches; by default one is
-            made where it pays. Only the time depends on it.
-        position_top_k: of each position only so many logits, the largest, take part (:mod:`.top_k`); default: all.
-
-    Returns:
-        x, shape (B, V), float32 (float64 for float64 input), >= 0; a text without attended positions gets zeros.
-
-    Raises:
-        ValueError: for an unknown pooling or shapes that do not fit.
-    """
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling must be 'max' or 'sum', got {pooling!r}")
-    if hidden.dim() != 3 or weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            f"hidden must be (B, L, H) and weight (V, H), got {tuple(hidden.shape)} and {tuple(weight.shape)}"
-        )
-    if mask.shape != hidden.shape[:2]:
-        raise ValueError(f"mask must be {tuple(hidden.shape[:2])} like hidden, got {tuple(mask.shape)}")
-    mask = mask.bool()
-    # padding never reaches the product
-    rows, lengths = hidden[mask], mask.sum(dim=1)
-    return packed_head(rows, lengths, weight, bias, pooling, screen=screen, position_top_k=position_top_k)
-
-
 def packed_head(
     rows: torch.Tensor,
     lengths: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    pooling: str = "max",
+    description: Description,
     *,
     screen: Screen | None = None,
-    position_top_k: int | None = None,
 ) -> torch.Tensor:
-    """The same without padding: ``rows`` is t (T, H), of which ``lengths`` (B,) belong to each text in turn."""
+    """Term weights of a batch of texts, differentiable in ``rows``, ``weight`` and ``bias``.
+
+    Args:
+        rows: the decoder's input t at the attended positions of all texts, text after text, shape (T, H).
+        lengths: rows of each text, shape (B,).
+        weight: the decoder's W, shape (V, H).
+        bias: the decoder's b, shape (V,), or ``None``.
+        description: says pooling, activation and ``position_top_k``.
+        screen: of this very ``weight`` (:func:`.screening.make_screen`), to share between batches; by default one is
+            made where it pays. Only the time depends on it.
+
+    Returns:
+        x, shape (B, V), float32 (float64 for float64 input), >= 0; a text without rows gets zeros.
+    """
     device = rows.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         rows, weight = rows.to(dtype), weight.to(dtype)
     if screen is not None and (weight.dtype != torch.float32 or screen.rounded.shape != weight.shape):
         screen = None  # autocast: the product is in half precision anyway
+    twice = description.activation == "log1p_relu"
+    top = description.position_top_k
     with torch.autocast(device, enabled=False):
-        if position_top_k is not None and position_top_k < len(weight):
-            return top_k_head(rows, lengths, weight, bias, pooling, position_top_k)
-        if pooling == "sum":
-            return _SumHead.apply(rows, weight, bias, lengths)
-        if not torch.is_grad_enabled():  # within a Function it is off, and needs_input_grad does not know
-            return _pooled(rows, weight, bias, lengths, False, screen)[0]
-        return _MaxHead.apply(rows, weight, bias, lengths, screen)
+        if top is not None and top < len(weight):
+            weights = top_k_head(rows, lengths, weight, bias, description)
+        elif description.pooling == "sum":
+            return _SumHead.apply(rows, weight, bias, lengths, twice)
+        elif not torch.is_grad_enabled():  # within a Function it is off, and needs_input_grad does not know
+            weights = _pooled(rows, weight, bias, lengths, False, screen)[0]
+        else:
+            weights = _MaxHead.apply(rows, weight, bias, lengths, screen)
+        return weights.log1p() if twice and description.pooling == "max" else weights
 
 
 def _pooled(
@@ -241,21 +215,28 @@ def _dense_gradients(
 
 
 class _SumHead(torch.autograd.Function):
-    """x = sum_i log1p(relu(t_i W^T + b)); the backward computes the logits again, block by block."""
+    """x = sum_i log1p(relu(t_i W^T + b)), with ``twice`` log1p again; the backward computes the logits anew."""
 
     @staticmethod
     def forward(
-        ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, lengths: torch.Tensor
+        ctx: Any,
+        rows: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        lengths: torch.Tensor,
+        twice: bool,
     ) -> torch.Tensor:
         total = torch.zeros(len(lengths), len(weight), dtype=accumulate_dtype(rows.dtype), device=rows.device)
         for group, terms, logits, _ in logit_blocks(rows, weight, text_groups(lengths)):
             if bias is not None:
                 logits += bias[terms].to(logits.dtype)
             logits.clamp_min_(0).log1p_()
-            real = group.real().to(logits.dtype)
-            total[group.texts, terms] = torch.bmm(real[:, None, :], logits).squeeze(1).to(total.dtype)
+            if twice:
+                logits.log1p_()
+            logits *= group.real()[..., None]
+            total[group.texts, terms] = logits.sum(dim=1, dtype=total.dtype)
         ctx.save_for_backward(rows, weight, bias)
-        ctx.lengths = lengths
+        ctx.lengths, ctx.twice = lengths, twice
         return total
 
     @staticmethod
@@ -268,7 +249,7 @@ class _SumHead(torch.autograd.Function):
         for group, terms, logits, padded in logit_blocks(rows, weight, text_groups(ctx.lengths)):
             if bias is not None:
                 logits += bias[terms].to(logits.dtype)
-            slope = torch.where(logits > 0, (1 + logits).reciprocal_(), 0)
+            slope = torch.where(logits > 0, activation_slope(logits.clamp_min(0), ctx.twice), 0)
             slope *= gradient[group.texts, terms][:, None].to(slope.dtype)
             slope *= group.real()[..., None]
             slope = slope.flatten(0, 1)
@@ -278,4 +259,4 @@ class _SumHead(torch.autograd.Function):
                 d_weight[terms].addmm_(slope.t(), padded)
             if d_bias is not None:
                 d_bias[terms] += slope.sum(dim=0).to(d_bias.dtype)
-        return d_rows, d_weight, d_bias, None
+        return d_rows, d_weight, d_bias, None, None

@@ -1,4 +1,4 @@
-"""Term weights without a model: a tokenizer's own pieces, weighted by IDF or as BM25 does.
+"""Term weights without a model: a tokenizer's own pieces, with static weights, weighted by IDF, or as BM25 does.
 
 What a SPLADE encoder adds to its own vocabulary is measured against these, on the same pieces of the same tokens.
 """
@@ -14,6 +14,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from .._utils.checks import check_is_list
+from .terms import Folding, fold_rows
+from .texts import check_texts, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,24 +47,30 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
+def count_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, size: int, *, special: bool
+) -> csr_matrix:
+    """How often each token occurs in each text, (N, size) float64; no token in a blank text.
+
+    With ``special``, special tokens are added, and count towards ``max_length``.
+    """
+    ids = token_ids(tokenizer, list(texts), max_length, special=special)
+    # a blank text has no pieces, whatever the tokenizer makes of white space
+    ids = [row if text.strip() else [] for row, text in zip(ids, texts, strict=True)]
+    indptr = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
+    indices = np.concatenate([*ids, []]).astype(np.int64)
+    counts = csr_matrix((np.ones(len(indices)), indices, indptr), shape=(len(texts), size))
+    counts.sum_duplicates()
+    return counts
+
+
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> csr_matrix:
     """How often each piece occurs among the first ``max_length`` tokens of each text, (N, V) float64.
 
     The tokens are those that a model would see; special ones ([CLS], [SEP], unknown) are counted for nothing.
     """
-    from .text_checks import check_texts
-    from .text_encoder import token_ids
-
-    texts = check_texts(texts)
-    size = vocabulary_size(tokenizer)
-    ids = token_ids(tokenizer, texts, max_length) if texts else []
-    # a blank text has no pieces, whatever the tokenizer makes of white space
-    ids = [row if text.strip() else [] for row, text in zip(ids, texts, strict=True)]
-    indptr = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    indices = np.concatenate([*ids, []]).astype(np.int64)
-    data = (~np.isin(indices, tokenizer.all_special_ids)).astype(np.float64)
-    counts = csr_matrix((data, indices, indptr), shape=(len(texts), size))
-    counts.sum_duplicates()
+    counts = count_tokens(tokenizer, texts, max_length, vocabulary_size(tokenizer), special=True)
+    counts.data[np.isin(counts.indices, tokenizer.all_special_ids)] = 0
     counts.eliminate_zeros()
     return counts
 
@@ -79,7 +87,7 @@ def token_statistics(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], m
     number = filled = blank = 0
     length = 0.0
     rest = iter(texts)
-    while part := list(islice(rest, _WINDOW)):
+    while part := check_texts(islice(rest, _WINDOW), "idf_from, text {0} of its window"):
         counts = token_counts(tokenizer, part, max_length)
         frequencies += np.bincount(counts.indices, minlength=len(frequencies))
         length += counts.sum()
@@ -99,61 +107,83 @@ def inverse_frequencies(frequencies: np.ndarray, number: int) -> np.ndarray:
     return np.log1p((number - frequencies + 0.5) / (frequencies + 0.5))
 
 
-class LexicalSide:
-    """The encoder of one side, queries or documents, of the interface that stages and ``explain`` use.
+class StaticEncoder:
+    """The weight of a token is its own, wherever it stands: x_v = weight_v where v is among the tokens, else 0.
 
-    - ``"tokens"``: x_v = idf_v where v is among the pieces, on both sides.
-    - ``"bm25"``: x_v = idf_v tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length)) in documents, tf in queries, so
-      that the dot product is BM25's score.
+    Inference-free queries (arXiv:2411.04403), equal to sentence-transformers' ``SparseStaticEmbedding``.
+
+    Args:
+        tokenizer: the tokenizer.
+        weights: (V,).
+        max_length: tokens per text.
+        folding: which terms are one; default: none.
+        special: add special tokens, which count towards ``max_length``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        weights: np.ndarray,
+        max_length: int,
+        folding: Folding | None = None,
+        *,
+        special: bool = False,
+    ) -> None:
+        self.tokenizer, self.weights, self.max_length = tokenizer, weights, max_length
+        self.folding, self.special = folding, special
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return len(self.weights)
+
+    def encode(
+        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
+    ) -> csr_matrix:
+        """Term weights of N texts, (N, V), float32; ``batch_size`` is of no importance here."""
+        vectors = count_tokens(self.tokenizer, texts, self.max_length, self.vocab_size, special=self.special)
+        self._weigh(vectors)
+        vectors.eliminate_zeros()
+        if progress:
+            progress(len(texts))
+        return fold_rows(csr_matrix(vectors, dtype=np.float32), self.folding)
+
+    def _weigh(self, counts: csr_matrix) -> None:
+        counts.data = self.weights[counts.indices].astype(np.float64)
+
+
+class Bm25Encoder(StaticEncoder):
+    """One side of BM25: the dot product of a query's and a document's vector is BM25's score.
+
+    x_v = idf_v tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length)) in documents, tf in queries.
 
     Args:
         tokenizer: the tokenizer.
         statistics: of the corpus.
-        weighting: ``"tokens"`` or ``"bm25"``.
-        query: whether this is the query side.
         max_length: tokens per text, special ones included.
+        query: whether this is the query side.
         k1: saturation of the term frequency.
         b: share of the length normalisation.
     """
-
-    #: Pieces are terms as they are.
-    folding = None
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         statistics: TokenStatistics,
-        *,
-        weighting: str,
-        query: bool,
         max_length: int,
+        *,
+        query: bool,
         k1: float,
         b: float,
     ) -> None:
-        self.tokenizer, self.statistics, self.weighting, self.query = tokenizer, statistics, weighting, query
-        self.max_length, self.k1, self.b = max_length, k1, b
+        super().__init__(tokenizer, statistics.idf, max_length, special=True)
+        self.mean_length, self.query, self.k1, self.b = statistics.mean_length, query, k1, b
 
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return len(self.statistics.idf)
-
-    def encode(
-        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
-    ) -> csr_matrix:
-        """Term weights of N texts, (N, V), float32; ``batch_size`` is of no importance here.
-
-        Raises:
-            ValueError: for a text that is not a string, naming its position.
-        """
-        weights = token_counts(self.tokenizer, texts, self.max_length)
-        if self.weighting == "tokens":
-            weights.data = self.statistics.idf[weights.indices]
-        elif not self.query:
-            frequencies = weights.data
-            lengths = np.repeat(np.asarray(weights.sum(axis=1)).ravel(), np.diff(weights.indptr))
-            norm = self.k1 * (1 - self.b + self.b * lengths / self.statistics.mean_length)
-            weights.data = self.statistics.idf[weights.indices] * frequencies * (self.k1 + 1) / (frequencies + norm)
-        if progress:
-            progress(weights.shape[0])
-        return csr_matrix(weights, dtype=np.float32)
+    def _weigh(self, counts: csr_matrix) -> None:
+        counts.data[np.isin(counts.indices, self.tokenizer.all_special_ids)] = 0
+        if self.query:
+            return
+        frequencies = counts.data
+        lengths = np.repeat(np.asarray(counts.sum(axis=1)).ravel(), np.diff(counts.indptr))
+        norm = self.k1 * (1 - self.b + self.b * lengths / self.mean_length)
+        counts.data = self.weights[counts.indices] * frequencies * (self.k1 + 1) / np.maximum(frequencies + norm, 1e-9)

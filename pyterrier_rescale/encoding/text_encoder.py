@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,15 +15,16 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from .._utils.checks import check_integer
-from .._utils.locks import lock_of
-from .._utils.memory import keep_freed_memory
+from ..heads.checkpoint import load_model, load_tokenizer
 from ..heads.decoder import check_head, evaluating, head_input, padding_error
-from .folding import fold_rows, make_folding
-from .head_options import HeadOptions
-from .kernel import POOLINGS, packed_head
+from ..heads.fingerprint import tokenizer_fingerprint
+from ..heads.rescaling import shift_logits
+from .description import Description, QuerySide
+from .kernel import packed_head
+from .lexical import StaticEncoder
 from .screening import make_screen
-from .text_checks import check_max_length, check_texts
-from .threads import one_thread
+from .terms import Folding, fold_rows
+from .texts import check_max_length, lowercasing, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,10 +38,8 @@ _CPU_TOKENS = 1024
 _SIMILAR = 0.85
 # Rows from which the head's product is at its full rate.
 _HEAD_ROWS = 3072
-# From how many texts settings that outlive a batch pay: a screen, malloc's.
+# From how many texts a screen of W pays.
 _MANY_TEXTS = 8
-# Floating-point operations of a model's batch up to which it runs on one thread: a query's, some ten milliseconds.
-_ONE_THREAD = 1e9
 
 
 class HeadBatch(NamedTuple):
@@ -66,66 +66,116 @@ class TextEncoder:
     Args:
         model: a loaded masked LM; it is left in its mode and on its device (another ``device`` gets a copy).
         tokenizer: its tokenizer; copied.
-        pooling: ``"max"`` or ``"sum"`` over positions.
-        max_length: tokens per text, special ones included; what exceeds it is cut.
+        description: how logits become weights, and where texts are cut; what it says of lower-casing and of a shift is
+            done to copies of tokenizer and model, so that saved folders do the same everywhere.
         batch_size: texts per batch at most; on CPUs a batch is further bounded to 1,024 padded tokens, and either way
             memory is bounded whatever the number of texts.
-        lowercase: lower-case texts first (within the tokenizer, so that saved folders do the same everywhere).
         device: torch device or its name; default: CUDA where present, else CPU.
-        options: which logits of a position count, and which terms are one; default: all, and none.
+
+    Attributes:
+        description: what is left to be done beside the model and its tokenizer, lengths resolved.
 
     Raises:
-        TypeError, ValueError: for a model without a usable head, an unknown pooling, a max_length that the model
-            cannot hold, a batch_size < 1.
+        TypeError, ValueError: for a model without a usable head, a max_length that the model cannot hold, a tokenizer
+            of another model, a batch_size < 1.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        description: Description | None = None,
         *,
-        pooling: str = "max",
-        max_length: int = 256,
         batch_size: int = 32,
-        lowercase: bool = False,
         device: str | torch.device | None = None,
-        options: HeadOptions | None = None,
     ) -> None:
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be 'max' or 'sum', got {pooling!r}")
+        description = description or Description()
         self.batch_size = check_integer("batch_size", batch_size)
-        self.max_length = check_max_length(max_length, model)
+        length = check_max_length(description.max_length, model, tokenizer)
+        if description.shift is not None:
+            model = shift_logits(model, description.shift)
         self.model = on_device(model, default_device(device))
         self.device = self.model.device
-        self._modules = list(self.model.modules())
         # its own: truncation and padding are a tokenizer's state, which others would switch in the middle of a call
-        self.tokenizer = lowercasing(tokenizer) if lowercase else copy.deepcopy(tokenizer)
-        self.pooling = pooling
+        self.tokenizer = lowercasing(tokenizer) if description.lowercase else copy.deepcopy(tokenizer)
         self.head = check_head(self.model)
         # where padding changes what a text gives, a batch is of texts of one length and has none
         self._padded = padding_error(self.model, self.head) < (2e-4 if self.model.dtype == torch.float32 else 5e-2)
-        body = [m.weight.numel() for m in self.model.base_model.modules() if isinstance(m, torch.nn.Linear)]
-        self._flops = 2 * (sum(body) + self.head.weight.numel())  # of a token
         if len(self.tokenizer) > self.vocab_size:
             raise ValueError(
                 f"tokenizer has {len(self.tokenizer)} tokens, but the model only {self.vocab_size} rows: "
                 "they do not belong together"
             )
-        self.options = options or HeadOptions()
-        self.folding = make_folding(self.options.fold, self.tokenizer, self.vocab_size)
+        queries = self._loaded(description.queries, description.lowercase)
+        self.description = description.replace(max_length=length, lowercase=False, shift=None, queries=queries)
+        self.folding = Folding(self.tokenizer, self.vocab_size) if description.fold else None
+        self._told = False
+
+    def _loaded(self, side: QuerySide, lowercase: bool) -> QuerySide:
+        """The query side with its model and tokenizer loaded, static weights as many as rows of the head."""
+        found: dict[str, Any] = {}
+        if isinstance(side.model, str):
+            found["model"] = load_model(side.model)
+        if isinstance(side.tokenizer, str):
+            tokenizer = load_tokenizer(side.tokenizer)
+            same = tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer)
+            found["tokenizer"] = lowercasing(tokenizer) if lowercase and side.model is not None else tokenizer
+            if same and side.model is None:
+                found["tokenizer"] = None
+        if side.weights is not None:
+            missing = self.vocab_size - len(side.weights)
+            if missing < 0:
+                raise ValueError(
+                    f"there are {len(side.weights)} static query weights, more than the {self.vocab_size} rows of the "
+                    "head: they do not belong together"
+                )
+            found["weights"] = np.pad(side.weights, (0, missing))
+        return dataclasses.replace(side, **found)
+
+    def of_queries(self) -> TextEncoder | StaticEncoder | ProductEncoder:
+        """The encoder of queries; this one where they are encoded as documents are.
+
+        Raises:
+            ValueError: for another model of another vocabulary.
+        """
+        side, asked = self.description.queries, self.description.of_queries()
+        if side.alike and side.max_length is None:
+            return self
+        if side.model is not None:
+            encoder = TextEncoder(side.model, side.tokenizer, asked, batch_size=self.batch_size, device=self.device)
+            if encoder.vocab_size != self.vocab_size:
+                raise ValueError(
+                    f"the model of queries must have the documents' vocabulary of {self.vocab_size}, got "
+                    f"{encoder.vocab_size}"
+                )
+            return encoder
+        tokenizer = side.tokenizer or self.tokenizer
+        if side.weights is not None and not side.times_model:
+            return StaticEncoder(tokenizer, side.weights, asked.max_length, self.folding)
+        encoder = copy.copy(self)
+        encoder.description = asked
+        if side.weights is None:
+            return encoder
+        static = StaticEncoder(tokenizer, side.weights, asked.max_length, self.folding, special=True)
+        return ProductEncoder(encoder, static)
 
     @property
     def vocab_size(self) -> int:
         """V: rows of the decoder, padding rows included."""
         return self.head.weight.shape[0]
 
+    @property
+    def max_length(self) -> int:
+        """Tokens per text."""
+        return int(self.description.max_length)
+
     def encode(
-        self, texts: Iterable[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
+        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
     ) -> csr_matrix:
         """Term weights of texts.
 
         Args:
-            texts: N strings; a blank one gets an all-zero row.
+            texts: N strings, which have been checked; a blank one gets an all-zero row.
             batch_size: texts per batch at most; default: the encoder's.
             progress: called with the number of texts finished since the last call.
 
@@ -133,31 +183,29 @@ class TextEncoder:
             x, shape (N, V), float32; column = token id (of a folded term: its representative's), ascending in a row.
 
         Raises:
-            TypeError, ValueError: as :func:`check_texts`; and for weights that are NaN or infinite.
+            ValueError: for weights that are NaN or infinite.
         """
-        texts = check_texts(texts)
         parts: list[csr_matrix] = []
         order: list[np.ndarray] = []
+        how, weight = self.description, self.head.weight
         # one screen for all batches; a few texts would not pay for it
-        top = self.options.position_top_k
-        many = self.pooling == "max" and len(texts) >= _MANY_TEXTS and top is None
-        weight = self.head.weight
-        if many and weight.element_size() == 2 and self.device.type == "cpu":
+        screened = how.pooling == "max" and len(texts) >= _MANY_TEXTS and how.position_top_k is None
+        if screened and weight.element_size() == 2 and self.device.type == "cpu":
             weight = weight.float()  # the product in full precision is exact, and screened it is faster
-        screen = make_screen(weight) if many else None
+        screen = make_screen(weight) if screened else None
+        cut = 0
         for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
-            with torch.inference_mode(), self._threads(len(rows)):
-                weights = packed_head(
-                    rows.to(weight.dtype), lengths, weight, self.head.bias, self.pooling, screen=screen,
-                    position_top_k=top,
-                )  # fmt: skip
+            with torch.inference_mode():
+                weights = packed_head(rows.to(weight.dtype), lengths, weight, self.head.bias, how, screen=screen)
                 parts.append(to_csr(weights))
             order.append(members)
+            cut += int((lengths == self.max_length).sum())
             if progress:
                 progress(len(members))
         blank = len(texts) - sum(map(len, order))
         if progress and blank:
             progress(blank)
+        self._tell_cut(cut, len(texts))
         vectors = _in_order(parts, order, len(texts), self.vocab_size)
         broken = np.flatnonzero(~np.isfinite(vectors.data))
         if len(broken):
@@ -168,17 +216,25 @@ class TextEncoder:
             )
         return fold_rows(vectors, self.folding)
 
+    def _tell_cut(self, cut: int, texts: int) -> None:
+        """Say once that texts were cut, and how many."""
+        if cut and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{cut} of {texts} texts ({cut / texts:.0%}) have max_length={self.max_length} tokens or more; what is "
+                "beyond was not encoded (said once)",
+                stacklevel=4,
+            )
+
     def head_batches(self, texts: Sequence[str], *, batch_size: int | None = None) -> Iterator[HeadBatch]:
         """Run the model up to its decoder in batches of similar lengths, not in input order; blank texts are left out.
 
-        Tokenising the next window of texts overlaps with the model's work on this one. Until the last batch is taken,
-        malloc's settings are others on a CPU, unless the texts are few (:func:`._utils.memory.keep_freed_memory`).
+        Tokenising the next window of texts overlaps with the model's work on this one.
         """
-        batch_size = self.batch_size if batch_size is None else check_integer("batch_size", batch_size)
+        batch_size = self.batch_size if batch_size is None else batch_size
         present = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
-        on_heap = self.device.type == "cpu" and len(present) >= _MANY_TEXTS
-        with keep_freed_memory() if on_heap else nullcontext(), ThreadPoolExecutor(max_workers=1) as pool:
+        with ThreadPoolExecutor(max_workers=1) as pool:
             ids = self._tokenise([texts[i] for i in windows[0]]) if windows else []  # few texts start no thread
             for number, window in enumerate(windows):
                 following = [pool.submit(self._tokenise, [texts[i] for i in w]) for w in windows[number + 1 :][:1]]
@@ -197,11 +253,6 @@ class TextEncoder:
                 held = []
         if held:
             yield _joined(held)
-
-    def _threads(self, tokens: int) -> AbstractContextManager[Any]:
-        """One thread for small work."""
-        small = self.device.type == "cpu" and tokens * self._flops <= _ONE_THREAD
-        return one_thread() if small else nullcontext()
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         return token_ids(self.tokenizer, texts, self.max_length)
@@ -234,9 +285,24 @@ class TextEncoder:
         special = np.isin(input_ids, self.tokenizer.all_special_ids) & mask
         tokens = torch.from_numpy(input_ids).to(self.device)
         attended = torch.from_numpy(mask).to(self.device)
-        with torch.inference_mode(), evaluating(self.model, self._modules), self._threads(tokens.numel()):
+        with torch.inference_mode(), evaluating(self.model):
             hidden = head_input(self.model, input_ids=tokens, attention_mask=attended.long())
         return HeadBatch(members, hidden, attended, torch.from_numpy(special).to(self.device), tokens)
+
+
+class ProductEncoder:
+    """A model's weights times static ones, at a text's own tokens alone (splade-v3-lexical)."""
+
+    def __init__(self, model: TextEncoder, static: StaticEncoder) -> None:
+        self.model, self.static = model, static
+        self.tokenizer, self.max_length, self.folding = model.tokenizer, model.max_length, model.folding
+
+    def encode(
+        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
+    ) -> csr_matrix:
+        """As :meth:`TextEncoder.encode`."""
+        vectors = self.model.encode(texts, batch_size=batch_size, progress=progress)
+        return csr_matrix(vectors.multiply(self.static.encode(texts)), dtype=np.float32)
 
 
 def _joined(
@@ -271,8 +337,10 @@ def _in_order(parts: list[csr_matrix], order: list[np.ndarray], size: int, vocab
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
-    """The device that is asked for; else CUDA where present, else the CPU."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device that is asked for; else CUDA where present, else Apple's MPS, else the CPU."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(device)
 
 
 def on_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
@@ -280,36 +348,3 @@ def on_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     here = model.device
     same = here.type == device.type and (device.index is None or here.index == device.index)
     return model if same else copy.deepcopy(model).to(device)
-
-
-def token_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, *, special: bool = True
-) -> list[list[int]]:
-    """Token ids of texts, cut to ``max_length``, without padding; one thread at a time per tokenizer."""
-    with lock_of(tokenizer):
-        return tokenizer(
-            texts,
-            add_special_tokens=special,
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
-
-
-def lowercasing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy of a fast tokenizer that lower-cases its input first.
-
-    Raises:
-        ValueError: if the tokenizer is not a fast one.
-    """
-    from tokenizers import normalizers
-
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ValueError(f"lowercase=True needs a fast tokenizer, got a {type(tokenizer).__name__}")
-    tokenizer = copy.deepcopy(tokenizer)
-    backend = tokenizer.backend_tokenizer
-    steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer is not None else [])
-    backend.normalizer = normalizers.Sequence(steps)
-    return tokenizer

@@ -11,22 +11,33 @@ from typing import Any
 
 import torch
 
-from .blocks import CPU_BLOCK, GPU_BLOCK
-from .sparse_products import accumulate_dtype, sparse_product
+from .blocks import CPU_BLOCK, GPU_BLOCK, accumulate_dtype, sparse_product
+from .description import Description
 
 # Terms of a block: wide enough that the k largest of it are cheaper than the product.
 _WIDTH = 4096
 
 
 def top_k_head(
-    rows: torch.Tensor, lengths: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pooling: str, k: int
+    rows: torch.Tensor,
+    lengths: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    description: Description,
 ) -> torch.Tensor:
     """Term weights x (B, V), differentiable; arguments as for :func:`.kernel.packed_head`, 1 <= k < V.
 
     With K_i the k terms with the largest logits z_iv at position i, x_v = log(1 + relu(max z_iv)) or
     sum log(1 + relu(z_iv)), over the positions i whose K_i holds v.
     """
-    return _TopKHead.apply(rows, weight, bias, lengths, pooling, k)
+    twice = description.activation == "log1p_relu"
+    return _TopKHead.apply(rows, weight, bias, lengths, description.pooling, description.position_top_k, twice)
+
+
+def activation_slope(logits: torch.Tensor, twice: bool) -> torch.Tensor:
+    """d/dz of log(1 + z), or ``twice`` of log(1 + log(1 + z)), for z >= 0."""
+    slope = (1 + logits).reciprocal()
+    return slope / (1 + logits.log1p()) if twice else slope
 
 
 class _TopKHead(torch.autograd.Function):
@@ -41,13 +52,15 @@ class _TopKHead(torch.autograd.Function):
         lengths: torch.Tensor,
         pooling: str,
         k: int,
+        twice: bool,
     ) -> torch.Tensor:
+        twice = twice and pooling == "sum"  # for the max it is applied to the result
         source, terms, logits = _entries(rows, weight, bias, k)
         texts = torch.arange(len(lengths), device=rows.device).repeat_interleave(lengths)
         places = texts[source] * len(weight) + terms
         weights = logits.new_zeros(len(lengths) * len(weight))
         if pooling == "sum":
-            weights.index_add_(0, places, logits.log1p())
+            weights.index_add_(0, places, logits.log1p().log1p() if twice else logits.log1p())
         else:
             weights.scatter_reduce_(0, places, logits, "amax")
         if any(ctx.needs_input_grad[:3]):
@@ -55,7 +68,7 @@ class _TopKHead(torch.autograd.Function):
                 kept = _first_largest(logits, places, weights)
                 source, terms, logits, places = source[kept], terms[kept], logits[kept], places[kept]
             ctx.save_for_backward(rows, weight, source, terms, logits, places)
-            ctx.bias_dtype = None if bias is None else bias.dtype
+            ctx.bias_dtype, ctx.twice = None if bias is None else bias.dtype, twice
         if pooling == "max":
             weights.log1p_()
         return weights.view(len(lengths), len(weight))
@@ -64,7 +77,7 @@ class _TopKHead(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, weight, source, terms, logits, places = ctx.saved_tensors
         want_rows, want_weight, want_bias = ctx.needs_input_grad[:3]
-        entries = gradient.reshape(-1)[places] / (1 + logits)
+        entries = gradient.reshape(-1)[places] * activation_slope(logits, ctx.twice)
         d_rows = d_weight = d_bias = None
         if want_rows:
             d_rows = sparse_product(source, terms, entries, weight, len(rows))
@@ -72,7 +85,7 @@ class _TopKHead(torch.autograd.Function):
             d_weight = sparse_product(terms, source, entries, rows, len(weight))
         if want_bias:
             d_bias = entries.new_zeros(len(weight)).index_add_(0, terms, entries).to(ctx.bias_dtype)
-        return d_rows, d_weight, d_bias, None, None, None
+        return d_rows, d_weight, d_bias, None, None, None, None
 
 
 def _entries(

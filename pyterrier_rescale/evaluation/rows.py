@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encoding.saved_settings import saved_options
 from ..heads.checkpoint import load_tokenizer
 from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser, nothing
 from ..indexing.build import build_index
-from ..indexing.engines.documents import NoTermsError
+from ..indexing.index import NoTermsError
 from ..indexing.own_documents import WithoutOwnDocuments
 from .system import System
 
@@ -116,7 +115,7 @@ def make_encoder(
         return {}
     start = time.perf_counter()
     try:
-        train(backbone, pairs, folder, rescale=system.rescale, resume=True, **options)
+        train(backbone, pairs, folder, rescale=system.rescale, **options)
     except CollapseError as error:
         return {"collapsed": str(error)}
     return {"train_s": round(time.perf_counter() - start, 1)}
@@ -124,17 +123,12 @@ def make_encoder(
 
 def _rescale_only(system: System, backbone: Any, pairs: Any, folder: Path, options: Mapping[str, Any]) -> None:
     """Save what the training of the same row starts from."""
-    from ..splade import Splade
-    from ..training import TrainConfig
-    from ..training.data.loading import load_rows
+    from ..encoding.saved_folder import save_encoder
+    from ..training.config import TrainConfig, saved_options
     from ..training.initialization import starting_module
+    from ..training.loading import load_rows
 
     options = {name: value for name, value in options.items() if name not in ("dev", "verbose")}
     config = TrainConfig.from_dict({**saved_options(backbone), **options, "rescale": system.rescale})
     start = starting_module(backbone, None, load_rows(pairs), config)
-    splade = Splade(
-        start.mlm, tokenizer=start.tokenizer, pooling=config.pooling, max_length=config.max_length,
-        **config.head_options.given(),
-    )  # fmt: skip
-    splade.query_side = dataclasses.replace(start.query_side(), max_length=config.query_max_length)  # which is saved
-    splade.save_pretrained(folder)
+    save_encoder(folder, start.mlm, start.tokenizer, start.described())

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._utils.paths import expand
+from .._utils.files import expand
+from .decoder import find_head
+from .hub_files import find_file, model_folder, read_json
+from .provenance import provenance
+from .ties import keep_dead_bias_in_step
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+    "tokenizer_config.json",
+)  # fmt: skip
 
 
 def load_backbone(
@@ -33,147 +41,184 @@ def load_backbone(
     Raises:
         FileNotFoundError: if the folder does not exist or a hub name cannot be reached.
         TypeError: if ``model`` is of another type or holds no masked-LM head.
-        ValueError: if no tokenizer is found, or weights of the head are missing.
+        ValueError: if no tokenizer is found, or files are damaged.
     """
     from transformers import PreTrainedModel
 
     if isinstance(model, PreTrainedModel):
-        if tokenizer is None and need_tokenizer:
-            tokenizer = model.config.name_or_path or None
-            if tokenizer is None:
-                raise ValueError("tokenizer must be given where model is a loaded PreTrainedModel without a name")
-        loaded = model
+        loaded, name = model, model.config.name_or_path
     elif isinstance(model, (str, os.PathLike)):
-        name = _expanded(model)
-        loaded = _load_model(name, dtype)
-        if tokenizer is None and need_tokenizer:
-            tokenizer = name
+        name = check_source(model_folder(model), "model")
+        loaded = load_model(name, dtype)
     else:
-        raise TypeError(f"model must be a hub name, a folder or a PreTrainedModel, got {type(model).__name__}")
+        raise TypeError(f"model must be a hub name, a folder or a PreTrainedModel, got a {type(model).__name__}")
+    if tokenizer is None and need_tokenizer:
+        if not name:
+            raise ValueError("tokenizer must be given where model is a loaded PreTrainedModel without a name")
+        tokenizer = name
     if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = load_tokenizer(os.fspath(tokenizer))
-    from .decoder import find_head
-    from .provenance import provenance
-    from .ties import keep_dead_bias_in_step
-
+        tokenizer = load_tokenizer(tokenizer)
+    find_head(loaded)
     if provenance(loaded) and not loaded.config.tie_word_embeddings:
-        try:
-            keep_dead_bias_in_step(loaded)
-        except (TypeError, ValueError):
-            pass  # a head that find_head refuses has no second bias of ours to keep
-    elif loaded.get_output_embeddings() is None:
-        find_head(loaded)  # raises, naming the class
+        keep_dead_bias_in_step(loaded)
     return loaded, tokenizer
 
 
 @contextmanager
-def no_weight_bars() -> Iterator[None]:
-    """Silence transformers' bars over weights and shards, which last milliseconds and bury our own."""
+def no_weight_bars(*, warnings: bool = True) -> Iterator[None]:
+    """Silence transformers' bars over weights and shards, and on request its warnings of missing weights."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    if not warnings:
+        logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 
 
-def check_source(name: str, what: str) -> None:
-    """Tell a missing folder from a hub name before transformers' long message does."""
-    if not name:
-        raise ValueError(f"{what} must be a hub name or a folder, got an empty string")
+def check_source(name: str | os.PathLike[str], what: str) -> str:
+    """The hub name, or the folder with ``~`` replaced; a missing folder is told from a hub name.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist.
+    """
+    name = os.fspath(name)
     path = expand(name)
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.exists():
         raise FileNotFoundError(f"{what} folder {name!r} does not exist")
-    if path.is_dir() and what == "model" and not (path / "config.json").exists():
-        raise FileNotFoundError(f"model folder {name!r} has no config.json: it is not a saved transformers model")
+    return str(path) if path.is_dir() else name
 
 
-def _expanded(name: str | os.PathLike[str]) -> str:
-    """A name or folder; in the latter ``~`` is the home folder, which transformers does not know."""
-    name = os.fspath(name)
-    return str(expand(name)) if name.startswith("~") else name
+@contextmanager
+def reading(name: str, what: str) -> Iterator[None]:
+    """Let what transformers and its libraries raise name the checkpoint, in one line.
 
-
-def unreachable(name: str, error: Exception) -> OSError:
-    """What to raise where transformers finds neither a folder nor a hub, or may not read what is there."""
-    folder = expand(name)
-    if folder.is_dir():
-        closed = [file.name for file in folder.iterdir() if file.is_file() and not os.access(file, os.R_OK)]
-        if closed or not os.access(folder, os.R_OK | os.X_OK):
-            return PermissionError(f"{', '.join(closed) or name} in {name!r} may not be read by this user")
-        return FileNotFoundError(f"folder {name!r} cannot be loaded: {str(error).splitlines()[0]}")
-    return FileNotFoundError(
-        f"{name!r} is neither a folder here nor a model that could be loaded from the hub "
-        f"(no network, or no such name): {str(error).splitlines()[0]}"
-    )
-
-
-def _load_model(name: str, dtype: Any) -> PreTrainedModel:
-    from pickle import UnpicklingError
-
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForMaskedLM
-
-    check_source(name, "model")
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype, None)
-        if not isinstance(dtype, torch.dtype):
-            raise ValueError("dtype must be a torch floating dtype or its name, e.g. 'bfloat16'")
+    Raises:
+        FileNotFoundError: for an ``OSError``: a file or the hub cannot be reached.
+        ValueError: for all other errors: files are damaged.
+    """
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        yield
+    except ImportError:
+        raise
     except OSError as error:
-        raise unreachable(name, error) from error
-    try:
-        with no_weight_bars():
+        reason = str(error).splitlines()[0]
+        told = f"{what} of {name!r} cannot be loaded"
+        if not expand(name).is_dir() and find_file(name, "config.json") is None:
+            told = f"{name!r} is neither a folder here nor a model that the hub gives (no network, or no such name)"
+        hint = "; those of other kinds (ONNX, TensorFlow) do not serve" if "model.safetensors" in reason else ""
+        raise FileNotFoundError(f"{told}: {reason}{hint}") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error) or 'no more data').splitlines()[0]:.160}"
+        raise ValueError(
+            f"{what} of {name!r} cannot be read ({reason}): a file is damaged, cut short, or no checkpoint at all; "
+            "fetch or save it again"
+        ) from error
+
+
+def check_reloadable(model: PreTrainedModel) -> None:
+    """Refuse a model that could be trained and saved, but not loaded again: with LoRA, compiled or other added layers.
+
+    Raises:
+        ValueError: if its weights have other names than those of its class.
+    """
+    import torch
+
+    with torch.device("meta"):
+        plain = type(model)(copy.deepcopy(model.config))
+    odd = sorted(set(model.state_dict()) ^ set(plain.state_dict()))
+    if odd:
+        raise ValueError(
+            f"model is a {type(model).__name__} with other layers than its class has ({', '.join(odd[:2])}, ...): a "
+            "saved folder could not be loaded. LoRA: call merge_and_unload() first; compiled layers: give the model "
+            "that is not compiled"
+        )
+
+
+def load_config(name: str) -> PretrainedConfig:
+    """The configuration of a folder or hub name; its code, if it has any, is never run.
+
+    Raises:
+        TypeError: for an adapter, or a type of model that transformers does not know.
+        FileNotFoundError: if there is none.
+    """
+    import transformers
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    found = find_file(name, "config.json") is not None
+    content = read_json(name, "config.json") or {}
+    kind = content.get("model_type")
+    known = found and (kind is None or kind in CONFIG_MAPPING)
+    adapter = None if known else read_json(name, "adapter_config.json") or read_json(name, "lora/adapter_config.json")
+    if adapter is not None:
+        base = adapter.get("base_model_name_or_path")
+        raise TypeError(
+            f"{name!r} holds a LoRA adapter (adapter_config.json) of {base!r} and no whole model. Merge it: model = "
+            f"PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained({base!r}), {name!r}).merge_and_unload() "
+            "(AutoModelForCausalLM for a language model), then give the model, or the folder that it is saved to"
+        )
+    if not found and expand(name).is_dir():
+        raise FileNotFoundError(f"model folder {name!r} has no config.json: it is not a saved transformers model")
+    if found and not known and "auto_map" in content:
+        raise TypeError(
+            f"{name!r} has the model type {kind!r}, which needs code of its own; such code is never run here. If you "
+            "trust it, load model and tokenizer yourself with trust_remote_code=True, and give the loaded model"
+        )
+    if found and not known:
+        raise TypeError(
+            f"{name!r} has the model type {kind!r} ({', '.join(content.get('architectures') or ['no architecture'])}), "
+            f"which transformers {transformers.__version__} does not know: it was saved by another tool, or for a "
+            "later version. If by another tool, load it there, and save its masked LM with save_pretrained"
+        )
+    with reading(name, "the configuration"):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+
+
+def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
+    """The masked LM of a folder or hub name itself, whatever a router in it names."""
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, dtype)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype must be a torch floating dtype or its name, e.g. 'bfloat16', got {dtype!r}")
+    config = load_config(name)
+    architecture = (config.architectures or [type(config).__name__])[0]
+    missing = ["masked-LM class of its family"]
+    if type(config) in AutoModelForMaskedLM._model_mapping:
+        with reading(name, "the weights"), no_weight_bars():
             model, info = AutoModelForMaskedLM.from_pretrained(
                 name, config=config, dtype=dtype or torch.float32, output_loading_info=True, trust_remote_code=False
             )
-    except OSError as error:
-        raise unreachable(name, error) from error
-    except ValueError as error:
-        if "Unrecognized configuration class" in str(error):
-            architecture = (config.architectures or [type(config).__name__])[0]
-            raise TypeError(f"{name!r} holds a {architecture}, which has no masked-LM head") from error
-        raise
-    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {(str(error) or 'no more data').splitlines()[0]:.160}"
-        raise ValueError(
-            f"the weights of {name!r} cannot be read ({reason}): a file is damaged, cut short, or no checkpoint "
-            "at all; fetch or save it again"
-        ) from error
-    missing = sorted(info["missing_keys"])
+        missing = sorted(info["missing_keys"])
     if missing:
-        architecture = (config.architectures or [type(config).__name__])[0]
         raise TypeError(
-            f"{name!r} holds a {architecture} without a whole masked-LM head: "
-            f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''} would be random"
+            f"{name!r} holds a {architecture} without a whole masked-LM head: there is no {', '.join(missing[:3])}. "
+            f"add_mlm_head({name!r}) gives an encoder a new head, to be pretrained"
         )
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()  # not mapped from the file, so that it can be replaced on every system
     return model.eval()
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """A tokenizer by hub name or folder; a folder without one is told so."""
+def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """A tokenizer by hub name or folder.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or name.
+        ValueError: if a folder holds no tokenizer, or a damaged one.
+    """
     from transformers import AutoTokenizer
 
-    check_source(name, "tokenizer")
-    name = _expanded(name)
-    folder = Path(name)
-    if folder.is_dir() and not any(
-        (folder / file).exists()
-        for file in ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
-                     "sentencepiece.bpe.model", "tokenizer_config.json")
-    ):
+    name = check_source(name, "tokenizer")
+    if expand(name).is_dir() and not any((expand(name) / file).exists() for file in _TOKENIZER_FILES):
         raise ValueError(f"no tokenizer in {name!r}: save one there, or pass tokenizer=")
-    try:
+    with reading(name, "the tokenizer"):
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except OSError as error:
-        raise unreachable(name, error) from error
-    except Exception as error:  # of tokenizers, json, sentencepiece: none names the file
-        if isinstance(error, (ValueError, ImportError)) and not isinstance(error, json.JSONDecodeError):
-            raise
-        raise ValueError(f"the tokenizer of {name!r} cannot be read, damaged or cut off? ({error})") from error

@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .._utils.paths import expand
-from .checkpoint import check_source, load_tokenizer, no_weight_bars, unreachable
-from .decoder import check_head, evaluating, find_head, kind_of, probe_ids
+from .._utils.files import expand
+from .checkpoint import check_source, load_config, load_tokenizer, no_weight_bars, reading
+from .decoder import check_head, evaluating, find_head, probe_ids
 
 if TYPE_CHECKING:
     import torch
@@ -23,11 +21,10 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
 
     For a retriever's or classifier's body (``BertModel``, the folder of a SentenceTransformer) that is to become a
     SPLADE encoder. The decoder is tied to the input embeddings (copied into it where the family does not tie), its bias
-    is zero. The head transform begins at the identity as far as its family lets it: a square dense layer is I, norms
+    is zero. The head's transform starts at the identity as far as the family allows: a square dense layer is I, norms
     have gain 1 and bias 0. Where embeddings are smaller than hidden states (ALBERT, ELECTRA), the dense layer is the
-    pseudo-inverse of the body's own projection. Activation and norm stay, so that T(h) = norm(gelu(h)) is not
-    h (on MiniLM their cosine is .94; a dense bias of 4, with which gelu is nearly linear, makes it .9996, and no
-    difference after 200 steps of warm-up). Such a head names few tokens: pretrain it as a masked LM before use
+    pseudo-inverse of the body's own projection. Activation and norm stay, so T(h) = norm(gelu(h)) is not h (on MiniLM
+    their cosine is .94). Such a head names few tokens: pretrain it as a masked LM before use
     (:func:`~pyterrier_rescale.backbones.headed_backbone`).
 
     Args:
@@ -42,7 +39,7 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
     Raises:
         TypeError: if ``model`` is something else, or its family has no masked LM in ``transformers``.
         ValueError: if there is a head already, the body is not the family's masked LM's, a part of the family's head
-            has no known beginning, or the tokenizer does not belong to the model or has no mask token.
+            has no known start, or the tokenizer does not belong to the model or has no mask token.
         FileNotFoundError: if the folder does not exist or a hub name cannot be reached.
 
     Example:
@@ -52,31 +49,37 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
     from transformers import PreTrainedModel
 
     if isinstance(model, (str, os.PathLike)):
-        folder = transformer_folder(os.fspath(model))
+        folder = check_source(transformer_folder(os.fspath(model)), "model")
         tokenizer = folder if tokenizer is None else tokenizer
-        body = _load_body(folder)
+        body, kind = _load_body(folder)
     else:
         body = model if isinstance(model, PreTrainedModel) else getattr(model, "transformers_model", None)
-        if not isinstance(body, PreTrainedModel):
-            raise TypeError(
-                "model must be a transformers PreTrainedModel, a SentenceTransformer, a folder or a hub name, got "
-                f"{kind_of(model)}"
-            )
-        if body.get_output_embeddings() is not None:
-            raise ValueError(f"model is a {type(body).__name__}, which has an output head already: use it as it is")
+        kind = type(body).__name__
+    if not isinstance(body, PreTrainedModel):
+        raise TypeError(
+            "model must be a transformers PreTrainedModel, a SentenceTransformer, a folder or a hub name, got a "
+            f"{type(model).__name__}"
+        )
+    if kind.endswith(("ForMaskedLM", "ForPreTraining")) or body.get_output_embeddings() is not None:
+        raise ValueError(f"model is a {kind}, which has an output head already: use it as it is")
     if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = load_tokenizer(os.fspath(tokenizer))
-    family = _masked_lm_class(body.config, type(body).__name__)
+        tokenizer = load_tokenizer(tokenizer)
+    family = _masked_lm_class(body.config, kind)
     config = copy.deepcopy(body.config)
     config.architectures = [family.__name__]
     # what the family does by default: a headless checkpoint's config may say anything
     config.tie_word_embeddings = bool(type(config)().tie_word_embeddings)
-    with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten, the caller's random numbers stay
-        full = family(config).to(dtype=body.dtype, device=body.device).eval()
+    with torch.random.fork_rng(devices=[]):  # the random start is overwritten, the caller's random numbers stay
+        full = family._from_config(config, dtype=body.dtype).to(body.device).eval()
     _copy_body(body, full)
     full.tie_weights()
-    _begin_head(full)
-    _check(body, full, tokenizer)
+    _start_head(full)
+    head = check_head(full)
+    if tokenizer is not None and (len(tokenizer) > len(head.weight) or tokenizer.mask_token_id is None):
+        raise ValueError(
+            f"tokenizer must have a mask token and at most {len(head.weight)} tokens, the model's embeddings; it has "
+            f"{len(tokenizer)} tokens and the mask token {tokenizer.mask_token!r}"
+        )
     return full
 
 
@@ -86,80 +89,58 @@ def transformer_folder(name: str) -> str:
     if not modules.is_file():
         return name
     first = json.loads(modules.read_text(encoding="utf-8"))[0]
-    return str(modules.parent / first["path"]) if first["path"] else name
+    return str(modules.parent / first["path"])
 
 
-def _load_body(name: str) -> PreTrainedModel:
+def _load_body(name: str) -> tuple[PreTrainedModel, str]:
+    """The body, and the class that its folder names."""
     import torch
-    from transformers import AutoConfig
+    from transformers import AutoModel
 
-    check_source(name, "model")
-    try:
-        config = AutoConfig.from_pretrained(name)
-        architecture = (config.architectures or [type(config).__name__])[0]
-        family = _masked_lm_class(config, architecture)
-        with _quiet(), torch.random.fork_rng(devices=[]):  # the head that is missing is drawn at random, in vain
-            full, info = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    except OSError as error:
-        raise unreachable(name, error) from error
-    missing = set(info["missing_keys"])
-    body = {f"{full.base_model_prefix}.{key}" for key in full.base_model.state_dict()}
-    if missing & body:
-        raise ValueError(f"{name!r} lacks weights of its body: {', '.join(sorted(missing & body)[:3])}")
-    if not missing:
-        raise ValueError(f"{name!r} holds a {architecture} with a whole masked-LM head: use it as it is")
-    kept = set(full.state_dict()) - body - missing - set(full.all_tied_weights_keys)
-    if kept:
-        raise ValueError(
-            f"{name!r} holds a part of a masked-LM head ({', '.join(sorted(kept)[:3])}) without "
-            f"{', '.join(sorted(missing)[:3])}: load its body with AutoModel, and pass that"
-        )
-    return full.base_model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without bars and without transformers' table of missing weights, which are missing by definition here."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    try:
-        with no_weight_bars():
-            yield
-    finally:
-        logging.set_verbosity(level)
+    config = load_config(name)
+    kind = (config.architectures or [type(config).__name__])[0]
+    _masked_lm_class(config, kind)
+    with reading(name, "the weights"), no_weight_bars(warnings=False):  # the head of a classifier, say, is left out
+        body, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ValueError(f"{name!r} lacks weights of its body: {', '.join(missing[:3])}")
+    return body, kind
 
 
 def _masked_lm_class(config: PretrainedConfig, kind: str) -> type[PreTrainedModel]:
     from transformers import AutoModelForMaskedLM
 
     mapping = AutoModelForMaskedLM._model_mapping
-    if type(config) not in mapping or getattr(config, "is_encoder_decoder", False):
-        raise TypeError(f"model is a {kind}: transformers has no masked LM of one encoder for {config.model_type!r}")
-    if getattr(config, "is_decoder", False):
-        raise TypeError(f"model is a {kind} that is a decoder (is_decoder=True): a token sees only those before it")
+    if type(config) not in mapping or config.is_encoder_decoder or getattr(config, "is_decoder", False):
+        raise TypeError(
+            f"model is a {kind}: transformers has no masked LM of one encoder for {config.model_type!r}, or it is set "
+            "up as a decoder (is_decoder=True)"
+        )
     return mapping[type(config)]
 
 
 def _copy_body(body: PreTrainedModel, full: PreTrainedModel) -> None:
     """Weights of the body into the masked LM's; a pooler, which no masked LM has, is left out."""
+    import torch
+
     source, target = body.base_model, full.base_model
-    if type(source) is not type(target):
-        raise ValueError(
-            f"model's body is a {type(source).__name__}, {type(full).__name__} has a {type(target).__name__}: they do "
-            "not compute the same"
-        )
     result = target.load_state_dict(source.state_dict(), strict=False)
-    extra = [key for key in result.unexpected_keys if not key.startswith("pooler.")]
-    if result.missing_keys or extra:
+    unknown = [key for key in result.unexpected_keys if not key.startswith("pooler.")]
+    same = not result.missing_keys and not unknown
+    if same:
+        ids = probe_ids(full)
+        with evaluating(body), torch.inference_mode():
+            states = [one(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float() for one in (source, target)]
+        same = torch.allclose(*states, rtol=1e-4, atol=1e-5)
+    if not same:
         raise ValueError(
-            f"the weights of {type(source).__name__} do not fit {type(full).__name__}: "
-            f"missing {result.missing_keys[:3]}, unknown {extra[:3]}"
+            f"model's body is a {type(source).__name__}, which does not compute what the body of "
+            f"{type(full).__name__} does (missing {result.missing_keys[:3]}, unknown {unknown[:3]})"
         )
 
 
-def _begin_head(full: PreTrainedModel) -> None:
+def _start_head(full: PreTrainedModel) -> None:
     """Dense layers to the identity (or the embeddings' projection undone), norms to gain 1, all biases to 0."""
     import torch
 
@@ -171,57 +152,31 @@ def _begin_head(full: PreTrainedModel) -> None:
             own = {key: p for key, p in module._parameters.items() if p is not None}
             if module in inside or not own:
                 continue
-            if module is head.decoder and not head.tied and head.weight.shape == embeddings.shape:
-                head.weight.copy_(embeddings)
-            elif isinstance(module, torch.nn.Linear) and module is not head.decoder:
-                module.weight.copy_(_start_of(module.weight, full, name))
-            elif type(module).__name__.endswith("Norm"):
-                module.weight.fill_(1)
-            elif module is not head.decoder and set(own) != {"bias"}:
-                raise ValueError(
-                    f"{type(full).__name__}: {name} is a {type(module).__name__}, whose beginning is not known"
-                )
+            if module is head.decoder:
+                start = embeddings if head.weight.shape == embeddings.shape else head.weight
+            elif isinstance(module, torch.nn.Linear):
+                start = _start_of(module.weight, full)
+            else:
+                start = 1.0 if type(module).__name__.endswith("Norm") else None
+            if "weight" in own:
+                if start is None:
+                    raise ValueError(
+                        f"{type(full).__name__}: {name} is a {type(module).__name__}, whose start is not known"
+                    )
+                own["weight"].copy_(torch.as_tensor(start))
             if "bias" in own:
                 own["bias"].zero_()
 
 
-def _start_of(weight: torch.Tensor, full: PreTrainedModel, name: str) -> torch.Tensor:
+def _start_of(weight: torch.Tensor, full: PreTrainedModel) -> torch.Tensor | None:
     """I for a square dense layer; for an (E, H) one the pseudo-inverse of the body's one (H, E) projection."""
     import torch
 
     small, wide = weight.shape
     if small == wide:
-        return torch.eye(small, dtype=weight.dtype, device=weight.device)
+        return torch.eye(small)
     projections = [
         module.weight for module in full.base_model.modules()
         if isinstance(module, torch.nn.Linear) and module.weight.shape == (wide, small)
     ]  # fmt: skip
-    if len(projections) != 1:
-        raise ValueError(
-            f"{type(full).__name__}: {name} is {small} x {wide}, and its body has {len(projections)} projections of "
-            f"{small} to {wide}: an identity is not to be had"
-        )
-    return torch.linalg.pinv(projections[0].float()).to(weight)
-
-
-def _check(body: PreTrainedModel, full: PreTrainedModel, tokenizer: Any) -> None:
-    """The head is one that the kernel computes, the hidden states are the body's, the tokenizer belongs to them."""
-    import torch
-
-    head = check_head(full)
-    with evaluating(body), torch.inference_mode():
-        ids = probe_ids(full)
-        mask = torch.ones_like(ids)
-        expected = body.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
-        got = full.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
-    if not torch.allclose(got, expected, rtol=1e-4, atol=1e-5):
-        raise ValueError(f"{type(full).__name__} does not give the hidden states of {type(body.base_model).__name__}")
-    if tokenizer is None:
-        return
-    if len(tokenizer) > head.weight.shape[0]:
-        raise ValueError(
-            f"tokenizer has {len(tokenizer)} tokens, the model only {head.weight.shape[0]} embeddings: "
-            "they do not belong together"
-        )
-    if tokenizer.mask_token_id is None:
-        raise ValueError("tokenizer has no mask token, without which a masked LM cannot be pretrained")
+    return torch.linalg.pinv(projections[0].float()) if len(projections) == 1 else None

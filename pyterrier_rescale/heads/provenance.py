@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
 #: Name of the config entry.
 PROVENANCE = "pyterrier_rescale"
-# What an error tells of it.
-_TOLD = ("method", "k", "placement", "bias")
 
 
 def provenance(model: PreTrainedModel) -> dict[str, Any] | None:
@@ -25,9 +23,9 @@ def record(model: PreTrainedModel, **entries: Any) -> None:
 
 def refuse_rescaled(model: PreTrainedModel) -> None:
     """Raise ``ValueError`` if the model's config says that its head has been rescaled (a shift alone does not)."""
-    done = provenance(model)
-    if done and "k" in done:
+    done = provenance(model) or {}
+    if "k" in done:
         raise ValueError(
-            f"model has been rescaled already ({', '.join(f'{key}={done[key]}' for key in _TOLD if key in done)}); "
-            "start from the original backbone, or use it as it is (rescale=None)"
+            f"model has been rescaled already (method={done.get('method')!r}, k={done['k']:g}); start from the "
+            "original backbone, or use it as it is (rescale=None)"
         )

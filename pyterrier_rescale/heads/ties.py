@@ -1,10 +1,16 @@
-"""A decoder of its own: untied from the embeddings, with a bias that survives save and load in every family."""
+"""A decoder of its own: untied from the embeddings, with a bias that survives save and load in every family.
+
+BERT- and RoBERTa-like families keep a second bias, ``cls.predictions.bias`` or ``lm_head.bias``, which transformers
+ties to the decoder's and stores alone. With ``tie_word_embeddings=False`` in the configuration a load leaves
+``decoder.bias`` at zero. So here the decoder's bias becomes a parameter of its own; the second one is frozen, dead, and
+follows it at every save.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .decoder import Head, find_head
+from .decoder import find_head
 
 if TYPE_CHECKING:
     import torch
@@ -12,54 +18,46 @@ if TYPE_CHECKING:
 
 
 def untie(model: PreTrainedModel) -> None:
-    """Give the decoder its own weight and bias, so that they survive save and load in every family.
-
-    The flag ``tie_word_embeddings=False`` alone is not enough: BERT- and RoBERTa-like checkpoints store the bias under
-    ``cls.predictions.bias`` or ``lm_head.bias``, and a load without ties leaves ``decoder.bias`` at zero. So the bias
-    becomes the decoder's own, and the second one is frozen and follows it at every save.
-    """
+    """Give the decoder its own weight and bias."""
     import torch
 
     head = find_head(model)
-    decoder = head.decoder
     if head.tied:
-        decoder.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
-    _split_dead_bias(head)
+        weight = head.weight
+        head.decoder.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
     model.config.tie_word_embeddings = False
     model.all_tied_weights_keys = {}
+    _copy_bias(model)
     keep_dead_bias_in_step(model)
 
 
-def _split_dead_bias(head: Head) -> None:
-    import torch
-
-    if head.dead_bias is None or head.bias is None:
-        return
-    module, name = head.dead_bias
-    own = torch.nn.Parameter(head.bias.detach().clone(), requires_grad=False)
-    setattr(module, name, own)
-
-
 def keep_dead_bias_in_step(model: PreTrainedModel) -> None:
-    """Let the second bias parameter of the family follow the decoder's at every ``state_dict`` (so at every save)."""
-    if find_head(model).dead_bias is not None and not getattr(model, "_rescale_save_hook", False):
-        model.register_state_dict_pre_hook(_copy_dead_bias)
+    """Let the second bias of an untied model, if any, follow the decoder's at every ``state_dict`` (every save)."""
+    if not getattr(model, "_rescale_save_hook", False) and _holder(model) is not None:
+        model.register_state_dict_pre_hook(_copy_bias)
         model._rescale_save_hook = True
 
 
-def _copy_dead_bias(model: PreTrainedModel, prefix: str, keep_vars: bool) -> None:
+def _holder(model: PreTrainedModel) -> torch.nn.Module | None:
+    """The module that holds the decoder and, beside it, a bias vector, where the decoder has one, too."""
+    head = find_head(model)
+    if head.bias is None:
+        return None
+    holders = [module for module in model.modules() if any(child is head.decoder for child in module.children())]
+    return next((module for module in holders if module._parameters.get("bias") is not None), None)
+
+
+def _copy_bias(model: PreTrainedModel, *_: object) -> None:
     import torch
 
-    head = find_head(model)
-    if head.dead_bias is None or head.bias is None:
+    holder, bias = _holder(model), find_head(model).bias
+    if holder is None:
         return
-    module, name = head.dead_bias
-    dead = getattr(module, name)
-    if dead is head.bias or dead.shape != head.bias.shape:  # e.g. after resize_token_embeddings
-        _split_dead_bias(head)
-    elif not torch.equal(dead, head.bias):  # a write shows in the parameter's version
+    if holder.bias is bias or holder.bias.shape != bias.shape:  # the latter after resize_token_embeddings
+        holder.bias = torch.nn.Parameter(bias.detach().clone(), requires_grad=False)
+    elif not torch.equal(holder.bias, bias):  # a write would show in the parameter's version
         with torch.no_grad():
-            dead.copy_(head.bias)
+            holder.bias.copy_(bias)
 
 
 def ensure_bias(model: PreTrainedModel) -> torch.nn.Parameter:
@@ -71,13 +69,12 @@ def ensure_bias(model: PreTrainedModel) -> torch.nn.Parameter:
     import torch
 
     head = find_head(model)
-    if head.bias is not None:
-        return head.bias
-    if getattr(model.config, "decoder_bias", None) is False:  # ModernBERT
+    if head.bias is None and getattr(model.config, "decoder_bias", None) is False:  # ModernBERT
         model.config.decoder_bias = True
-        head.decoder.bias = torch.nn.Parameter(head.weight.new_zeros(head.weight.shape[0]))
-        return head.decoder.bias
-    raise ValueError(
-        f"{type(model).__name__} has no decoder bias, and its config no option for one: a per-term offset would be "
-        "lost at the next load; use offset=False"
-    )
+        head.decoder.bias = torch.nn.Parameter(head.weight.new_zeros(len(head.weight)))
+    if head.bias is None:
+        raise ValueError(
+            f"{type(model).__name__} has no decoder bias, and its config has no option for one: an offset or shift "
+            "would be lost at the next load; use offset=False, shift=None"
+        )
+    return head.bias

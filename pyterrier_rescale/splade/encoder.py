@@ -8,31 +8,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from .._utils.defaults import MAX_POOLING, DefaultInt
+from .._utils.checks import check_integer
 from .._utils.progress import progress_bar
+from .._utils.stages import schematic
 from ..encoding.pruning import check_pruning, prune
 from ..encoding.terms import TermMap
-from ..encoding.text_checks import check_texts
-from .pickling import Portable
-from .stages import SpladeDocEncoder, SpladeQueryEncoder, SpladeScorer, schematic
+from ..encoding.texts import check_texts
+from .interface import call_of, top_terms
+from .stages import SpladeDocEncoder, SpladeQueryEncoder, SpladeScorer
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..encoding.query_encoder import StaticEncoder
+    from ..encoding.description import Description
     from ..encoding.text_encoder import TextEncoder
     from .explanation import Explanation
 
 
-_LENGTH_256 = DefaultInt(256)
-
-
-class Splade(Portable, pt.Transformer):
+class Splade(pt.Transformer):
     """A SPLADE encoder: a masked LM whose head gives term weights; factory of PyTerrier stages.
 
     Called itself, it encodes: queries (``qid, query`` -> ``+query_toks``), documents (``docno, text`` -> ``+toks``) or
@@ -44,23 +41,26 @@ class Splade(Portable, pt.Transformer):
             ``device`` asks.
         tokenizer: a tokenizer (copied), its name or folder; default: the model's.
         rescale: divide the head by this constant first (:func:`~pyterrier_rescale.rescale`), or ``None``.
-        pooling: ``"max"`` or ``"sum"`` over positions; default: what it was saved with, else ``"max"``. A
-            folder or hub name trained with queries of their own (``query_pooling``, ``queries="static"``) keeps them.
-        max_length: tokens per text; default: what the folder was saved with, else 256 (fewer where the model has
-            fewer positions).
+        pooling: ``"max"`` or ``"sum"`` over positions; default, as of the next two and the last three: what the folder
+            or hub name was saved with, else ``"max"``. Queries encoded otherwise than documents (another pooling,
+            static weights, another model) stay so.
+        activation: ``"relu"``: log(1 + relu(x)); ``"log1p_relu"``: log(1 + log(1 + relu(x))), as OpenSearch's v3 models
+            have it; else ``"relu"``.
+        max_length: tokens per text; else the tokenizer's length, at most the model's positions, as ``SparseEncoder``
+            reads (256 where neither has a limit).
         batch_size: texts per batch at most.
         text_field: column of the documents' text.
-        lowercase: lower-case texts first.
-        device: torch device; default: CUDA where present, else CPU.
+        lowercase: lower-case texts first; default: as saved, else false.
+        device: torch device; default: CUDA where present, else Apple's MPS, else the CPU.
         dtype: torch dtype of the weights, or its name; default: float32.
         verbose: show progress bars.
         shift: weights are log(1 + relu(x - shift)), a number or one for each term, (V,), in units of the logits after
             ``rescale`` (SPARSEUP, Linkup 2026: 15). It is stored in the model's bias, so that a saved folder gives the
             same vectors in every tool, and ``Splade(folder)`` needs no shift.
-        position_top_k: of each position only so many logits, the largest, take part in pooling (SPARSEUP: 12); default:
-            what it was saved with, else all. Other tools that load a saved folder do not know it, nor ``fold``.
+        position_top_k: of each position only so many logits, the largest, take part in pooling (SPARSEUP: 12); else
+            all. Other tools that load a saved folder do not know it, nor ``fold``.
         fold: ``"case"``: variants of a term in case and word start (``apple``, ``Apple``, with and without a space
-            before) are one, whose weight is the largest of theirs; default: what it was saved with, else ``None``.
+            before) are one, whose weight is the largest of theirs; else ``None``.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: for a model, tokenizer or setting that cannot serve.
@@ -72,11 +72,12 @@ class Splade(Portable, pt.Transformer):
         *,
         tokenizer: PreTrainedTokenizerBase | str | None = None,
         rescale: float | None = None,
-        pooling: str = MAX_POOLING,
-        max_length: int = _LENGTH_256,
+        pooling: str | None = None,
+        activation: str | None = None,
+        max_length: int | None = None,
         batch_size: int = 32,
         text_field: str = "text",
-        lowercase: bool = False,
+        lowercase: bool | None = None,
         device: Any = None,
         dtype: Any = None,
         verbose: bool = False,
@@ -84,18 +85,12 @@ class Splade(Portable, pt.Transformer):
         position_top_k: int | None = None,
         fold: str | None = None,
     ) -> None:
-        from .._utils.checks import check_integer
         from .._utils.java import ensure_java
-        from ..encoding.fingerprint import state_of
-        from ..encoding.head_options import HeadOptions
-        from ..encoding.query_encoder import QuerySide
-        from ..encoding.saved_settings import saved_settings
-        from ..encoding.text_checks import position_limit
+        from ..encoding.saved_folder import describe
         from ..encoding.text_encoder import TextEncoder, default_device
         from ..heads.checkpoint import load_backbone
         from ..heads.rescaling import check_k
         from ..heads.rescaling import rescale as rescale_head
-        from ..heads.shifting import check_shift, shift_logits
 
         if isinstance(rescale, str):
             raise ValueError(
@@ -105,56 +100,45 @@ class Splade(Portable, pt.Transformer):
         if rescale is not None:
             check_k(rescale)
         check_integer("batch_size", batch_size)
-        shift = check_shift(shift)
-        saved = saved_settings(model) if isinstance(model, (str, os.PathLike)) else {}
-        pooling = saved.get("pooling", pooling) if pooling is MAX_POOLING else pooling
-        given_length = max_length is not _LENGTH_256
-        max_length = max_length if given_length else saved.get("max_length", 256)
-        given = HeadOptions(position_top_k=position_top_k, fold=fold).given()
-        options = HeadOptions(**{**saved.get("options", HeadOptions()).given(), **given})
-        shift = saved.get("shift") if shift is None else shift
-        self.query_side: QuerySide = saved.get("queries", QuerySide())
-        loaded, loaded_tokenizer = load_backbone(saved.get("folder", model), tokenizer, dtype=dtype)
+        given = {
+            "pooling": pooling, "activation": activation, "max_length": max_length, "lowercase": lowercase,
+            "shift": shift, "position_top_k": position_top_k, "fold": fold,
+        }  # fmt: skip
+        description = describe(model, **given)
+        loaded, loaded_tokenizer = load_backbone(model, tokenizer, dtype=dtype)
         if loaded is model and dtype is not None:
             raise ValueError("dtype cannot be changed for a loaded model: load it with the dtype wanted")
-        if not given_length:
-            max_length = min(max_length, position_limit(loaded) or max_length)
+        if rescale is not None:
+            loaded = rescale_head(loaded, rescale, inplace=loaded is not model)
+        if loaded is not model:
+            loaded = loaded.to(default_device(device))
+        self.encoder: TextEncoder = TextEncoder(
+            loaded, loaded_tokenizer, description, batch_size=batch_size, device=device
+        )
+        self.queries_encoder: Any = self.encoder.of_queries()
         self.model = model
         self.tokenizer = tokenizer
         self.rescale = rescale
-        self.pooling = pooling
-        self.max_length = max_length
         self.batch_size = batch_size
         self.text_field = text_field
-        self.lowercase = lowercase
         self.device = device
         self.dtype = dtype
         self.verbose = verbose
-        self.shift = shift
-        self.position_top_k = options.position_top_k
-        self.fold = options.fold
-        if rescale is not None:
-            loaded = rescale_head(loaded, rescale, inplace=loaded is not model)
-        if shift is not None:
-            loaded = shift_logits(loaded, shift, inplace=loaded is not model)
-        self.encoder: TextEncoder = TextEncoder(
-            loaded if loaded is model else loaded.to(default_device(device)),
-            loaded_tokenizer,
-            pooling=str(pooling),
-            max_length=int(max_length),
-            batch_size=batch_size,
-            lowercase=lowercase or saved.get("lowercase", False),
-            device=device,
-            options=options,
-        )
-        self.queries_encoder: TextEncoder | StaticEncoder = self.query_side.encoder(self.encoder)
+        for name, value in given.items():  # what holds, and for repr and PyTerrier's copies what was given
+            setattr(self, name, getattr(description, name))
+            setattr(self, f"_{name}", value)
+        self.max_length = self.encoder.max_length
         self._terms: dict[str, TermMap] = {}
         self._fingerprint: tuple[Any, str] | None = None
-        self._loaded_state = state_of(self.encoder.model) if isinstance(model, (str, os.PathLike)) else None
         # A plain Terrier index may follow in the pipeline: choose its JVM while it can still be chosen. Machines
         # without any Java still encode, score, and use the exact engine.
         with suppress(RuntimeError):
             ensure_java()
+
+    @property
+    def description(self) -> Description:
+        """How the encoder's logits become weights, beside its model and tokenizer."""
+        return self.encoder.description
 
     # Roles
 
@@ -237,15 +221,17 @@ class Splade(Portable, pt.Transformer):
             max_terms: heaviest terms kept per text; default: all.
             min_weight: terms of less weight are dropped.
         """
-        max_terms, min_weight = check_pruning(max_terms, min_weight)
-        return prune(self._encode(check_texts(texts), None, self.verbose, "doc"), max_terms, min_weight)
+        return self._pruned(texts, "doc", max_terms, min_weight)
 
     def encode_queries(
         self, texts: Iterable[str], *, max_terms: int | None = None, min_weight: float = 0.0
     ) -> csr_matrix:
         """Unscaled query vectors; shape and arguments as for :meth:`encode_docs`."""
-        max_terms, min_weight = check_pruning(max_terms, min_weight)
-        return prune(self._encode(check_texts(texts), None, self.verbose, "query"), max_terms, min_weight)
+        return self._pruned(texts, "query", max_terms, min_weight)
+
+    def _pruned(self, texts: Iterable[str], unit: str, max_terms: int | None, min_weight: float) -> csr_matrix:
+        pruning = check_pruning(max_terms, min_weight)
+        return prune(self._encode(check_texts(texts), None, None, unit), *pruning)
 
     def _encode(self, texts: list[str], batch_size: int | None, verbose: bool | None, unit: str) -> csr_matrix:
         verbose = self.verbose if verbose is None else verbose
@@ -264,10 +250,7 @@ class Splade(Portable, pt.Transformer):
 
     def top_terms(self, text: str, n: int = 10) -> list[tuple[str, float]]:
         """The n heaviest terms of a text with their weights, readable, heaviest first."""
-        row = self.encode_docs([text])
-        best = np.lexsort((row.indices, -row.data))[:n]
-        terms, tokenizer = self.term_map(), self.encoder.tokenizer
-        return [(terms.readable(int(row.indices[i]), tokenizer), float(row.data[i])) for i in best]
+        return top_terms(self.encode_docs([text]), self, n)
 
     def explain(self, query: str, text: str) -> Explanation:
         """The query's terms, their weights on both sides, and what each adds to the score of a text; sums to it."""
@@ -277,13 +260,9 @@ class Splade(Portable, pt.Transformer):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Save the folder that ``Splade(path)``, AutoModelForMaskedLM, SparseEncoder and pyterrier_splade load."""
-        from ..encoding.model_folder import save_encoder
+        from ..encoding.saved_folder import save_encoder
 
-        encoder = self.encoder
-        save_encoder(
-            path, encoder.model, encoder.tokenizer, pooling=encoder.pooling, max_length=encoder.max_length,
-            queries=self.query_side, options=encoder.options,
-        )  # fmt: skip
+        save_encoder(path, self.encoder.model, self.encoder.tokenizer, self.encoder.description)
 
     # What PyTerrier asks of a transformer
 
@@ -303,11 +282,12 @@ class Splade(Portable, pt.Transformer):
         column that documents are read from is their reader's matter, ``text_field`` does not count; nor do the batch
         size and the device.
         """
-        from ..encoding.fingerprint import encoder_fingerprint, state_of
+        from ..encoding.description import encoder_fingerprint, state_of
 
-        state = state_of(self.encoder.model)
+        encoder = self.encoder
+        state = state_of(encoder.model)
         if self._fingerprint is None or self._fingerprint[0] != state:
-            self._fingerprint = state, encoder_fingerprint(self.encoder, self.queries_encoder)
+            self._fingerprint = state, encoder_fingerprint(encoder.model, encoder.tokenizer, encoder.description)
         return self._fingerprint[1]
 
     def __eq__(self, other: object) -> bool:
@@ -325,13 +305,4 @@ class Splade(Portable, pt.Transformer):
         return hash((self.fingerprint, self.text_field))
 
     def __repr__(self) -> str:
-        model = self.model
-        name = repr(str(model)) if isinstance(model, (str, os.PathLike)) else f"<{type(model).__name__}>"
-        defaults = {"rescale": None, "pooling": "max", "max_length": 256, "batch_size": 32, "text_field": "text",
-                    "lowercase": False, "device": None, "dtype": None, "shift": None, "position_top_k": None,
-                    "fold": None}  # fmt: skip
-        given = {k: getattr(self, k) for k in defaults}
-        if isinstance(self.shift, np.ndarray):
-            given["shift"] = tuple(self.shift.tolist())
-        changed = [f"{k}={v!r:.80}" for k, v in given.items() if v != defaults[k]]
-        return f"Splade({', '.join([name, *changed])})"
+        return call_of(self)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from ..encoding.texts import check_texts
 
 if TYPE_CHECKING:
     from .interface import SparseEncoder
 
 _SHOWN = 15
+_ROW = (
+    "<tr><td>{term}{in_query}{in_document}</td><td style='text-align:right'>{query:.2f} &times; {document:.2f}</td>"
+    "<td style='text-align:right'>{contribution:.2f}</td><td style='width:12em;text-align:left'>"
+    "<div style='background:#1b6ca8;height:.7em;width:{share:.1f}%'></div></td></tr>"
+)
 
 
 class Explanation(pd.DataFrame):
@@ -29,22 +36,26 @@ class Explanation(pd.DataFrame):
 
     def _repr_html_(self) -> str:
         """The heaviest terms as bars, in plain HTML."""
-        largest = max(float(self["contribution"].max()) if len(self) else 0.0, 1e-12)
-        rows = "".join(
-            f"<tr><td>{html.escape(row.term)}{'' if row.in_query else ' <i>(query expansion)</i>'}"
-            f"{'' if row.in_document else ' <i>(document expansion)</i>'}</td>"
-            f"<td style='text-align:right'>{row.query_weight:.2f} &times; {row.document_weight:.2f}</td>"
-            f"<td style='text-align:right'>{row.contribution:.2f}</td>"
-            f"<td style='width:12em;text-align:left'><div style='background:#1b6ca8;height:.7em;"
-            f"width:{100 * row.contribution / largest:.1f}%'></div></td></tr>"
-            for row in self[self["contribution"] > 0].head(_SHOWN).itertuples()
-        )
-        left = int((self["contribution"] > 0).sum()) - _SHOWN
-        more = f"<tr><td colspan='4'>and {left} more shared terms</td></tr>" if left > 0 else ""
+        shared = self[self["contribution"] > 0]
+        largest = max(float(shared["contribution"].max()) if len(shared) else 0.0, 1e-12)
+        rows = [
+            _ROW.format(
+                term=html.escape(row.term),
+                in_query="" if row.in_query else " <i>(query expansion)</i>",
+                in_document="" if row.in_document else " <i>(document expansion)</i>",
+                query=row.query_weight,
+                document=row.document_weight,
+                contribution=row.contribution,
+                share=100 * row.contribution / largest,
+            )
+            for row in shared.head(_SHOWN).itertuples()
+        ]
+        if len(shared) > _SHOWN:
+            rows.append(f"<tr><td colspan='4'>and {len(shared) - _SHOWN} more shared terms</td></tr>")
         return (
             f"<table><caption>score {self.score:.3f}, the sum of the contributions</caption>"
             "<tr><th>term</th><th>query &times; document</th><th>contribution</th><th></th></tr>"
-            f"{rows}{more}</table>"
+            f"{''.join(rows)}</table>"
         )
 
 
@@ -55,32 +66,28 @@ def explain(splade: SparseEncoder, query: str, text: str) -> Explanation:
         A row per active term of the query, by contribution, then by the query's weight.
 
     Raises:
-        TypeError: if ``query`` or ``text`` is not one string.
+        ValueError: if ``query`` or ``text`` is not one string.
     """
-    for name, value in (("query", query), ("text", text)):
-        if not isinstance(value, str):
-            raise TypeError(f"{name} must be one string, got {type(value).__name__}: {value!r}"[:200])
+    check_texts([query, text])
     query_row, document_row = splade.encode_queries([query]), splade.encode_docs([text])
     ids, query_weights = query_row.indices, query_row.data.astype(np.float64)
     document_weights = np.asarray(document_row[:, ids].todense(), dtype=np.float64).ravel()
     terms, tokenizer = splade.term_map(), splade.encoder.tokenizer
-    sides = (query, splade.queries_encoder), (text, splade.encoder)
-    own = [_tokens(splade, value, side.max_length) for value, side in sides]
-    frame = Explanation({
+    in_query, in_document = _tokens(query, splade.queries_encoder), _tokens(text, splade.encoder)
+    frame = pd.DataFrame({
         "term": [terms.readable(int(i), tokenizer) for i in ids],
         "query_weight": query_weights,
         "document_weight": document_weights,
         "contribution": query_weights * document_weights,
-        "in_query": [int(i) in own[0] for i in ids],
-        "in_document": [int(i) in own[1] for i in ids],
+        "in_query": [int(i) in in_query for i in ids],
+        "in_document": [int(i) in in_document for i in ids],
     })
     order = np.lexsort((ids, -frame["query_weight"], -frame["contribution"]))
-    return frame.iloc[order].reset_index(drop=True).pipe(Explanation)
+    return Explanation(frame.iloc[order].reset_index(drop=True))
 
 
-def _tokens(splade: SparseEncoder, text: str, max_length: int) -> set[int]:
-    encoder = splade.encoder
-    ids = encoder.tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+def _tokens(text: str, encoder: Any) -> set[int]:
+    """The term ids of a text's own tokens."""
+    ids = encoder.tokenizer(text, truncation=True, max_length=encoder.max_length)["input_ids"]
     own = set(ids) - set(encoder.tokenizer.all_special_ids)
-    folding = splade.term_map().folding
-    return own if folding is None else {int(folding.representatives[i]) for i in own}
+    return own if encoder.folding is None else {int(encoder.folding.representatives[i]) for i in own}

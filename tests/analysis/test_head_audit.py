@@ -1,7 +1,6 @@
 """The audit against stock logits, numpy and scipy; verdicts on purpose-made models; several models at once."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -12,8 +11,6 @@ import torch
 
 from pyterrier_rescale import audit, calibrate, rescale
 from pyterrier_rescale.analysis.head_audit import HeadAudits
-from pyterrier_rescale.analysis.head_statistics import mean_cosine, spearman
-from pyterrier_rescale.analysis.plots import blank_figure, log_axis
 from pyterrier_rescale.heads.decoder import find_head, head_input
 from pyterrier_rescale.heads.ties import untie
 
@@ -168,7 +165,7 @@ def test_inflated_head_and_suggested_k_follows():
     assert 0.2 < after.numbers["random_saturation"] < 0.45
 
 
-@pytest.mark.parametrize(("norm", "gain"), [(0.68, 5.9), (0.1, 1.0), (2.5, 1.0), (40.0, 3.0)])
+@pytest.mark.parametrize(("norm", "gain"), [(0.68, 5.9), (40.0, 3.0)])
 def test_weights_alone_give_numbers_and_no_verdict(norm, gain):
     """A well-trained SPLADE (BERT-tiny) has a row norm of .68 and a gain of 5.9: nothing is to be rescaled there."""
     model, _ = spread_out()
@@ -239,23 +236,6 @@ def test_several_models_in_one_frame_and_figure(bert_folder, modernbert_folder, 
     assert len(figure.axes) == 4 and len(by_name[0].plot().axes) == 4 and len(listed.plot().axes) == 1
 
 
-@pytest.mark.parametrize("values", [(0.3, 1.1), (0.03, 2.5), (150, 4000), (0.05, 700)])
-def test_logarithmic_axes_have_plain_labels_apart_from_each_other(values):
-    figure, ((axis,),) = blank_figure(3, 2)
-    axis.plot(values, values)
-    log_axis(axis, "x")
-    figure.draw_without_rendering()
-    shown = [label for label in axis.get_xticklabels(which="both") if label.get_text() and _inside(label, axis)]
-    boxes = sorted((label.get_window_extent().x0, label.get_window_extent().x1) for label in shown)
-    assert len(boxes) >= 2 and all(re.fullmatch(r"[\d.,]+", label.get_text()) for label in shown)
-    assert all(right < left for (_, right), (left, _) in zip(boxes, boxes[1:], strict=False))
-
-
-def _inside(label, axis):
-    low, high = axis.get_xlim()
-    return low <= label.get_position()[0] <= high
-
-
 def test_a_notebook_shows_the_figure_without_pyplot(bert_folder):
     """Where pyplot was never imported, IPython knows no picture of matplotlib's own figures."""
     formatters = pytest.importorskip("IPython.core.formatters", reason="IPython comes with the extra test")
@@ -270,39 +250,20 @@ def test_provenance_shows_and_a_second_rescale_is_not_advised():
     assert "rescaled by 2 already: start from the original backbone" in result.verdict
 
 
-def test_heads_without_bias_or_name():
-    model, tokenizer = tiny.build("eurobert")
-    row = audit(model).to_frame().iloc[0]  # no tokenizer: all rows count as used
-    assert row["used_rows"] == row["rows"] and math.isnan(row["bias_mean"]) and not row["tied"]
-    result = audit(model, TEXTS, tokenizer=tokenizer, **OPTIONS)
-    assert math.isnan(result.numbers["frequency_bias"]) and result.numbers["score_std"] > 0
-
-
-def test_plain_numbers():
-    x = np.array([[1.0, 0], [1, 1], [0, 0]])
-    assert mean_cosine(x) == pytest.approx(math.sqrt(0.5))
-    assert math.isnan(mean_cosine(x, np.zeros(3)))
-    assert spearman(np.array([1, 2, 3, 10]), np.array([1, 4, 9, 100])) == pytest.approx(1)
-    assert math.isnan(spearman(np.ones(4), np.arange(4)))
-
-
 @pytest.mark.parametrize(
-    "call, error, message",
+    ("call", "error", "named"),
     [
         (lambda m, t: audit(m, TEXTS), ValueError, "tokenizer must be given"),
         (lambda m, t: audit(m, "text", tokenizer=t), TypeError, "texts must be a list"),
-        (lambda m, t: audit(m, [*TEXTS, None], tokenizer=t), ValueError, "text 48 must be a string, got None"),
-        (lambda m, t: audit(m, TEXTS[:5], tokenizer=t), ValueError, "at least 8 texts"),
         (lambda m, t: audit(m, TEXTS, tokenizer=t, temperature=-1), ValueError, "temperature must be"),
-        (lambda m, t: audit([]), ValueError, "at least one model"),
+        (lambda m, t: audit([]), ValueError, "model must name at least one model"),
         (lambda m, t: audit(3), TypeError, "model must be"),
         (lambda m, t: audit(m.bert), TypeError, "masked-LM head"),
     ],
 )
-def test_bad_input(call, error, message):
-    model, tokenizer = tiny.build("bert")
-    with pytest.raises(error, match=message):
-        call(model, tokenizer)
+def test_refusals(call, error, named):
+    with pytest.raises(error, match=named):
+        call(*tiny.build("bert"))
 
 
 def test_notebooks_show_verdict_table_and_figure():

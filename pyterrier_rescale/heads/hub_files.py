@@ -1,0 +1,114 @@
+"""Files of a saved model, in a folder or behind a hub name, and where in a SparseEncoder's folder its masked LM is."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .._utils.files import expand
+
+# What transformers and SparseEncoder ask for file by file; other files in a cache came with the whole repository.
+_ASKED_FOR = {
+    "config.json", "generation_config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json",
+    "tokenizer_config.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "modules.json",
+    "sentencepiece.bpe.model", "spiece.model", "chat_template.jinja",
+}  # fmt: skip
+
+
+class Module(NamedTuple):
+    """A module of sentence-transformers: the full name of its class, and the folder of its files."""
+
+    type: str
+    path: str
+
+    @property
+    def kind(self) -> str:
+        """The class's name."""
+        return self.type.rsplit(".", 1)[-1]
+
+
+def find_file(name: str | os.PathLike[str], file: str) -> Path | None:
+    """A file of a folder or a hub name, found as transformers finds it; ``None`` if there is none.
+
+    Raises:
+        FileNotFoundError: if the hub's cache does not know whether there is one, and the hub cannot be asked.
+    """
+    folder = expand(name)
+    if folder.is_dir():
+        return folder / file if (folder / file).is_file() else None
+    if folder.is_absolute() or not str(name):
+        return None
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(
+            str(name), file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+    except (OSError, ValueError):  # no such name: loading the model will say so
+        return None
+    if found is None and _cached_in_part(str(name), file):
+        raise FileNotFoundError(
+            f"only some files of {str(name)!r} are in the cache of the hub, which cannot be reached: {file} was never "
+            f"fetched, and without it the encoder may be another one. Fetch all of it while online: hf download {name}"
+        )
+    return None if found is None else Path(found)
+
+
+def _cached_in_part(name: str, file: str) -> bool:
+    """Whether the cache holds the model, but cannot tell whether it has this file."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json")
+    if not isinstance(config, str) or try_to_load_from_cache(name, file) is not None:  # known not to exist
+        return False
+    snapshot = Path(config).parent
+    names = {path.name for path in snapshot.rglob("*") if path.is_file()}
+    asked = (snapshot.parents[1] / ".no_exist" / snapshot.name).is_dir()
+    return ".gitattributes" not in names and (asked or names <= _ASKED_FOR)
+
+
+def read_json(name: str | os.PathLike[str], file: str) -> Any:
+    """The content of a JSON file of a folder or a hub name; ``None`` if there is none."""
+    found = find_file(name, file)
+    if found is None:
+        return None
+    try:
+        return json.loads(found.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{found} is not JSON ({error}): the file is damaged; save or fetch it again") from error
+
+
+def modules_of(name: str | os.PathLike[str]) -> dict[str, list[Module]] | None:
+    """The modules that documents and queries go through, in a SparseEncoder's folder; ``None`` for other folders."""
+    modules = read_json(name, "modules.json")
+    if modules is None:
+        return None
+    listed = [Module(str(module.get("type")), str(module.get("path", ""))) for module in modules]
+    if [module.kind for module in listed] != ["Router"]:
+        return {"document": listed, "query": listed}
+    router = read_json(name, "router_config.json") or read_json(name, "config.json") or {}
+    types, structure = router.get("types", {}), router.get("structure", {})
+    return {
+        side: [Module(str(types.get(path)), "" if path == "." else path) for path in structure.get(side, [])]
+        for side in ("document", "query")
+    }
+
+
+def folder_of(name: str | os.PathLike[str], path: str) -> str:
+    """A folder inside a folder, or inside a hub name's repository, of which it is fetched whole."""
+    if not path:
+        return os.fspath(name)
+    if expand(name).is_dir():
+        return str(expand(name) / path)
+    from huggingface_hub import snapshot_download
+
+    return str(Path(snapshot_download(str(name), allow_patterns=[f"{path}/*"])) / path)
+
+
+def model_folder(name: str | os.PathLike[str]) -> str:
+    """Where the masked LM of documents lies: ``name`` itself, or the folder inside it that its router names."""
+    modules = (modules_of(name) or {}).get("document")
+    return folder_of(name, modules[0].path) if modules else os.fspath(name)

@@ -1,0 +1,180 @@
+"""Options of the head: equal to the plain formulas, saved, copied, part of what an encoder and its terms are."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import torch
+from dense import dense_weights
+
+from pyterrier_rescale import Splade, open_index, rescale
+from pyterrier_rescale.encoding.description import Description, QuerySide
+from pyterrier_rescale.encoding.saved_folder import save_encoder
+from pyterrier_rescale.heads.ties import untie
+
+HEADS = ["tied", "untied", "second bias", "no bias yet"]
+
+
+def head(name):
+    """A model and its tokenizer, by how its decoder is tied and biased."""
+    model, tokenizer = {
+        "tied": lambda: tiny.build("modernbert", padding_rows=8),
+        "untied": lambda: tiny.build("bert"),
+        "second bias": lambda: tiny.build("roberta"),
+        "no bias yet": lambda: tiny.build("modernbert", decoder_bias=False),
+    }[name]()
+    if name == "untied":
+        untie(model)
+    return model, tokenizer
+
+
+def shifts(name, size):
+    return {"number": 0.2, "terms": np.linspace(-1, 2, size), "tensor": torch.linspace(2, -1, size)}[name]
+
+
+@torch.no_grad()
+def plain(model, tokenizer, **options):
+    return dense_weights(model, tokenizer, tiny.TEXTS, **options).numpy()
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("kind", ["number", "terms", "tensor"])
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+def test_a_shift_is_the_plain_formula_in_every_tool(name, kind, pooling, tmp_path):
+    from sentence_transformers import SparseEncoder
+    from transformers import AutoModelForMaskedLM
+
+    model, tokenizer = head(name)
+    shift = shifts(kind, len(model.get_output_embeddings().weight))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    splade = Splade(model, tokenizer=tokenizer, shift=shift, max_length=64, pooling=pooling)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "the caller's model stays"
+    expected = plain(model, tokenizer, shift=torch.as_tensor(shift), pooling=pooling)
+    raw = plain(model, tokenizer, pooling=pooling)
+    assert (raw > 0).sum() != (expected > 0).sum() > 0
+    np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-4)
+    np.testing.assert_allclose(splade.encode_queries(tiny.TEXTS).toarray(), expected, atol=1e-4)
+    splade.save_pretrained(tmp_path)
+    again = Splade(tmp_path)
+    assert again == splade and again.fingerprint != Splade(model, tokenizer=tokenizer, max_length=64).fingerprint
+    stock = SparseEncoder(str(tmp_path), device="cpu").encode(tiny.TEXTS, convert_to_sparse_tensor=False)
+    np.testing.assert_allclose(np.asarray(stock), expected, atol=1e-4)
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    np.testing.assert_allclose(plain(loaded, tokenizer, pooling=pooling), expected, atol=1e-4)
+
+
+def test_a_shift_goes_with_a_rescaled_head_and_wherever_an_encoder_goes(bert_folder, tmp_path):
+    model, tokenizer = tiny.build("bert")
+    shift = np.linspace(0, 1, len(tokenizer), dtype=np.float32)
+    splade = Splade(bert_folder, rescale=4.0, shift=shift, max_length=64)
+    expected = plain(rescale(model, 4.0), tokenizer, shift=torch.from_numpy(shift))
+    np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-4)
+    assert "rescale=4.0, max_length=64, shift=(" in repr(splade) and len(repr(splade)) < 250
+    one = Splade(bert_folder, rescale=4.0, shift=0.5)
+    assert repr(one).endswith("rescale=4.0, shift=0.5)")
+    loaded = Splade(model, tokenizer=tokenizer, shift=0.5)
+    for kept in (splade, one, loaded):
+        for again in (pickle.loads(pickle.dumps(kept)), copy.deepcopy(kept), copy.copy(kept)):
+            assert again == kept and repr(again) == repr(kept)
+            assert abs(again.encode_docs(tiny.TEXTS[:2]) - kept.encode_docs(tiny.TEXTS[:2])).max() == 0
+    others = [Splade(bert_folder, shift=value) for value in (0.0, 0.5, 0.6)]
+    assert len({other.fingerprint for other in others}) == 3 and others[0] == Splade(bert_folder)
+
+
+def test_a_head_is_shifted_once_and_only_where_it_has_a_bias(bert_folder, tmp_path):
+    Splade(bert_folder, shift=0.2).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"shift must be None .* shifted already \(by 0.2\)"):
+        Splade(tmp_path, shift=1.0)
+    assert Splade(tmp_path, rescale=2.0).encode_docs(tiny.TEXTS).nnz, "a shifted head can be rescaled still"
+    model, tokenizer = tiny.build("eurobert")
+    with pytest.raises(ValueError, match="EuroBertForMaskedLM"):
+        Splade(model, tokenizer=tokenizer, shift=1.0)
+
+
+OPTIONS = [
+    {"position_top_k": 3},
+    {"fold": "case"},
+    {"position_top_k": 12, "fold": "case", "shift": 0.1},
+    {"position_top_k": 100_000, "shift": 0.1},
+]
+
+
+@pytest.mark.parametrize("name", ["tied", "untied"])
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_are_the_plain_formula_saved_and_copied(name, pooling, options, tmp_path):
+    model, tokenizer = head(name)
+    if name == "untied":
+        model, tokenizer = tiny.build("eurobert") if "shift" not in options else tiny.build("roberta")
+        untie(model)
+    size = len(model.get_output_embeddings().weight)
+    splade = Splade(model, tokenizer=tokenizer, max_length=64, pooling=pooling, **options)
+    formula = {**options, "position_top_k": min(size, options.get("position_top_k", size))}
+    expected = plain(model, tokenizer, pooling=pooling, **formula)
+    raw = plain(model, tokenizer, pooling=pooling)
+    assert (raw > 0).sum() > (expected > 0).sum() > 0
+    np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-4)
+    np.testing.assert_allclose(splade.encode_queries(tiny.TEXTS[:1]).toarray(), expected[:1], atol=1e-4)
+    splade.save_pretrained(tmp_path)
+    saved = Splade(tmp_path)
+    assert saved == splade and (saved.position_top_k, saved.fold) == (splade.position_top_k, splade.fold)
+    for again in (saved, pickle.loads(pickle.dumps(saved)), pickle.loads(pickle.dumps(splade)), copy.deepcopy(saved)):
+        assert again.fingerprint == splade.fingerprint
+        assert abs(again.encode_docs(tiny.TEXTS) - splade.encode_docs(tiny.TEXTS)).max() < 1e-6
+        assert again.term_map().fingerprint == splade.term_map().fingerprint
+
+
+def test_an_option_given_wins_over_the_saved_one(modernbert_folder, tmp_path):
+    made = {
+        "plain": Splade(modernbert_folder), "3": Splade(modernbert_folder, position_top_k=3),
+        "4": Splade(modernbert_folder, position_top_k=4), "case": Splade(modernbert_folder, fold="case"),
+        "both": Splade(modernbert_folder, position_top_k=3, fold="case"),
+    }  # fmt: skip
+    assert len({splade.fingerprint for splade in made.values()}) == len(made)
+    assert repr(made["both"]).endswith("position_top_k=3, fold='case')") and "fold" not in repr(made["plain"])
+    made["both"].save_pretrained(tmp_path)
+    given = Splade(tmp_path, position_top_k=4)
+    assert (given.position_top_k, given.fold) == (4, "case")
+
+
+def test_static_queries_of_folded_terms(tmp_path):
+    model, tokenizer = tiny.build("modernbert")
+    weights = np.random.default_rng(0).random(len(tokenizer), dtype=np.float32)
+    folded = Splade(model, tokenizer=tokenizer, fold="case", max_length=64)
+    how = Description(max_length=64, fold="case", queries=QuerySide(weights=weights))
+    save_encoder(tmp_path, model, tokenizer, how)
+    splade = Splade(tmp_path)
+    query = "Sparse sparse a A"
+    own = set(tokenizer(query, add_special_tokens=False)["input_ids"])
+    expected = {}
+    for index in own:
+        place = int(folded.encoder.folding.representatives[index])
+        expected[place] = max(expected.get(place, 0), weights[index])
+    row = splade.encode_queries([query])
+    assert dict(zip(row.indices.tolist(), row.data.tolist(), strict=True)) == pytest.approx(expected)
+    assert len(expected) < len(own)
+
+
+@pytest.mark.parametrize("engine", ["exact", "terrier"])
+def test_engines_find_folded_terms(engine, modernbert_folder, tmp_path):
+    texts = [text.upper() if i % 2 else text.lower() for i, text in enumerate(tiny.TEXTS)]
+    documents = [{"docno": f"d{i}", "text": text} for i, text in enumerate(texts)]
+    splade = Splade(modernbert_folder, fold="case", position_top_k=12, max_length=64)
+    queries = pd.DataFrame({"qid": ["1", "2"], "query": ["sparse retrieval", "SOFTMAX of the head"]})
+    index = open_index(tmp_path / "index", engine)
+    (splade.doc_encoder() >> index.indexer()).index(documents)
+    found = (splade.query_encoder() >> index.retriever(12))(queries)
+    rounded = splade.encode_docs(texts).copy()
+    rounded.data = np.rint(rounded.data * 100) / 100
+    scores = (splade.encode_queries(queries["query"].tolist()) @ rounded.T).toarray()
+    assert len(found) == (scores > 0).sum() > 12
+    for row in found.itertuples():
+        assert row.score == pytest.approx(scores[int(row.qid) - 1, int(row.docno[1:])], rel=1e-3)
+    plain_encoder = Splade(modernbert_folder, position_top_k=12, max_length=64)
+    with pytest.raises(ValueError, match="vocabulary"):
+        (plain_encoder.query_encoder() >> index.retriever(12))(queries)
