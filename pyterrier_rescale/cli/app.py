@@ -94,7 +94,7 @@ def rescale(
     bias: Annotated[bool, typer.Option("--bias", help="Divide the bias, too (fixed k only).")] = False,
 ) -> None:
     """Divide a head and save the model with its tokenizer: a backbone that stock tools load."""
-    from .. import Splade, calibrate
+    from .. import calibrate
     from .. import rescale as run
     from .._utils.files import whole_folder
     from ..evaluation.system import parse_rescale
@@ -114,6 +114,8 @@ def rescale(
             loaded = run(model, value, bias=bias)
         loaded, tokenizer = load_backbone(loaded)
         if modules_of(model) is not None:  # an encoder is saved whole: pooling, lengths, queries of their own
+            from .. import Splade
+
             Splade(loaded, tokenizer=tokenizer, device="cpu").save_pretrained(folder)
         else:
             loaded.save_pretrained(folder)
