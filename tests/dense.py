@@ -6,12 +6,14 @@ import torch
 
 
 def dense_weights(
-    model, tokenizer, texts, *, shift=0.0, pooling="max", max_length=64, position_top_k=None, fold=None
-):
+    model, tokenizer, texts, *, shift=0.0, pooling="max", activation="relu", max_length=64, position_top_k=None,
+    fold=None,
+):  # fmt: skip
     """Term weights (B, V), differentiable, of texts padded to the longest."""
     batch = tokenizer(texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits - shift
     weights = torch.log1p(torch.relu(logits)) * batch["attention_mask"][..., None]
+    weights = torch.log1p(weights) if activation == "log1p_relu" else weights
     if position_top_k is not None:
         weights = weights * torch.zeros_like(logits).scatter(2, logits.topk(position_top_k, dim=2).indices, 1.0)
     weights = weights.amax(dim=1) if pooling == "max" else weights.sum(dim=1)
@@ -41,3 +43,13 @@ def variants(tokenizer, vocab_size):
         place = (text != text.lower(), token[0] not in "\u0120\u2581", index)
         classes.setdefault(text.lower(), []).append(place)
     return [[index for *_, index in sorted(members)] for members in classes.values()]
+
+
+def head_of_padded(hidden, weight, bias, mask, pooling="max", *, screen=None, **description):
+    """The sparse head (B, V) of padded hidden states (B, L, H)."""
+    from pyterrier_rescale.encoding.description import Description
+    from pyterrier_rescale.encoding.kernel import packed_head
+
+    mask = mask.bool()
+    how = Description(pooling=pooling, **description)
+    return packed_head(hidden[mask], mask.sum(dim=1), weight, bias, how, screen=screen)

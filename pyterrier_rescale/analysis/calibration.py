@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.checks import check_choice, check_number, check_share
-from ..heads.checkpoint import load_backbone
 from ..heads.decoder import find_head, mean_row_norm
 from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import check_k, rescale
@@ -89,7 +88,8 @@ class Calibration:
             inplace: change ``model`` itself instead of a copy.
 
         Returns:
-            The calibrated model; its config holds k, method and the settings.
+            The calibrated model; its config holds k, method and the settings. An encoder's folder or hub name is kept
+            as :func:`~pyterrier_rescale.rescale` says.
 
         Raises:
             ValueError: if the model has been rescaled already, has another head than the one measured, or has no
@@ -97,7 +97,7 @@ class Calibration:
         """
         import torch
 
-        loaded, _ = load_backbone(model, need_tokenizer=False)
+        loaded, _, _ = load_encoder(model, None, None, None, need_tokenizer=False)
         refuse_rescaled(loaded)
         weight, measured = find_head(loaded).weight, self.settings["mean_row_norm_before"]
         if (self.bias_shift is not None and len(self.bias_shift) != len(weight)) or not math.isclose(
@@ -107,7 +107,9 @@ class Calibration:
                 f"model's head has {len(weight)} rows of mean norm {mean_row_norm(weight):.4g}, not those that were "
                 f"measured (mean norm {measured:.4g}): apply the calibration to the model it was measured on"
             )
-        if loaded is model and not inplace:
+        if isinstance(model, (str, os.PathLike)):
+            loaded.encoder_folder = os.fspath(model)
+        elif loaded is model and not inplace:
             loaded = copy.deepcopy(loaded)
         if self.bias_shift is not None:
             shifted = ensure_bias(loaded).detach().float().cpu().numpy() + self.bias_shift

@@ -250,7 +250,7 @@ def _pass(encoder: TextEncoder, texts: Sequence[str], weight: torch.Tensor) -> _
 def _pool(batch: HeadBatch, mask: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
     """max_i w_v . t_i of the texts of a batch over the positions of a mask, (n, V); -inf without a position."""
     rows, lengths = batch.hidden[mask], mask.sum(dim=1).tolist()
-    pooled = torch.full((len(lengths), len(weight)), -torch.inf, device=rows.device)
+    pooled = torch.full((len(lengths), len(weight)), -torch.inf, dtype=torch.float32, device=rows.device)
     for start in range(0, len(weight), _VOCAB_CHUNK):
         terms = slice(start, start + _VOCAB_CHUNK)
         logits = (rows @ weight[terms].T).float()

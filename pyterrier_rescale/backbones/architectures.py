@@ -89,6 +89,7 @@ def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
 
     ``vocab_size`` is the tokenizer's: where the texts are few, it is smaller than the one asked for.
     """
+    import torch
     import transformers
 
     pad, _, cls, sep, _ = range(len(SPECIAL))
@@ -109,7 +110,7 @@ def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
             sep_token_id=sep,
             **sizes,
         )
-        return transformers.ModernBertForMaskedLM(config)
+        return transformers.ModernBertForMaskedLM._from_config(config, dtype=torch.float32)
     kind = {"bert": "Bert", "roberta": "Roberta"}[settings.family]
     config = getattr(transformers, f"{kind}Config")(
         intermediate_size=settings.hidden * 2,  # half of the usual: it is the costliest part of a step
@@ -119,4 +120,4 @@ def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
         attention_probs_dropout_prob=0.0,
         **sizes,
     )
-    return getattr(transformers, f"{kind}ForMaskedLM")(config)
+    return getattr(transformers, f"{kind}ForMaskedLM")._from_config(config, dtype=torch.float32)

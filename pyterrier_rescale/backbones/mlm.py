@@ -168,8 +168,8 @@ def corrupt(
     special = torch.tensor(sorted(set(tokenizer.all_special_ids)))
     every = torch.arange(len(tokenizer))
     ordinary = every[~torch.isin(every, special)]
-    chosen = (torch.rand(ids.shape, generator=generator) < settings.chosen) & ~torch.isin(ids, special)
-    dice = torch.rand(ids.shape, generator=generator)
+    draw, dice = (torch.rand(ids.shape, generator=generator, dtype=torch.float32) for _ in range(2))
+    chosen = (draw < settings.chosen) & ~torch.isin(ids, special)
     hidden = chosen & (dice < settings.masked)
     other = chosen & (dice >= settings.masked) & (dice < settings.masked + settings.random)
     noise = ordinary[torch.randint(len(ordinary), ids.shape, generator=generator)]

@@ -94,11 +94,12 @@ def rescale(
     bias: Annotated[bool, typer.Option("--bias", help="Divide the bias, too (fixed k only).")] = False,
 ) -> None:
     """Divide a head and save the model with its tokenizer: a backbone that stock tools load."""
-    from .. import calibrate
+    from .. import Splade, calibrate
     from .. import rescale as run
     from .._utils.files import whole_folder
     from ..evaluation.system import parse_rescale
     from ..heads.checkpoint import load_backbone, no_weight_bars
+    from ..heads.hub_files import modules_of
     from ..heads.provenance import provenance
 
     value = parse_rescale(spec)
@@ -106,17 +107,17 @@ def rescale(
         raise ValueError(
             f"--rescale must be a number, or auto or calibrated with --texts and without --bias, got {spec!r}"
         )
-    with whole_folder(output) as folder:
-        loaded, tokenizer = load_backbone(model)
+    with whole_folder(output) as folder, no_weight_bars():
         if isinstance(value, str):
-            sample = _sample(texts, n_texts)
-            calibration = calibrate(loaded, sample, tokenizer=tokenizer, offset=value == "calibrated")
-            loaded = calibration.apply(loaded, inplace=True)
+            loaded = calibrate(model, _sample(texts, n_texts), offset=value == "calibrated").apply(model)
         else:
-            loaded = run(loaded, value, bias=bias, inplace=True)
-        with no_weight_bars():
+            loaded = run(model, value, bias=bias)
+        loaded, tokenizer = load_backbone(loaded)
+        if modules_of(model) is not None:  # an encoder is saved whole: pooling, lengths, queries of their own
+            Splade(loaded, tokenizer=tokenizer, device="cpu").save_pretrained(folder)
+        else:
             loaded.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     done = provenance(loaded)
     norm = done["mean_row_norm_before"]
     typer.echo(f"{output}: {done['method']}, k = {done['k']:.4g}; the mean row norm was {norm:.4g}")
@@ -142,6 +143,8 @@ def compare(
     engine: Annotated[str, typer.Option(help="terrier, pisa, exact, seismic or milvus.")] = "terrier",
     untrained: Annotated[bool, typer.Option("--untrained", help="Score the encoders before training, too.")] = False,
     model_free: Annotated[bool, typer.Option(help="Score the word pieces without a model, too.")] = True,
+    min_label: Annotated[int, typer.Option(help="Lower labels are not relevant.", min=1)] = 1,
+    drop_own: Annotated[bool, typer.Option(help="Leave topics that are documents out of their results.")] = True,
     max_steps: Annotated[int, typer.Option(help="Training steps of each encoder.", min=1)] = 250,
     batch_size: Annotated[int, typer.Option(help="Queries per step.", min=2)] = 32,
     learning_rate: Annotated[float, typer.Option(help="5e-4 suits the small backbones, 2e-5 full-size ones.")] = 5e-4,
@@ -163,8 +166,8 @@ def compare(
     comparison = run(
         loaded, models or small_backbones(loaded, seed=seed, verbose=not quiet), output,
         rescalings=rescale or ["none", "16", "calibrated"], split=split, engine=engine, untrained=untrained,
-        model_free=model_free, max_length=max_length, seed=seed, training=training, overwrite=overwrite, say=_clock(),
-        command=_typed(), verbose=not quiet,
+        model_free=model_free, min_label=min_label, drop_own=drop_own, max_length=max_length, seed=seed,
+        training=training, overwrite=overwrite, say=_clock(), command=_typed(), verbose=not quiet,
     )  # fmt: skip
     _show(comparison)
 

@@ -55,26 +55,31 @@ class Collection(ABC):
             ValueError: if there is no such split.
         """
 
-    def train_pairs(self) -> list[tuple[str, str]]:
+    def train_pairs(self, min_label: int = 1) -> list[tuple[str, str]]:
         """Return (query, document text) pairs to train on.
 
-        They are the pairs of the train split with a label above 0; without a train split, the (title, body) pairs of
-        the documents that have both. Those come from the corpus, hence also from what test topics look for.
+        They are the pairs of the train split; without a train split, and with a warning, the (title, body) pairs of the
+        documents that have both. Those come from the corpus, hence also from what test topics look for.
 
         Pairs whose ids are in neither the queries nor the corpus, or whose text is blank, are left out, counted, and
         told in one warning.
+
+        Args:
+            min_label: judgements of a lower label are left out.
 
         Raises:
             ValueError: if no pair can be made.
         """
         if "train" in self.splits:
             qrels, topics = self.qrels("train"), self.topics("train")
-            qrels = qrels[qrels["label"] > 0]
+            hint_at_levels(qrels, min_label, f"the train split of collection {self.name!r}")
+            qrels = qrels[qrels["label"] >= min_label]
             queries, wanted = dict(zip(topics["qid"], topics["query"], strict=True)), set(qrels["docno"])
             texts = {doc["docno"]: doc["text"] for doc in self.corpus() if doc["docno"] in wanted}
             found = [(queries.get(q, ""), texts.get(d, "")) for q, d in zip(qrels["qid"], qrels["docno"], strict=True)]
             left_out = "judgements whose query or document is missing or blank"
         else:
+            warnings.warn(f"collection {self.name!r} {self._without_train()}", stacklevel=2)
             found = [(doc["title"], doc["body"]) for doc in self.corpus()]
             left_out = "documents without a title or without a body"
         pairs = [pair for pair in found if pair[0].strip() and pair[1].strip()]
@@ -88,6 +93,10 @@ class Collection(ABC):
                 f"collection {self.name!r}: train_pairs() left out {len(found) - len(pairs):,} {left_out}", stacklevel=2
             )
         return pairs
+
+    def _without_train(self) -> str:
+        splits = ", ".join(self.splits) or "no judgements"
+        return f"has no train split (it has {splits}): the training pairs are the documents' titles and bodies"
 
     def sample(
         self, n_docs: int | None = None, n_topics: int | None = None, seed: int = 0, *, split: str = "test"
@@ -237,9 +246,9 @@ class SampledCollection(FrameCollection):
         self.check_split(split)
         return self._topics.copy()
 
-    def train_pairs(self) -> list[tuple[str, str]]:
+    def train_pairs(self, min_label: int = 1) -> list[tuple[str, str]]:
         """Return the training pairs of the whole collection."""
-        return self.base.train_pairs()
+        return self.base.train_pairs(min_label)
 
 
 def _chosen_docnos(base: Collection, relevant: set[str], number: int, seed: int) -> frozenset[str]:
@@ -279,6 +288,16 @@ def _query(value: Any, what: str) -> str:
 
 
 _CHECKS = {"qid": check_id, "docno": check_id, "query": _query, "label": check_label}
+
+
+def hint_at_levels(qrels: pd.DataFrame, min_label: int, what: str) -> None:
+    """Warn where labels have several levels, all above 0, of which the lower ones may mean "not relevant"."""
+    levels = sorted(set(qrels["label"]))
+    if min_label == 1 and len(levels) > 1 and levels[0] > 0:
+        warnings.warn(
+            f"labels of {what} are {', '.join(map(str, levels))}, and never 0: all count as relevant, unless min_label "
+            "says from which on they do", stacklevel=3,
+        )  # fmt: skip
 
 
 def make_document(docno: str, title: str, body: str) -> dict[str, str]:

@@ -17,7 +17,8 @@ from .._utils.files import expand, whole_folder
 from .base import Collection, make_document, order_splits
 from .files import Row, check_id, read_jsonl, read_qrels
 
-_ENDINGS = (".tsv", ".tsv.gz")
+# Of files of judgements; at the root, only of the first two, where others may hold pairs of texts.
+_ENDINGS = (".tsv", ".csv", ".jsonl", ".txt", ".qrels", ".trec")
 
 
 class BeirCollection(Collection):
@@ -25,8 +26,9 @@ class BeirCollection(Collection):
 
     Args:
         path: the folder, with ``corpus.jsonl`` (``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``)
-            and ``qrels/<split>.tsv`` (query-id, corpus-id, score, under a header or without); each may end in
-            ``.gz``. Hidden files are passed over, byte-order marks and CRLF are understood.
+            and ``qrels/<split>.tsv`` (query-id, corpus-id, score, under a header or without; ``.csv``, ``.jsonl`` and
+            TREC's columns serve as well); each may end in ``.gz``. Hidden files are passed over, byte-order marks and
+            CRLF are understood.
         name: default: the folder's name.
 
     Raises:
@@ -45,12 +47,27 @@ class BeirCollection(Collection):
     @cached_property
     def _qrels_files(self) -> dict[str, Path]:
         files: dict[str, Path] = {}
-        folder = self.path / "qrels"
-        for file in sorted(folder.rglob("*.tsv*")):
-            inner = file.relative_to(folder).as_posix()
-            if inner.endswith(_ENDINGS) and not inner.startswith(".") and "/." not in inner:  # a Mac adds ._test.tsv
-                files.setdefault(inner.removesuffix(".gz").removesuffix(".tsv"), file)
+        for folder in (self.path / "qrels", self.path):
+            for file in self._plain_files(folder):
+                split = file.relative_to(folder).as_posix().removesuffix(".gz").rpartition(".")[0]
+                known = {"training": "train"}.get(split.lower(), split.lower())
+                split = known if known in ("train", "dev", "test") else split
+                endings = _ENDINGS if folder != self.path else _ENDINGS[:2] if split == known else ()
+                if file.name.removesuffix(".gz").endswith(endings):
+                    files.setdefault(split, file)
         return files
+
+    def _plain_files(self, folder: Path) -> list[Path]:
+        """Files of a folder (and, in qrels, of those below it); without hidden ones, such as a Mac's ._test.tsv."""
+        found = folder.glob("*") if folder == self.path else folder.rglob("*")
+        return [f for f in sorted(found) if f.is_file() and not f.relative_to(folder).as_posix().startswith(".")
+                and "/." not in f.relative_to(folder).as_posix()]  # fmt: skip
+
+    def _without_train(self) -> str:
+        known = {self._corpus_file, *self._qrels_files.values(), *self.path.glob("queries.jsonl*")}
+        others = [f for folder in (self.path / "qrels", self.path) for f in self._plain_files(folder) if f not in known]
+        names = ", ".join(file.relative_to(self.path).as_posix() for file in others)
+        return super()._without_train() + (f"; not read as judgements: {names}" if names else "")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -150,7 +167,8 @@ def write_beir(collection: Collection, path: str | os.PathLike[str]) -> BeirColl
                     "text": doc["text"] if body is None else body,
                 }  # fmt: skip
                 extra = {key: value for key, value in doc.items() if key not in ("docno", "text", "title", "body")}
-                out.write(json.dumps({**row, "metadata": extra} if extra else row, ensure_ascii=False) + "\n")
+                row = {**row, "metadata": extra} if extra else row
+                out.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
         topics = [pd.DataFrame({"_id": [], "text": []})]
         for split in collection.splits:
             file = folder / "qrels" / f"{split}.tsv"
@@ -165,3 +183,10 @@ def write_beir(collection: Collection, path: str | os.PathLike[str]) -> BeirColl
                 raise ValueError(f"qid {qid!r} has other queries in other splits: the format knows one for each qid")
         queries.to_json(folder / "queries.jsonl", orient="records", lines=True, force_ascii=False)
     return BeirCollection(path)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and numbers of numpy, which frames and Parquet files give, as JSON's."""
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"documents must hold values that JSON can, got {type(value).__name__}")
+    return value.tolist()

@@ -31,7 +31,7 @@ _ABOUT = {"_name_or_path", "name_or_path", "transformers_version", "architecture
           "id2label", "label2id", PROVENANCE}  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class QuerySide:
     """How queries are encoded; what is ``None`` is as of documents.
 
@@ -67,7 +67,7 @@ class QuerySide:
         return "another model" if self.model is not None else " ".join(filter(None, (self.pooling, self.activation)))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Description:
     """How a masked LM's logits z become term weights.
 
@@ -106,6 +106,9 @@ class Description:
         side = self.queries
         same = [name for name in ("pooling", "activation", "max_length") if getattr(side, name) == getattr(self, name)]
         object.__setattr__(self, "queries", dataclasses.replace(side, **dict.fromkeys(same)))
+
+    def __repr__(self) -> str:
+        return f"<Description {self.changed()}>"
 
     def replace(self, **fields: Any) -> Description:
         """The same with other values of some fields."""

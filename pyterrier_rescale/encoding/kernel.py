@@ -233,8 +233,8 @@ class _SumHead(torch.autograd.Function):
             logits.clamp_min_(0).log1p_()
             if twice:
                 logits.log1p_()
-            real = group.real().to(logits.dtype)
-            total[group.texts, terms] = torch.bmm(real[:, None, :], logits).squeeze(1).to(total.dtype)
+            logits *= group.real()[..., None]
+            total[group.texts, terms] = logits.sum(dim=1, dtype=total.dtype)
         ctx.save_for_backward(rows, weight, bias)
         ctx.lengths, ctx.twice = lengths, twice
         return total

@@ -48,11 +48,16 @@ _WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\
 def describe(model: Any, **given: Any) -> Description:
     """What is given, and what is not (``None``) as the folder or hub name says; of a loaded model the defaults.
 
+    A model that ``rescale`` or a calibration made of an encoder's folder is described by that folder.
+
     Raises:
         ValueError: if the folder was saved with what Splade does not do (prompts, other modules or settings of them).
         FileNotFoundError: if only a part of it is in the hub's cache.
     """
-    found = _read(model) if isinstance(model, (str, os.PathLike)) else Description()
+    place = model if isinstance(model, (str, os.PathLike)) else getattr(model, "encoder_folder", None)
+    found = Description() if place is None else _read(place)
+    if place not in (None, model) and "shift" in (getattr(model.config, PROVENANCE, None) or {}):
+        found = found.replace(shift=None)  # it is stored in the bias
     return found.replace(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -89,9 +94,7 @@ def _queries(
     if kinds[-1] == "SparseStaticEmbedding":
         side["weights"] = _static_weights(name, queries[-1].path)
     if not pooled:
-        tokenizer = read_json(name, f"{queries[0].path}/tokenizer_config.json") or {}
-        length = tokenizer.get("model_max_length")
-        side["max_length"] = length if isinstance(length, int) and length < _NO_LIMIT else None
+        side["max_length"] = _tokenizer_length(name, queries[0].path)
         if config.get("static_tokenizer") != "documents":
             side["tokenizer"] = folder_of(name, queries[0].path)
         return QuerySide(**side)
@@ -104,7 +107,8 @@ def _queries(
         if theirs["lowercase"] != lengths["lowercase"]:
             raise _refusal(name, f"do_lower_case={theirs['lowercase']} for queries alone")
         folder = folder_of(name, queries[0].path)
-        side |= {"model": folder, "tokenizer": folder, "max_length": theirs["query"] or theirs["document"]}
+        length = theirs["query"] or _tokenizer_length(name, queries[0].path)
+        side |= {"model": folder, "tokenizer": folder, "max_length": length}
     return QuerySide(**side, times_model=len(kinds) == 3)
 
 
@@ -153,7 +157,14 @@ def _lengths(name: Any, body: str) -> dict[str, Any]:
             raise _refusal(name, f"{key}={config[key]!r}")
     document = config.get("document_length") or config.get("max_seq_length")
     query = config.get("query_length") or config.get("max_seq_length")
+    if query is None and document is not None:
+        query = _tokenizer_length(name, body)
     return {"document": document, "query": query, "lowercase": bool(config.get("do_lower_case"))}
+
+
+def _tokenizer_length(name: Any, path: str) -> int | None:
+    length = (read_json(name, f"{path}/tokenizer_config.json".lstrip("/")) or {}).get("model_max_length")
+    return length if isinstance(length, int) and length < _NO_LIMIT else None
 
 
 def _static_weights(name: Any, path: str) -> np.ndarray:
@@ -263,9 +274,11 @@ def _save_queries(
         route[name] = "SparseStaticEmbedding"
         # SparseStaticEmbedding takes as many weights as its tokenizer has tokens: name the head's padding rows
         tokenizer = copy.deepcopy(side.tokenizer or tokenizer)
-        tokenizer.add_tokens([f"[row {i}]" for i in range(len(tokenizer.get_vocab()), len(side.weights))])
+        if side.tokenizer is None:
+            tokenizer.add_tokens([f"[row {i}]" for i in range(len(tokenizer.get_vocab()), len(side.weights))])
+        weights = np.ascontiguousarray(side.weights[: len(tokenizer.get_vocab())])
         _save_tokenizer(stage / name, tokenizer, side.max_length or description.max_length)
-        save_file({"weight": torch.from_numpy(np.ascontiguousarray(side.weights))}, stage / name / "model.safetensors")
+        save_file({"weight": torch.from_numpy(weights)}, stage / name / "model.safetensors")
         _write(stage / name / "config.json", {"frozen": False})
     _write(
         stage / "router_config.json",

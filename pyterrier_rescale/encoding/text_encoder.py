@@ -15,7 +15,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from .._utils.checks import check_integer
-from ..heads.checkpoint import load_backbone, load_tokenizer
+from ..heads.checkpoint import load_model, load_tokenizer
 from ..heads.decoder import check_head, evaluating, head_input, padding_error
 from ..heads.fingerprint import tokenizer_fingerprint
 from ..heads.rescaling import shift_logits
@@ -115,7 +115,7 @@ class TextEncoder:
         """The query side with its model and tokenizer loaded, static weights as many as rows of the head."""
         found: dict[str, Any] = {}
         if isinstance(side.model, str):
-            found["model"] = load_backbone(side.model, need_tokenizer=False)[0]
+            found["model"] = load_model(side.model)
         if isinstance(side.tokenizer, str):
             tokenizer = load_tokenizer(side.tokenizer)
             same = tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer)
@@ -139,6 +139,8 @@ class TextEncoder:
             ValueError: for another model of another vocabulary.
         """
         side, asked = self.description.queries, self.description.of_queries()
+        if side.alike and side.max_length is None:
+            return self
         if side.model is not None:
             encoder = TextEncoder(side.model, side.tokenizer, asked, batch_size=self.batch_size, device=self.device)
             if encoder.vocab_size != self.vocab_size:

@@ -99,11 +99,17 @@ def lowercasing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ValueError(f"lowercase=True needs a fast tokenizer, got a {type(tokenizer).__name__}")
-    tokenizer = copy.deepcopy(tokenizer)
-    backend = tokenizer.backend_tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
     steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer is not None else [])
     backend.normalizer = normalizers.Sequence(steps)
-    return tokenizer
+    # classes of one model (BertTokenizer, ...) would build the normaliser anew at loading
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=tokenizer.model_max_length,
+        truncation_side=tokenizer.truncation_side, model_input_names=tokenizer.model_input_names,
+        **tokenizer.special_tokens_map,
+    )  # fmt: skip
 
 
 def lock_of(thing: Any) -> threading.RLock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,8 @@ def compare(
     untrained: bool = False,
     model_free: bool = True,
     num_results: int = 1000,
+    min_label: int = 1,
+    drop_own: bool = True,
     max_length: int = 256,
     seed: int = 0,
     training: Mapping[str, Any] | None = None,
@@ -91,6 +93,10 @@ def compare(
         model_free: beside Terrier's BM25 show what each backbone's own word pieces reach without a model, on the same
             ``max_length`` tokens: pieces x IDF, and BM25 (:class:`~pyterrier_rescale.LexicalEncoder`).
         num_results: documents per query.
+        min_label: lower labels are not relevant: for RR, AP and recall (nDCG takes labels as gains), and as training
+            pairs.
+        drop_own: where a topic is a document of the collection (the same id, and the query is the text), leave it out
+            of its own results.
         max_length: tokens per text.
         seed: of the training.
         training: options of :func:`~pyterrier_rescale.train`, and ``dev``; ``monitor="warn"`` if it is not among them.
@@ -108,7 +114,9 @@ def compare(
         TypeError, ValueError: for bad arguments, or if ``output_dir`` holds a comparison of other inputs.
     """
     from ..collections import load_collection
+    from ..collections.base import hint_at_levels
     from ..indexing.engines import engine_class
+    from ..indexing.own_documents import WithoutOwnDocuments
     from ..splade import Splade
     from ..training import TrainConfig
     from ..training.dev_evaluation import DevSet
@@ -124,6 +132,7 @@ def compare(
         raise TypeError(f"rescalings must be a list of none, numbers, auto, calibrated, learned, got {rescalings!r}")
     rescalings = list(dict.fromkeys(parse_rescale(value) for value in rescalings))
     num_results, max_length = check_integer("num_results", num_results), check_integer("max_length", max_length)
+    check_integer("min_label", min_label)
     options = {"monitor": "warn", "max_length": max_length, "seed": seed, **(training or {})}
     dev = options.pop("dev", None)
     for rescale in rescalings:
@@ -131,13 +140,15 @@ def compare(
     topics, qrels = collection.topics(split), collection.qrels(split)
     if not topics["qid"].isin(qrels["qid"]).any():
         raise ValueError(f"split {split!r} of {collection.name!r} has no topic with judgements: nothing can be scored")
-    pairs = collection.train_pairs()
+    hint_at_levels(qrels, min_label, f"split {split!r} of {collection.name!r}")
+    pairs = collection.train_pairs() if min_label == 1 else collection.train_pairs(min_label)
     config = {
         "collection": collection.name, "split": split, **_fingerprints(collection, topics, qrels, pairs),
         "dev": None if dev is None else DevSet(dev).fingerprint,
         "backbones": {name: Splade(os.fspath(model)).fingerprint for name, model in backbones.items()},
         "rescalings": [rescale_label(value) for value in rescalings], "engine": engine, "untrained": untrained,
-        "model_free": model_free, "num_results": num_results, "max_length": max_length, "seed": seed,
+        "model_free": model_free, "num_results": num_results, "min_label": min_label, "drop_own": drop_own,
+        "max_length": max_length, "seed": seed,
         "training": json.loads(json.dumps(dict(training or {}, dev=None), default=str)),
     }  # fmt: skip
     output_dir = expand(output_dir)
@@ -146,7 +157,11 @@ def compare(
             shutil.rmtree(output_dir / name, ignore_errors=True)
         (output_dir / _FACTS).unlink(missing_ok=True)
 
-    indexer = Indexer(collection, config["documents"], topics, output_dir / "indexes", num_results, verbose)
+    without_own = WithoutOwnDocuments(collection.corpus, num_results)
+    indexer = Indexer(
+        collection, config["documents"], topics, output_dir / "indexes", num_results, verbose,
+        without_own if drop_own and without_own.own(topics) else None,
+    )  # fmt: skip
     rows = {"BM25": indexer.bm25(say)}
     if model_free:
         say("model-free rows: the backbones' word pieces by IDF and BM25")
@@ -169,14 +184,16 @@ def compare(
 
     say(f"pt.Experiment: {len(rows)} systems, {len(topics)} topics")
     pipelines = {name: row.pipeline for name, row in rows.items()}
-    means, per_query = experiment(pipelines, topics, qrels, MEASURES, output_dir / "runs", say, verbose)
+    means, per_query = experiment(
+        pipelines, topics, qrels, MEASURES, output_dir / "runs", say, verbose, min_label
+    )
     results = _table(rows, means, per_query)
     write_whole(output_dir / "per_query.csv", per_query.to_csv(index=False))
     write_whole(output_dir / "results.csv", results.to_csv(index=False))
     write_whole(output_dir / "results.md", markdown_table(results) + "\n")
     first = next(iter(backbones))
     shown = {s.name: rows[s.name] for s in listed if s.trained and s.backbone == first and rows[s.name].encoder}
-    examples = topic_examples(shown, per_query, topics, qrels, collection) if shown else []
+    examples = topic_examples(shown, per_query, topics, qrels[qrels["label"] >= min_label], collection) if shown else []
     comparison = Comparison(results, per_query, output_dir, {**config, "topics": len(topics)}, examples)
     draw_figures(comparison, backbones)
     comparison.report(command)
@@ -188,11 +205,21 @@ def _fingerprints(collection: Any, topics: pd.DataFrame, qrels: pd.DataFrame, pa
     from ..indexing.corpus import corpus_fingerprint
 
     return {
-        "documents": corpus_fingerprint(collection.corpus),
+        "documents": corpus_fingerprint(_once(collection)),
         "topics": corpus_fingerprint(topics, ("qid", "query")),
         "qrels": corpus_fingerprint(qrels, ("qid", "docno", "label")),
         "pairs": corpus_fingerprint(({"pair": list(pair)} for pair in pairs), ("pair",)),
     }
+
+
+def _once(collection: Any) -> Iterator[dict[str, Any]]:
+    """The documents, none of which may come twice."""
+    seen: set[str] = set()
+    for document in collection.corpus():
+        if document["docno"] in seen:
+            raise ValueError(f"collection {collection.name!r} has two documents with docno {document['docno']!r}")
+        seen.add(document["docno"])
+        yield document
 
 
 def _table(rows: Mapping[str, Row], means: pd.DataFrame, per_query: pd.DataFrame) -> pd.DataFrame:

@@ -34,10 +34,12 @@ def experiment(
     runs: Path,
     say: Callable[[str], None],
     verbose: bool = True,
+    min_label: int = 1,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Evaluate the pipelines; their runs stay in a folder, which is emptied before.
 
-    Topics without judgements are left out; ``say`` is told of each system that finds nothing.
+    Topics without judgements are left out; ``say`` is told of each system that finds nothing. Labels below
+    ``min_label`` are not relevant for measures that know no grades.
 
     Returns:
         Means and ``mrt`` (ms per query) by name; ``name, qid, measure, value``.
@@ -47,9 +49,12 @@ def experiment(
     shutil.rmtree(runs, ignore_errors=True)
     runs.mkdir()
     guarded = {name: _AtLeastOneResult(pipeline) for name, pipeline in pipelines.items()}
+    parsed = [ir_measures.parse_measure(name) for name in measures]
+    if min_label > 1:
+        parsed = [one(rel=min_label) if "rel" in one.SUPPORTED_PARAMS else one for one in parsed]
     means = pt.Experiment(
-        guarded, topics, qrels, [*map(ir_measures.parse_measure, measures), "mrt"], filter_by_qrels=True,
-        save_dir=str(runs), verbose=verbose and redraws(pt.tqdm),
+        guarded, topics, qrels, [*parsed, "mrt"], filter_by_qrels=True, save_dir=str(runs),
+        verbose=verbose and redraws(pt.tqdm),
     )  # fmt: skip
     for name, pipeline in guarded.items():
         if not pipeline.found:
@@ -58,4 +63,6 @@ def experiment(
                 pass
     # With perquery="both" PyTerrier 1.1 leaves the response time out; the values per query are in save_dir, too.
     per_query = pd.read_csv(runs / "perquery.csv", dtype={"qid": str, "name": str}, keep_default_na=False)
-    return means.set_index("name"), per_query
+    names = {str(one): name for one, name in zip(parsed, measures, strict=True)}
+    per_query["measure"] = per_query["measure"].map(names)
+    return means.set_index("name").rename(columns=names), per_query

@@ -173,7 +173,7 @@ def topic_examples(
         rows: those that are set side by side, by name.
         per_query: columns ``name, qid, measure, value``.
         topics: ``qid, query``.
-        qrels: ``qid, docno, label``.
+        qrels: ``qid, docno`` of relevant documents.
         collection: the documents.
     """
     values = per_query[(per_query["measure"].astype(str) == _MEASURE) & per_query["name"].isin(rows)]
@@ -189,7 +189,7 @@ def topic_examples(
     texts = {d["docno"]: d["text"] for d in collection.corpus() if d["docno"] in needed}
     examples = []
     for qid in chosen:
-        relevant = set(qrels.loc[(qrels["qid"] == qid) & (qrels["label"] > 0), "docno"])
+        relevant = set(qrels.loc[qrels["qid"] == qid, "docno"])
         shared = set.intersection(*(set(best[name, qid]) for name in rows))
         systems = []
         for name, row in rows.items():

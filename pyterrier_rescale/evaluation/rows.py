@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from ..heads.checkpoint import load_tokenizer
 from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser, nothing
 from ..indexing.build import build_index
 from ..indexing.index import NoTermsError
+from ..indexing.own_documents import WithoutOwnDocuments
 from .system import System
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ class Indexer:
     folder: Path  # gets a folder per row
     num_results: int
     verbose: bool
+    drop_own: WithoutOwnDocuments | None = None
+
+    def _retrieve(self, retriever: Callable[[int], pt.Transformer]) -> pt.Transformer:
+        """What a retriever of so many results finds, without the topics' own documents."""
+        if self.drop_own is None:
+            return retriever(self.num_results)
+        return retriever(self.num_results + 1) >> self.drop_own
 
     def row(self, name: str, encoder: Splade | None, engine: str, system: System | None = None) -> Row:
         """The row of an encoder; one that finds nothing where there is none, or no document has any term."""
@@ -63,7 +71,8 @@ class Indexer:
             "active_d": stats["postings"] / max(1, stats["documents"]),
             "index_mb": index.size_bytes / 1e6,
         }
-        return Row(encoder.query_encoder() >> index.retriever(self.num_results), facts, system, encoder)
+        pipeline = self._retrieve(lambda number: encoder.query_encoder() >> index.retriever(number))
+        return Row(pipeline, facts, system, encoder)
 
     def bm25(self, say: Any) -> Row:
         """The row of Terrier's BM25."""
@@ -71,7 +80,8 @@ class Indexer:
         tokeniser = choose_tokeniser((d["text"] for d in self.collection.corpus()), self.topics["query"])
         say(f"BM25, tokeniser {tokeniser}{' (the English one drops letters here)' if tokeniser != 'english' else ''}")
         build_bm25(self.collection.corpus, path, tokeniser=tokeniser, made_from=made_from, verbose=self.verbose)
-        return Row(bm25(path, self.num_results), {"index_mb": sum(f.stat().st_size for f in path.iterdir()) / 1e6})
+        facts = {"index_mb": sum(file.stat().st_size for file in path.iterdir()) / 1e6}
+        return Row(self._retrieve(lambda number: bm25(path, number)), facts)
 
     def lexical(self, backbones: Mapping[str, Any], max_length: int, lowercase: bool) -> Iterator[tuple[str, Row]]:
         """Rows by name: the pieces of each backbone's tokenizer, cut and lower-cased as encoders see them.

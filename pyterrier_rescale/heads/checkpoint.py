@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.files import expand
 from .decoder import find_head
-from .hub_files import model_folder
+from .hub_files import find_file, model_folder, read_json
 from .provenance import provenance
 from .ties import keep_dead_bias_in_step
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
@@ -47,8 +48,8 @@ def load_backbone(
     if isinstance(model, PreTrainedModel):
         loaded, name = model, model.config.name_or_path
     elif isinstance(model, (str, os.PathLike)):
-        name = model_folder(check_source(model, "model"))
-        loaded = _load_model(name, dtype)
+        name = check_source(model_folder(model), "model")
+        loaded = load_model(name, dtype)
     else:
         raise TypeError(f"model must be a hub name, a folder or a PreTrainedModel, got a {type(model).__name__}")
     if tokenizer is None and need_tokenizer:
@@ -84,15 +85,13 @@ def check_source(name: str | os.PathLike[str], what: str) -> str:
     """The hub name, or the folder with ``~`` replaced; a missing folder is told from a hub name.
 
     Raises:
-        FileNotFoundError: if the folder does not exist, or is no saved model where ``what`` is ``"model"``.
+        FileNotFoundError: if the folder does not exist.
     """
     name = os.fspath(name)
     path = expand(name)
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.exists():
         raise FileNotFoundError(f"{what} folder {name!r} does not exist")
-    if path.is_dir() and what == "model" and not (path / "config.json").exists():
-        raise FileNotFoundError(f"model folder {name!r} has no config.json: it is not a saved transformers model")
     return str(path) if path.is_dir() else name
 
 
@@ -110,11 +109,11 @@ def reading(name: str, what: str) -> Iterator[None]:
         raise
     except OSError as error:
         reason = str(error).splitlines()[0]
-        told = f"folder {name!r} cannot be loaded" if expand(name).is_dir() else (
-            f"{name!r} is neither a folder here nor a model that could be loaded from the hub (no network, or no such "
-            "name)"
-        )  # fmt: skip
-        raise FileNotFoundError(f"{told}: {reason}") from error
+        told = f"{what} of {name!r} cannot be loaded"
+        if not expand(name).is_dir() and find_file(name, "config.json") is None:
+            told = f"{name!r} is neither a folder here nor a model that the hub gives (no network, or no such name)"
+        hint = "; those of other kinds (ONNX, TensorFlow) do not serve" if "model.safetensors" in reason else ""
+        raise FileNotFoundError(f"{told}: {reason}{hint}") from error
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error) or 'no more data').splitlines()[0]:.160}"
         raise ValueError(
@@ -123,18 +122,76 @@ def reading(name: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def _load_model(name: str, dtype: Any) -> PreTrainedModel:
+def check_reloadable(model: PreTrainedModel) -> None:
+    """Refuse a model that could be trained and saved, but not loaded again: with LoRA, compiled or other added layers.
+
+    Raises:
+        ValueError: if its weights have other names than those of its class.
+    """
     import torch
-    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    with torch.device("meta"):
+        plain = type(model)(copy.deepcopy(model.config))
+    odd = sorted(set(model.state_dict()) ^ set(plain.state_dict()))
+    if odd:
+        raise ValueError(
+            f"model is a {type(model).__name__} with other layers than its class has ({', '.join(odd[:2])}, ...): a "
+            "saved folder could not be loaded. LoRA: call merge_and_unload() first; compiled layers: give the model "
+            "that is not compiled"
+        )
+
+
+def load_config(name: str) -> PretrainedConfig:
+    """The configuration of a folder or hub name; its code, if it has any, is never run.
+
+    Raises:
+        TypeError: for an adapter, or a type of model that transformers does not know.
+        FileNotFoundError: if there is none.
+    """
+    import transformers
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    found = find_file(name, "config.json") is not None
+    content = read_json(name, "config.json") or {}
+    kind = content.get("model_type")
+    known = found and (kind is None or kind in CONFIG_MAPPING)
+    adapter = None if known else read_json(name, "adapter_config.json") or read_json(name, "lora/adapter_config.json")
+    if adapter is not None:
+        base = adapter.get("base_model_name_or_path")
+        raise TypeError(
+            f"{name!r} holds a LoRA adapter (adapter_config.json) of {base!r} and no whole model. Merge it: model = "
+            f"PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained({base!r}), {name!r}).merge_and_unload() "
+            "(AutoModelForCausalLM for a language model), then give the model, or the folder that it is saved to"
+        )
+    if not found and expand(name).is_dir():
+        raise FileNotFoundError(f"model folder {name!r} has no config.json: it is not a saved transformers model")
+    if found and not known and "auto_map" in content:
+        raise TypeError(
+            f"{name!r} has the model type {kind!r}, which needs code of its own; such code is never run here. If you "
+            "trust it, load model and tokenizer yourself with trust_remote_code=True, and give the loaded model"
+        )
+    if found and not known:
+        raise TypeError(
+            f"{name!r} has the model type {kind!r} ({', '.join(content.get('architectures') or ['no architecture'])}), "
+            f"which transformers {transformers.__version__} does not know: it was saved by another tool, or for a "
+            "later version. If by another tool, load it there, and save its masked LM with save_pretrained"
+        )
+    with reading(name, "the configuration"):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+
+
+def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
+    """The masked LM of a folder or hub name itself, whatever a router in it names."""
+    import torch
+    from transformers import AutoModelForMaskedLM
 
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype, dtype)
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype must be a torch floating dtype or its name, e.g. 'bfloat16', got {dtype!r}")
-    with reading(name, "the configuration"):
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    config = load_config(name)
     architecture = (config.architectures or [type(config).__name__])[0]
-    missing = ["a masked-LM class of its family"]
+    missing = ["masked-LM class of its family"]
     if type(config) in AutoModelForMaskedLM._model_mapping:
         with reading(name, "the weights"), no_weight_bars():
             model, info = AutoModelForMaskedLM.from_pretrained(
@@ -143,8 +200,11 @@ def _load_model(name: str, dtype: Any) -> PreTrainedModel:
         missing = sorted(info["missing_keys"])
     if missing:
         raise TypeError(
-            f"{name!r} holds a {architecture} without a whole masked-LM head: there is no {', '.join(missing[:3])}"
+            f"{name!r} holds a {architecture} without a whole masked-LM head: there is no {', '.join(missing[:3])}. "
+            f"add_mlm_head({name!r}) gives an encoder a new head, to be pretrained"
         )
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()  # not mapped from the file, so that it can be replaced on every system
     return model.eval()
 
 

@@ -53,7 +53,8 @@ def find_head(model: PreTrainedModel) -> Head:
     decoder = model.get_output_embeddings()
     if decoder is None:
         raise TypeError(
-            f"model is a {type(model).__name__}, which has no masked-LM head; load it with AutoModelForMaskedLM"
+            f"model is a {type(model).__name__}, which has no masked-LM head: load a checkpoint that has one with "
+            "AutoModelForMaskedLM; add_mlm_head(model, tokenizer) gives an encoder a new head, to be pretrained"
         )
     weight = getattr(decoder, "weight", None)
     embeddings = model.get_input_embeddings().weight

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from .._utils.files import expand
-from .checkpoint import check_source, load_tokenizer, no_weight_bars, reading
+from .checkpoint import check_source, load_config, load_tokenizer, no_weight_bars, reading
 from .decoder import check_head, evaluating, find_head, probe_ids
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
     # what the family does by default: a headless checkpoint's config may say anything
     config.tie_word_embeddings = bool(type(config)().tie_word_embeddings)
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten, the caller's random numbers stay
-        full = family(config).to(dtype=body.dtype, device=body.device).eval()
+        full = family._from_config(config, dtype=body.dtype).to(body.device).eval()
     _copy_body(body, full)
     full.tie_weights()
     _start_head(full)
@@ -95,10 +95,9 @@ def transformer_folder(name: str) -> str:
 def _load_body(name: str) -> tuple[PreTrainedModel, str]:
     """The body, and the class that its folder names."""
     import torch
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    with reading(name, "the configuration"):
-        config = AutoConfig.from_pretrained(name)
+    config = load_config(name)
     kind = (config.architectures or [type(config).__name__])[0]
     _masked_lm_class(config, kind)
     with reading(name, "the weights"), no_weight_bars(warnings=False):  # the head of a classifier, say, is left out

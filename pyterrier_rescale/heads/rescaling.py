@@ -50,7 +50,9 @@ def rescale(
         inplace: change ``model`` itself instead of a copy (a name or folder is loaded, never copied).
 
     Returns:
-        The rescaled model; its config records k, method, bias and the mean row norm before.
+        The rescaled model; its config records k, method, bias and the mean row norm before. Of the folder or hub name
+        of an encoder it keeps the name (``encoder_folder``), by which ``Splade(model)`` still encodes as that encoder
+        does (pooling, lengths, queries of their own), but its ``save_pretrained`` saves the masked LM alone.
 
     Raises:
         ValueError: for a k that is not a finite number > 0, a model rescaled already, or a head that is not
@@ -63,7 +65,9 @@ def rescale(
     loaded, _ = load_backbone(model, need_tokenizer=False)
     refuse_rescaled(loaded)
     before = mean_row_norm(check_head(loaded).weight)
-    if loaded is model and not inplace:
+    if loaded is not model:
+        loaded.encoder_folder = os.fspath(model)
+    elif not inplace:
         loaded = copy.deepcopy(loaded)
     untie(loaded)  # W is the embeddings, too, in almost all families: they must stay
     head = find_head(loaded)

@@ -94,9 +94,10 @@ class Rows(Sequence[Row]):
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
         return self._rows[index]
 
-    def positives(self, query: str) -> set[int]:
-        """Ids of the documents that any row calls relevant to the query."""
-        return self.facts.relevant.get(text_id(query), set())
+    def no_negatives(self, query: str) -> set[int]:
+        """Ids of the documents that are no negatives of a query: relevant to it by any row, or the query's own text."""
+        own = text_id(query)
+        return self.facts.relevant.get(own, set()) | {own}
 
 
 def packed(texts: Sequence[str], numbers: Sequence[float] = ()) -> bytes:

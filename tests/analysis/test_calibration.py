@@ -1,17 +1,21 @@
 """Calibration against stock logits and numpy: the rate it promises, the formula, the table, the round trip."""
 
 
+import json
+
 import numpy as np
 import pytest
 import tiny
 import torch
 from transformers import AutoModelForMaskedLM
 
-from pyterrier_rescale import audit, calibrate, rescale
+from pyterrier_rescale import Splade, audit, calibrate, rescale
 from pyterrier_rescale.analysis.calibration import search_k
 from pyterrier_rescale.analysis.head_statistics import random_saturation
 from pyterrier_rescale.analysis.measurement import as_pairs, run_probe
+from pyterrier_rescale.cli.app import app
 from pyterrier_rescale.encoding.description import Description, QuerySide
+from pyterrier_rescale.encoding.saved_folder import save_encoder
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.decoder import find_head
 from pyterrier_rescale.heads.provenance import provenance
@@ -348,3 +352,38 @@ def test_folded_terms_fire_at_the_rate(offset, modernbert):
     if offset is True:
         assert np.abs(shares - RATE).max() <= 1.5 / len(TEXTS)
     assert not fired[:, ~terms].any()
+
+
+@pytest.mark.parametrize("shift", [None, 0.5])
+def test_an_encoders_folder_keeps_what_it_is(shift, tmp_path, monkeypatch):
+    """Static queries, lengths, pooling, lower-casing, a shift that only the folder names: through every verb."""
+    model, tokenizer = tiny.build("modernbert")
+    weights = np.linspace(0, 3, len(tokenizer), dtype=np.float32)
+    side = QuerySide(weights=weights, max_length=6)
+    description = Description(pooling="sum", lowercase=True, max_length=20, queries=side)
+    folder, out = tmp_path / "encoder", tmp_path / "out"
+    lowered = TextEncoder(model, tokenizer, description)
+    save_encoder(folder, model, lowered.tokenizer, lowered.description)
+    if shift is not None:
+        config = json.loads((folder / "config_sentence_transformers.json").read_text())
+        (folder / "config_sentence_transformers.json").write_text(json.dumps({**config, "shift": shift}))
+    texts = [text.upper() for text in TEXTS]
+    expected = Splade(folder, rescale=4.0)
+    assert expected.encode_queries(texts).getnnz(axis=1).max() <= 6
+
+    def same(splade):
+        for side in ("encode_docs", "encode_queries"):
+            got, wanted = (getattr(one, side)(texts).toarray() for one in (splade, expected))
+            np.testing.assert_allclose(got, wanted, atol=1e-5)
+        assert splade.max_length == 20
+
+    same(Splade(rescale(folder, 4.0)))
+    app(["rescale", str(folder), str(out), "--rescale", "4"], standalone_mode=False)
+    same(Splade(out))
+    calibration = calibrate(folder, texts, rate=RATE, k=4.0)
+    assert calibration.settings["pooling"] == "sum" and calibration.settings["queries"] == "static"
+    calibrated = Splade(calibration.apply(folder))
+    np.testing.assert_array_equal(calibrated.encode_queries(texts).toarray(), expected.encode_queries(texts).toarray())
+    table, found = calibration.table.iloc[0], calibrated.encode_docs(texts)
+    assert table["active_terms"] == pytest.approx(found.nnz / 48, abs=0.2)
+    assert audit(calibration.apply(folder), texts).numbers["active_terms"] == pytest.approx(found.nnz / 48, abs=0.2)

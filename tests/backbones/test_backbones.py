@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from pyterrier_rescale import backbones
+from pyterrier_rescale import add_mlm_head, audit, backbones, calibrate
 from pyterrier_rescale.backbones import FAMILIES, BackboneSettings, small_backbone
 from pyterrier_rescale.backbones.architectures import SPECIAL, train_tokenizer
 from pyterrier_rescale.backbones.mlm import corrupt
@@ -165,3 +166,23 @@ def test_what_lies_in_the_place_of_a_cached_backbone_is_not_returned(built, tmp_
     (place / "mine.txt").write_text("x")
     with pytest.raises(FileExistsError, match="in the place of a cached backbone"):
         small_backbone("bert", tiny.TEXTS, tmp_path, **SMALL)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_another_default_dtype_changes_nothing(dtype, built, tmp_path):
+    def measured():
+        texts, cache = tiny.TEXTS * 2, tmp_path / str(torch.get_default_dtype())
+        folder = small_backbone("bert", tiny.TEXTS, cache, **SMALL)
+        calibration = calibrate(folder, texts, rate=0.2)
+        model = add_mlm_head(AutoModelForMaskedLM.from_pretrained(folder).bert)
+        weights = [p.detach().numpy() for p in (*calibration.apply(folder).parameters(), *model.parameters())]
+        return [*weights, calibration.bias_shift, audit(folder, texts).row_norms]
+
+    expected = measured()
+    torch.set_default_dtype(dtype)
+    try:
+        found = measured()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype == np.float32 and np.array_equal(one, other)

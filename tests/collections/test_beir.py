@@ -7,6 +7,7 @@ import itertools
 import json
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -88,6 +89,37 @@ def test_qrels_columns_go_by_their_names(tmp_path, order, header):
     text = "".join("\t".join(row[i] for i in order) + "\n" for row in rows)
     qrels = load_collection(folder(tmp_path, {"qrels/test.tsv": text})).qrels()
     assert qrels.to_dict("list") == {"qid": ["1", "2"], "docno": ["10", "20"], "label": [2, 0]}
+
+
+TRAIN = {
+    "qrels/train.jsonl": '{"query-id": "q2", "corpus-id": "d2", "score": 1}\n'
+    '{"qid": "q1", "docno": "d1", "label": "2"}\n',
+    "qrels/Train.tsv": "q2\td2\t1\nq1\td1\t2\n",
+    "qrels/train.csv": 'query-id,corpus-id,score\n"q2",d2,1\nq1,"d1",2\n',
+    "qrels/training.tsv": '"q2"\t"d2"\t1\n"q1"\t"d1"\t2\n',
+    "qrels/train.qrels": "q2 0 d2 1\nq1 Q0 d1 2\n",
+    "qrels/train.tsv": "q2\t0\td2\t1\nq1\t0\td1\t2\n",
+    "train.tsv": HEADER + "q2\td2\t1\nq1\td1\t2\n",
+    "training.csv": "q2,d2,1\nq1,d1,2.0\n",
+}
+
+
+@pytest.mark.parametrize("name", TRAIN)
+@pytest.mark.parametrize("packed", [False, True])
+def test_judgements_to_train_on_in_other_forms(tmp_path, name, packed):
+    content = TRAIN[name].encode()
+    changed = {f"{name}.gz": gzip.compress(content)} if packed else {name: content}
+    collection = load_collection(folder(tmp_path, changed))
+    assert collection.splits == ("train", "test")
+    assert collection.train_pairs() == [("noise", "dogs bark"), ("night", "Cats purr")]
+    assert collection.qrels("train")["label"].tolist() == [1, 2] and collection.qrels().to_dict("list") == LABELS
+
+
+@pytest.mark.parametrize("name", ["qrels/train.parquet", "qrels/train", "train.jsonl", "train.parquet"])
+def test_files_that_are_not_read_are_named_before_titles_serve(tmp_path, name):
+    collection = load_collection(folder(tmp_path, {name: "x"}))
+    with pytest.warns(UserWarning, match=f"no train split .*titles and bodies; not read as judgements: {name}"):
+        assert collection.train_pairs() == [("Cats", "purr")]
 
 
 def test_hidden_files_are_no_splits(tmp_path):
@@ -261,6 +293,8 @@ def test_what_cannot_be_read_back_is_not_written(tmp_path, made, error, named):
 
 
 def test_json_is_what_others_read(tmp_path):
+    first = load_collection(documents=[{**make_document("d1", "Cats", "purr"), "tags": np.array([1, 2])}])
+    assert next(write_beir(first, tmp_path / "arrays").corpus())["tags"] == [1, 2]
     write_beir(Made(), tmp_path / "out")
     with gzip.open(tmp_path / "out" / "corpus.jsonl.gz", "rt") as lines:
         assert [json.loads(line) for line in lines] == [{"_id": "d1", "title": "Cats", "text": "purr"}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -86,10 +87,22 @@ def test_train_pairs_from_qrels_count_what_is_left_out():
         assert collection.train_pairs() == [("night noise", "Cats purr at night"), ("barking", "dogs bark")]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_labels_that_are_not_relevant():
+    """As in ANTIQUE, whose labels 1 and 2 mean that a document is not relevant."""
+    train = pd.DataFrame([("q1", "d1", 3), ("q2", "d2", 2)], columns=["qid", "docno", "label"])
+    collection = own(qrels={"train": train, "test": TEST})
+    with pytest.warns(UserWarning, match="train split .* are 2, 3, and never 0"):
+        assert len(collection.train_pairs()) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert collection.train_pairs(min_label=3) == [("night noise", "Cats purr at night")]
+        assert collection.sample(2).train_pairs(3) == collection.train_pairs(3)
+
+
 def test_train_pairs_from_titles():
-    assert own().train_pairs() == [("Cats", "purr at night"), ("Birds", "sing at dawn")]
-    with pytest.raises(ValueError, match="'own-data' has no training pairs"):
+    with pytest.warns(UserWarning, match="'own-data' has no train split"):
+        assert own().train_pairs() == [("Cats", "purr at night"), ("Birds", "sing at dawn")]
+    with pytest.raises(ValueError, match="'own-data' has no training pairs"), pytest.warns(UserWarning):
         own(DOCS[1:3]).train_pairs()
 
 

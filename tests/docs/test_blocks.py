@@ -8,6 +8,7 @@ import os
 import commands
 import pytest
 import stand_ins
+import tiny
 from blocks import blocks
 from links import broken_links
 
@@ -62,3 +63,17 @@ def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: os.fspath(path.relative_to(ROOT)))
 def test_links_resolve(text):
     assert broken_links(text, ROOT) == []
+
+
+def test_windows_of_the_how_to_cover_texts_without_spaces(tmp_path):
+    """Cut by words, a Chinese text would be one window, of which the encoder reads the beginning."""
+    (code,) = (block.code for block in TO_RUN[PT_DOCS / "how-to.rst"] if "def windows(" in block.code)
+    start = code.index("def windows(")
+    names = {"tokenizer": tiny.tokenizer()}
+    exec(code[start : code.index("\n\n", start)], names)
+    text = "稀疏检索使用倒排索引。" * 100
+    documents = [{"docno": "d", "text": text}, {"docno": "e", "text": ""}]
+    found = [window["text"] for window in names["windows"](documents)]
+    assert found[-1] == "" and all(0 < len(names["tokenizer"].tokenize(part)) <= 250 for part in found[:-1])
+    assert found[0] == text[: len(found[0])] and text.endswith(found[-2])
+    assert sum(map(len, found)) >= len(text)

@@ -9,11 +9,9 @@ import pytest
 import tiny
 import torch
 from dense import dense_fold, variants
-from pyterrier_rescale.encoding.folding import Folding, fold_rows, fold_weights
-from pyterrier_rescale.encoding.head_options import HeadOptions
 from scipy.sparse import csr_matrix
 
-from pyterrier_rescale.encoding.terms import TermMap
+from pyterrier_rescale.encoding.terms import Folding, TermMap, fold_rows, fold_weights
 
 
 class Vocabulary:
@@ -92,17 +90,3 @@ def test_the_largest_weight_with_its_gradient():
     np.testing.assert_allclose(folded.toarray(), expected)
     assert folded.has_sorted_indices and folded.has_canonical_format and (folded.data > 0).all()
     assert fold_rows(rows, None) is rows and fold_rows(rows[3], folding).nnz == 0
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"position_top_k": 0}, "position_top_k must be an integer >= 1 or None, got 0"),
-        ({"position_top_k": 1.5}, "position_top_k must be an integer >= 1 or None, got 1.5"),
-        ({"fold": "lower"}, "fold must be 'case' or None, got 'lower'"),
-        ({"fold": True}, "fold must be 'case' or None, got True"),
-    ],
-)
-def test_options_that_cannot_be(options, message):
-    with pytest.raises(ValueError, match=message):
-        HeadOptions(**options)

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from pyterrier_rescale.encoding.model_folder import save_encoder
-from pyterrier_rescale.encoding.query_encoder import QuerySide
 from transformers import AutoTokenizer
 
 from pyterrier_rescale import Splade, audit, calibrate
 from pyterrier_rescale.encoding import text_encoder
-from pyterrier_rescale.encoding.screening import Int8, Screen
+from pyterrier_rescale.encoding.description import Description, QuerySide
+from pyterrier_rescale.encoding.screening import Screen
+from pyterrier_rescale.encoding.text_encoder import TextEncoder
 
 FOLDERS = ["bert_folder", "modernbert_folder"]
 
@@ -55,28 +55,6 @@ def test_batch_size_and_order_do_not_matter(bert_folder, many_texts):
     assert splade.encode_docs([]).shape == (0, splade.encoder.vocab_size)
 
 
-def test_windows_join_seamlessly(bert_folder, many_texts, monkeypatch):
-    from pyterrier_rescale.encoding import text_encoder as encoder
-
-    whole = Splade(bert_folder).encode_docs(many_texts).toarray()
-    monkeypatch.setattr(encoder, "_WINDOW", 7)
-    np.testing.assert_allclose(Splade(bert_folder).encode_docs(many_texts).toarray(), whole, atol=1e-5)
-
-
-def test_lowercase_is_kept_by_the_saved_folder(modernbert_folder, tmp_path):
-    from sentence_transformers import SparseEncoder
-
-    plain, lower = Splade(modernbert_folder), Splade(modernbert_folder, lowercase=True)
-    shouted = [tiny.TEXTS[0].upper()]
-    assert (plain.encode_docs(shouted) != plain.encode_docs([tiny.TEXTS[0]])).nnz
-    expected = plain.encode_docs([tiny.TEXTS[0].lower()]).toarray()
-    np.testing.assert_allclose(lower.encode_docs(shouted).toarray(), expected, atol=1e-6)
-    lower.save_pretrained(tmp_path)
-    np.testing.assert_allclose(Splade(str(tmp_path)).encode_docs(shouted).toarray(), expected, atol=1e-6)
-    stock = SparseEncoder(str(tmp_path), device="cpu").encode(shouted, convert_to_sparse_tensor=False)
-    np.testing.assert_allclose(np.asarray(stock), expected, atol=1e-4)
-
-
 def test_half_precision_stays_close(bert_folder, monkeypatch):
     full = Splade(bert_folder, rescale=4).encode_docs(tiny.TEXTS).toarray()
     half = Splade(bert_folder, rescale=4, dtype="bfloat16")
@@ -91,9 +69,7 @@ def test_half_precision_stays_close(bert_folder, monkeypatch):
     assert {product.dtype for product in products} == {torch.float64}
     assert np.abs(unscreened.toarray() - full).max() < 0.05
     screens = []
-    monkeypatch.setattr(
-        text_encoder, "make_screen", lambda weight: screens.append(Screen(weight, (Int8,))) or screens[-1]
-    )
+    monkeypatch.setattr(text_encoder, "make_screen", lambda weight: screens.append(Screen(weight)) or screens[-1])
     screened = half.encode_docs(tiny.TEXTS).toarray()
     assert len(screens) == 1 and screens[0].weight.dtype == torch.float32
     assert (screens[0].weight == half.encoder.head.weight).all()
@@ -104,27 +80,6 @@ def test_half_precision_stays_close(bert_folder, monkeypatch):
         logits = np.where(batch.mask.numpy()[..., None], logits, -np.inf).max(axis=1)
         expected[batch.texts] = np.log1p(np.maximum(logits + half.encoder.head.bias.detach().float().numpy(), 0))
     np.testing.assert_allclose(screened, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("shortest", [1, 200, 256])
-def test_batches_bound_tokens_and_padding(shortest, bert_folder):
-    lengths = np.random.default_rng(0).integers(shortest, 257, 500)
-    batches = list(Splade(bert_folder, device="cpu").encoder._batches(lengths, 32))
-    assert sorted(np.concatenate(batches)) == list(range(500))
-    for batch in batches:
-        longest = lengths[batch].max()
-        assert len(batch) <= 32 and len(batch) * longest <= 1024
-        # beyond half of the tokens, nothing that would be padded by more than an eighth or so
-        assert (len(batch) - 1) * longest < 512 or lengths[batch].min() >= 0.85 * longest
-    assert lengths[batches[0]].max() == lengths.max()
-
-
-def test_special_positions_are_told_apart(bert_folder):
-    encoder = Splade(bert_folder).encoder
-    for batch in encoder.head_batches(tiny.TEXTS):
-        ids = batch.input_ids
-        expected = ((ids == 2) | (ids == 3) | (ids == 1)) & batch.mask
-        assert (batch.special == expected).all()
 
 
 @pytest.mark.parametrize("bad", [None, float("nan"), 3])
@@ -145,13 +100,9 @@ def test_texts_must_be_strings(bad, bert_folder):
         (7, "got int"),
     ],
 )
-def test_collections_that_are_no_list_of_texts(texts, message, bert_folder, tmp_path):
-    model, tok = tiny.build("bert")
-    side = QuerySide(weights=np.ones(len(tok), dtype=np.float32))
-    save_encoder(tmp_path, model, tok, pooling="max", max_length=32, queries=side)
-    splade = Splade(tmp_path)
-    calls = [splade.encode_docs, splade.encode_queries, splade.encoder.encode, Splade(bert_folder).encode_queries]
-    calls += [lambda texts: calibrate(bert_folder, texts)]
+def test_collections_that_are_no_list_of_texts(texts, message, bert_folder):
+    splade = Splade(bert_folder)
+    calls = [splade.encode_docs, splade.encode_queries, lambda texts: calibrate(bert_folder, texts)]
     calls += [lambda texts: audit(bert_folder, texts)] if texts is not None else []
     for call in calls:
         with pytest.raises(TypeError, match="texts must be a list of strings.* " + message):
@@ -200,64 +151,43 @@ def test_families_whose_tokens_see_the_padding(family, many_texts, monkeypatch):
                 np.testing.assert_allclose(vector, stock, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"pooling": "mean"}, "pooling must be 'max' or 'sum', got 'mean'"),
-        ({"max_length": 81}, "max_length must be at most 80 for this BertForMaskedLM, got 81"),
-        ({"max_length": 2}, "max_length must be at least 3"),
-        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
-        ({"rescale": 0}, "k must be a finite number > 0, got 0"),
-        ({"rescale": "auto"}, "rescale must be a number or None here, got 'auto'"),
-        ({"dtype": "float17"}, "dtype must be a torch floating dtype or its name"),
-    ],
-)
-def test_bad_settings(settings, message, bert_folder):
+REFUSALS = [
+    ({"pooling": "mean"}, "pooling"),
+    ({"activation": "gelu"}, "activation"),
+    ({"max_length": 81}, "max_length must be at most 80 for this BertForMaskedLM"),
+    ({"max_length": 2}, "max_length"),
+    ({"position_top_k": 0}, "position_top_k"),
+    ({"position_top_k": 1.5}, "position_top_k"),
+    ({"fold": "lower"}, "fold"),
+    ({"batch_size": 0}, "batch_size"),
+    ({"rescale": 0}, "k must"),
+    ({"rescale": "auto"}, "rescale must be a number or None here"),
+    ({"dtype": "float17"}, "dtype"),
+    ({"shift": "15"}, "shift"),
+    ({"shift": True}, "shift"),
+    ({"shift": float("nan")}, "shift"),
+    ({"shift": np.zeros((2, 3))}, "shift"),
+    ({"shift": []}, "shift"),
+    ({"shift": [1.0, 2.0]}, "shift must be a number or 397 of them"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSALS)
+def test_settings_that_cannot_be(settings, message, bert_folder):
     with pytest.raises(ValueError, match=message):
         Splade(bert_folder, **settings)
 
 
-def test_models_that_cannot_serve(tmp_path, bert_folder, modernbert_folder):
-    from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertModel
-
-    with pytest.raises(FileNotFoundError, match="no network, or no such name"):
-        Splade("no-such-organisation/no-such-model")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        Splade(str(tmp_path / "absent"))
-    AutoModelForMaskedLM.from_pretrained(bert_folder).save_pretrained(tmp_path / "bare")
-    with pytest.raises(ValueError, match="no tokenizer in .*: save one there, or pass tokenizer="):
-        Splade(str(tmp_path / "bare"))
-    assert Splade(str(tmp_path / "bare"), tokenizer=bert_folder).encode_docs(["x"]).nnz
-    BertModel(BertConfig(vocab_size=99, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(
-        tmp_path / "body"
-    )
-    AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path / "body")
-    with pytest.raises(TypeError, match="BertModel without a whole masked-LM head"):
-        Splade(str(tmp_path / "body"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="has no config.json"):
-        Splade(str(tmp_path / "empty"))
+def test_a_tokenizer_or_a_query_side_of_another_vocabulary(bert_folder, modernbert_folder):
     bigger = AutoTokenizer.from_pretrained(bert_folder)
     bigger.add_tokens(["another"])
     with pytest.raises(ValueError, match="do not belong together"):
         Splade(bert_folder, tokenizer=bigger)
-
-
-@pytest.mark.parametrize("fault", ["cut", "page", "empty", "page as bin", "empty bin"])
-def test_checkpoints_that_are_damaged(fault, tmp_path):
-    folder = tmp_path / "m"
-    tiny.save("bert", folder)
-    weights = folder / "model.safetensors"
-    if fault == "cut":
-        weights.write_bytes(weights.read_bytes()[:5000])
-    else:
-        content = b"<html><body>404 Not Found</body></html>\n" * 9 if "page" in fault else b""
-        target = folder / "pytorch_model.bin" if "bin" in fault else weights
-        weights.unlink()
-        target.write_bytes(content)
-    with pytest.raises(ValueError, match="the weights of .* cannot be read .* fetch or save it again") as caught:
-        Splade(str(folder))
-    assert "\n" not in str(caught.value)
+    encoder = Splade(bert_folder).encoder
+    for side in (QuerySide(weights=np.ones(398, dtype=np.float32)),
+                 QuerySide(model=modernbert_folder, tokenizer=modernbert_folder)):  # fmt: skip
+        with pytest.raises(ValueError, match="vocabulary|do not belong together"):
+            TextEncoder(encoder.model, encoder.tokenizer, Description(queries=side)).of_queries()
 
 
 def test_weights_that_are_no_numbers_are_an_error_and_no_empty_document():

@@ -24,5 +24,5 @@ class Sentences:
         ids = range(len(self.texts))
         return pd.DataFrame({"qid": [f"q{i}" for i in ids], "docno": [f"d{i}" for i in ids], "label": self.label})
 
-    def train_pairs(self):
+    def train_pairs(self, min_label=1):
         return self.pairs or [(text[:10], text[10:]) for text in tiny.TEXTS]

@@ -246,6 +246,6 @@ def test_untrained_rows_encode_queries_as_their_training_starts(bert_folder, tmp
                 **{**OPTIONS, "training": {**TRAINING, **options}})  # fmt: skip
         from pyterrier_rescale import Splade
 
-        side = Splade(tmp_path / name / "encoders" / "b k=4 (untrained)").query_side
+        side = Splade(tmp_path / name / "encoders" / "b k=4 (untrained)").description.queries
         assert (side.weights is not None) == (name == "static") and (name != "static" or side.max_length == 5)
         assert side.pooling == ("sum" if name == "sum" else None)

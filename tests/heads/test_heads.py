@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -12,8 +15,8 @@ import torch
 import transformers
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel
 
-from pyterrier_rescale import Splade, rescale
-from pyterrier_rescale.heads.checkpoint import load_backbone, load_tokenizer
+from pyterrier_rescale import Splade, add_mlm_head, audit, rescale
+from pyterrier_rescale.heads.checkpoint import check_reloadable, load_backbone, load_tokenizer
 from pyterrier_rescale.heads.decoder import find_head, head_input
 from pyterrier_rescale.heads.provenance import PROVENANCE, provenance
 from pyterrier_rescale.heads.rescaling import check_shift, shift_logits
@@ -252,6 +255,51 @@ def test_folders_that_hold_no_whole_model(bert_folder, tmp_path):
         rescale(tmp_path / "cut")
 
 
+CODE = {"model_type": "new", "auto_map": {"AutoModelForMaskedLM": "org/impl--modeling.NewForMaskedLM"}}
+ADAPTER = {"peft_type": "LORA", "base_model_name_or_path": "naver/splade-v3"}
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"config.json": {"model_type": "splade", "architectures": ["SPLADE"]}}, "model type 'splade' .SPLADE.*tool"),
+        ({"config.json": CODE}, "needs code of its own.*give the loaded model"),
+        ({"adapter_config.json": ADAPTER}, "LoRA adapter .*of 'naver/splade-v3'.*merge_and_unload"),
+        ({"config.json": {"model_type": "splade"}, "lora/adapter_config.json": ADAPTER}, "LoRA adapter"),
+        ({"config.json": {"model_type": "bert"}, "onnx/model.onnx": {}}, "no file named model.safetensors.*ONNX"),
+    ],
+)
+def test_checkpoints_of_other_tools_are_told_what_they_are(files, named, tmp_path):
+    for file, content in files.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(json.dumps(content))
+    for use in (rescale, audit, Splade, add_mlm_head, load_backbone):
+        with pytest.raises((TypeError, FileNotFoundError), match=named) as caught:
+            use(tmp_path)
+        message = str(caught.value)
+        assert str(tmp_path) in message and "\n" not in message
+        assert not re.search("pip install|pass the argument|no such name", message)
+
+
+def test_a_headless_checkpoint_is_told_what_serves(tmp_path):
+    BODY.save_pretrained(tmp_path)
+    for given in (str(tmp_path), BODY):
+        with pytest.raises(TypeError, match="add_mlm_head") as caught:
+            rescale(given)
+        assert "AutoModelForMaskedLM.from_pretrained" not in str(caught.value)
+
+
+def test_weights_are_copied_at_loading(tmp_path):
+    """Windows replaces no file that is mapped into memory."""
+    model, _ = load_backbone(tiny.save("bert", tmp_path))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(size // 2)
+        file.write(b"\1" * (size // 2))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
 def test_shifts_lower_the_logits_and_survive(family, tmp_path):
     model, tok = tiny.build(family)
@@ -261,3 +309,17 @@ def test_shifts_lower_the_logits_and_survive(family, tmp_path):
         loaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
         expected = logits_of(model, tok) - torch.as_tensor(shift, dtype=torch.float32)
         torch.testing.assert_close(logits_of(loaded, tok), expected)
+
+
+def test_layers_that_could_not_be_loaded_again_are_refused():
+    model, _ = tiny.build("bert")
+    for family in FAMILIES:
+        check_reloadable(tiny.build(family)[0])
+    check_reloadable(rescale(tiny.build("modernbert", decoder_bias=False)[0], 2.0))
+    compiled = copy.deepcopy(model)
+    compiled.bert.encoder.layer[0] = torch.compile(compiled.bert.encoder.layer[0])
+    query = model.bert.encoder.layer[0].attention.self.query
+    query.lora_A = torch.nn.Linear(32, 2, bias=False)  # as peft puts it into a model
+    for one in (model, compiled):
+        with pytest.raises(ValueError, match=r"merge_and_unload\(\) first"):
+            check_reloadable(one)

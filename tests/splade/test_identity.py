@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from pyterrier_rescale.encoding.model_folder import save_encoder
-from pyterrier_rescale.encoding.query_encoder import QuerySide
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from pyterrier_rescale import Splade, rescale
+from pyterrier_rescale.encoding.description import Description, QuerySide
+from pyterrier_rescale.encoding.saved_folder import save_encoder
 
 
 def test_retraining_into_one_folder_makes_another_encoder(tmp_path):
@@ -53,7 +53,7 @@ def test_everything_that_changes_a_vector_changes_it(tmp_path):
         return str(tmp_path / name)
 
     def queries(name: str, **side) -> str:
-        save_encoder(tmp_path / name, model, tokens, pooling="max", max_length=32, queries=QuerySide(**side))
+        save_encoder(tmp_path / name, model, tokens, Description(max_length=32, queries=QuerySide(**side)))
         return str(tmp_path / name)
 
     state = json.loads(tokens.backend_tokenizer.to_str())

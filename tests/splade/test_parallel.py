@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import warnings
 
 import pandas as pd
@@ -43,11 +42,6 @@ def check(found, pipeline):
     pd.testing.assert_frame_equal(found.reset_index(drop=True), here, rtol=1e-6)
 
 
-def elsewhere(pipeline, queries):
-    """The results, and the process that found them."""
-    return pipeline(queries), multiprocessing.current_process().name
-
-
 @pytest.mark.parametrize("engine", ["exact", "terrier"])
 def test_pyterriers_parallel(pipelines, engine):
     pytest.importorskip("joblib")
@@ -55,15 +49,6 @@ def test_pyterriers_parallel(pipelines, engine):
         warnings.filterwarnings("ignore", ".parallel.. is experimental")
         found = pipelines[engine].parallel(2)(QUERIES)
     check(found, pipelines[engine])
-
-
-@pytest.mark.parametrize("engine", ["exact", "terrier"])
-def test_joblib(pipelines, engine):
-    joblib = pytest.importorskip("joblib")
-    call = joblib.delayed(elsewhere)
-    parts = joblib.Parallel(n_jobs=2)(call(pipelines[engine], part) for part in (QUERIES[:3], QUERIES[3:]))
-    assert all("Loky" in name for _, name in parts)
-    check(pd.concat([found for found, _ in parts]), pipelines[engine])
 
 
 @pytest.mark.slow

@@ -10,13 +10,10 @@ import subprocess
 import sys
 
 import cloudpickle
-import numpy as np
 import pandas as pd
 import pytest
 import tiny
 import torch
-from pyterrier_rescale.encoding.model_folder import save_encoder
-from pyterrier_rescale.encoding.query_encoder import QuerySide
 
 from pyterrier_rescale import LexicalEncoder, Splade, rescale
 
@@ -48,15 +45,15 @@ def check_same(again, splade):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_by_the_folder(way, tmp_path):
+def test_of_a_folder(way, tmp_path):
     path = tiny.save("bert", tmp_path / "m")
     splade = Splade(path, rescale=4, pooling="sum", max_length=32, lowercase=True, batch_size=5)
     again = WAYS[way](splade)
     check_same(again, splade)
     assert repr(again) == repr(splade)
+    shutil.rmtree(path)  # what was pickled is the encoder, not the name of a folder
     for stage, frame in stages(splade):
         pd.testing.assert_frame_equal(WAYS[way](stage)(frame), stage(frame))
-    assert len(pickle.dumps(splade.doc_encoder())) < 2000, "a reference, not the weights"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -70,20 +67,6 @@ def test_with_the_model(way):
         assert repr(again) == repr(splade)
     splade = Splade(model, tokenizer=tok, rescale=2)
     check_same(WAYS[way](splade), splade)
-
-
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("by_name", [True, False])
-def test_with_queries_of_their_own(way, by_name, tmp_path):
-    model, tok = tiny.build("bert")
-    weights = np.linspace(0, 1, len(tok), dtype=np.float32)
-    for number, side in enumerate([QuerySide(pooling="sum"), QuerySide(weights=weights, max_length=7)]):
-        save_encoder(tmp_path / str(number), model, tok, pooling="max", max_length=32, queries=side)
-        splade = Splade(tmp_path / str(number))
-        if not by_name:
-            with torch.no_grad():
-                splade.encoder.head.bias.add_(0.1)
-        check_same(WAYS[way](splade), splade)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -110,27 +93,6 @@ def test_a_model_that_was_trained_on_goes_along(tmp_path):
     assert twin != splade and twin == Splade(path)
 
 
-@pytest.mark.parametrize("change", ["trained", "tokenizer", "settings", "gone"])
-def test_a_folder_that_has_changed_is_refused(change, tmp_path):
-    path = tiny.save("bert", tmp_path / "m")
-    Splade(path, max_length=32).save_pretrained(path)
-    pickled = pickle.dumps(Splade(path).doc_encoder())
-    assert pickle.loads(pickled).splade == Splade(path)
-    if change == "trained":
-        rescale(path, 4).save_pretrained(path)
-    elif change == "tokenizer":
-        tiny.tokenizer(size=300).save_pretrained(path)
-    elif change == "settings":
-        Splade(path, pooling="sum").save_pretrained(path)
-        Splade(path, max_length=16).save_pretrained(path)
-        return  # pooling and length of the pickled one are its own
-    else:
-        shutil.rmtree(path)
-    error, message = (FileNotFoundError, "does not exist") if change == "gone" else (ValueError, "no longer holds")
-    with pytest.raises(error, match=message):
-        pickle.loads(pickled)
-
-
 def test_in_another_process_elsewhere(tmp_path, monkeypatch):
     """Relative folders are found again; stages come back through joblib, too."""
     tiny.save("bert", tmp_path / "m")
@@ -149,14 +111,3 @@ def test_in_another_process_elsewhere(tmp_path, monkeypatch):
         [sys.executable, "-c", script], capture_output=True, check=True, cwd="/", env=environment, timeout=240
     )
     assert pickle.loads(found.stdout) == splade.doc_encoder()(DOCUMENTS)["toks"].tolist()
-
-
-def test_a_copy_of_the_model_taken_in_the_middle_of_a_run(bert_folder):
-    """Its decoder gives logits."""
-    model, tok = tiny.build("bert")
-    splade = Splade(model, tokenizer=tok)
-    taken = []
-    hook = model.bert.register_forward_hook(lambda *_: taken.append(pickle.dumps(model.cls)))
-    splade.encode_docs(tiny.TEXTS[:1])
-    hook.remove()
-    assert pickle.loads(taken[0])(torch.zeros(1, 2, 32)).numel() == 2 * len(tok)

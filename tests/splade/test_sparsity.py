@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pandas as pd
 import pyterrier as pt
@@ -75,28 +73,6 @@ def test_two_steps_on_an_index(splade, tmp_path):
     found = two(queries).set_index(["qid", "docno"])["score"]
     assert len(found) and found.to_dict() == pytest.approx(whole[found.index].to_dict(), rel=1e-9)
     assert "score" in pt.inspect.transformer_outputs(two, ["qid", "query"])
-
-
-@pytest.mark.parametrize(
-    ("options", "handed", "per_batch"), [({}, 2048, None), ({"batch_size": 7}, 100, 7), ({"batch_size": 300}, 300, 300)]
-)
-def test_pyterrier_hands_over_many_documents(splade, tmp_path, monkeypatch, options, handed, per_batch):
-    seen = []
-    encode = Splade._encode
-
-    def watched(self, texts, batch_size, *rest):
-        seen.append((len(texts), batch_size))
-        return encode(self, texts, batch_size, *rest)
-
-    monkeypatch.setattr(Splade, "_encode", watched)
-    documents = [{"docno": f"d{i}", "text": f"{i}"} for i in range(2100)]
-    stage = splade.doc_encoder(**options)
-    for number, copied in enumerate((stage, pickle.loads(pickle.dumps(stage)))):
-        seen.clear()
-        index = open_index(tmp_path / str(number), "exact")
-        (copied >> index.indexer()).index(iter(documents[: 2100 if handed == 2048 else 2 * handed]))
-        assert [count for count, _ in seen] == ([2048, 52] if handed == 2048 else [handed] * 2)
-        assert {size for _, size in seen} == {per_batch} and copied == stage
 
 
 def test_all_terms_of_an_earlier_encoder_are_not_kept(bert_folder):

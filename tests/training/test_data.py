@@ -31,8 +31,8 @@ ID_FRAME = pd.DataFrame(IDS, columns=["qid", "docno", "negative"])
 
 
 class WithPairs:
-    def train_pairs(self):
-        return [("q1", "d1"), ("q2", "d2")]
+    def train_pairs(self, min_label=1):
+        return [("q1", "d1"), ("q2", "d2")][min_label - 1 :]
 
 
 class DocPair(NamedTuple):
@@ -70,6 +70,7 @@ def test_collection_and_hugging_face_dataset():
     from datasets import Dataset, DatasetDict
 
     assert list(load_rows(WithPairs())) == [Row("q1", ("d1",)), Row("q2", ("d2",))]
+    assert list(load_rows(WithPairs(), min_label=2)) == [Row("q2", ("d2",))]
     dataset = Dataset.from_dict({"anchor": ["q1", "q2"], "positive": ["d1", "d2"], "negative": ["n1", "n2"]})
     assert list(load_rows(dataset)) == ROWS
     with pytest.raises(TypeError, match=r"one split of it, e.g. data\['train'\]"):
@@ -95,7 +96,7 @@ def test_files(tmp_path, packed):
     ):
         rows = load_rows(write(tmp_path / (name + packed), text), columns=columns)
         assert [rows[1], rows[0]] == [ROWS[1], ROWS[0]] and len(rows) == 2
-        assert rows.positives("q1") == {text_id("d1")}
+        assert rows.no_negatives("q1") == {text_id("q1"), text_id("d1")}
     plain, objects = plain.translate({ord("q"): "", ord("d"): "", ord("n"): ""}), [
         {"qid": int(q), "docno": int(p), "negative": int(n)} for q, p, n in IDS
     ]  # fmt: skip
@@ -159,7 +160,7 @@ def test_what_is_missing_is_counted():
 def test_forms_of_ids(data, texts):
     rows = load_rows(data, texts)
     assert list(rows) == ID_ROWS and rows.skipped == {}
-    assert rows.positives("q1") == {text_id("d2")}
+    assert rows.no_negatives("q1") == {text_id("q1"), text_id("d2")}
 
 
 QRELS = pd.DataFrame({"qid": ["1", "1", "2"], "docno": ["2", "3", "4"], "label": [1, 0, 2]})

@@ -11,6 +11,7 @@ import sys
 import textwrap
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -20,6 +21,7 @@ from pyterrier_rescale import CollapseError, Splade, train
 from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.dev_evaluation import DevSet
 from pyterrier_rescale.training.fit import Batches
+from pyterrier_rescale.training.initialization import starting_module
 from pyterrier_rescale.training.loading import load_rows
 from pyterrier_rescale.training.losses import Objective
 from pyterrier_rescale.training.model import SparseHead
@@ -262,8 +264,6 @@ def test_killed_and_resumed_equals_uninterrupted(bert_folder, tmp_path, one_thre
 
 
 def test_best_state_on_dev_is_kept(bert_folder, tmp_path):
-    import pandas as pd
-
     dev = dev_split()
     topics = dev[1]
     splade = train(bert_folder, PAIRS, tmp_path / "out", dev=dev, eval_steps=2, rescale="learned", **FAST)
@@ -277,8 +277,6 @@ def test_best_state_on_dev_is_kept(bert_folder, tmp_path):
 
 
 def dev_split(**changes):
-    import pandas as pd
-
     documents = [{"docno": str(i), "text": text} for i, (_, text) in enumerate(PAIRS)]
     topics = pd.DataFrame({"qid": [str(i) for i in range(12)], "query": [query for query, _ in PAIRS]})
     qrels = pd.DataFrame({"qid": topics["qid"], "docno": topics["qid"], "label": 1})
@@ -318,3 +316,57 @@ def test_training_goes_on_as_its_encoder_was_saved(bert_folder, tmp_path):
     assert (splade.pooling, splade.position_top_k) == ("sum", 5)
     splade = train(tmp_path / "a", PAIRS, tmp_path / "d", config=TrainConfig(), **settings)
     assert (splade.pooling, splade.position_top_k) == ("max", None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_another_default_dtype_changes_no_number(dtype, bert_folder, tmp_path):
+    options = {**FAST, "regularizer": "df_flops", "rescale": "calibrated", "queries": "static"}
+    expected = train(bert_folder, PAIRS, tmp_path / "single", **options)
+    torch.set_default_dtype(dtype)
+    try:
+        train(bert_folder, PAIRS, tmp_path / "other", **options)
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(value, weights_of(tmp_path / "other")[name]) for name, value in
+               weights_of(tmp_path / "single").items())  # fmt: skip
+    assert Splade(tmp_path / "other").encode_queries(tiny.TEXTS).nnz == expected.encode_queries(tiny.TEXTS).nnz
+
+
+def test_dev_scores_are_of_the_topics_that_are_asked(bert_folder):
+    documents, topics, qrels = dev_split()
+    others = qrels.assign(qid="never-" + qrels["qid"])
+    scores = []
+    for judged in (qrels, pd.concat([qrels, others])):
+        module = starting_module(bert_folder, None, load_rows(PAIRS), TrainConfig(max_length=32)).eval()
+        scores.append(DevSet((documents, topics, judged)).score(module))
+    assert scores[0] == scores[1] > 0
+
+
+@pytest.mark.parametrize("kind", ["adapter", "compiled"])
+def test_layers_that_could_not_be_loaded_again_are_refused(kind, tmp_path):
+    model, tokenizer = tiny.build("bert")
+    layer = model.bert.encoder.layer[0].intermediate
+    if kind == "compiled":
+        model.bert.encoder.layer[0].intermediate = torch.compile(layer)
+    else:  # as peft wraps a linear layer
+        wrapped = torch.nn.Module()
+        wrapped.base_layer, wrapped.forward = layer.dense, layer.dense.forward
+        layer.dense = wrapped
+    with pytest.raises(ValueError, match=r"merge_and_unload\(\) first"):
+        train(model, PAIRS, tmp_path / "out", tokenizer=tokenizer, **FAST)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_keeps_what_it_is(modernbert_folder, tmp_path):
+    """Trained further: static queries and their weights, lengths, lower-casing, activation."""
+    options = {**FAST, "rescale": None, "max_steps": 1, "learning_rate": 1e-12, "static_learning_rate": 1e-12}
+    asked = {"queries": "static", "query_max_length": 9, "lowercase": True, "activation": "log1p_relu"}
+    first = train(modernbert_folder, PAIRS, tmp_path / "a", **{**options, "static_learning_rate": 0.5}, **asked)
+    del options["max_length"]
+    second = train(tmp_path / "a", PAIRS, tmp_path / "b", **options)
+    assert (second.max_length, second.activation) == (32, "log1p_relu")
+    texts = [*tiny.TEXTS, "SPARSE " * 30]
+    for side in ("encode_queries", "encode_docs"):
+        assert abs(getattr(first, side)(texts) - getattr(second, side)(texts)).max() < 1e-5
+    assert (second.encode_docs(["SPARSE Cafe"]) != second.encode_docs(["sparse cafe"])).nnz == 0

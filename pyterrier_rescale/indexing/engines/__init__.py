@@ -10,8 +10,8 @@ from ..._utils.checks import check_choice
 if TYPE_CHECKING:
     from .base import Engine
 
-#: name -> (module, class, the extra that installs what it needs)
-ENGINES = {
+#: name -> (module, class, the package that it needs), or a class
+ENGINES: dict[str, tuple[str, str, str] | type[Engine]] = {
     "terrier": ("terrier", "TerrierEngine", ""),
     "pisa": ("pisa", "PisaEngine", "pyterrier_pisa"),
     "exact": ("exact", "ExactEngine", ""),
@@ -27,7 +27,10 @@ def engine_class(name: str) -> type[Engine]:
         ValueError: an unknown engine.
         ImportError: the package that it needs is not installed; the message names the extra.
     """
-    module, kind, package = ENGINES[check_choice("engine", name, sorted(ENGINES))]
+    entry = ENGINES[check_choice("engine", name, sorted(ENGINES))]
+    if isinstance(entry, type):
+        return entry
+    module, kind, package = entry
     if package:
         try:
             importlib.import_module(package)
