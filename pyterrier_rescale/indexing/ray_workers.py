@@ -42,7 +42,7 @@ def encode_on_ray(
         threads = 1 if kind == "GPU" else there // workers
         actor = ray.remote(max_restarts=-1, max_task_retries=3, **{f"num_{kind.lower()}s": threads})(_Actor)
         payload = ray.put(pickle.dumps(encoder))
-        turns = cycle([actor.remote(payload, device and device.type, threads) for _ in range(workers)])
+        turns = cycle([actor.remote(payload, "cuda" if kind == "GPU" else None, threads) for _ in range(workers)])
 
         def submit(window: Window) -> Callable[[], Any]:
             vectors = next(turns).encode.remote(window.texts)
