@@ -17,6 +17,7 @@ import pandas as pd
 from .._utils.files import expand
 from .._utils.text_lines import numbered_lines
 from ..collections import load_collection
+from ..collections.base import hint_at_levels
 from ..encoding.texts import check_texts
 from .config import TrainConfig
 from .distributed import world
@@ -55,6 +56,7 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     examples = enumerate(_examples(data, columns, min_label, reader.ids))
     found = [row for row in (reader(example, number) for number, example in examples) if row is not None]
     rows = Rows(found if texts is None else _with_texts(found, texts, reader.skipped), reader.skipped)
+    hint_at_levels(pd.DataFrame({"label": list(reader.labels)}), min_label, "data")
     if reader.unused:
         warnings.warn(f"columns of data that are not used: {', '.join(sorted(reader.unused))}", stacklevel=3)
     dropped = sum(rows.skipped.values())

@@ -95,12 +95,14 @@ class Reader:
     Attributes:
         skipped: rows left out, by reason.
         unused: columns that were not read.
+        labels: of pairs, all that occur.
     """
 
     def __init__(self, *, ids: bool, min_label: int) -> None:
         self.ids, self.min_label = ids, min_label
         self.skipped: Counter[str] = Counter()
         self.unused: set[str] = set()
+        self.labels: set[int] = set()
         self._layouts: dict[tuple[Any, ...], _Layout] = {}
         self._known: dict[str, str] = {}  # each text or id once in memory
 
@@ -183,6 +185,7 @@ class Reader:
                 return None
             if not scores.is_integer():
                 raise ValueError(f"row {number} of data: the label of a pair must be a whole number, got {scores}")
+            self.labels.add(int(scores))
             if scores < self.min_label:
                 self.skipped[f"a label below {self.min_label}"] += 1
                 return None

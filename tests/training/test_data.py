@@ -283,6 +283,8 @@ def test_labels_of_pairs_are_labels_and_unused_columns_are_named():
     frame = pd.DataFrame({"query": ["q", "r", "s"], "passage": ["d", "e", "f"], "relevance": ["1", "0", "2"]})
     with pytest.warns(UserWarning, match="1 with a label below 1"):
         assert [row.query for row in load_rows(frame)] == ["q", "s"]
+    with pytest.warns(UserWarning, match="labels of data are 1, 2, and never 0: .* min_label"):
+        assert len(load_rows([("q", "d", 1), ("q", "e", 2)])) == 2
     unused = {"neg": "n", "hard_neg_1": "n", "margin": 1.0, "Score": 2.0, "negative_source": "bm25"}
     rows = [{"query": "q", "positive": "d", "negative": "n", **unused}]
     for data in (rows, pd.DataFrame(rows)):

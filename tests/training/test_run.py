@@ -302,6 +302,19 @@ def test_a_dev_split_on_which_nothing_can_be_seen_is_refused(changes, message):
         DevSet(dev_split(**changes(*dev_split())))
 
 
+def test_a_topic_of_dev_that_is_a_document_does_not_find_itself(bert_folder):
+    """As ArguAna's: the first hit would be the query. Equal ids alone mean nothing."""
+    documents, _, qrels = dev_split()
+    topics = pd.DataFrame({"qid": qrels["qid"], "query": [document["text"] for document in documents]})
+    judged = qrels.assign(docno=list(qrels["docno"][1:]) + ["0"])
+    named = [{**document, "docno": f"d{document['docno']}"} for document in documents]
+    module = starting_module(bert_folder, None, load_rows(PAIRS), TrainConfig(max_length=32)).eval()
+    own = DevSet((documents, topics, judged))
+    other = DevSet((named, topics, judged.assign(docno="d" + judged["docno"])))
+    assert len(own.own) == 12 and not other.own and own.score(module) > other.score(module) > 0
+    assert not DevSet(dev_split()).own
+
+
 def test_documents_of_a_dev_split_are_those_of_an_index():
     """Title first, as of a collection's documents and of texts= in training."""
     documents, topics, qrels = dev_split()
