@@ -176,7 +176,7 @@ def _sides(config: TrainConfig) -> str:
 def _data(sources: dict[str, Any], rows: Rows) -> str:
     texts = "" if sources["texts"] is None else f", texts from `{_name(sources['texts'])}`"
     left_out = ", ".join(f"{count} with {why}" for why, count in rows.skipped.items())
-    documents = f"a query and {1 + rows.facts.negatives[0]} document(s)"
+    documents = f"a query and {min(len(row.documents) for row in rows)} document(s)"
     told = f"; left out: {left_out}." if left_out else "."
     return f"`{_name(sources['data'])}`{texts}: {len(rows):,} rows of {documents}{told}"
 

@@ -219,7 +219,7 @@ def _fingerprints(model: PreTrainedModel, tokenizer: Any, rows: Rows, dev: DevSe
     return {
         "backbone": settings_fingerprint([model_fingerprint(model), config_content(model)]),
         "tokenizer": tokenizer_fingerprint(tokenizer),
-        "data": rows.facts.fingerprint,
+        "data": rows.fingerprint,
         "dev": None if dev is None else dev.fingerprint,
     }
 

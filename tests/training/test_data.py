@@ -124,7 +124,6 @@ def test_scores_and_margins(tmp_path):
         assert load_rows(write(tmp_path / "a.tsv", text))[0].scores == scores
     rows = load_rows([("1", "2", "3", "4", np.array([3, 2, 1])), ("2", "4", "5")], TEXTS)
     assert list(rows) == [Row("q1", ("d2", "d3", "d4"), (3.0, 2.0, 1.0)), Row("q2", ("d4", "d5"))]
-    assert rows.facts.negatives == (1, 2, 1) and rows.facts.unscored == 1
 
 
 def test_what_is_missing_is_counted():
@@ -226,7 +225,7 @@ TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
         (pd.DataFrame({"query": ["q"], "title": ["d"]}), None, ValueError, "data has no positive column"),
         ([{"text": "d"}], None, ValueError, "data has no query column"),
         (QRELS, None, ValueError, "if they hold ids, say where the texts stand, with texts="),
-        ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "query of every row is a number, .* with texts="),
+        ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "query of every row is a number.* with texts="),
         ([("q", "d", "n", "2.5"), ("r", "e", "m", "-4")], None, ValueError, "document 3 of every row is a number"),
         ([("a", "b"), ("c", HALF)], None, ValueError, "row 1 of data: document holds half a character"),
         ([], TEXTS, ValueError, "data must hold at least one pair .* but it is empty"),
@@ -284,6 +283,8 @@ def test_labels_of_pairs_are_labels_and_unused_columns_are_named():
     frame = pd.DataFrame({"query": ["q", "r", "s"], "passage": ["d", "e", "f"], "relevance": ["1", "0", "2"]})
     with pytest.warns(UserWarning, match="1 with a label below 1"):
         assert [row.query for row in load_rows(frame)] == ["q", "s"]
+    with pytest.warns(UserWarning, match="labels of data are 1, 2, and never 0: .* min_label"):
+        assert len(load_rows([("q", "d", 1), ("q", "e", 2)])) == 2
     unused = {"neg": "n", "hard_neg_1": "n", "margin": 1.0, "Score": 2.0, "negative_source": "bm25"}
     rows = [{"query": "q", "positive": "d", "negative": "n", **unused}]
     for data in (rows, pd.DataFrame(rows)):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 import torch
-from test_run import FAST, PAIRS, dev_split, interrupt, log_of
+from test_run import FAST, PAIRS, log_of
 
 from pyterrier_rescale import Splade, train
 from pyterrier_rescale.analysis.head_statistics import random_saturation
@@ -78,19 +77,6 @@ def test_static_queries(family, request, tmp_path):
     check_same(again, tmp_path / "again")
 
 
-def test_static_queries_in_pipelines(bert_folder, tmp_path):
-    splade = train(bert_folder, PAIRS, tmp_path / "out", queries="static", **FAST)
-    weights, tokenizer = splade.description.queries.weights, splade.encoder.tokenizer
-    frame = pd.DataFrame({"qid": ["1", "2"], "query": ["sparse queries sparse", " "]})
-    toks = splade.query_encoder(terms="raw")(frame)["query_toks"]
-    ids = set(tokenizer("sparse queries", add_special_tokens=False)["input_ids"])
-    assert toks[0] == pytest.approx({tokenizer.convert_ids_to_tokens(i): weights[i] for i in ids}) and toks[1] == {}
-    results = frame[:1].assign(docno="a", text=TEXTS[4], score=0.0, rank=0)
-    document = splade.encode_docs([TEXTS[4]])
-    expected = sum(weights[i] * document[0, i] for i in ids)
-    assert splade.scorer()(results)["score"][0] == pytest.approx(expected, rel=1e-5)
-
-
 def test_idf_by_hand(bert_folder):
     _, tokenizer = load_backbone(bert_folder)
     rows = load_rows([("q", "the the index"), ("r", "the query"), ("s", "the query")])  # two different documents
@@ -141,27 +127,6 @@ def test_the_same_pooling_keeps_the_plain_layout(bert_folder, tmp_path):
     train(bert_folder, PAIRS, tmp_path / "out", query_pooling="max", **FAST)
     assert describe(tmp_path / "out").queries.alike
     assert len(json.loads((tmp_path / "out" / "modules.json").read_text())) == 2
-
-
-def test_dev_scores_are_those_of_the_saved_encoder(bert_folder, tmp_path):
-    dev = dev_split()
-    topics = dev[1]
-    splade = train(bert_folder, PAIRS, tmp_path / "out", dev=dev, eval_steps=6, queries="static", **FAST)
-    dots = (splade.encode_queries(topics["query"].tolist()) @ splade.encode_docs(TEXTS).T).toarray()
-    ranks = [(row > row[i]).sum() + 1 if row[i] > 0 else 99 for i, row in enumerate(dots)]  # 0: not retrieved
-    expected = np.mean([1 / np.log2(1 + rank) if rank <= 10 else 0 for rank in ranks])
-    assert pd.read_csv(tmp_path / "out" / "dev.csv")["nDCG@10"].max() == pytest.approx(expected, abs=1e-4)
-
-
-def test_resumed_static_queries_equal_uninterrupted_ones(bert_folder, tmp_path, monkeypatch):
-    options = {**FAST, "queries": "static", "static_learning_rate": 0.1, "save_steps": 2, "seed": 1}
-    whole = train(bert_folder, PAIRS, tmp_path / "whole", **options)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, 6)
-        train(bert_folder, PAIRS, tmp_path / "out", **options)
-    assert (tmp_path / "out" / "checkpoint.pt").exists()
-    resumed = train(bert_folder, PAIRS, tmp_path / "out", **options)
-    np.testing.assert_allclose(resumed.description.queries.weights, whole.description.queries.weights, atol=1e-4)
 
 
 def test_a_sum_that_no_k_mends_is_refused(bert_folder, tmp_path):

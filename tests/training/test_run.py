@@ -263,15 +263,16 @@ def test_killed_and_resumed_equals_uninterrupted(bert_folder, tmp_path, one_thre
     assert log_of(out)[-1]["loss"] == pytest.approx(log_of(tmp_path / "whole")[-1]["loss"], abs=1e-5)
 
 
-def test_best_state_on_dev_is_kept(bert_folder, tmp_path):
+@pytest.mark.parametrize("options", [{"rescale": "learned"}, {"queries": "static"}])
+def test_best_state_on_dev_is_kept(options, bert_folder, tmp_path):
     dev = dev_split()
     topics = dev[1]
-    splade = train(bert_folder, PAIRS, tmp_path / "out", dev=dev, eval_steps=2, rescale="learned", **FAST)
+    splade = train(bert_folder, PAIRS, tmp_path / "out", dev=dev, eval_steps=2, **options, **FAST)
     scores = pd.read_csv(tmp_path / "out" / "dev.csv")
     assert scores["step"].tolist() == [2, 4, 6]
     # nDCG@10 with one relevant document is 1 / log2(1 + rank)
     dots = (splade.encode_queries(topics["query"].tolist()) @ splade.encode_docs([t for _, t in PAIRS]).T).toarray()
-    ranks = [(row > row[i]).sum() + 1 for i, row in enumerate(dots)]
+    ranks = [(row > row[i]).sum() + 1 if row[i] > 0 else 99 for i, row in enumerate(dots)]  # 0: not retrieved
     expected = np.mean([1 / np.log2(1 + rank) if rank <= 10 else 0 for rank in ranks])
     assert scores["nDCG@10"].max() == pytest.approx(expected, abs=1e-4)
 
@@ -299,6 +300,19 @@ def dev_split(**changes):
 def test_a_dev_split_on_which_nothing_can_be_seen_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         DevSet(dev_split(**changes(*dev_split())))
+
+
+def test_a_topic_of_dev_that_is_a_document_does_not_find_itself(bert_folder):
+    """As ArguAna's: the first hit would be the query. Equal ids alone mean nothing."""
+    documents, _, qrels = dev_split()
+    topics = pd.DataFrame({"qid": qrels["qid"], "query": [document["text"] for document in documents]})
+    judged = qrels.assign(docno=list(qrels["docno"][1:]) + ["0"])
+    named = [{**document, "docno": f"d{document['docno']}"} for document in documents]
+    module = starting_module(bert_folder, None, load_rows(PAIRS), TrainConfig(max_length=32)).eval()
+    own = DevSet((documents, topics, judged))
+    other = DevSet((named, topics, judged.assign(docno="d" + judged["docno"])))
+    assert len(own.own) == 12 and not other.own and own.score(module) > other.score(module) > 0
+    assert not DevSet(dev_split()).own
 
 
 def test_documents_of_a_dev_split_are_those_of_an_index():
