@@ -13,20 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from .search import SEARCH_EXAMPLE, search
+from .search import search
 from .train import RESCALINGS, Settings, settings_of, train
-from .vectors import (
-    ENCODE_EXAMPLE,
-    EXPORT_EXAMPLE,
-    INDEX_EXAMPLE,
-    CollectionName,
-    Engine,
-    Overwrite,
-    Quiet,
-    encode,
-    export,
-    index,
-)  # fmt: skip
+from .vectors import CollectionName, Engine, Overwrite, Quiet, encode, export, index
 
 app = typer.Typer(
     name="pyterrier-rescale",
@@ -36,14 +25,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-app.command(epilog=SEARCH_EXAMPLE)(search)
-app.command(epilog=ENCODE_EXAMPLE)(encode)
-app.command(epilog=EXPORT_EXAMPLE)(export)
-app.command(epilog=INDEX_EXAMPLE)(index)
-app.command(
-    epilog="Example: pyterrier-rescale train answerdotai/ModernBERT-base irds:beir/scifact splade "
-    "--rescale 16 --max-steps 1000 --set warmup_steps=50"
-)(train)
+for verb, example in (
+    (train, "train answerdotai/ModernBERT-base irds:beir/scifact splade --rescale 16 --set warmup_steps=50"),
+    (encode, "encode splade irds:beir/scifact scifact.vectors --workers 2"),
+    (index, "index splade irds:beir/scifact scifact.index (of vectors: index scifact.vectors scifact.index)"),
+    (search, "search scifact.index splade 'vitamin D and bone density'"),
+    (export, "export scifact.vectors scifact.ciff --format ciff"),
+):
+    app.command(epilog=f"Example: pyterrier-rescale {example}")(verb)
 
 Texts = Annotated[str | None, typer.Option(help="A collection: measure on its documents.")]
 NumberOfTexts = Annotated[int, typer.Option(help="Of so many of them.", min=2)]

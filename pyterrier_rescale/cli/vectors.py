@@ -7,12 +7,6 @@ from typing import Annotated
 
 import typer
 
-ENCODE_EXAMPLE = "Example: pyterrier-rescale encode splade irds:beir/scifact scifact.vectors --workers 2"
-EXPORT_EXAMPLE = "Example: pyterrier-rescale export scifact.vectors scifact.ciff --format ciff"
-INDEX_EXAMPLE = (
-    "Examples: pyterrier-rescale index splade irds:beir/scifact scifact.index; after "
-    "`encode splade irds:beir/scifact scifact.vectors`: pyterrier-rescale index scifact.vectors scifact.index"
-)
 CollectionName = Annotated[
     str, typer.Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.", show_default=False)
 ]
