@@ -14,14 +14,14 @@ _HOME = {
     "HeadAudit": "analysis.head_audit",
     "LexicalEncoder": "splade",
     "Splade": "splade",
-    "Vectors": "indexing.vectors.folder",
+    "Vectors": "indexing.vectors",
     "add_mlm_head": "heads.mlm_head",
     "audit": "analysis.head_audit",
     "calibrate": "analysis.calibration",
-    "encode": "indexing.vectors.run",
+    "encode": "indexing.encode",
     "load_collection": "collections",
-    "open_index": "indexing.engines",
-    "open_vectors": "indexing.vectors.folder",
+    "open_index": "indexing.index",
+    "open_vectors": "indexing.vectors",
     "rescale": "heads.rescaling",
     "small_backbone": "backbones",
     "compare": "evaluation.comparison",
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from .heads.mlm_head import add_mlm_head as add_mlm_head
     from .heads.rescaling import rescale as rescale
     from .indexing.build import systems as systems
-    from .indexing.engines import open_index as open_index
-    from .indexing.vectors.folder import Vectors as Vectors
-    from .indexing.vectors.folder import open_vectors as open_vectors
-    from .indexing.vectors.run import encode as encode
+    from .indexing.encode import encode as encode
+    from .indexing.index import open_index as open_index
+    from .indexing.vectors import Vectors as Vectors
+    from .indexing.vectors import open_vectors as open_vectors
     from .splade import LexicalEncoder as LexicalEncoder
     from .splade import Splade as Splade
     from .training import CollapseError as CollapseError

@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 
+# What a user's own environment may say, and no test means.
+for name in ("XDG_CACHE_HOME", "JAVA_TOOL_OPTIONS", "TQDM_DISABLE", "FORCE_COLOR", "NO_COLOR", "COLUMNS"):
+    os.environ.pop(name, None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("PT_TEST_TRANSFORMER_REPORTS", "0")

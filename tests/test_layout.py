@@ -29,7 +29,7 @@ ABOVE_ALL = {"cli", "evaluation", "training", "indexing"}
 ONLY = {"sentence_transformers": {"training"}, "typer": {"cli"}}
 # Rooms that need no torch, but for the processes that encode.
 NO_TORCH = {"indexing", "collections", "_utils"}
-WITH_TORCH = {"indexing.vectors.run", "indexing.vectors.workers"}
+WITH_TORCH = {"indexing.encode", "indexing.workers"}
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
@@ -98,6 +98,10 @@ def test_files_are_short_and_the_root_is_small():
     rooms = {p.name for p in PACKAGE.iterdir() if p.name not in ("__pycache__", "__init__.py", "py.typed", "pt_docs")}
     assert rooms == set(ARROWS)
     assert len(rooms) + 1 <= 12
+
+
+def test_nothing_reaches_below_python():
+    assert not [module for module, (_, others) in IMPORTS.items() if "ctypes" in others]
 
 
 def test_names_of_test_files_differ():

@@ -5,9 +5,7 @@ from __future__ import annotations
 import configparser
 import importlib
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points, metadata, version
@@ -118,29 +116,3 @@ def test_ci_runs_the_readme_test_command():
     assert re.search(r"<!-- demo -->\n```\w*\n(.*?)\n```", readme, re.S).group(1).endswith("pyterrier-rescale demo")
     script = (ROOT / ".ci" / "run").read_text()
     assert "command_of tests" in script and "pytest" not in script, "the command stands in the README alone"
-
-
-def test_ci_runs_the_slow_tests_other_arithmetic_and_a_plain_demo(tmp_path):
-    """The script itself, over a README whose command only writes down what it is called with."""
-    top = tmp_path / "top"
-    (top / ".ci").mkdir(parents=True)
-    shutil.copy(ROOT / ".ci" / "run", top / ".ci" / "run")
-    (top / "note").write_text('#!/bin/sh\necho "${ONEDNN_MAX_CPU_ISA:-none} $*" >> "$NOTES"\n[ "$1" != fails ]\n')
-    (top / "note").chmod(0o755)
-    (top / "README.md").write_text(
-        "<!-- demo -->\n```bash\ntrue && ./note demo\n```\n<!-- tests -->\n```bash\ntrue && ./note -m tests\n```\n"
-    )
-    run = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
-        subprocess.run([*run, *command], cwd=top, check=True)
-    notes = tmp_path / "notes"
-    environment = {**os.environ, "NOTES": str(notes)}
-    environment.pop("ONEDNN_MAX_CPU_ISA", None)
-    done = subprocess.run(["bash", top / ".ci" / "run"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert notes.read_text().splitlines() == [
-        "none -m tests", "none -m tests -n 0 -m slow", "AVX2 -m tests tests/encoding tests/splade",
-        "AVX512_CORE -m tests tests/encoding tests/splade", "none demo --docs 100 --topics 20 --steps 3",
-    ]  # fmt: skip
-    for folder in ("encoding", "splade"):
-        assert list((ROOT / "tests" / folder).glob("test_*.py")), "what CI names must be there"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pyterrier_rescale._utils.paths import cache_dir
+from pyterrier_rescale._utils.files import cache_dir
 
 TRAINED_ON = ("scifact", "vaswani", "medquad")
 UNSEEN = ("nfcorpus", "cranfield")

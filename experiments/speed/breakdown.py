@@ -34,16 +34,16 @@ def flops(encoder, lengths: np.ndarray) -> tuple[float, float]:
 
 
 def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: str) -> dict:
-    """The row of one shape; ``screening`` is ``"no"`` or the name of a format."""
+    """The row of one shape; ``screening`` is ``"no"`` or ``"bfloat16"``."""
     from pyterrier_rescale import Splade
+    from pyterrier_rescale.encoding.blocks import text_batches
     from pyterrier_rescale.encoding.kernel import packed_head
-    from pyterrier_rescale.encoding.screening import BFloat16, Int8, Screen
+    from pyterrier_rescale.encoding.screening import Screen
     from pyterrier_rescale.encoding.text_encoder import to_csr
 
     sample = some_texts(texts)
     splade = Splade(folder, device="cpu", batch_size=batch_size, max_length=MAX_LENGTH)
     encoder, weight, bias = splade.encoder, splade.encoder.head.weight, splade.encoder.head.bias
-    formats = {"no": (), "bfloat16": (BFloat16,), "int8": (Int8,)}[screening]
     seconds = dict.fromkeys(("tokeniser", "body", "head", "output"), 0.0)
 
     def timed(part: str, work):
@@ -57,17 +57,17 @@ def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: 
     ids = timed("tokeniser", lambda: encoder._tokenise(sample))
     lengths = np.array([len(row) for row in ids])
     batches = []
-    for members in encoder._batches(lengths, batch_size):
+    for members in text_batches(lengths, batch_size):
         batches.append(timed("body", lambda members=members: encoder._run(members, [ids[i] for i in members])))
         rates.append(gemm_rate(2048, SHAPES[shape][2], SHAPES[shape][3]))
     undecided, is_open = [], []
     with (
-        mock.patch("pyterrier_rescale.encoding.screening._fast_formats", lambda width: formats),
+        mock.patch("pyterrier_rescale.encoding.kernel.make_screen", lambda weight: None),
         torch.inference_mode(),
     ):
-        screen = timed("head", lambda: Screen(weight, formats)) if formats else None
+        screen = timed("head", lambda: Screen(weight)) if screening != "no" else None
         for _, rows, sizes in encoder._packed(iter(batches)):
-            weights = timed("head", lambda r=rows, n=sizes: packed_head(r, n, weight, bias, screen=screen))
+            weights = timed("head", lambda r=rows, n=sizes: packed_head(r, n, weight, bias, encoder.description, screen=screen))
             timed("output", lambda w=weights: to_csr(w))
             rates.append(gemm_rate(2048, SHAPES[shape][2], SHAPES[shape][3]))
             is_open.append((weights > 0).float().mean(dim=1))

@@ -13,12 +13,10 @@ from models import MAX_LENGTH
 OURS, SPLADE, SPARSE_ENCODER = NAMES = ("pyterrier_rescale", "pyterrier_splade", "SparseEncoder")
 #: The same package with its body in bfloat16: not the same vectors, so it stands beside the comparison.
 OURS_HALF = "pyterrier_rescale bf16"
-#: Training that keeps less for the backward pass: system -> options of ``train``. By default it would depend on the
-#: memory that is free; all have the same gradients.
+#: Training that keeps less for the backward pass: system -> options of ``train``; all have the same gradients.
 TRAINING = {
-    OURS: {"activations": "all"},
-    f"{OURS} activations=products": {"activations": "products"},
-    f"{OURS} activations=inputs": {"activations": "inputs"},
+    OURS: {},
+    f"{OURS} gradient_checkpointing=True": {"gradient_checkpointing": True},
     f"{OURS} mini_batch_size=2": {"mini_batch_size": 2},
 }
 
@@ -147,7 +145,7 @@ def training(name: str, folder: str, options: dict) -> tuple[Callable, Callable]
     from transformers import TrainerCallback
 
     import pyterrier_rescale.training.dev_evaluation
-    import pyterrier_rescale.training.trainer  # noqa: F401
+    import pyterrier_rescale.training.fit  # noqa: F401
 
     if name in TRAINING:
         import pandas as pd

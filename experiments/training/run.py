@@ -68,9 +68,9 @@ def command(backbone: Path, data: Path, out: Path, collection: str, loss: str, r
     steps = STEPS[collection]
     return [
         "pyterrier-rescale", "train", str(backbone), str(data), str(out), "--loss", loss, "--rescale", rescale,
-        "--max-steps", str(steps), "--ramp-steps", str(steps * 3 // 4), "--batch-size", "16",
-        "--learning-rate", "5e-4", "--max-length", "96", "--temperature", str(TEMPERATURES[loss]),
-        "--monitor", "warn", "--overwrite", "--quiet",
+        "--max-steps", str(steps), "--set", f"ramp_steps={steps * 3 // 4}", "--batch-size", "16",
+        "--learning-rate", "5e-4", "--max-length", "96", "--set", f"temperature={TEMPERATURES[loss]}",
+        "--set", "monitor=warn", "--overwrite", "--quiet",
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Documents in the forms that people hold them: dicts, a frame, a Hugging Face dataset."""
+"""Documents in the forms that people hold them: dicts, a frame, a Hugging Face dataset; and what no text may hold."""
 
 from __future__ import annotations
 
@@ -28,3 +28,14 @@ def as_documents(documents: Any) -> Iterable[Any]:
             f"documents must be an iterable of dicts, a frame or a Hugging Face Dataset, got {documents!r}"[:200] + hint
         )
     return documents
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether text holds lone surrogates, which UTF-8 and all tokenizers refuse."""
+    if text.isascii():
+        return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False

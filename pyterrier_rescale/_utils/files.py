@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from platformdirs import user_cache_dir
+
+HOME_VARIABLE = "PYTERRIER_RESCALE_HOME"
 #: Lies in a folder whose files are being replaced, so that a mix of two saves is not taken for a whole one.
 UNFINISHED = ".unfinished"
 _STAGE = ".saving-"
@@ -30,15 +33,41 @@ def expand(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{os.fspath(path)!r}: there is no such home folder; write the path in full") from error
 
 
+def cache_dir(*parts: str) -> Path:
+    """Return the cache folder, or the one at ``parts`` below it, created if need be.
+
+    It is ``$PYTERRIER_RESCALE_HOME`` if that is set, else the user's cache folder of this system
+    (``~/.cache/pyterrier_rescale`` on Linux).
+
+    Raises:
+        PermissionError: if the folder cannot be created or written to.
+        ValueError: if there is no home folder to put it in.
+    """
+    try:
+        root = expand(os.environ.get(HOME_VARIABLE) or user_cache_dir("pyterrier_rescale", appauthor=False))
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"no cache folder ({error}): set {HOME_VARIABLE} to a folder that is writable") from error
+    folder = root.joinpath(*parts)
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"cannot write to the cache folder {str(folder)!r}: set {HOME_VARIABLE} to a folder that is writable"
+        )
+    return folder
+
+
 def sync(path: str | os.PathLike[str]) -> None:
     """Flush a file, or on POSIX a folder, to the disk; file systems that cannot are left alone."""
     folder = os.path.isdir(path)
     if folder and os.name == "nt":
         return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR | getattr(os, "O_BINARY", 0))
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
-        with suppress(OSError) if folder else suppress():
-            os.fsync(handle)
+        os.fsync(handle)
+    except OSError:
+        if not folder:
+            raise
     finally:
         os.close(handle)
 
@@ -102,7 +131,9 @@ def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def filled(path: str | os.PathLike[str], mark: str, stale: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
+def filled(
+    path: str | os.PathLike[str], mark: str, stale: Callable[[str], bool] = lambda name: False
+) -> Iterator[Path]:
     """A stage to write into, whose files then replace those of a folder that may hold other things, too.
 
     The file ``mark`` goes in last: with it the folder is whole. Old files at the folder's root whose names are

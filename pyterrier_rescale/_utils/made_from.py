@@ -1,6 +1,6 @@
-"""One rule for what is there already: the same call goes on, other inputs are refused, ``overwrite=True`` starts anew.
+"""One rule for what is there: the same call goes on, other inputs are refused, ``overwrite=True`` starts anew.
 
-What a run, an index or a folder of vectors was made from is a flat dict of plain JSON values: fingerprints and settings.
+What a run, an index or a folder of vectors was made from is a flat dict of plain JSON values: fingerprints, settings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_record(folder: Path, name: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise ValueError(f"{folder / name} is damaged, it is not JSON ({error}); start anew with overwrite=True") from error
+        raise ValueError(f"{folder / name} is damaged ({error}): start anew with overwrite=True") from error
 
 
 def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from .documents import has_surrogates
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _BYTE_ORDER_MARK = "\ufeff"
 
@@ -33,17 +35,6 @@ def numbered_lines(file: Path, describe: Callable[[str], str] | None = None) -> 
         raise ValueError(
             f"{file}, after line {number}: cannot be read on, the gzip file is damaged or cut ({error}); fetch it again"
         ) from error
-
-
-def has_surrogates(text: str) -> bool:
-    """Whether text holds lone surrogates, which UTF-8 and all tokenizers refuse."""
-    if text.isascii():
-        return False
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _open(file: Path) -> TextIO:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.checks import check_choice, check_is_list
-from .._utils.files import expand, whole_folder
-from .._utils.paths import cache_dir
+from .._utils.files import cache_dir, expand, whole_folder
 from .._utils.progress import progress_bar
 from .settings import FAMILIES, BackboneSettings, HeadSettings, Settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -12,10 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from .encode import ENCODE_EXAMPLE, EXPORT_EXAMPLE, encode, export, opened
-from .search import SEARCH_EXAMPLE, expanded, search
-from .teach import teach
-from .train import RESCALINGS, train
+from .search import SEARCH_EXAMPLE, search
+from .train import RESCALINGS, Settings, settings_of, train
+from .vectors import ENCODE_EXAMPLE, EXPORT_EXAMPLE, INDEX_EXAMPLE, encode, export, index
 
 app = typer.Typer(
     name="pyterrier-rescale",
@@ -25,21 +25,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.command(epilog=SEARCH_EXAMPLE)(search)
+app.command(epilog=ENCODE_EXAMPLE)(encode)
+app.command(epilog=EXPORT_EXAMPLE)(export)
+app.command(epilog=INDEX_EXAMPLE)(index)
+app.command(
+    epilog="Example: pyterrier-rescale train answerdotai/ModernBERT-base irds:beir/scifact splade "
+    "--rescale 16 --max-steps 1000 --set warmup_steps=50"
+)(train)
 
-Model = Annotated[str, typer.Argument(help="Hub name or folder of a masked LM.", show_default=False)]
-Collection = Annotated[
-    str, typer.Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.", show_default=False)
-]
-RescaleOption = Annotated[
-    str,
-    typer.Option(
-        "--rescale", help="A number (k), auto (k measured) or calibrated (k and offsets measured).", metavar="SPEC"
-    ),
-]
+Texts = Annotated[str | None, typer.Option(help="A collection: measure on its documents.")]
+NumberOfTexts = Annotated[int, typer.Option(help="Of so many of them.", min=2)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
-MaxLength = Annotated[int, typer.Option(help="Tokens per text.", min=3)]
-Engine = Annotated[str, typer.Option(help="terrier, pisa, exact, seismic or milvus.")]
+#: The pretraining steps of the backbone that the notebooks use.
+NOTEBOOK_STEPS = 400
 
 
 def _version(show: bool) -> None:
@@ -50,9 +50,7 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
-        False
-    ),
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
 ) -> None:
     """Options of the command itself."""
@@ -61,51 +59,39 @@ def _main(
 @app.command(epilog="Example: pyterrier-rescale audit answerdotai/ModernBERT-base google-bert/bert-base-uncased")
 def audit(
     models: Annotated[list[str], typer.Argument(help="Hub names or folders of masked LMs.", show_default=False)],
-    texts: Annotated[str | None, typer.Option(help="A collection: measures activations on its documents.")] = None,
-    n_texts: Annotated[
-        int | None, typer.Option(help="Of so many of them [128].", min=2, max=512, show_default=False)
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write the figure here (.png, .svg, .pdf).", callback=expanded)
-    ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the table here.", callback=expanded)] = None,
+    texts: Texts = None,
+    n_texts: NumberOfTexts = 128,
+    plot: Annotated[Path | None, typer.Option(help="Write the figure here (.png, .svg, .pdf).")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table here.")] = None,
 ) -> None:
     """Measure heads: row norms, scores at the start, sinks; a verdict and a k for each."""
     from .. import audit as run
-    from ..evaluation.system import short_names
+    from .._utils.files import expand
 
-    models = list(dict.fromkeys(models))
-    names = short_names(models)
-    if texts is None and n_texts is not None:
-        raise ValueError("--n-texts goes with --texts: without a collection nothing is measured on texts")
-    sample = None if texts is None else _some_texts(texts, n_texts or 128)
-    result = run({name: name for name in models} if len(models) > 1 else models[0], sample)
+    result = run({name: name for name in models} if len(models) > 1 else models[0], _sample(texts, n_texts))
     frame = result.to_frame()
     numbers = frame.drop(columns=["model", "verdict"]).T  # the verdict is a sentence: it follows in lines of its own
-    numbers.columns = names
+    numbers.columns = models
     typer.echo(numbers.to_string(float_format=lambda value: f"{value:.4g}"))
-    verdicts = frame["verdict"].tolist()
-    for name, verdict in zip(names, verdicts, strict=True):
+    for name, verdict in zip(models, frame["verdict"], strict=True):
         typer.echo(f"\n{name}: {verdict}")
     if csv is not None:
-        frame.to_csv(csv, index=False)
+        frame.to_csv(expand(csv), index=False)
     if plot is not None:
-        result.plot().savefig(plot, dpi=150, bbox_inches="tight")
+        result.plot().savefig(expand(plot), dpi=150, bbox_inches="tight")
         typer.echo(f"figure: {plot}")
 
 
 @app.command(epilog="Example: pyterrier-rescale rescale answerdotai/ModernBERT-base modernbert-k16 --rescale 16")
 def rescale(
-    model: Model,
-    output: Annotated[
-        Path, typer.Argument(help="Folder of the rescaled model.", show_default=False, callback=expanded)
-    ],
-    spec: RescaleOption = "16",
-    texts: Annotated[str | None, typer.Option(help="A collection, for auto and calibrated.")] = None,
-    n_texts: Annotated[
-        int | None, typer.Option(help="Texts to calibrate on [256].", min=2, max=512, show_default=False)
-    ] = None,
-    bias: Annotated[bool, typer.Option(help="Divide the bias, too (fixed k only).")] = False,
+    model: Annotated[str, typer.Argument(help="Hub name or folder of a masked LM.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="Folder of the rescaled model.", show_default=False)],
+    spec: Annotated[
+        str, typer.Option("--rescale", help="A number (k), auto (k measured) or calibrated (k and offsets measured).")
+    ] = "16",
+    texts: Texts = None,
+    n_texts: NumberOfTexts = 256,
+    bias: Annotated[bool, typer.Option("--bias", help="Divide the bias, too (fixed k only).")] = False,
 ) -> None:
     """Divide a head and save the model with its tokenizer: a backbone that stock tools load."""
     from .. import Splade, calibrate
@@ -117,24 +103,16 @@ def rescale(
     from ..heads.provenance import provenance
 
     value = parse_rescale(spec)
-    if value is None or value == "learned":
-        raise ValueError(f"--rescale must be a number, auto or calibrated here, got {spec!r}")
-    measured = isinstance(value, str)
-    if measured and texts is None:
-        raise ValueError(f"--rescale {value} measures on texts: give a collection with --texts")
-    fixed, others = {"--bias": bias}, {"--texts": texts, "--n-texts": n_texts}
-    unused = [name for name, given in (fixed if measured else others).items() if given]
-    if unused:
-        right = "a number as --rescale" if measured else "--rescale auto or calibrated"
-        raise ValueError(f"{' and '.join(unused)} can only be given with {right}, got --rescale {spec}")
-    _refuse_existing(output)
-    if measured:
-        sample = _some_texts(texts, n_texts or 256)
-        loaded = calibrate(model, sample, offset=value == "calibrated").apply(model)
-    else:
-        loaded = run(model, value, bias=bias)
-    loaded, tokenizer = load_backbone(loaded)
+    if value in (None, "learned") or isinstance(value, str) != (texts is not None) or isinstance(value, str) and bias:
+        raise ValueError(
+            f"--rescale must be a number, or auto or calibrated with --texts and without --bias, got {spec!r}"
+        )
     with whole_folder(output) as folder, no_weight_bars():
+        if isinstance(value, str):
+            loaded = calibrate(model, _sample(texts, n_texts), offset=value == "calibrated").apply(model)
+        else:
+            loaded = run(model, value, bias=bias)
+        loaded, tokenizer = load_backbone(loaded)
         if modules_of(model) is not None:  # an encoder is saved whole: pooling, lengths, queries of their own
             Splade(loaded, tokenizer=tokenizer, device="cpu").save_pretrained(folder)
         else:
@@ -145,97 +123,35 @@ def rescale(
     typer.echo(f"{output}: {done['method']}, k = {done['k']:.4g}; the mean row norm was {norm:.4g}")
 
 
-app.command(
-    epilog="Example: pyterrier-rescale train answerdotai/ModernBERT-base irds:beir/scifact splade "
-    "--rescale 16 --max-steps 1000 --set warmup_steps=50"
-)(train)
-
-
-@app.command(
-    epilog="Examples: pyterrier-rescale index splade irds:beir/scifact scifact.index; after "
-    "`encode splade irds:beir/scifact scifact.vectors`: pyterrier-rescale index scifact.vectors scifact.index"
-)
-def index(
-    source: Annotated[
-        list[str],
-        typer.Argument(
-            help="Folder or hub name of a SPLADE encoder, and a collection; or a folder of vectors; or an index.",
-            metavar="ENCODER COLLECTION | VECTORS",
-            show_default=False,
-        ),
-    ],
-    path: Annotated[str, typer.Argument(help="Folder of the index, or a URL.", metavar="PATH", show_default=False)],
-    engine: Engine = "terrier",
-    scale: Annotated[float, typer.Option(help="Units per weight.")] = 100,
-    batch_size: Annotated[int | None, typer.Option(help="Texts per batch [32].", min=1, show_default=False)] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Encode and index the documents of a collection; or index vectors, or what another index holds: no model."""
-    from .. import Splade, load_collection, open_index
-    from .._utils.paths import expand
-    from ..indexing.build import origin
-    from ..indexing.corpus import corpus_fingerprint
-    from ..indexing.engines import engine_class
-
-    if len(source) > 2:
-        raise ValueError(f"give ENCODER COLLECTION PATH or VECTORS PATH, got {len(source) + 1} arguments")
-    if len(source) == 1 and batch_size is not None:
-        raise ValueError("--batch-size goes with an encoder: vectors are encoded already")
-    if overwrite:
-        target, mode = engine_class(engine).replacing(path if "://" in path else expand(path), scale=scale), "overwrite"
-    else:
-        target, mode = open_index(path, engine, scale=scale), "create"
-        if target.built:  # before anything is encoded
-            raise FileExistsError(f"there is an index at {path!r} already: --overwrite replaces it")
-    if len(source) == 1:
-        documents = opened(source[0])
-        target.indexer(mode=mode, verbose=not quiet).index(documents)
-    else:
-        encoder, collection = source
-        documents = load_collection(collection)
-        splade = Splade(encoder, batch_size=batch_size or 32)
-        made_from = origin(splade, corpus_fingerprint(documents.corpus, ("docno", splade.text_field)))
-        indexer = target.indexer(mode=mode, verbose=not quiet, made_from=made_from)
-        (splade.doc_encoder(scale=scale) >> indexer).index(documents.corpus(), batch_size=2048)
-    typer.echo(f"{path}: {len(target):,} documents, {target.size_bytes / 1e6:.1f} MB")
-
-
-app.command(epilog=ENCODE_EXAMPLE)(encode)
-app.command(epilog=EXPORT_EXAMPLE)(export)
-app.command(epilog=SEARCH_EXAMPLE)(search)
-
-
 @app.command(
     epilog="Example: pyterrier-rescale compare irds:beir/scifact runs/scifact "
     "--backbone modernbert=answerdotai/ModernBERT-base --rescale none --rescale 16 --rescale calibrated"
 )
 def compare(
-    collection: Collection,
+    collection: Annotated[
+        str, typer.Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.", show_default=False)
+    ],
     output: Annotated[Path, typer.Argument(help="Folder for tables, figures, runs, encoders.", show_default=False)],
     backbone: Annotated[
         list[str] | None,
-        typer.Option(
-            help="NAME=MODEL or MODEL, repeatable; default: two small ones pretrained on the collection.", metavar="M"
-        ),
+        typer.Option(help="NAME=MODEL or MODEL, repeatable; default: two small ones pretrained on the collection."),
     ] = None,
     rescale: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC"),
+        list[str] | None, typer.Option(help=f"{RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC")
     ] = None,
     split: Annotated[str, typer.Option(help="Split that is scored.")] = "test",
-    engine: Engine = "terrier",
-    untrained: Annotated[bool, typer.Option(help="Score the encoders before training, too.")] = False,
+    engine: Annotated[str, typer.Option(help="terrier, pisa, exact, seismic or milvus.")] = "terrier",
+    untrained: Annotated[bool, typer.Option("--untrained", help="Score the encoders before training, too.")] = False,
     model_free: Annotated[bool, typer.Option(help="Score the word pieces without a model, too.")] = True,
-    fusion: Annotated[bool, typer.Option(help="Score each trained system with BM25 added, too.")] = False,
+    min_label: Annotated[int, typer.Option(help="Lower labels are not relevant.", min=1)] = 1,
+    drop_own: Annotated[bool, typer.Option(help="Leave topics that are documents out of their results.")] = True,
     max_steps: Annotated[int, typer.Option(help="Training steps of each encoder.", min=1)] = 250,
     batch_size: Annotated[int, typer.Option(help="Queries per step.", min=2)] = 32,
     learning_rate: Annotated[float, typer.Option(help="5e-4 suits the small backbones, 2e-5 full-size ones.")] = 5e-4,
-    lambda_q: Annotated[float | None, typer.Option(help="FLOPS weight, queries.")] = None,
-    lambda_d: Annotated[float | None, typer.Option(help="FLOPS weight, documents.")] = None,
-    ramp_steps: Annotated[int | None, typer.Option(help="Steps until full regularisation.")] = None,
-    max_length: MaxLength = 128,
+    max_length: Annotated[int, typer.Option(help="Tokens per text.", min=3)] = 128,
     seed: Seed = 0,
+    settings: Settings = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in the folder of another one.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train backbones x rescalings alike, index each, and compare them with BM25 in one pt.Experiment."""
@@ -244,19 +160,14 @@ def compare(
     from ..evaluation.demo import small_backbones
     from ..evaluation.system import named_backbones
 
-    models = named_backbones(backbone or [])
-    loaded = load_collection(collection)
-    if not models:
-        models = small_backbones(loaded, seed=seed, verbose=not quiet)
-    training: dict[str, Any] = {
-        "max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate, "monitor": "warn",
-        "ramp_steps": ramp_steps or max(1, max_steps * 3 // 4),
-    }  # fmt: skip
-    training.update({k: v for k, v in {"lambda_q": lambda_q, "lambda_d": lambda_d}.items() if v is not None})
+    loaded, models = load_collection(collection), named_backbones(backbone or [])
+    given = {"max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    training = {"ramp_steps": max(1, max_steps * 3 // 4), **given, **settings_of(settings, given)}
     comparison = run(
-        loaded, models, output, rescalings=rescale or ["none", "16", "calibrated"], split=split, engine=engine,
-        untrained=untrained, model_free=model_free, fusion=fusion, max_length=max_length, seed=seed, training=training,
-        say=_clock(), command=_typed(), verbose=not quiet,
+        loaded, models or small_backbones(loaded, seed=seed, verbose=not quiet), output,
+        rescalings=rescale or ["none", "16", "calibrated"], split=split, engine=engine, untrained=untrained,
+        model_free=model_free, min_label=min_label, drop_own=drop_own, max_length=max_length, seed=seed,
+        training=training, overwrite=overwrite, say=_clock(), command=_typed(), verbose=not quiet,
     )  # fmt: skip
     _show(comparison)
 
@@ -264,10 +175,11 @@ def compare(
 @app.command(epilog="Example: pyterrier-rescale demo --output demo")
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for tables, figures, runs, encoders.")] = Path("demo"),
-    docs: Annotated[int | None, typer.Option(help="Documents that are indexed [1500].", min=10)] = None,
-    topics: Annotated[int | None, typer.Option(help="Topics that are scored [100].", min=2)] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps of each encoder [100].", min=1)] = None,
+    docs: Annotated[int, typer.Option(help="Documents that are indexed.", min=10)] = 1500,
+    topics: Annotated[int, typer.Option(help="Topics that are scored.", min=2)] = 100,
+    steps: Annotated[int, typer.Option(help="Training steps of each encoder.", min=1)] = 100,
     seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in the folder of another one.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Show the effect in minutes: small backbones, raw, divided and calibrated heads, on docstrings.
@@ -277,11 +189,38 @@ def demo(
     from ..evaluation.demo import LESSON
     from ..evaluation.demo import demo as run
 
-    sizes = {k: v for k, v in {"n_docs": docs, "n_topics": topics, "steps": steps}.items() if v is not None}
-    _show(run(output, seed=seed, say=_clock(), command=_typed(), verbose=not quiet, **sizes), LESSON)
+    comparison = run(
+        output, n_docs=docs, n_topics=topics, steps=steps, seed=seed, overwrite=overwrite, say=_clock(),
+        command=_typed(), verbose=not quiet,
+    )  # fmt: skip
+    _show(comparison, LESSON)
 
 
-app.command(epilog="Example: pyterrier-rescale teach my-lecture")(teach)
+@app.command(epilog="Example: pyterrier-rescale teach my-lecture")
+def teach(
+    directory: Annotated[Path, typer.Argument(help="Folder that gets the notebooks.")] = Path("rescale-notebooks"),
+    warm_only: Annotated[bool, typer.Option("--warm-only", help="Copy nothing; warm the caches.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Copy the four notebooks and prepare what they use: docstrings, and a small backbone (about a minute)."""
+    from .. import load_collection, small_backbone
+
+    source = Path(__file__).resolve().parents[2] / "notebooks"
+    if not warm_only and (not source.is_dir() or directory.exists() and any(directory.iterdir())):
+        raise FileExistsError(
+            f"directory {str(directory)!r} must be new, and the notebooks come with the project's source: clone it and "
+            "install with `pip install -e '.[teach]'`, or use --warm-only"
+        )
+    typer.echo("docstrings: reading the installed packages (once, then kept)")
+    texts = [document["text"] for document in load_collection("docstrings").corpus()]
+    typer.echo("backbone: pretraining a small masked LM (once, then kept)")
+    folder = small_backbone("modernbert", texts, steps=NOTEBOOK_STEPS, verbose=not quiet)
+    typer.echo(f"the backbone is in {folder}")
+    if not warm_only:  # last: interrupted before, the same command goes on
+        directory.mkdir(parents=True, exist_ok=True)
+        for notebook in sorted(source.glob("*.ipynb")):
+            shutil.copyfile(notebook, directory / notebook.name)
+        typer.echo(f"next: {shlex.join(['jupyter', 'lab', str(directory)])}, and begin with notebook 1")
 
 
 def _typed() -> str:
@@ -292,11 +231,7 @@ def _typed() -> str:
 def _clock() -> Callable[[str], None]:
     """Print lines with the time since now in front."""
     start = time.monotonic()
-
-    def say(line: str) -> None:
-        typer.echo(f"{time.monotonic() - start:5.0f} s  {line}")
-
-    return say
+    return lambda line: typer.echo(f"{time.monotonic() - start:5.0f} s  {line}")
 
 
 def _show(comparison: Any, lesson: str = "") -> None:
@@ -310,14 +245,11 @@ def _show(comparison: Any, lesson: str = "") -> None:
     typer.echo(f"to look at: {comparison.output_dir / REPORT_FILE}; everything else is in {comparison.output_dir}/")
 
 
-def _some_texts(collection: str, n: int) -> list[str]:
+def _sample(collection: str | None, n: int) -> list[str] | None:
     """The texts of n non-blank documents of a collection, spread over all of it."""
+    if collection is None:
+        return None
     from .. import load_collection
     from .._utils.sampling import spread_of
 
     return spread_of((d["text"] for d in load_collection(collection).corpus() if d["text"].strip()), n)
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"output {str(path)!r} exists and is not an empty folder: choose another")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 import signal
 import sys
-import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -17,7 +16,6 @@ import typer
 from .app import app
 
 NAME = "pyterrier-rescale"
-_INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 # What bad input raises: its message says all. Of other exceptions the type is told, too.
 _EXPLAINED = (ValueError, TypeError, OSError, KeyError, ImportError, RuntimeError)
 # Typer brings a copy of click of its own from some version on; this is the class of either.
@@ -34,8 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Ctrl-C ends with status 130, SIGTERM with 143, a wrong usage with 2.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with _sigterm_as_exception(), _warnings_in_a_line():
+    former, usual = signal.signal(signal.SIGTERM, _terminate), warnings.formatwarning
+    warnings.formatwarning = _format_warning
+    try:
         status = _run(list(sys.argv[1:] if arguments is None else arguments))
+    finally:
+        signal.signal(signal.SIGTERM, former)
+        warnings.formatwarning = usual
     sys.exit(status)
 
 
@@ -50,9 +53,8 @@ def _run(arguments: list[str]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort) as stop:
-        again = " with --resume" if arguments[:1] == ["train"] and "--resume" not in arguments else ""
-        print(f"\ninterrupted; run the same command again{again} to go on", file=sys.stderr)
-        return _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED
+        print("\ninterrupted; run the same command again to go on", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
     except _UsageProblem as problem:
         problem.show()
         return problem.exit_code
@@ -62,7 +64,8 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if context is not None and context.params.get("traceback"):
             traceback.print_exc()
-        print(f"{NAME}: error: {_one_line(error)}", file=sys.stderr)
+        verb = command.get_command(context, context.invoked_subcommand) if context is not None else None
+        print(f"{NAME}: error: {_with_flags(_one_line(error), verb)}", file=sys.stderr)
         return 1
 
 
@@ -74,35 +77,25 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}{': ' if text else ''}{text} (`{NAME} --traceback ...` shows where)"
 
 
-@contextlib.contextmanager
-def _warnings_in_a_line() -> Iterator[None]:
-    """Warnings to users without file, line and source code; those to programmers stay as they are."""
-    usual = warnings.formatwarning
-
-    def formatted(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
-        if category is UserWarning:
-            return f"{NAME}: warning: {' '.join(str(message).split())}\n"
-        return usual(message, category, *place, **line)
-
-    warnings.formatwarning = formatted
-    try:
-        yield
-    finally:
-        warnings.formatwarning = usual
+def _with_flags(text: str, verb: Any) -> str:
+    """Arguments of Python in a message, as the verb's flags: ``overwrite=True`` is ``--overwrite``."""
+    for option in [] if verb is None else verb.params:
+        if option.param_type_name == "option":
+            name, flag = rf"(?<![-\w]){re.escape(option.name)}", option.opts[0]
+            text = re.sub(rf"{name}(=True|(?= must ))", flag, text)
+            text = re.sub(rf"{name}=", f"{flag} ", text)
+    return text
 
 
-@contextlib.contextmanager
-def _sigterm_as_exception() -> Iterator[None]:
-    """Raise on SIGTERM, so that what is half built is cleared away; put back what was there before."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+    """Warnings to users in a line, without file and source code; those to programmers stay as they are."""
+    if category is UserWarning:
+        return f"{NAME}: warning: {' '.join(str(message).split())}\n"
+    return _usual_format(message, category, *place, **line)
 
-    def terminate(number: int, frame: Any) -> None:
-        raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+_usual_format = warnings.formatwarning
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise _Terminated

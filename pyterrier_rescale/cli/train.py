@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +11,10 @@ import typer
 
 #: What ``--rescale`` takes, in the words of the help.
 RESCALINGS = "none, a number (k), auto (k measured), calibrated (k and offsets measured) or learned"
-_MONITORS = {"stop": True, "warn": "warn", "off": False}
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other option of train(), NAME=VALUE; repeatable.", metavar="N=V")
+]
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 def train(
@@ -23,6 +28,9 @@ def train(
     output: Annotated[Path, typer.Argument(help="Folder of the encoder.", show_default=False)],
     rescale: Annotated[str | None, typer.Option(help=f"{RESCALINGS} [16].", metavar="SPEC")] = None,
     texts: Annotated[str | None, typer.Option(help="Collection with the texts, if the data are ids.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns of a file without a header, e.g. query,positive,negative.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Updates; default: by epochs.", min=1)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data [1].", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Queries per step [32].", min=1)] = None,
@@ -30,81 +38,54 @@ def train(
     max_length: Annotated[int | None, typer.Option(help="Tokens per text [256].", min=3)] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed [0].")] = None,
     queries: Annotated[str | None, typer.Option(help="model, or static: inference-free [model].")] = None,
-    query_pooling: Annotated[str | None, typer.Option(help="max or sum; default: as documents.")] = None,
-    shift: Annotated[
-        float | None, typer.Option(help="Logits are lowered by so much.", rich_help_panel="Head")
-    ] = None,
-    position_top_k: Annotated[
-        int | None, typer.Option(help="Logits of each position that count.", min=1, rich_help_panel="Head")
-    ] = None,
-    fold: Annotated[
-        str | None, typer.Option(help="case: variants of a term are one.", rich_help_panel="Head")
-    ] = None,
-    loss: Annotated[str | None, typer.Option(help="infonce, margin_mse or kl.", rich_help_panel="Loss")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the softmax [1].", rich_help_panel="Loss")] = None,
-    regularizer: Annotated[
-        str | None, typer.Option(help="flops, l1, df_flops or anti_zero.", rich_help_panel="Loss")
-    ] = None,
-    lambda_q: Annotated[float | None, typer.Option(help="Its weight, queries.", rich_help_panel="Loss")] = None,
-    lambda_d: Annotated[float | None, typer.Option(help="Its weight, documents.", rich_help_panel="Loss")] = None,
-    ramp_steps: Annotated[
-        int | None, typer.Option(help="Updates until its full weight.", rich_help_panel="Loss")
-    ] = None,
-    monitor: Annotated[
-        str | None, typer.Option(help="stop, warn or off: what a collapse does.", rich_help_panel="Run")
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.", rich_help_panel="Run")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Start anew in a used folder.", rich_help_panel="Run")] = False,
+    loss: Annotated[str | None, typer.Option(help="infonce, margin_mse or kl [infonce].")] = None,
     config: Annotated[
-        Path | None,
-        typer.Option(help="train_config.json of another run; options given here win.", rich_help_panel="Run"),
+        Path | None, typer.Option(help="train_config.json of another run; options given here win.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other option of train(), NAME=VALUE.", metavar="N=V", rich_help_panel="Run"),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.", rich_help_panel="Run")] = False,
+    settings: Settings = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in the folder of another run.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
-    """Train a SPLADE encoder from a backbone, its head rescaled first. Defaults stand in brackets."""
+    """Train a SPLADE encoder from a backbone, its head rescaled first; interrupted, the same command goes on.
+
+    Defaults stand in brackets. All options of train() can be given with --set, such as --set monitor=warn.
+    """
     from .. import load_collection
     from .. import train as run
     from ..evaluation.system import parse_rescale
     from ..training import TrainConfig
 
-    given: dict[str, Any] = {
+    given = {
         "max_steps": max_steps, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
-        "max_length": max_length, "seed": seed, "loss": loss, "temperature": temperature, "regularizer": regularizer,
-        "lambda_q": lambda_q, "lambda_d": lambda_d, "ramp_steps": ramp_steps,
-        "queries": queries, "query_pooling": query_pooling,
-        "shift": shift, "position_top_k": position_top_k, "fold": fold,
+        "max_length": max_length, "seed": seed, "queries": queries, "loss": loss, "rescale": rescale,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
-    options.update(_settings(settings or []))
-    if rescale is not None:
-        options["rescale"] = parse_rescale(rescale)
-    if monitor is not None:
-        if monitor not in _MONITORS:
-            raise ValueError(f"--monitor must be one of {', '.join(_MONITORS)}, got {monitor!r}")
-        options["monitor"] = _MONITORS[monitor]
+    options |= settings_of(settings, options)
+    if "rescale" in options:
+        options["rescale"] = parse_rescale(options["rescale"])
     source = data if texts is not None or Path(data).is_file() else load_collection(data)
     encoder = run(
-        backbone, source, output, config=None if config is None else TrainConfig.from_json(config), resume=resume,
-        texts=None if texts is None else load_collection(texts), overwrite=overwrite, verbose=not quiet, **options,
+        backbone, source, output, config=None if config is None else TrainConfig.from_json(config),
+        texts=None if texts is None else load_collection(texts), columns=columns.split(",") if columns else None,
+        overwrite=overwrite, verbose=not quiet, **options,
     )  # fmt: skip
     typer.echo(f"{encoder!r} saved in {output}")
 
 
-def _settings(items: list[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` items as arguments; values are JSON where they read so, else strings."""
-    import json
+def settings_of(items: list[str] | None, given: Iterable[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` items as arguments; a value is a number, list, true, false or none where it reads so, else a str.
 
-    options = {}
-    for item in items:
+    Raises:
+        ValueError: for an item of another form, or an option that was ``given`` in another way.
+    """
+    options: dict[str, Any] = {}
+    for item in items or []:
         name, equals, value = item.partition("=")
-        if not equals or not name:
-            raise ValueError(f"--set takes NAME=VALUE, got {item!r}")
+        name = name.strip().replace("-", "_")
+        if not equals or not name or name in given or name in options:
+            raise ValueError(f"--set takes NAME=VALUE, and each option can be given once, got {item!r}")
         try:
-            options[name.replace("-", "_")] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name.replace("-", "_")] = value
+            options[name] = _WORDS[value.lower()] if value.lower() in _WORDS else ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
     return options

@@ -1,21 +1,21 @@
-"""What every collection offers, and the training pairs that all of them make in the same way."""
+"""What every collection offers; collections in memory: one's own data, and samples of others."""
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pandas as pd
 
 from .._utils.checks import check_integer
-from .sampling import choose_docnos, choose_qids
-from .store import DocumentStore
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from .text_loader import TextLoader
+from .._utils.documents import as_documents
+from .files import check_id, check_label
+from .text_loader import FIELDS, DocumentStore, TextLoader
 
 
 class Collection(ABC):
@@ -55,88 +55,100 @@ class Collection(ABC):
             ValueError: if there is no such split.
         """
 
-    def train_pairs(self) -> list[tuple[str, str]]:
+    def train_pairs(self, min_label: int = 1) -> list[tuple[str, str]]:
         """Return (query, document text) pairs to train on.
 
-        They are the pairs of the train split with a label above 0; without a train split, the (title, body) pairs of
-        the documents that have both. Those come from the corpus, hence also from what test topics look for.
+        They are the pairs of the train split; without a train split, and with a warning, the (title, body) pairs of the
+        documents that have both. Those come from the corpus, hence also from what test topics look for.
 
         Pairs whose ids are in neither the queries nor the corpus, or whose text is blank, are left out, counted, and
         told in one warning.
 
+        Args:
+            min_label: judgements of a lower label are left out.
+
         Raises:
             ValueError: if no pair can be made.
         """
-        pairs, left_out = self._pairs()
-        reasons = [f"{count:,} {reason}" for reason, count in left_out.items() if count]
+        if "train" in self.splits:
+            qrels, topics = self.qrels("train"), self.topics("train")
+            hint_at_levels(qrels, min_label, f"the train split of collection {self.name!r}")
+            qrels = qrels[qrels["label"] >= min_label]
+            queries, wanted = dict(zip(topics["qid"], topics["query"], strict=True)), set(qrels["docno"])
+            texts = {doc["docno"]: doc["text"] for doc in self.corpus() if doc["docno"] in wanted}
+            found = [(queries.get(q, ""), texts.get(d, "")) for q, d in zip(qrels["qid"], qrels["docno"], strict=True)]
+            left_out = "judgements whose query or document is missing or blank"
+        else:
+            warnings.warn(f"collection {self.name!r} {self._without_train()}", stacklevel=2)
+            found = [(doc["title"], doc["body"]) for doc in self.corpus()]
+            left_out = "documents without a title or without a body"
+        pairs = [pair for pair in found if pair[0].strip() and pair[1].strip()]
         if not pairs:
             raise ValueError(
-                f"collection {self.name!r} has no training pairs: it has neither a train split nor documents with "
-                f"a title and a body{' (' + ', '.join(reasons) + ')' if reasons else ''}"
+                f"collection {self.name!r} has no training pairs: it has neither a train split nor documents with a "
+                f"title and a body; {len(found):,} {left_out}"
             )
-        if reasons:
-            warnings.warn(f"collection {self.name!r}: train_pairs() left out {', '.join(reasons)}", stacklevel=2)
+        if len(pairs) < len(found):
+            warnings.warn(
+                f"collection {self.name!r}: train_pairs() left out {len(found) - len(pairs):,} {left_out}", stacklevel=2
+            )
         return pairs
 
+    def _without_train(self) -> str:
+        splits = ", ".join(self.splits) or "no judgements"
+        return f"has no train split (it has {splits}): the training pairs are the documents' titles and bodies"
+
     def sample(
-        self,
-        n_docs: int | None = None,
-        n_topics: int | None = None,
-        seed: int = 0,
-        *,
-        split: str = "test",
-        pairs_in_sample: bool = False,
-    ) -> SampledCollection:
+        self, n_docs: int | None = None, n_topics: int | None = None, seed: int = 0, *, split: str = "test"
+    ) -> Collection:
         """Return a smaller collection with one split, the same on every machine for the same documents and topics.
 
         The documents relevant to the kept topics are kept; others fill up, chosen by a hash of seed and docno.
-        Order is kept. Training pairs stay those of the whole collection unless `pairs_in_sample`.
+        Order is kept. Training pairs stay those of the whole collection.
 
         Args:
             n_docs: documents to keep; None: all.
             n_topics: topics to keep; None: all.
             seed: another seed gives another choice.
             split: the split whose topics are kept; the sample has no other.
-            pairs_in_sample: keep only the training pairs whose document is in the sample.
 
         Raises:
             ValueError: if a number is below 1, or `n_docs` is too small for the relevant documents.
         """
-        return SampledCollection(self, n_docs, n_topics, seed, split=split, pairs_in_sample=pairs_in_sample)
+        return SampledCollection(self, n_docs, n_topics, seed, split=split)
 
-    def text_loader(
-        self, fields: Literal["*"] | str | Iterable[str] = "*", *, verbose: bool = False
-    ) -> TextLoader:
-        """Return a stage that adds the documents' texts to results, e.g. for ``splade.scorer()``.
-
-        The corpus is read once, at the first frame that has rows, into a temporary database of its size on disk
-        (ir_datasets' collections use that package's own); memory holds only the documents of the frame.
+    def text_loader(self, fields: Literal["*"] | str | Iterable[str] = "*", *, verbose: bool = False) -> TextLoader:
+        """Return a stage that adds the documents' texts to results, e.g. for ``splade.scorer()``; see `find`.
 
         Args:
             fields: columns to add; ``"*"``: text, title and body. Other keys of the documents can be named.
             verbose: for PyTerrier's protocol of text loaders; nothing is shown.
 
         Raises:
-            TypeError: if `fields` is neither a name nor names.
-            ValueError: from the stage, if the collection lacks a docno, or a document lacks a field.
+            KeyError: from the stage, if a document lacks a field.
+            ValueError: from the stage, if the collection lacks a docno.
 
         Example:
             >>> pipeline = splade.query_encoder() >> index.retriever(100) >> collection.text_loader() >> other.scorer()
         """
-        from .text_loader import FIELDS, TextLoader
-
         names = FIELDS if fields == "*" else (fields,) if isinstance(fields, str) else tuple(fields)
-        if not names or not all(isinstance(name, str) and name for name in names):
-            raise TypeError(f"fields must be '*', a name, or a list of names, got {fields!r}")
         return TextLoader(self, names, verbose=verbose)
 
     def find(self, docnos: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
-        """Return the documents of those docnos that the collection has, by docno; see `text_loader`."""
+        """Return the documents of those docnos that the collection has, by docno.
+
+        At the first call the corpus is read once into a temporary database of its size on disk (ir_datasets'
+        collections use that package's own), so memory holds only what is asked for.
+        """
         return self._store.find(docnos)
 
     @cached_property
     def _store(self) -> DocumentStore:
-        return DocumentStore(self)
+        return DocumentStore(self.corpus())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the temporary database, which another process makes for itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_store"}
 
     def check_split(self, split: str) -> None:
         """Raise a ValueError that lists the splits, if `split` is not one of them."""
@@ -145,116 +157,147 @@ class Collection(ABC):
             raise ValueError(f"collection {self.name!r} has no split {split!r}; available: {available}")
 
     def __repr__(self) -> str:
-        """Return the class and name."""
         return f"{type(self).__name__}({self.name!r})"
 
-    def _pairs(self, only: frozenset[str] | None = None) -> tuple[list[tuple[str, str]], dict[str, int]]:
-        """Pairs, of the documents with these docnos alone if they are given, and how many were left out for what."""
-        return self._judged_pairs(only) if "train" in self.splits else self._title_pairs(only)
 
-    def _judged_pairs(self, only: frozenset[str] | None) -> tuple[list[tuple[str, str]], dict[str, int]]:
-        qrels = self.qrels("train")
-        qrels = qrels[qrels["label"] > 0]
-        if only is not None:
-            qrels = qrels[qrels["docno"].isin(only)]
-        topics = self.topics("train")
-        queries = dict(zip(topics["qid"], topics["query"], strict=True))
-        wanted = set(qrels["docno"])
-        texts = {doc["docno"]: doc["text"] for doc in self.corpus() if doc["docno"] in wanted}
-        left_out = {"whose query is missing": 0, "whose document is missing": 0, "with a blank query or document": 0}
-        pairs = []
-        for qid, docno in zip(qrels["qid"], qrels["docno"], strict=True):
-            if qid not in queries:
-                left_out["whose query is missing"] += 1
-            elif docno not in texts:
-                left_out["whose document is missing"] += 1
-            elif not queries[qid].strip() or not texts[docno].strip():
-                left_out["with a blank query or document"] += 1
-            else:
-                pairs.append((queries[qid], texts[docno]))
-        return pairs, left_out
+class FrameCollection(Collection):
+    """Documents, topics and judgements that are held in memory.
 
-    def _title_pairs(self, only: frozenset[str] | None) -> tuple[list[tuple[str, str]], dict[str, int]]:
-        pairs, blank = [], 0
-        for doc in self.corpus():
-            if only is not None and doc["docno"] not in only:
-                continue
-            if doc["title"].strip() and doc["body"].strip():
-                pairs.append((doc["title"], doc["body"]))
-            else:
-                blank += 1
-        return pairs, {"documents without a title or without a body": blank}
+    Args:
+        documents: frame, Hugging Face dataset, or dicts, with ``docno``, ``text`` and, if there is one, ``title``,
+            which is put before the text; other keys come along.
+        topics: frame or dicts with ``qid`` and ``query``, of all splits.
+        qrels: frame or dicts with ``qid``, ``docno`` and ``label`` (whole numbers), which are those of split
+            ``"test"``; or a dict of them by split, such as ``{"train": ..., "test": ...}``.
+        name: of the collection.
 
-
-class SampledCollection(Collection):
-    """A sample of a collection; made by `Collection.sample`, which explains the arguments.
-
-    The choice is made once, at the first use, in one pass over the corpus.
+    Raises:
+        TypeError, ValueError: if a column is missing, or a value is no id, text or label.
     """
 
-    def __init__(
-        self,
-        base: Collection,
-        n_docs: int | None,
-        n_topics: int | None,
-        seed: int = 0,
-        *,
-        split: str = "test",
-        pairs_in_sample: bool = False,
-    ):
-        base.check_split(split)
-        self.base = base
-        self.n_docs = check_integer("n_docs", n_docs, optional=True)
-        self.n_topics = check_integer("n_topics", n_topics, optional=True)
-        self.seed = seed
-        self.split = split
-        self.pairs_in_sample = pairs_in_sample
-        self.name = f"{base.name}-{n_docs or 'all'}-{n_topics or 'all'}-s{seed}"
+    def __init__(self, documents: Any, topics: Any = None, qrels: Any = None, *, name: str = "own-data"):
+        self.name = name
+        documents = as_documents(documents)
+        self._documents = list(documents) if iter(documents) is documents else documents
+        self._topics = _columns({} if topics is None else topics, ("qid", "query"), "topics")
+        if qrels is None:
+            qrels = {}
+        by_split = qrels if isinstance(qrels, Mapping) else {"test": qrels}
+        self._qrels = {split: _columns(rows, ("qid", "docno", "label"), "qrels") for split, rows in by_split.items()}
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The one split that was sampled."""
-        return (self.split,)
+        """Names of the splits that have qrels."""
+        return order_splits(self._qrels)
 
-    def corpus(self) -> Iterator[dict[str, str]]:
+    def corpus(self) -> Iterator[dict[str, Any]]:
+        """Iterate over the documents.
+
+        Raises:
+            ValueError: for a document without a docno or text, or a docno that was there before.
+        """
+        seen: set[str] = set()
+        for number, row in enumerate(self._documents):
+            docno = check_id(row.get("docno"), f"documents, row {number}: docno")
+            if docno in seen:
+                raise ValueError(f"documents, row {number}: docno {docno!r} was there before")
+            seen.add(docno)
+            if not isinstance(row.get("text"), str):
+                raise ValueError(f"document {docno!r} must have a text that is a str, got {row.get('text')!r:.80}")
+            title = row.get("title") if isinstance(row.get("title"), str) else ""  # a frame has NaN for none
+            yield {**row, **make_document(docno, title, row.get("body", row["text"]))}
+
+    def topics(self, split: str = "test") -> pd.DataFrame:
+        """Return the queries that the qrels of a split judge: qid (str), query (str)."""
+        judged = set(self.qrels(split)["qid"])
+        return self._topics[self._topics["qid"].isin(judged)].reset_index(drop=True)
+
+    def qrels(self, split: str = "test") -> pd.DataFrame:
+        """Return the judgements of a split: qid (str), docno (str), label (int)."""
+        self.check_split(split)
+        return self._qrels[split].copy()
+
+
+class SampledCollection(FrameCollection):
+    """A sample of a collection; made by `Collection.sample`, which explains the arguments."""
+
+    def __init__(self, base: Collection, n_docs: int | None, n_topics: int | None, seed: int, *, split: str):
+        n_docs = check_integer("n_docs", n_docs, optional=True)
+        n_topics = check_integer("n_topics", n_topics, optional=True)
+        self.base, self.docnos = base, None
+        topics, qrels = base.topics(split), base.qrels(split)
+        if n_topics is not None:
+            chosen = sorted(topics["qid"], key=lambda qid: stable_rank(seed, "qid", qid))[:n_topics]
+            topics = topics[topics["qid"].isin(chosen)]
+        qrels = qrels[qrels["qid"].isin(set(topics["qid"]))]
+        if n_docs is not None:
+            relevant = set(qrels["docno"][qrels["label"] > 0])
+            self.docnos = _chosen_docnos(base, relevant, n_docs, seed)
+            qrels = qrels[qrels["docno"].isin(self.docnos)]
+        name = f"{base.name}-{n_docs or 'all'}-{n_topics or 'all'}-s{seed}"
+        super().__init__([], topics, {split: qrels}, name=name)
+
+    def corpus(self) -> Iterator[dict[str, Any]]:
         """Iterate over the kept documents, in the order of the whole collection."""
-        keep = self._docnos
-        return self.base.corpus() if keep is None else (doc for doc in self.base.corpus() if doc["docno"] in keep)
+        return (doc for doc in self.base.corpus() if self.docnos is None or doc["docno"] in self.docnos)
 
     def topics(self, split: str = "test") -> pd.DataFrame:
         """Return the kept queries: qid (str), query (str)."""
         self.check_split(split)
         return self._topics.copy()
 
-    def qrels(self, split: str = "test") -> pd.DataFrame:
-        """Return the judgements of kept queries on kept documents: qid (str), docno (str), label (int)."""
-        self.check_split(split)
-        qrels = self.base.qrels(split)
-        kept = qrels["qid"].isin(set(self._topics["qid"]))
-        if self._docnos is not None:
-            kept &= qrels["docno"].isin(self._docnos)
-        return qrels[kept].reset_index(drop=True)
+    def train_pairs(self, min_label: int = 1) -> list[tuple[str, str]]:
+        """Return the training pairs of the whole collection."""
+        return self.base.train_pairs(min_label)
 
-    def _pairs(self, only: frozenset[str] | None = None) -> tuple[list[tuple[str, str]], dict[str, int]]:
-        if self.pairs_in_sample and self._docnos is not None:
-            only = self._docnos if only is None else self._docnos & only
-        return self.base._pairs(only)
 
-    @cached_property
-    def _topics(self) -> pd.DataFrame:
-        topics = self.base.topics(self.split)
-        if self.n_topics is None or self.n_topics >= len(topics):
-            return topics
-        return topics[topics["qid"].isin(choose_qids(topics["qid"], self.n_topics, self.seed))].reset_index(drop=True)
+def _chosen_docnos(base: Collection, relevant: set[str], number: int, seed: int) -> frozenset[str]:
+    """The relevant docnos that the collection has, then those of the least hashes."""
+    ranks = ((d["docno"] not in relevant, stable_rank(seed, "docno", d["docno"]), d["docno"]) for d in base.corpus())
+    best = heapq.nsmallest(max(number, len(relevant)), ranks)
+    needed = sum(not other for other, *_ in best)
+    if needed > number:
+        raise ValueError(
+            f"n_docs must be at least {needed}, the number of documents relevant to the kept topics, got {number}: "
+            "ask for more documents or fewer topics"
+        )
+    return frozenset(docno for *_, docno in best[:number])
 
-    @cached_property
-    def _docnos(self) -> frozenset[str] | None:
-        """The docnos kept; None: all."""
-        if self.n_docs is None:
-            return None
-        qrels = self.base.qrels(self.split)
-        relevant = qrels["docno"][(qrels["label"] > 0) & qrels["qid"].isin(set(self._topics["qid"]))]
-        return choose_docnos((doc["docno"] for doc in self.base.corpus()), set(relevant), self.n_docs, self.seed)
+
+def stable_rank(seed: int, kind: str, identifier: str) -> int:
+    """Return a 64-bit number that depends on the arguments alone, not on the process or machine."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{kind}:{identifier}".encode(), digest_size=8).digest(), "big")
+
+
+def _columns(rows: Any, columns: tuple[str, ...], what: str) -> pd.DataFrame:
+    """The columns of a frame or of dicts; ids as str, labels as int."""
+    frame = pd.DataFrame(rows)
+    if len(frame) and not set(columns) <= set(frame.columns):
+        raise ValueError(f"{what} must have the columns {', '.join(columns)}; got {', '.join(map(str, frame.columns))}")
+    values: dict[str, list[Any]] = {}
+    for name in columns:
+        known = frame[name].tolist() if len(frame) else []
+        values[name] = [_CHECKS[name](value, f"{what}, row {row}: {name}") for row, value in enumerate(known)]
+    return pd.DataFrame(values).astype({name: "int64" if name == "label" else str for name in columns})
+
+
+def _query(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a str, got {value!r}")
+    return value
+
+
+_CHECKS = {"qid": check_id, "docno": check_id, "query": _query, "label": check_label}
+
+
+def hint_at_levels(qrels: pd.DataFrame, min_label: int, what: str) -> None:
+    """Warn where labels have several levels, all above 0, of which the lower ones may mean "not relevant"."""
+    levels = sorted(set(qrels["label"]))
+    if min_label == 1 and len(levels) > 1 and levels[0] > 0:
+        warnings.warn(
+            f"labels of {what} are {', '.join(map(str, levels))}, and never 0: all count as relevant, unless min_label "
+            "says from which on they do", stacklevel=3,
+        )  # fmt: skip
 
 
 def make_document(docno: str, title: str, body: str) -> dict[str, str]:
@@ -262,7 +305,7 @@ def make_document(docno: str, title: str, body: str) -> dict[str, str]:
     return {"docno": docno, "text": f"{title} {body}" if title else body, "title": title, "body": body}
 
 
-def order_splits(names: set[str]) -> tuple[str, ...]:
+def order_splits(names: Iterable[str]) -> tuple[str, ...]:
     """Put train, dev and test first, then the others by name."""
     first = ("train", "dev", "test")
     return tuple(sorted(names, key=lambda name: (first.index(name) if name in first else len(first), name)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import gc
 import importlib.metadata
 import importlib.util
 import inspect
@@ -11,27 +10,15 @@ import platform
 import sysconfig
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 # Package -> distribution. A fixed list: what else is installed does not change the collection.
 PACKAGES = {
-    "numpy": "numpy",
-    "pandas": "pandas",
-    "scipy": "scipy",
-    "sklearn": "scikit-learn",
-    "torch": "torch",
-    "transformers": "transformers",
-    "sentence_transformers": "sentence-transformers",
-    "pyterrier": "pyterrier",
-    "matplotlib": "matplotlib",
-    "networkx": "networkx",
-    "datasets": "datasets",
-    "huggingface_hub": "huggingface-hub",
-    "accelerate": "accelerate",
-    "jinja2": "jinja2",
-    "PIL": "pillow",
-}
+    "numpy": "numpy", "pandas": "pandas", "scipy": "scipy", "sklearn": "scikit-learn", "torch": "torch",
+    "transformers": "transformers", "sentence_transformers": "sentence-transformers", "pyterrier": "pyterrier",
+    "matplotlib": "matplotlib", "networkx": "networkx", "datasets": "datasets", "huggingface_hub": "huggingface-hub",
+    "accelerate": "accelerate", "jinja2": "jinja2", "PIL": "pillow",
+}  # fmt: skip
 STDLIB = "python"
 _SKIPPED_EVERYWHERE = {"tests", "test", "testing", "site-packages", "dist-packages", "_vendor", "vendored", "externals"}
 # Generated code, copies of each other, and internals that nobody would search for: a third of the files' bytes.
@@ -41,21 +28,20 @@ _SKIPPED = {
               "distributed", "experimental", "passes"},
     "transformers": {"models"},
     "numpy": {"distutils"},
-}
-_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+}  # fmt: skip
 _LARGEST_FILE = 500_000  # bytes; beyond are generated tables and stubs
+_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def versions() -> dict[str, str]:
     """Return the version of Python and of each package of the list that is installed."""
     found = {STDLIB: platform.python_version()}
     for package, distribution in PACKAGES.items():
-        if importlib.util.find_spec(package) is None:
-            continue
-        try:
-            found[package] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "unknown"
+        if importlib.util.find_spec(package) is not None:
+            try:
+                found[package] = importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                found[package] = "unknown"
     return found
 
 
@@ -65,18 +51,12 @@ def read_docstrings(packages: list[str]) -> Iterator[tuple[str, str]]:
         root = _root(package)
         if root is None:
             continue
-        skipped = _SKIPPED_EVERYWHERE | _SKIPPED.get(package, set())
-        for file in _python_files(root, skipped):
-            parts = list(file.relative_to(root).with_suffix("").parts)
-            if parts[-1] == "__init__":
-                parts.pop()
-            if package != STDLIB:
-                parts.insert(0, package)
-            with _no_garbage_collection():
-                tree = _parse(file)
-                found = [] if tree is None else list(_walk(tree, ".".join(parts)))
-                del tree
-            yield from found
+        for file in _python_files(root, _SKIPPED_EVERYWHERE | _SKIPPED.get(package, set())):
+            parts = [] if package == STDLIB else [package]
+            parts += [part for part in file.relative_to(root).with_suffix("").parts if part != "__init__"]
+            tree = _parse(file)
+            if tree is not None:
+                yield from _walk(tree, ".".join(parts))
 
 
 def _root(package: str) -> Path | None:
@@ -89,28 +69,12 @@ def _root(package: str) -> Path | None:
 
 
 def _python_files(folder: Path, skipped: set[str]) -> Iterator[Path]:
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError:
-        return
-    for entry in entries:
+    for entry in sorted(folder.iterdir()):
         if entry.is_dir():
             if entry.name not in skipped:
                 yield from _python_files(entry, skipped)
         elif entry.suffix == ".py" and entry.stat().st_size <= _LARGEST_FILE:
             yield entry
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Halves the time: syntax trees have many objects and no cycles."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _parse(file: Path) -> ast.Module | None:

@@ -5,20 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-import pandas as pd
-
-from .._utils.paths import cache_dir, whole_folder
-from .base import Collection, make_document, order_splits
-from .beir import BeirCollection, write_beir_files
+from .._utils.files import cache_dir
+from .base import Collection, FrameCollection
+from .beir import BeirCollection, write_beir
 from .docstring_source import read_docstrings, versions
-
-logger = logging.getLogger(__name__)
 
 BUILD = 1  # raise it when the way of building changes: caches of another build are not used
 MIN_BODY_WORDS = 20
@@ -50,26 +45,21 @@ def docstring_collection(packages: Iterable[str] | None = None) -> Collection:
             installed.
 
     Raises:
-        ValueError: if a package is not installed or not on the list, or no docstrings are found.
+        KeyError: if a package is not installed or not on the list.
         PermissionError: if the cache folder cannot be written to.
     """
     found = versions()
-    if packages is not None:
-        missing = [name for name in packages if name not in found]
-        if missing:
-            raise ValueError(f"packages must be among {', '.join(found)} (those installed), got {', '.join(missing)}")
-        found = {name: found[name] for name in packages}
+    found = {name: found[name] for name in packages or found}
     fingerprint = hashlib.sha256(json.dumps([BUILD, found], sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_dir("collections") / f"docstrings-{fingerprint}"
     if (folder / "corpus.jsonl.gz").is_file():
         return BeirCollection(folder, name="docstrings")
-    with suppress(FileExistsError), whole_folder(folder) as beside:  # it exists if another process was quicker
-        write_beir_files(DocstringCollection(read_docstrings(list(found))), beside)
-        (beside / "versions.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    with suppress(FileExistsError):  # it exists if another process was quicker
+        write_beir(DocstringCollection(read_docstrings(list(found))), folder)
     return BeirCollection(folder, name="docstrings")
 
 
-class DocstringCollection(Collection):
+class DocstringCollection(FrameCollection):
     """A known-item collection held in memory, made from (qualified name, docstring) pairs.
 
     Attributes:
@@ -79,37 +69,16 @@ class DocstringCollection(Collection):
         ValueError: if nothing is left.
     """
 
-    name = "docstrings"
-
     def __init__(self, docstrings: Iterable[tuple[str, str]]):
         self.removed: Counter[str] = Counter()
-        self._rows = list(self._filter(docstrings))  # (docno, qualified name, query, body, split)
-        logger.info("%s: %d documents; left out: %s", self.name, len(self._rows), dict(self.removed))
-        if not self._rows:
+        documents, topics, qrels = [], [], defaultdict(list)
+        for docno, name, query, body, split in self._filter(docstrings):
+            documents.append({"docno": docno, "text": body, "name": name})
+            topics.append({"qid": f"q-{docno}", "query": query})
+            qrels[split].append({"qid": f"q-{docno}", "docno": docno, "label": 1})
+        if not documents:
             raise ValueError(f"no docstrings to make a collection of; left out: {dict(self.removed) or 'none found'}")
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """train, dev and test, those that have any pair."""
-        return order_splits({row[4] for row in self._rows})
-
-    def corpus(self) -> Iterator[dict[str, str]]:
-        """Iterate over the documents; each has its qualified name under ``name``."""
-        for docno, name, _, body, _ in self._rows:
-            yield {**make_document(docno, "", body), "name": name}
-
-    def topics(self, split: str = "test") -> pd.DataFrame:
-        """Return the summary lines of a split: qid (str), query (str)."""
-        self.check_split(split)
-        rows = [(f"q-{docno}", query) for docno, _, query, _, s in self._rows if s == split]
-        return pd.DataFrame(rows, columns=["qid", "query"], dtype=str)
-
-    def qrels(self, split: str = "test") -> pd.DataFrame:
-        """Return the one relevant document of each query: qid (str), docno (str), label 1."""
-        self.check_split(split)
-        docnos = [row[0] for row in self._rows if row[4] == split]
-        frame = pd.DataFrame({"qid": [f"q-{d}" for d in docnos], "docno": docnos}, dtype=str)
-        return frame.assign(label=pd.Series([1] * len(docnos), dtype="int64"))
+        super().__init__(documents, topics, qrels, name="docstrings")
 
     def _filter(self, docstrings: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str, str, str]]:
         candidates: list[tuple[str, str, str, list[tuple[str, str]]]] = []  # name, query, its key, (line, its key)s
@@ -135,7 +104,9 @@ class DocstringCollection(Collection):
             lines = [(line, key) for line, key in lines if key and frequency[key] <= BOILERPLATE_DOCUMENTS]
             total, repeated = sum(len(key) for _, key in lines), sum(len(key) for _, key in lines if key in seen)
             seen.update(key for _, key in lines if len(key) > 20)  # short lines repeat by chance
-            body = _cut(" ".join(line for line, _ in lines), MAX_BODY_CHARACTERS)
+            body = " ".join(line for line, _ in lines)
+            if len(body) > MAX_BODY_CHARACTERS:
+                body = body[:MAX_BODY_CHARACTERS].rpartition(" ")[0]
             if _words(lines) < MIN_BODY_WORDS:
                 self.removed["boilerplate"] += 1
             elif repeated > REPEATED_SHARE * total:
@@ -196,9 +167,3 @@ def split_of(name: str) -> str:
 
 def _words(lines: list[tuple[str, str]]) -> int:
     return sum(len(key.split()) for _, key in lines)
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[:limit].rpartition(" ")[0]
-
-

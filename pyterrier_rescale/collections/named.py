@@ -5,15 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .._utils.text_lines import has_surrogates
 from .base import Collection, make_document, order_splits
-from .ids import check_id
+from .files import check_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,12 +31,11 @@ class NamedCollection(Collection):
         self.name = name
         self.dataset = dataset
         self._sources = sources
-        self._frames: dict[tuple[str, str], pd.DataFrame] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that have topics and qrels."""
-        return order_splits(set(self._sources))
+        return order_splits(self._sources)
 
     def corpus(self) -> Iterator[dict[str, str]]:
         """Iterate over the documents; the body is the field text, body, abstract, contents or default_text.
@@ -53,41 +50,31 @@ class NamedCollection(Collection):
     def _document(self, doc: Mapping[str, Any]) -> dict[str, str]:
         field = next((f for f in _BODY_FIELDS if isinstance(doc.get(f), str)), None)
         if field is None:
-            raise ValueError(
-                f"documents of {self.name!r} have none of the fields {_BODY_FIELDS}, they have {sorted(doc)}"
-            )
-        docno = check_id(doc["docno"], f"docno in {self.name!r}")
-        if has_surrogates(doc[field]) or has_surrogates(doc.get("title") or ""):
-            raise ValueError(f"document {docno!r} of {self.name!r} holds a lone surrogate, half of a character")
-        return make_document(docno, doc.get("title") or "", doc[field])
+            raise ValueError(f"documents of {self.name!r} have none of the fields {_BODY_FIELDS}, but {sorted(doc)}")
+        return make_document(check_id(doc["docno"], f"docno in {self.name!r}"), doc.get("title") or "", doc[field])
 
     def topics(self, split: str = "test") -> pd.DataFrame:
         """Return the queries of a split: qid (str), query (str)."""
-
-        def read(dataset: Any, variant: str | None) -> pd.DataFrame:
-            topics = dataset.get_topics(variant) if variant else dataset.get_topics()
-            field = next((f for f in _QUERY_FIELDS if f in topics.columns), None)
-            if field is None:
-                raise ValueError(f"topics of {self.name!r} have none of {_QUERY_FIELDS}, but {list(topics.columns)}")
-            return topics[["qid", field]].rename(columns={field: "query"}).astype(str)
-
-        return self._frame("topics", split, read)
+        topics = self._part("topics", split)
+        field = next((f for f in _QUERY_FIELDS if f in topics.columns), None)
+        if field is None:
+            raise ValueError(f"topics of {self.name!r} have none of {_QUERY_FIELDS}, but {list(topics.columns)}")
+        return topics[["qid", field]].rename(columns={field: "query"}).astype(str).reset_index(drop=True)
 
     def qrels(self, split: str = "test") -> pd.DataFrame:
         """Return the judgements of a split: qid (str), docno (str), label (int)."""
+        qrels = self._part("qrels", split)[["qid", "docno", "label"]]
+        return qrels.astype({"qid": str, "docno": str, "label": "int64"}).reset_index(drop=True)
 
-        def read(dataset: Any, variant: str | None) -> pd.DataFrame:
-            qrels = dataset.get_qrels(variant) if variant else dataset.get_qrels()
-            return qrels[["qid", "docno", "label"]].astype({"qid": str, "docno": str, "label": "int64"})
-
-        return self._frame("qrels", split, read)
-
-    def _frame(self, part: str, split: str, read: Callable[[Any, str | None], pd.DataFrame]) -> pd.DataFrame:
+    def _part(self, part: str, split: str) -> pd.DataFrame:
         self.check_split(split)
-        if (part, split) not in self._frames:
-            with _clear_errors(self.name, f"{part} of {split}"):
-                self._frames[part, split] = read(*self._sources[split]).reset_index(drop=True)
-        return self._frames[part, split].copy()
+        dataset, variant = self._source(split)
+        with _clear_errors(self.name, f"{part} of {split}"):
+            get = getattr(dataset, f"get_{part}")
+            return get(variant) if variant else get()
+
+    def _source(self, split: str) -> tuple[Any, str | None]:
+        return self._sources[split]
 
 
 class IrdsCollection(NamedCollection):
@@ -109,22 +96,18 @@ class IrdsCollection(NamedCollection):
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that have topics and qrels."""
-        return order_splits(set(self._split_ids))
+        return order_splits(self._split_ids)
+
+    def _source(self, split: str) -> tuple[Any, str | None]:
+        import pyterrier as pt
+
+        return pt.get_dataset(f"irds:{self._split_ids[split]}"), None
 
     def find(self, docnos: Iterable[str]) -> dict[str, dict[str, str]]:
         """Return the documents of those docnos, from ir_datasets' own store on disk."""
-        wanted = {docno for docno in docnos if isinstance(docno, str)}
         with _clear_errors(self.name, "corpus"):
-            found = self.dataset.irds_ref().docs_store().get_many(wanted) if wanted else {}
+            found = self.dataset.irds_ref().docs_store().get_many(set(docnos))
         return {docno: self._document({**doc._asdict(), "docno": docno}) for docno, doc in found.items()}
-
-    def check_split(self, split: str) -> None:
-        """Raise a ValueError for an unknown split; look a known one up."""
-        super().check_split(split)
-        if split not in self._sources:
-            import pyterrier as pt
-
-            self._sources[split] = (pt.get_dataset(f"irds:{self._split_ids[split]}"), None)
 
 
 def named_collection(name: str) -> NamedCollection:
@@ -141,7 +124,11 @@ def named_collection(name: str) -> NamedCollection:
     try:
         dataset = pt.get_dataset(name)
     except KeyError as error:
-        raise ValueError(unknown_name(name)) from error
+        near = " or ".join(map(repr, nearest_names(name)))
+        raise ValueError(
+            f"unknown collection {name!r}{f'; did you mean {near}?' if near else '.'} Possible: a folder in BEIR "
+            "format, 'docstrings', 'irds:<id>' (https://ir-datasets.com), or a name of pt.datasets.list_datasets()"
+        ) from error
     if name.startswith("irds:"):
         return IrdsCollection(name, dataset)
     from .._utils.java import ensure_java
@@ -153,32 +140,17 @@ def named_collection(name: str) -> NamedCollection:
     return NamedCollection(name, dataset, {"test": (dataset, None)} if topics and qrels else {})
 
 
-def unknown_name(name: str) -> str:
-    """Return the message for an unknown name, with the nearest that there are."""
-    near = " or ".join(map(repr, nearest_names(name)))
-    return (
-        f"unknown collection {name!r}{f'; did you mean {near}?' if near else '.'} Possible: a folder in BEIR format, "
-        f"'docstrings', 'irds:<id>' (https://ir-datasets.com), or a name of pt.datasets.list_datasets()"
-    )
-
-
 def nearest_names(name: str) -> list[str]:
     """Return up to three collection names that look like the one given, whatever its case; prefixes may be missing."""
-    try:
-        from ir_datasets import registry
-    except RuntimeError:  # there is no home folder
-        registry = ()
+    from ir_datasets import registry
+
     providers = importlib.metadata.entry_points(group="pyterrier.dataset_provider", name="builtin")
     names = ["docstrings", *sorted(n for provider in providers for n in provider.load()().list_dataset_names())]
-    ids = sorted(registry, key=lambda one: (one.count("/"), one))
-    by_key: dict[str, str] = {}
-    for key, known in [
-        *((n, n) for n in names),
-        *((f"irds:{i}", f"irds:{i}") for i in ids),
-        *((i, f"irds:{i}") for i in ids),
-        *((i.rpartition("/")[2], f"irds:{i}") for i in ids if i.count("/") == 1),
-    ]:
-        by_key.setdefault(key.lower(), known)
+    by_key = {known.lower(): known for known in names}
+    for known in sorted(registry, key=lambda one: (one.count("/"), one)):
+        last = [known.rpartition("/")[2]] if known.count("/") == 1 else []
+        for key in (f"irds:{known}", known, *last):
+            by_key.setdefault(key.lower(), f"irds:{known}")
     return list(dict.fromkeys(by_key[key] for key in difflib.get_close_matches(name.lower(), by_key, n=3, cutoff=0.7)))
 
 
@@ -189,13 +161,7 @@ def _clear_errors(name: str, part: str) -> Iterator[None]:
         yield
     except NotImplementedError as error:
         raise ValueError(f"collection {name!r} has no {part}: {error}") from error
-    except (OSError, RuntimeError) as error:
-        # requests' errors are OSErrors; ir_datasets raises a RuntimeError after its last mirror
-        if isinstance(error, RuntimeError) and "download" not in str(error).lower():
-            raise
-        hosts = dict.fromkeys(re.findall(r"host=\\*'([^'\\]+)", str(error)))
-        reason = f"no answer from {' or '.join(hosts)}" if hosts else (str(error).splitlines() or [""])[0][:200]
+    except (OSError, RuntimeError) as error:  # of requests, or ir_datasets' after its last mirror
         raise ConnectionError(
-            f"{part} of {name!r} could not be read or downloaded (no network?): {reason or type(error).__name__}. "
-            f"Without a network, 'docstrings' and folders in BEIR format serve"
+            f"{part} of {name!r} could not be read or downloaded (no network?): {str(error).strip():.200}"
         ) from error

@@ -1,4 +1,4 @@
-"""How the (T, V) logits of a batch are walked: groups of texts of similar lengths, chunks of the vocabulary.
+"""How texts are batched, and how the (T, V) logits are walked: groups of similar lengths, chunks of the vocabulary.
 
 T counts the attended tokens of all texts. Texts of a group are padded to its longest by repeating their own last
 token: that never changes a maximum, so a whole block is pooled by one call, without a mask.
@@ -6,9 +6,11 @@ token: that never changes a maximum, so a whole block is pooled by one call, wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -20,6 +22,35 @@ _VOCAB_CHUNK = 512  # at least
 # A group ends where the next text is this much shorter than the first, unless there are too few rows for the product.
 _SIMILAR = 0.8
 _FEW_ROWS = 256
+# Padded tokens of one batch of a model on a CPU: a hidden state of a few MB, which keeps the layers' temporaries in the
+# cache, and few texts together, which are of nearly equal lengths. A text shorter than this share of the longest is
+# better off in the next batch.
+_CPU_TOKENS, _BATCH_SIMILAR = 1024, 0.85
+
+
+def text_batches(
+    lengths: np.ndarray, batch_size: int, budget: int | None = None, *, alike: bool = False
+) -> Iterator[np.ndarray]:
+    """Positions of the texts of each batch for a model, the longest first: a batch too large fails at once.
+
+    Args:
+        lengths: tokens of each text, (N,).
+        batch_size: texts per batch at most.
+        budget: padded tokens per batch at most; default: what suits a CPU.
+        alike: only texts of one length together, so that none is padded.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = max(1, lengths[order[start]])
+        size = max(1, min(batch_size, (budget or _CPU_TOKENS) // longest))
+        if budget is None:  # half a budget will do where more texts would be padded
+            similar = np.count_nonzero(lengths[order[start : start + size]] >= _BATCH_SIMILAR * longest)
+            size = min(size, max(similar, math.ceil(_CPU_TOKENS / 2 / longest)))
+        if alike:
+            size = np.count_nonzero(lengths[order[start : start + size]] == lengths[order[start]])
+        yield order[start : start + size]
+        start += size
 
 
 class TextGroup(NamedTuple):

@@ -80,6 +80,8 @@ class Description:
             head's bias it is ``None``.
         position_top_k: of each position only so many logits, the largest, take part in pooling (SPARSEUP, Linkup 2026).
         fold: ``"case"``: variants of a term in case and word start are one (:mod:`.terms`).
+        special_terms: whether special tokens ([CLS], [SEP], ...) are terms, too; OpenSearch's model cards zero them.
+            ``False`` is stored in the head's bias, as a shift is.
         queries: how queries are encoded where otherwise than documents.
 
     Raises:
@@ -93,6 +95,7 @@ class Description:
     shift: float | np.ndarray | None = None
     position_top_k: int | None = None
     fold: str | None = None
+    special_terms: bool = True
     queries: QuerySide = QuerySide()
 
     def __post_init__(self) -> None:
@@ -100,6 +103,7 @@ class Description:
         check_choice("pooling", self.pooling, POOLINGS)
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("fold", self.fold, (*FOLDS, None))
+        check_choice("special_terms", self.special_terms, (True, False))
         object.__setattr__(self, "shift", check_shift(self.shift))
         for name in ("max_length", "position_top_k"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), optional=True))

@@ -152,6 +152,21 @@ class StaticEncoder:
         counts.data = self.weights[counts.indices].astype(np.float64)
 
 
+class ProductEncoder:
+    """A model's weights times static ones, at a text's own tokens alone (splade-v3-lexical)."""
+
+    def __init__(self, model: Any, static: StaticEncoder) -> None:
+        self.model, self.static = model, static
+        self.tokenizer, self.max_length, self.folding = model.tokenizer, model.max_length, model.folding
+
+    def encode(
+        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
+    ) -> csr_matrix:
+        """As :meth:`.text_encoder.TextEncoder.encode`."""
+        vectors = self.model.encode(texts, batch_size=batch_size, progress=progress)
+        return csr_matrix(vectors.multiply(self.static.encode(texts)), dtype=np.float32)
+
+
 class Bm25Encoder(StaticEncoder):
     """One side of BM25: the dot product of a query's and a document's vector is BM25's score.
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
+from threadpoolctl import ThreadpoolController
 
 from .._utils.checks import check_integer
 from ..heads.checkpoint import load_model, load_tokenizer
 from ..heads.decoder import check_head, evaluating, head_input, padding_error
 from ..heads.fingerprint import tokenizer_fingerprint
 from ..heads.rescaling import shift_logits
+from .blocks import text_batches
 from .description import Description, QuerySide
 from .kernel import packed_head
-from .lexical import StaticEncoder
+from .lexical import ProductEncoder, StaticEncoder
 from .screening import make_screen
 from .terms import Folding, fold_rows
 from .texts import check_max_length, lowercasing, token_ids
@@ -31,15 +34,15 @@ if TYPE_CHECKING:
 
 # Texts that are tokenised and sorted together: enough for batches of nearly equal lengths, little to hold.
 _WINDOW = 2048
-# Padded tokens of one batch on a CPU: a hidden state of a few MB, which keeps the layers' temporaries in the cache, and
-# few texts together, which are of nearly equal lengths.
-_CPU_TOKENS = 1024
-# A text shorter than this share of its batch's longest is better off in the next batch.
-_SIMILAR = 0.85
 # Rows from which the head's product is at its full rate.
 _HEAD_ROWS = 3072
 # From how many texts a screen of W pays.
 _MANY_TEXTS = 8
+# Floating-point operations of a batch up to which it runs on one thread: a query's, some ten milliseconds. Beside other
+# busy processes its fifty small operations would wait for the last thread ten times as long as they work.
+_ONE_THREAD = 1e9
+# Far above any logit, and a number in half precision, too.
+_CLOSED = 1e4
 
 
 class HeadBatch(NamedTuple):
@@ -92,6 +95,8 @@ class TextEncoder:
         description = description or Description()
         self.batch_size = check_integer("batch_size", batch_size)
         length = check_max_length(description.max_length, model, tokenizer)
+        if not description.special_terms:
+            description = description.replace(shift=_closing(tokenizer.all_special_ids, description.shift, model))
         if description.shift is not None:
             model = shift_logits(model, description.shift)
         self.model = on_device(model, default_device(device))
@@ -101,13 +106,17 @@ class TextEncoder:
         self.head = check_head(self.model)
         # where padding changes what a text gives, a batch is of texts of one length and has none
         self._padded = padding_error(self.model, self.head) < (2e-4 if self.model.dtype == torch.float32 else 5e-2)
+        body = [m.weight.numel() for m in self.model.base_model.modules() if isinstance(m, torch.nn.Linear)]
+        self._flops = 2 * (sum(body) + self.head.weight.numel())  # of a token
         if len(self.tokenizer) > self.vocab_size:
             raise ValueError(
                 f"tokenizer has {len(self.tokenizer)} tokens, but the model only {self.vocab_size} rows: "
                 "they do not belong together"
             )
         queries = self._loaded(description.queries, description.lowercase)
-        self.description = description.replace(max_length=length, lowercase=False, shift=None, queries=queries)
+        self.description = description.replace(
+            max_length=length, lowercase=False, shift=None, special_terms=True, queries=queries
+        )
         self.folding = Folding(self.tokenizer, self.vocab_size) if description.fold else None
         self._told = False
 
@@ -118,9 +127,8 @@ class TextEncoder:
             found["model"] = load_model(side.model)
         if isinstance(side.tokenizer, str):
             tokenizer = load_tokenizer(side.tokenizer)
-            same = tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer)
             found["tokenizer"] = lowercasing(tokenizer) if lowercase and side.model is not None else tokenizer
-            if same and side.model is None:
+            if side.model is None and tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer):
                 found["tokenizer"] = None
         if side.weights is not None:
             missing = self.vocab_size - len(side.weights)
@@ -195,7 +203,7 @@ class TextEncoder:
         screen = make_screen(weight) if screened else None
         cut = 0
         for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
-            with torch.inference_mode():
+            with torch.inference_mode(), self._threads(len(rows)):
                 given = rows.to(weight.dtype), lengths, weight, head.bias
                 parts.append(to_csr(packed_head(*given, how, screen=screen, after=head.after)))
             order.append(members)
@@ -232,13 +240,15 @@ class TextEncoder:
         Tokenising the next window of texts overlaps with the model's work on this one.
         """
         batch_size = self.batch_size if batch_size is None else batch_size
+        budget = None if self.device.type == "cpu" else batch_size * self.max_length
         present = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
         with ThreadPoolExecutor(max_workers=1) as pool:
             ids = self._tokenise([texts[i] for i in windows[0]]) if windows else []  # few texts start no thread
             for number, window in enumerate(windows):
                 following = [pool.submit(self._tokenise, [texts[i] for i in w]) for w in windows[number + 1 :][:1]]
-                for members in self._batches(np.array([len(row) for row in ids]), batch_size):
+                lengths = np.array([len(row) for row in ids])
+                for members in text_batches(lengths, batch_size, budget, alike=not self._padded):
                     yield self._run(window[members], [ids[i] for i in members])
                 ids = following[0].result() if following else []
 
@@ -254,25 +264,13 @@ class TextEncoder:
         if held:
             yield _joined(held)
 
+    def _threads(self, tokens: int) -> AbstractContextManager[Any]:
+        """One thread for small work."""
+        small = self.device.type == "cpu" and tokens * self._flops <= _ONE_THREAD
+        return thread_pools().limit(limits=1, user_api="openmp") if small else nullcontext()
+
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         return token_ids(self.tokenizer, texts, self.max_length)
-
-    def _batches(self, lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-        """Longest first, so that a batch that does not fit the memory fails at once and not at the end."""
-        on_cpu = self.device.type == "cpu"
-        budget = _CPU_TOKENS if on_cpu else batch_size * self.max_length
-        order = np.argsort(-lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            longest = max(1, lengths[order[start]])
-            size = max(1, min(batch_size, budget // longest))
-            if on_cpu:  # half a budget will do where more texts would be padded
-                similar = np.count_nonzero(lengths[order[start : start + size]] >= _SIMILAR * longest)
-                size = min(size, max(similar, math.ceil(budget / 2 / longest)))
-            if not self._padded:
-                size = np.count_nonzero(lengths[order[start : start + size]] == lengths[order[start]])
-            yield order[start : start + size]
-            start += size
 
     def _run(self, members: np.ndarray, ids: list[list[int]]) -> HeadBatch:
         length = max(map(len, ids))
@@ -285,24 +283,23 @@ class TextEncoder:
         special = np.isin(input_ids, self.tokenizer.all_special_ids) & mask
         tokens = torch.from_numpy(input_ids).to(self.device)
         attended = torch.from_numpy(mask).to(self.device)
-        with torch.inference_mode(), evaluating(self.model):
+        with torch.inference_mode(), evaluating(self.model), self._threads(tokens.numel()):
             hidden = head_input(self.model, input_ids=tokens, attention_mask=attended.long())
         return HeadBatch(members, hidden, attended, torch.from_numpy(special).to(self.device), tokens)
 
 
-class ProductEncoder:
-    """A model's weights times static ones, at a text's own tokens alone (splade-v3-lexical)."""
+@cache
+def thread_pools() -> ThreadpoolController:
+    """The process's OpenMP and BLAS libraries; OpenMP's number of threads is one of each calling thread."""
+    return ThreadpoolController()
 
-    def __init__(self, model: TextEncoder, static: StaticEncoder) -> None:
-        self.model, self.static = model, static
-        self.tokenizer, self.max_length, self.folding = model.tokenizer, model.max_length, model.folding
 
-    def encode(
-        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
-    ) -> csr_matrix:
-        """As :meth:`TextEncoder.encode`."""
-        vectors = self.model.encode(texts, batch_size=batch_size, progress=progress)
-        return csr_matrix(vectors.multiply(self.static.encode(texts)), dtype=np.float32)
+def _closing(ids: list[int], shift: float | np.ndarray | None, model: PreTrainedModel) -> np.ndarray:
+    """A shift that also lets some terms never fire, (V,)."""
+    shifts = np.broadcast_to(np.float32(0 if shift is None else shift), model.get_output_embeddings().weight.shape[0])
+    shifts = shifts.copy()
+    shifts[ids] += _CLOSED
+    return shifts
 
 
 def _joined(
@@ -326,8 +323,6 @@ def _in_order(parts: list[csr_matrix], order: list[np.ndarray], size: int, vocab
     if not parts:
         return csr_matrix((size, vocab_size), dtype=np.float32)
     members = np.concatenate(order)
-    if len(parts) == 1 and np.array_equal(members, np.arange(size)):
-        return parts[0]
     place = np.full(size, -1, dtype=np.int64)
     place[members] = np.arange(len(members))
     stacked = vstack([*parts, csr_matrix((1, vocab_size), dtype=np.float32)], format="csr")  # row -1 is empty

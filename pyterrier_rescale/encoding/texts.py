@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from .._utils.checks import check_integer, check_is_list
-from .._utils.locks import lock_of
-from .._utils.text_lines import has_surrogates
+from .._utils.documents import has_surrogates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+_guard = threading.Lock()
 # Where neither the tokenizer nor the model says how many tokens a text may have; and from where it says so.
 _DEFAULT_LENGTH, _NO_LIMIT = 256, 1_000_000
 
@@ -107,3 +110,13 @@ def lowercasing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         truncation_side=tokenizer.truncation_side, model_input_names=tokenizer.model_input_names,
         **tokenizer.special_tokens_map,
     )  # fmt: skip
+
+
+def lock_of(thing: Any) -> threading.RLock:
+    """The reentrant lock of an object that can be hashed by identity; it lives as long as the object.
+
+    For models and tokenizers, whose state changes while they run. Kept beside the object, not in it, so that the
+    object still pickles and copies.
+    """
+    with _guard:
+        return _locks.setdefault(thing, threading.RLock())

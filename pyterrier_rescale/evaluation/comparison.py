@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.checks import check_integer
-from .._utils.durable import write_whole
-from .._utils.paths import expand
-from ..heads.fingerprint import settings_fingerprint
-from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser, nothing
-from .encoders import NO_FACTS, check_training, indexed, system_encoder
-from .examples import texts_of, topic_examples, write_examples
-from .results import ComparisonResults
+from .._utils.files import expand, write_whole
+from .._utils.made_from import claim, read_record
+from .rows import Indexer, Row, make_encoder
 from .system import System, check_backbones, parse_rescale, rescale_label
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..splade import Splade
-
-_CONFIG = "config.json"
-_WRITTEN = ("encoders", "indexes", "runs", "fused", "figures", "results.csv", "results.md", "per_query.csv")
+_RECORD, _FACTS = "config.json", "facts.json"
+_FOLDERS = ("encoders", "indexes", "runs", "figures")
 MEASURES = ("nDCG@10", "RR@10", "R@100", "AP")
 
 
-class Comparison(ComparisonResults):
-    """Results of :func:`compare`, which can be shown as one page."""
+@dataclass
+class Comparison:
+    """Results of :func:`compare`, which can be shown as one page.
+
+    Attributes:
+        results: a row per system; ``encoders/`` and ``indexes/`` have a folder of its name.
+        per_query: ``name, qid, measure, value``.
+        output_dir: the folder with everything.
+        config: what was compared, and how.
+        examples: topics seen closely, for the report.
+    """
+
+    results: pd.DataFrame
+    per_query: pd.DataFrame
+    output_dir: Path
+    config: dict[str, Any] = field(repr=False)
+    examples: list[dict[str, Any]] = field(repr=False)
 
     def report(self, command: str | None = None) -> Path:
         """Write ``report.html`` into the folder, and return it: one page that needs nothing else.
@@ -53,20 +63,22 @@ def compare(
     engine: str = "terrier",
     untrained: bool = False,
     model_free: bool = True,
-    fusion: bool = False,
     num_results: int = 1000,
+    min_label: int = 1,
+    drop_own: bool = True,
     max_length: int = 256,
     seed: int = 0,
     training: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
     say: Callable[[str], None] = print,
     command: str | None = None,
     verbose: bool = True,
 ) -> Comparison:
     """Train every backbone with every rescaling, index, retrieve, evaluate, test, and draw.
 
-    Interrupted and called again with the same arguments, it reuses every encoder and index that is complete. What tells
-    data and backbones from others is recorded, so nothing is reused for changed ones, whatever they are called. A
-    system that finds nothing, or whose training collapses, gets a row of zeros.
+    Interrupted and called again with the same arguments, it goes on with every encoder and index that is complete. What
+    tells data and backbones from others is recorded, so nothing is reused for changed ones, whatever they are called.
+    A system that finds nothing, or whose training collapses, gets a row of zeros.
 
     Args:
         collection: a collection with training pairs, or the name of one.
@@ -80,12 +92,15 @@ def compare(
             index (unary weights) would take gigabytes: these rows use the exact engine.
         model_free: beside Terrier's BM25 show what each backbone's own word pieces reach without a model, on the same
             ``max_length`` tokens: pieces x IDF, and BM25 (:class:`~pyterrier_rescale.LexicalEncoder`).
-        fusion: show each of these and each trained system with BM25 added, too (per query min-max, summed; see
-            :func:`~pyterrier_rescale.evaluation.model_free.fused`).
         num_results: documents per query.
+        min_label: lower labels are not relevant: for RR, AP and recall (nDCG takes labels as gains), and as training
+            pairs.
+        drop_own: where a topic is a document of the collection (the same id, and the query is the text), leave it out
+            of its own results.
         max_length: tokens per text.
         seed: of the training.
         training: options of :func:`~pyterrier_rescale.train`, and ``dev``; ``monitor="warn"`` if it is not among them.
+        overwrite: start anew where ``output_dir`` holds another comparison.
         say: told each step, one line each.
         command: what the report says it was made by; default: this call.
         verbose: show progress bars.
@@ -94,209 +109,131 @@ def compare(
         The table, the values per query and the folder.
 
     Raises:
-        ValueError: for bad arguments, names that cannot name files, or if ``output_dir`` holds another comparison.
-        OSError: if ``output_dir`` cannot be written.
+        FileExistsError: ``output_dir`` holds something else than a comparison.
+        ImportError: the engine's package is not installed.
+        TypeError, ValueError: for bad arguments, or if ``output_dir`` holds a comparison of other inputs.
     """
-    import pandas as pd
-
     from ..collections import load_collection
+    from ..collections.base import hint_at_levels
     from ..indexing.engines import engine_class
-    from .experiment import experiment, read_run
+    from ..indexing.own_documents import WithoutOwnDocuments
+    from ..splade import Splade
+    from ..training import TrainConfig
+    from ..training.dev_evaluation import DevSet
+    from .experiment import experiment
     from .figures import draw_figures, markdown_table
-    from .model_free import fused_runs, lexical_systems
+    from .report import topic_examples
 
+    engine_class(engine)  # which may not be installed
     if isinstance(collection, (str, os.PathLike)):
         collection = load_collection(collection)
     check_backbones(backbones)
-    if isinstance(rescalings, (str, bytes)):
-        raise TypeError(f"rescalings must be a list, such as [{rescalings!r}], got {rescalings!r}")
+    if isinstance(rescalings, str) or not rescalings:
+        raise TypeError(f"rescalings must be a list of none, numbers, auto, calibrated, learned, got {rescalings!r}")
     rescalings = list(dict.fromkeys(parse_rescale(value) for value in rescalings))
-    if not rescalings:
-        raise ValueError("rescalings must hold at least one of none, a number, auto, calibrated, learned")
-    engine_class(engine)
     num_results, max_length = check_integer("num_results", num_results), check_integer("max_length", max_length)
-    training = {"monitor": "warn", **(training or {})}
-    dev = check_training({"max_length": max_length, "seed": seed, **training}, rescalings)
+    check_integer("min_label", min_label)
+    options = {"monitor": "warn", "max_length": max_length, "seed": seed, **(training or {})}
+    dev = options.pop("dev", None)
+    for rescale in rescalings:
+        TrainConfig.from_dict({"rescale": rescale, **options}).check_dev(dev)
     topics, qrels = collection.topics(split), collection.qrels(split)
     if not topics["qid"].isin(qrels["qid"]).any():
         raise ValueError(f"split {split!r} of {collection.name!r} has no topic with judgements: nothing can be scored")
-    pairs = collection.train_pairs()
-    made_from = _fingerprints(collection, topics, qrels, pairs, backbones) | dev
-    plain_training = {name: value for name, value in training.items() if name != "dev"}
+    hint_at_levels(qrels, min_label, f"split {split!r} of {collection.name!r}")
+    pairs = collection.train_pairs() if min_label == 1 else collection.train_pairs(min_label)
     config = {
-        "collection": collection.name, "split": split, "topics": len(topics),
-        "backbones": {name: os.fspath(model) for name, model in backbones.items()},
-        "rescalings": [rescale_label(value) for value in rescalings],
-        "engine": engine, "untrained": untrained, "num_results": num_results, "max_length": max_length, "seed": seed,
-        "training": plain_training, "made_from": made_from,
+        "collection": collection.name, "split": split, **_fingerprints(collection, topics, qrels, pairs),
+        "dev": None if dev is None else DevSet(dev).fingerprint,
+        "backbones": {name: Splade(os.fspath(model)).fingerprint for name, model in backbones.items()},
+        "rescalings": [rescale_label(value) for value in rescalings], "engine": engine, "untrained": untrained,
+        "model_free": model_free, "num_results": num_results, "min_label": min_label, "drop_own": drop_own,
+        "max_length": max_length, "seed": seed,
+        "training": json.loads(json.dumps(dict(training or {}, dev=None), default=str)),
     }  # fmt: skip
-    output_dir = claim_folder(output_dir, config)
-    trained = [System(name, value) for name in backbones for value in rescalings]
-    plain = [System(name, value, False) for name in backbones for value in rescalings if value != "learned"]
-    listed = (plain if untrained else []) + trained
-    indexes = output_dir / "indexes"
-    found = _bm25(collection, topics, indexes / "BM25", made_from, num_results, say, verbose)
-    pipelines: dict[str, Any] = {"BM25": found}
-    shown: dict[str, Splade] = {}
-    rows: dict[str, dict[str, Any]] = {
-        "BM25": {
-            "index_mb": sum(file.stat().st_size for file in (indexes / "BM25").iterdir()) / 1e6, "folder": "BM25",
-        }
-    }
-    options = {"max_length": max_length, "seed": seed, **training}
+    output_dir = expand(output_dir)
+    if not claim(output_dir, _RECORD, config, overwrite=overwrite):
+        for name in _FOLDERS:
+            shutil.rmtree(output_dir / name, ignore_errors=True)
+        (output_dir / _FACTS).unlink(missing_ok=True)
+
+    without_own = WithoutOwnDocuments(collection.corpus, num_results)
+    indexer = Indexer(
+        collection, config["documents"], topics, output_dir / "indexes", num_results, verbose,
+        without_own if drop_own and without_own.own(topics) else None,
+    )  # fmt: skip
+    rows = {"BM25": indexer.bm25(say)}
     if model_free:
         say("model-free rows: the backbones' word pieces by IDF and BM25")
-        lexical = lexical_systems(
-            collection, config["backbones"], topics, indexes, corpus_id=made_from["documents"],
-            max_length=options["max_length"], lowercase=bool(options.get("lowercase")), num_results=num_results,
-            verbose=verbose,
-        )  # fmt: skip
-        pipelines |= {name: pipeline for name, (pipeline, _) in lexical.items()}
-        rows |= {name: facts for name, (_, facts) in lexical.items()}
+        rows |= indexer.lexical(backbones, options["max_length"], bool(options.get("lowercase")))
+    listed = [System(name, value, False) for name in backbones for value in rescalings if value != "learned"]
+    listed = (listed if untrained else []) + [System(name, value) for name in backbones for value in rescalings]
+    options |= {"dev": dev, "verbose": verbose}
+    facts = read_record(output_dir, _FACTS) or {}
     for number, system in enumerate(listed, start=1):
-        say(f"[{number}/{len(listed)}] {system.name}")
-        splade, facts = system_encoder(
-            system, backbones[system.backbone], pairs, output_dir / "encoders" / system.folder,
-            {**options, "verbose": verbose},
-            {"backbone": made_from["backbones"][system.backbone], "pairs": made_from["pairs"],
-             "options": _plain({**options, **dev, "rescale": system.rescale})},
-        )  # fmt: skip
-        if splade is None:
-            say(f"{system.name}: its training collapsed, a row of zeros: {facts.pop('collapsed')}")
-            pipelines[system.name], about = nothing(), NO_FACTS
-        else:
-            pipelines[system.name], about = indexed(
-                splade, collection, indexes / system.folder, topics, engine=engine if system.trained else "exact",
-                corpus_id=made_from["documents"], num_results=num_results, verbose=verbose,
-            )  # fmt: skip
-        rows[system.name] = {**facts, **about}
-        if "engine" in about and system.trained and system.backbone == next(iter(backbones)):
-            shown[system.name] = splade
-    say(f"pt.Experiment: {len(pipelines)} systems, {len(topics)} topics")
-    runs = output_dir / "runs"
-    means, per_query = experiment(pipelines, topics, qrels, MEASURES, runs, say, verbose)
-    if fusion:
-        alone = {system.name for system in listed if not system.trained} | {"BM25"}
-        added = fused_runs(runs, [name for name in pipelines if name not in alone])
-        means, per_query = (
-            pd.concat(both) for both in zip(
-                (means, per_query),
-                experiment(added, topics, qrels, MEASURES, output_dir / "fused", say, verbose), strict=True,
-            )
-        )  # fmt: skip
-        means.loc[list(added), "mrt"] = float("nan")  # of sums of saved runs
-        rows |= {name: {} for name in added}
-    results = _table(listed, rows, means, per_query)
+        name, folder = system.name, output_dir / "encoders" / system.name
+        say(f"[{number}/{len(listed)}] {name}")
+        if name not in facts:
+            facts[name] = make_encoder(system, backbones[system.backbone], pairs, folder, options)
+            write_whole(output_dir / _FACTS, json.dumps(facts, indent=2))
+        if "collapsed" in facts[name]:
+            say(f"{name}: its training collapsed: {facts[name]['collapsed']}")
+        encoder = None if "collapsed" in facts[name] else Splade(folder)
+        rows[name] = indexer.row(name, encoder, engine if system.trained else "exact", system)
+        rows[name].facts["train_s"] = facts[name].get("train_s")
+
+    say(f"pt.Experiment: {len(rows)} systems, {len(topics)} topics")
+    pipelines = {name: row.pipeline for name, row in rows.items()}
+    means, per_query = experiment(
+        pipelines, topics, qrels, MEASURES, output_dir / "runs", say, verbose, min_label
+    )
+    results = _table(rows, means, per_query)
     write_whole(output_dir / "per_query.csv", per_query.to_csv(index=False))
     write_whole(output_dir / "results.csv", results.to_csv(index=False))
     write_whole(output_dir / "results.md", markdown_table(results) + "\n")
-    comparison = Comparison(results, per_query, output_dir, config)
-    draw_figures(comparison)
-    if shown:
-        found_runs = {name: read_run(runs, name) for name in shown}
-        examples = topic_examples(shown, found_runs, per_query, topics, qrels, partial(texts_of, collection))
-        write_examples(output_dir, examples)
+    first = next(iter(backbones))
+    shown = {s.name: rows[s.name] for s in listed if s.trained and s.backbone == first and rows[s.name].encoder}
+    examples = topic_examples(shown, per_query, topics, qrels[qrels["label"] >= min_label], collection) if shown else []
+    comparison = Comparison(results, per_query, output_dir, {**config, "topics": len(topics)}, examples)
+    draw_figures(comparison, backbones)
     comparison.report(command)
     return comparison
 
 
-def _fingerprints(
-    collection: Any, topics: pd.DataFrame, qrels: pd.DataFrame, pairs: Any, backbones: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What tells these data and backbones from others, wherever they lie and whatever they are called."""
-    from ..indexing.build import corpus_fingerprint
-    from ..splade import Splade
-    from ..training.data.loading import load_rows
+def _fingerprints(collection: Any, topics: pd.DataFrame, qrels: pd.DataFrame, pairs: Any) -> dict[str, str]:
+    """What tells these data from others, wherever they lie and whatever they are called."""
+    from ..indexing.corpus import corpus_fingerprint
 
     return {
-        "documents": corpus_fingerprint(collection.corpus),
-        "topics": _frame_fingerprint(topics[["qid", "query"]]),
-        "qrels": _frame_fingerprint(qrels[["qid", "docno", "label"]]),
-        "pairs": load_rows(pairs).facts.fingerprint,
-        "backbones": {name: Splade(os.fspath(model)).fingerprint for name, model in backbones.items()},
+        "documents": corpus_fingerprint(_once(collection)),
+        "topics": corpus_fingerprint(topics, ("qid", "query")),
+        "qrels": corpus_fingerprint(qrels, ("qid", "docno", "label")),
+        "pairs": corpus_fingerprint(({"pair": list(pair)} for pair in pairs), ("pair",)),
     }
 
 
-def _frame_fingerprint(frame: pd.DataFrame) -> str:
-    return f"{len(frame)}:{settings_fingerprint(frame.astype(str).to_numpy().tolist())}"
+def _once(collection: Any) -> Iterator[dict[str, Any]]:
+    """The documents, none of which may come twice."""
+    seen: set[str] = set()
+    for document in collection.corpus():
+        if document["docno"] in seen:
+            raise ValueError(f"collection {collection.name!r} has two documents with docno {document['docno']!r}")
+        seen.add(document["docno"])
+        yield document
 
 
-def _bm25(
-    collection: Any, topics: pd.DataFrame, path: Path, made_from: Mapping[str, Any], num_results: int,
-    say: Callable[[str], None], verbose: bool,
-) -> Any:  # fmt: skip
-    tokeniser = choose_tokeniser((d["text"] for d in collection.corpus()), topics["query"])
-    documents = {"documents": made_from["documents"]}
-    why = "" if tokeniser == "english" else f", tokeniser {tokeniser}: the English one drops letters of these texts"
-    if build_bm25(collection.corpus, path, tokeniser=tokeniser, made_from=documents, verbose=verbose):
-        say(f"BM25: indexed{why}")
-    return bm25(path, num_results)
-
-
-def claim_folder(output_dir: str | os.PathLike[str], config: dict[str, Any]) -> Path:
-    """The output folder, ours: new, or holding the same comparison.
-
-    Raises:
-        ValueError: if it holds another comparison, naming what differs.
-        FileExistsError: if it holds files or folders of the names that a comparison writes, but no comparison.
-        OSError: if it cannot be made or written.
-    """
-    path = expand(output_dir)
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"output_dir must be a folder, {str(path)!r} is a file")
-    file = path / _CONFIG
-    if file.exists():
-        # where a backbone lies says nothing of what it is: made_from does
-        earlier, now = (
-            {key: value for key, value in one.items() if key != "backbones"}
-            for one in (json.loads(file.read_text(encoding="utf-8")), _plain(config))
-        )
-        differs = [key for key in {**earlier, **now} if earlier.get(key) != now.get(key)]
-        if differs:
-            told = "; ".join(_difference(key, earlier.get(key), now.get(key)) for key in differs)
-            raise ValueError(f"output_dir {str(path)!r} holds another comparison ({told}): choose another folder")
-        return path
-    others = [name for name in _WRITTEN if (path / name).exists()]
-    if others:
-        raise FileExistsError(
-            f"output_dir {str(path)!r} holds {', '.join(others)}, but no {_CONFIG} of a comparison: choose another "
-            "folder"
-        )
-    path.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(_plain(config), indent=2) + "\n")
-    return path
-
-
-def _difference(key: str, was: Any, now: Any) -> str:
-    """The innermost entries that differ."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        return "; ".join(
-            _difference(part if key == "made_from" else f"{key} {part}", was.get(part), now.get(part))
-            for part in {**was, **now} if was.get(part) != now.get(part)
-        )  # fmt: skip
-    return f"{key} was {was!r}, now {now!r}"
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back; numbers of numpy as numbers."""
-    return json.loads(json.dumps(value, default=lambda other: other.item() if hasattr(other, "item") else str(other)))
-
-
-def _table(
-    listed: list[System], rows: dict[str, dict[str, Any]], means: pd.DataFrame, per_query: pd.DataFrame
-) -> pd.DataFrame:
+def _table(rows: Mapping[str, Row], means: pd.DataFrame, per_query: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     from .significance import holm_against_twins
 
-    p_values = holm_against_twins(
-        per_query, {s.name: s.twin for s in listed if s.name != s.twin and s.twin in means.index}, MEASURES
-    )
-    systems = {system.name: system for system in listed}
+    systems = {name: row.system for name, row in rows.items() if row.system is not None}
+    twins = {name: system.twin for name, system in systems.items() if system.twin != name and system.twin in rows}
+    p_values = holm_against_twins(per_query, twins, MEASURES)
     table = []
-    for name, facts in rows.items():
-        system = systems.get(name)
-        row: dict[str, Any] = {
+    for name, row in rows.items():
+        system = row.system
+        table.append({
             "name": name,
             "backbone": None if system is None else system.backbone,
             "rescale": None if system is None else rescale_label(system.rescale),
@@ -304,7 +241,6 @@ def _table(
             **{measure: float(means.loc[name, measure]) for measure in MEASURES},
             **{f"p {measure}": p_values.get((name, measure)) for measure in MEASURES},
             "ms_per_query": float(means.loc[name, "mrt"]),
-            "folder": None if system is None else system.folder,
-        }
-        table.append({**row, **facts})
+            **row.facts,
+        })
     return pd.DataFrame(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +12,9 @@ import pyterrier as pt
 
 from .._utils.progress import redraws
 
-# Stands for the results of a system without any: in no collection, so in no judgement.
-_NO_DOCUMENT = "no-document-was-found"
-
 
 class _AtLeastOneResult(pt.Transformer):
-    """``pt.Experiment`` refuses a system without any result; here it gets one, that nobody judged."""
+    """``pt.Experiment`` refuses a system without any result; here it gets one, of a document that nobody judged."""
 
     def __init__(self, pipeline: pt.Transformer) -> None:
         self.pipeline = pipeline
@@ -27,7 +23,7 @@ class _AtLeastOneResult(pt.Transformer):
     def transform(self, topics: pd.DataFrame) -> pd.DataFrame:
         results = self.pipeline(topics)
         self.found = len(results) > 0
-        return results if self.found else topics.iloc[:1].assign(docno=_NO_DOCUMENT, score=0.0, rank=0)
+        return results if self.found else topics.iloc[:1].assign(docno="no-document-was-found", score=0.0, rank=0)
 
 
 def experiment(
@@ -38,23 +34,27 @@ def experiment(
     runs: Path,
     say: Callable[[str], None],
     verbose: bool = True,
+    min_label: int = 1,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Evaluate the pipelines; the runs stay in a folder.
+    """Evaluate the pipelines; their runs stay in a folder, which is emptied before.
 
-    Topics without judgements are left out; what was in the folder ``runs`` is removed; ``say`` is told of each system
-    that finds nothing. ``verbose`` shows a bar, where one can be drawn again and again.
+    Topics without judgements are left out; ``say`` is told of each system that finds nothing. Labels below
+    ``min_label`` are not relevant for measures that know no grades.
 
     Returns:
-        Means and ``mrt`` by name; ``name, qid, measure, value``.
+        Means and ``mrt`` (ms per query) by name; ``name, qid, measure, value``.
     """
     import ir_measures
 
     shutil.rmtree(runs, ignore_errors=True)
     runs.mkdir()
     guarded = {name: _AtLeastOneResult(pipeline) for name, pipeline in pipelines.items()}
+    parsed = [ir_measures.parse_measure(name) for name in measures]
+    if min_label > 1:
+        parsed = [one(rel=min_label) if "rel" in one.SUPPORTED_PARAMS else one for one in parsed]
     means = pt.Experiment(
-        guarded, topics, qrels, [*map(ir_measures.parse_measure, measures), "mrt"], filter_by_qrels=True,
-        save_dir=str(runs), verbose=verbose and redraws(pt.tqdm),
+        guarded, topics, qrels, [*parsed, "mrt"], filter_by_qrels=True, save_dir=str(runs),
+        verbose=verbose and redraws(pt.tqdm),
     )  # fmt: skip
     for name, pipeline in guarded.items():
         if not pipeline.found:
@@ -63,13 +63,6 @@ def experiment(
                 pass
     # With perquery="both" PyTerrier 1.1 leaves the response time out; the values per query are in save_dir, too.
     per_query = pd.read_csv(runs / "perquery.csv", dtype={"qid": str, "name": str}, keep_default_na=False)
-    return means.set_index("name"), per_query
-
-
-def read_run(runs: Path, name: str) -> pd.DataFrame:
-    """A run that :func:`experiment` saved: ``qid, docno, rank, score``; no rows where nothing was found."""
-    columns = {"qid": str, "docno": str, "rank": int, "score": float}
-    return pd.read_csv(
-        runs / f"{name}.res.gz", sep=r"\s+", header=None, usecols=[0, 2, 3, 4], names=list(columns), dtype=columns,
-        quoting=csv.QUOTE_NONE, keep_default_na=False,
-    )  # fmt: skip
+    names = {str(one): name for one, name in zip(parsed, measures, strict=True)}
+    per_query["measure"] = per_query["measure"].map(names)
+    return means.set_index("name").rename(columns=names), per_query

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,8 +13,6 @@ from ..analysis.plots import blank_figure, log_axis
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from .results import ComparisonResults
 
 #: Column of the results -> heading and format in printed tables.
 _COLUMNS = {
@@ -47,7 +46,7 @@ def format_p(p: float | None) -> str:
 
 def markdown_table(results: pd.DataFrame) -> str:
     """The results as a Markdown table; p is Holm-corrected, against the unrescaled twin, on nDCG@10."""
-    columns = {}
+    columns = []
     for key, (heading, form) in _COLUMNS.items():
         if key in results:
             cells = [
@@ -55,20 +54,21 @@ def markdown_table(results: pd.DataFrame) -> str:
                 for value in results[key]
             ]
             width = max(map(len, [heading, *cells]))
-            rule = "-" * (width + 1) + ("-" if not columns else ":")
             pad = str.rjust if columns else str.ljust
-            columns[key] = [f" {pad(heading, width)} ", rule, *(f" {pad(cell, width)} " for cell in cells)]
-    return "\n".join("|" + "|".join(row) + "|" for row in zip(*columns.values(), strict=True))
+            rule = "-" * (width - 1) + (":" if columns else "-")
+            columns.append([pad(heading, width), rule, *(pad(cell, width) for cell in cells)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in zip(*columns, strict=True))
 
 
-def draw_figures(comparison: ComparisonResults) -> None:
+def draw_figures(comparison: Any, backbones: Mapping[str, Any]) -> None:
     """Draw head norms, training dynamics and effectiveness against active terms, each as PNG and SVG."""
+    from ..analysis.head_audit import audit
+
     folder = comparison.output_dir / "figures"
     folder.mkdir(exist_ok=True)
-    for name, draw in (
-        ("head_norms", head_norms), ("training", training_curves), ("effectiveness", effectiveness)
-    ):  # fmt: skip
-        figure = draw(comparison)
+    norms = audit({name: os.fspath(model) for name, model in backbones.items()}).plot()
+    drawn = {"head_norms": norms, "training": training_curves(comparison), "effectiveness": effectiveness(comparison)}
+    for name, figure in drawn.items():
         for ending in ("png", "svg"):
             figure.savefig(folder / f"{name}.{ending}", dpi=150, bbox_inches="tight")
 
@@ -80,7 +80,7 @@ def _figure(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.4
     return figure, axes
 
 
-def _styles(comparison: ComparisonResults) -> dict[str, dict[str, Any]]:
+def _styles(comparison: Any) -> dict[str, dict[str, Any]]:
     """Colour by rescaling, line and marker by backbone: the same in all figures."""
     results = comparison.results.dropna(subset=["backbone"])
     rescalings = list(dict.fromkeys(results["rescale"]))
@@ -96,29 +96,6 @@ def _styles(comparison: ComparisonResults) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def head_norms(comparison: ComparisonResults) -> Figure:
-    """Distribution of the decoder's row norms, one panel per backbone, raw and after the paper's k."""
-    import numpy as np
-
-    from ..heads.checkpoint import load_backbone
-    from ..heads.decoder import find_head
-
-    backbones = comparison.config["backbones"]
-    figure, axes = _figure(len(backbones))
-    divisors = [label for label in comparison.config["rescalings"] if label.startswith("k=")]
-    for axis, (name, folder) in zip(axes.flat, backbones.items(), strict=True):
-        model, _ = load_backbone(folder, need_tokenizer=False)
-        norms = np.linalg.norm(find_head(model).weight.detach().float().numpy(), axis=1)
-        for number, label in enumerate(["raw", *divisors]):
-            scaled = norms if label == "raw" else norms / float(label[2:])
-            axis.hist(scaled, bins=60, color=_COLOURS[number % len(_COLOURS)], alpha=0.6,
-                      label=f"{label}, mean {scaled.mean():.3f}")  # fmt: skip
-        axis.set(title=name, xlabel="row norm of W", ylabel="terms")
-        log_axis(axis, "x")
-        axis.legend(frameon=False, fontsize=8)
-    return figure
-
-
 #: Columns of ``monitor.csv`` -> titles of the panels of :func:`training_curves`.
 TRAINING_PANELS = {
     "loss": "training loss",
@@ -127,13 +104,13 @@ TRAINING_PANELS = {
 }
 
 
-def training_curves(comparison: ComparisonResults, columns: Sequence[str] = tuple(TRAINING_PANELS)) -> Figure:
+def training_curves(comparison: Any, columns: Sequence[str] = tuple(TRAINING_PANELS)) -> Figure:
     """Figures of all training runs over their steps, a panel each: by default loss, score spread and active terms."""
     figure, axes = _figure(len(columns))
     styles = _styles(comparison)
     results = comparison.results
     for _, row in results[results["trained"].eq(True)].iterrows():
-        log = comparison.output_dir / "encoders" / row["folder"] / "monitor.csv"
+        log = comparison.output_dir / "encoders" / row["name"] / "monitor.csv"
         if not log.exists():
             continue
         steps = pd.read_csv(log)
@@ -150,7 +127,7 @@ def training_curves(comparison: ComparisonResults, columns: Sequence[str] = tupl
     return figure
 
 
-def effectiveness(comparison: ComparisonResults) -> Figure:
+def effectiveness(comparison: Any) -> Figure:
     """NDCG@10 against active terms per document; rows without a model as crosses, BM25 as a line."""
     figure, axes = _figure(1, width=5.4, height=4.0)
     axis = axes[0, 0]

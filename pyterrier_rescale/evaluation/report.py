@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .. import __version__
-from .._utils.durable import write_whole
-from .examples import read_examples
+from .._utils.files import write_whole
 from .figures import TRAINING_PANELS, effectiveness, format_p, training_curves
-from .model_free import LEXICAL
+from .rows import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .results import ComparisonResults
+    from ..splade import Splade
 
 #: Name of the page in a comparison's folder.
 REPORT_FILE = "report.html"
 _MEASURE = "nDCG@10"
+# Of the topics seen closely: how many, and what is shown of each.
+_TOPICS, _TERMS, _RANKS, _SNIPPET = 5, 12, 5, 300
 # A colour that no figure uses: it becomes the page's text colour, light or dark.
 _TEXT = "#010203"
 _PACKAGES = ("pyterrier", "torch", "transformers", "sentence-transformers", "numpy", "scipy")
@@ -46,7 +47,7 @@ _AUDIT_ROWS = (
 )
 
 
-def write_report(comparison: ComparisonResults, command: str | None = None) -> Path:
+def write_report(comparison: Any, command: str | None = None) -> Path:
     """Write ``report.html`` into the comparison's folder: one file that needs no network, document texts escaped.
 
     See :meth:`~pyterrier_rescale.evaluation.comparison.Comparison.report`.
@@ -62,15 +63,13 @@ def write_report(comparison: ComparisonResults, command: str | None = None) -> P
         rows=_rows(comparison),
         audits=_audits(comparison),
         figures=_figures(comparison),
-        examples=read_examples(comparison.output_dir),
+        examples=comparison.examples,
         command=command or _call(comparison.config),
         versions=[("pyterrier_rescale", __version__), *((name, version(name)) for name in _PACKAGES)],
         measure=_MEASURE,
-        model_free=comparison.results["name"].str.endswith(tuple(LEXICAL)).any(),
     )
-    path = comparison.output_dir / REPORT_FILE
-    write_whole(path, page)
-    return path
+    write_whole(comparison.output_dir / REPORT_FILE, page)
+    return comparison.output_dir / REPORT_FILE
 
 
 def confidence_interval(values: pd.Series) -> tuple[float, float]:
@@ -84,27 +83,21 @@ def confidence_interval(values: pd.Series) -> tuple[float, float]:
     return max(float(low), 0.0), min(float(high), 1.0)  # measures lie between 0 and 1
 
 
-def _rows(comparison: ComparisonResults) -> list[dict[str, Any]]:
+def _rows(comparison: Any) -> list[dict[str, Any]]:
     """The main table, one dict per system: cells ready to print."""
-    results, per_query = comparison.results, comparison.per_query
-    values = per_query[per_query["measure"].astype(str) == _MEASURE]
-    best = results[_MEASURE].max()
+    values = comparison.per_query[comparison.per_query["measure"].astype(str) == _MEASURE]
+    best = comparison.results[_MEASURE].max()
     rows = []
-    for _, row in results.iterrows():
+    for row in comparison.results.to_dict("records"):
         low, high = confidence_interval(values.loc[values["name"] == row["name"], "value"])
         rows.append({
-            "name": row["name"],
-            "best": row[_MEASURE] == best,
-            "mean": f"{row[_MEASURE]:.3f}",
-            "interval": f"{low:.3f} to {high:.3f}",
-            "width": 100 * row[_MEASURE] / best if best > 0 else 0,
+            "name": row["name"], "best": row[_MEASURE] == best, "mean": f"{row[_MEASURE]:.3f}",
+            "interval": f"{low:.3f} to {high:.3f}", "width": 100 * row[_MEASURE] / best if best > 0 else 0,
             "p": format_p(row.get(f"p {_MEASURE}")),
-            "active_q": _number(row.get("active_q"), "{:,.0f}"),
-            "active_d": _number(row.get("active_d"), "{:,.0f}"),
-            "ms": _number(row.get("ms_per_query"), "{:.1f}"),
-            "train": _number(row.get("train_s"), "{:,.0f} s"),
+            "active_q": _number(row.get("active_q"), "{:,.0f}"), "active_d": _number(row.get("active_d"), "{:,.0f}"),
+            "ms": _number(row.get("ms_per_query"), "{:.1f}"), "train": _number(row.get("train_s"), "{:,.0f} s"),
             "index": _number(row.get("index_mb"), "{:,.1f} MB"),
-        })
+        })  # fmt: skip
     return rows
 
 
@@ -112,30 +105,21 @@ def _number(value: Any, form: str) -> str:
     return "" if value is None or pd.isna(value) else form.format(value)
 
 
-def _audits(comparison: ComparisonResults) -> list[dict[str, Any]]:
+def _audits(comparison: Any) -> list[dict[str, Any]]:
     """The heads before and after training, of the encoders that kept their audits."""
-    from ..training.inputs import AUDITS_FILE
-
     found = []
-    for name, folder in comparison.results[["name", "folder"]].dropna().itertuples(index=False):
-        file = comparison.output_dir / "encoders" / folder / AUDITS_FILE
-        if not file.exists():
-            continue
-        audits = json.loads(file.read_text(encoding="utf-8"))
-        sides = [audits.get("before") or {}, audits.get("after") or {}]
-        found.append({
-            "name": name,
-            "verdict": sides[0].get("verdict", ""),
-            "rows": [
-                (label, *(_number(side.get(key), "{:.4g}") for side in sides))
-                for key, label in _AUDIT_ROWS
-                if any(side.get(key) is not None for side in sides)
-            ],
-        })
+    for name in comparison.results["name"]:
+        file = comparison.output_dir / "encoders" / name / "head_audit.json"
+        if file.exists():
+            audits = json.loads(file.read_text(encoding="utf-8"))
+            before, after = audits.get("before") or {}, audits.get("after") or {}
+            rows = [(label, _number(before.get(key), "{:.4g}"), _number(after.get(key), "{:.4g}"))
+                    for key, label in _AUDIT_ROWS if key in before or key in after]  # fmt: skip
+            found.append({"name": name, "verdict": before.get("verdict", ""), "rows": rows})
     return found
 
 
-def _figures(comparison: ComparisonResults) -> list[dict[str, str]]:
+def _figures(comparison: Any) -> list[dict[str, str]]:
     """Figures as inline SVG, each with a title and a text for those who do not see it."""
     drawn: list[tuple[str, Callable[[Any], Figure], str]] = [
         (
@@ -155,7 +139,7 @@ def _figures(comparison: ComparisonResults) -> list[dict[str, str]]:
     return [{"title": title, "alt": alt, "svg": _svg(draw, comparison, title)} for title, draw, alt in drawn]
 
 
-def _svg(draw: Callable[[Any], Figure], comparison: ComparisonResults, title: str) -> str:
+def _svg(draw: Callable[[Any], Figure], comparison: Any, title: str) -> str:
     import matplotlib
 
     colours = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
@@ -172,10 +156,63 @@ def _svg(draw: Callable[[Any], Figure], comparison: ComparisonResults, title: st
 
 def _call(config: dict[str, Any]) -> str:
     """The comparison as a call, without the folders of this machine."""
-    backbones = {name: Path(model).name for name, model in config["backbones"].items()}
-    given = {key: config[key] for key in ("split", "engine", "untrained", "num_results", "max_length", "seed")}
-    arguments = ", ".join(f"{key}={value!r}" for key, value in given.items())
-    return (
-        f"compare({config['collection']!r}, {backbones!r}, output_dir, rescalings={config['rescalings']!r}, "
-        f"{arguments}, training={config['training']!r})"
-    )
+    backbones = ", ".join(f"{name!r}: ..." for name in config["backbones"])
+    names = ("rescalings", "split", "engine", "untrained", "num_results", "max_length", "seed", "training")
+    arguments = ", ".join(f"{name}={config[name]!r}" for name in names)
+    return f"compare({config['collection']!r}, {{{backbones}}}, output_dir, {arguments})"
+
+
+def topic_examples(
+    rows: Mapping[str, Row], per_query: pd.DataFrame, topics: pd.DataFrame, qrels: pd.DataFrame, collection: Any
+) -> list[dict[str, Any]]:
+    """Plain values for the report: per topic and system the query's terms, the best document, the ranking.
+
+    The topics are those five on which the systems' nDCG@10 lie furthest apart.
+
+    Args:
+        rows: those that are set side by side, by name.
+        per_query: columns ``name, qid, measure, value``.
+        topics: ``qid, query``.
+        qrels: ``qid, docno`` of relevant documents.
+        collection: the documents.
+    """
+    values = per_query[(per_query["measure"].astype(str) == _MEASURE) & per_query["name"].isin(rows)]
+    scores = values.set_index(["name", "qid"])["value"]
+    spread = values.groupby("qid")["value"].agg(lambda v: v.max() - v.min())
+    queries = dict(zip(topics["qid"], topics["query"], strict=True))
+    chosen = sorted(set(spread.index) & set(queries), key=lambda qid: (-spread[qid], qid))[:_TOPICS]
+    best: dict[tuple[str, str], list[str]] = {}
+    for name, row in rows.items():
+        found = row.pipeline(topics[topics["qid"].isin(chosen)]).sort_values("rank")
+        best |= {(name, qid): found.loc[found["qid"] == qid, "docno"].tolist()[:_RANKS] for qid in chosen}
+    needed = {docno for docnos in best.values() for docno in docnos}
+    texts = {d["docno"]: d["text"] for d in collection.corpus() if d["docno"] in needed}
+    examples = []
+    for qid in chosen:
+        relevant = set(qrels.loc[qrels["qid"] == qid, "docno"])
+        shared = set.intersection(*(set(best[name, qid]) for name in rows))
+        systems = []
+        for name, row in rows.items():
+            splade, docnos = row.encoder, best[name, qid]
+            query_terms = splade.explain(queries[qid], "").nlargest(_TERMS, "query_weight")
+            systems.append({
+                "system": name,
+                "ndcg": float(scores.get((name, qid), 0.0)),
+                "query_terms": query_terms[["term", "query_weight"]].values.tolist(),
+                "best": _best_document(splade, queries[qid], docnos[0], texts[docnos[0]]) if docnos else None,
+                "ranking": [{"docno": d, "relevant": d in relevant, "differs": d not in shared} for d in docnos],
+            })
+        examples.append({"qid": qid, "query": queries[qid], "relevant": len(relevant), "systems": systems})
+    return examples
+
+
+def _best_document(splade: Splade, query: str, docno: str, text: str) -> dict[str, Any]:
+    shown = splade.explain(query, text)
+    terms = shown[shown["contribution"] > 0]
+    return {
+        "docno": docno,
+        "text": text[:_SNIPPET] + ("…" if len(text) > _SNIPPET else ""),
+        "score": shown.score,
+        "shared": len(terms),
+        "terms": terms[["term", "contribution", "in_query", "in_document"]].head(_TERMS).to_dict("records"),
+    }

@@ -27,7 +27,10 @@ def holm_against_twins(
 ) -> dict[tuple[str, str], float]:
     """Two-sided paired t-tests of each system against its twin, Holm-corrected over the systems within a measure.
 
-    ``per_query`` has columns ``name, qid, measure, value``.
+    Args:
+        per_query: columns ``name, qid, measure, value``.
+        twins: of each system.
+        measures: names of measures.
 
     Returns:
         ``{(system, measure): corrected p}``; NaN where all differences are zero.
@@ -39,15 +42,13 @@ def holm_against_twins(
 
     result: dict[tuple[str, str], float] = {}
     for measure in measures:
-        values = per_query[per_query["measure"].astype(str) == measure].pivot(
-            index="qid", columns="name", values="value"
-        )
+        values = per_query[per_query["measure"].astype(str) == measure]
+        values = values.pivot(index="qid", columns="name", values="value")
         raw = []
         for name, twin in twins.items():
-            pair = values[[name, twin]].to_numpy(dtype=float)
-            if np.isnan(pair).any():
+            if values[[name, twin]].isna().any(axis=None):
                 raise ValueError(f"{name!r} and {twin!r} were not scored on the same queries")
-            same = len(pair) < 2 or np.ptp(pair[:, 0] - pair[:, 1]) == 0
-            raw.append(np.nan if same else float(ttest_rel(pair[:, 0], pair[:, 1]).pvalue))
+            same = len(values) < 2 or np.ptp(values[name] - values[twin]) == 0
+            raw.append(np.nan if same else float(ttest_rel(values[name], values[twin]).pvalue))
         result.update({(name, measure): float(p) for name, p in zip(twins, holm(raw), strict=True)})
     return result

@@ -49,8 +49,9 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
             files = sorted(Path(file) for file in tokenizer.save_vocabulary(folder))
             content = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
         plain = (str, int, float, bool, type(None))
-        kept = {k: v for k, v in tokenizer.init_kwargs.items() if isinstance(v, plain) and "file" not in k}
-        for name in ("name_or_path", "model_max_length", "padding_side"):
+        said = {k: str(v) if k.endswith("_token") else v for k, v in tokenizer.init_kwargs.items()}
+        kept = {k: v for k, v in said.items() if isinstance(v, plain) and "file" not in k}
+        for name in ("name_or_path", "model_max_length", "padding_side", "is_local"):
             kept.pop(name, None)
         added = sorted((i, repr(token)) for i, token in tokenizer.added_tokens_decoder.items())
         content = [type(tokenizer).__name__, content, kept, added]

@@ -1,28 +1,34 @@
-"""Encoders to retrieval pipelines: index a corpus once per encoder, reuse what is there and still fits."""
+"""From encoders and a corpus to pipelines: each index knows what it was made from, and is built once."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyterrier as pt
+
 from .._utils.documents import as_documents
-from .._utils.names import slug
-from .._utils.paths import expand
+from .._utils.files import expand
+from .._utils.made_from import check_same
+from . import store
 from .corpus import CorpusDigest, corpus_fingerprint
+from .index import Index
+from .shards import GROUP
 
 if TYPE_CHECKING:
-    import pyterrier as pt
-
     from ..splade import Splade
-    from .engines.base import EngineIndex
 
-# What vectors may have been made with beside the encoder, and an index of them with it; build_index does without.
+# What is a folder's name as it is; lower-case, since some file systems do not tell cases apart.
+_PLAIN = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9_])?")
+_HASHED = re.compile(r".*-[0-9a-f]{10}")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")  # by Windows
+_LONGEST = 80
+# What vectors that an index is made of may have been pruned by; `build_index` does without.
 _WHOLE = {"max_terms": None, "min_weight": 0.0, "pruned": None, "quantised": None}
-# Documents that the encoder sorts by length together; the encoder's own batches are smaller.
-_WINDOW = 2048
 
 
 def systems(
@@ -32,21 +38,22 @@ def systems(
     *,
     engine: str = "terrier",
     num_results: int = 1000,
+    overwrite: bool = False,
     verbose: bool = False,
 ) -> dict[str, pt.Transformer]:
     """Index a corpus once per encoder and return the pipelines, for ``pt.Experiment(systems(...), ...)``.
 
-    An index that is there is reused if it was made by the same encoder from the same documents (of which the docno and
-    the encoder's text field count), else built anew, and a warning says what differs. What is compared stands in the
-    index itself (``index.made_from``).
+    An index that is there is used if it was made by the same encoder from the same documents (of which the docno and
+    the encoder's text field count).
 
     Args:
         encoders: ``{name: Splade}``; a ``LexicalEncoder``, or whatever else makes the same stages, will do.
         corpus: a collection (``load_collection``), or dicts with ``docno`` and the encoder's text field in what can be
             read several times: a list, a frame, a Hugging Face dataset.
         index_dir: a folder that gets one index per name.
-        engine: ``"terrier"``, ``"pisa"`` or ``"exact"``.
+        engine: ``"terrier"``, ``"exact"``, ``"pisa"``, ``"seismic"`` or ``"milvus"``.
         num_results: documents per query.
+        overwrite: build anew where an index was made from something else.
         verbose: show progress bars.
 
     Returns:
@@ -54,22 +61,19 @@ def systems(
 
     Raises:
         TypeError: if ``encoders`` is not a dict of names -> Splade encoders, or ``corpus`` can be read only once.
-        ValueError: for an empty dict, an unknown engine, an empty corpus.
+        ValueError: for an unknown engine, an empty corpus, or an index that was made from something else; the message
+            names what differs.
     """
     if not isinstance(encoders, Mapping) or not all(map(_is_encoder, encoders.values())):
         raise TypeError("encoders must be a dict of name -> Splade, e.g. {'raw': splade_a, 'k=16': splade_b}")
-    if not encoders:
-        raise ValueError("encoders must hold at least one Splade, got an empty dict")
-    if not all(isinstance(name, str) and name for name in encoders):
-        raise TypeError(f"names of encoders must be non-empty str, got {list(encoders)}")
     documents = _reiterable(corpus)
     fields = dict.fromkeys(splade.text_field for splade in encoders.values())
     corpus_ids = {field: corpus_fingerprint(documents, ("docno", field)) for field in fields}
     pipelines = {}
     for name, splade in encoders.items():
         index = build_index(
-            splade, documents, expand(index_dir) / slug(name),
-            engine=engine, corpus_id=corpus_ids[splade.text_field], verbose=verbose,
+            splade, documents, expand(index_dir) / slug(name), engine=engine, corpus_id=corpus_ids[splade.text_field],
+            overwrite=overwrite, verbose=verbose,
         )  # fmt: skip
         pipelines[name] = splade.query_encoder() >> index.retriever(num_results)
     return pipelines
@@ -83,49 +87,49 @@ def build_index(
     engine: str = "terrier",
     corpus_id: str | None = None,
     scale: float = 100,
+    overwrite: bool = False,
     verbose: bool = False,
-) -> EngineIndex:
-    """The index of the documents at ``path``: reused if encoder, documents, engine and scale are the same, else built.
+) -> Index:
+    """The index of the documents at ``path``: that which the same call made before, else built now.
 
-    What an index was made from stands in its own manifest (``index.made_from``), which is written last: an interrupted
-    build leaves the former index as what it is. One that is replaced stays until the new one is whole. An index of
-    vectors (``encode``) of all terms, by the same encoder from the same documents, is the same.
+    An index of vectors (``encode``) of all terms, by the same encoder from the same documents, is the same.
 
-    ``documents`` gives a fresh iterator at each call; ``corpus_id`` is their ``corpus_fingerprint(documents, ("docno",
-    splade.text_field))`` if it is known, else taken here.
+    Args:
+        splade: the encoder.
+        documents: gives a fresh iterator at each call.
+        path: of the index.
+        engine: of the index.
+        corpus_id: ``corpus_fingerprint(documents, ("docno", splade.text_field))`` if it is known, else taken here.
+        scale: units per weight.
+        overwrite: build anew where it was made from something else.
+        verbose: show progress bars.
 
     Raises:
-        FileExistsError: something else is at ``path``, or an index that does not know what it was made from.
+        FileExistsError: something else is at ``path``.
+        ValueError: an index made from something else is there, and ``overwrite`` is False.
         RuntimeError: the documents that were indexed are others than ``corpus_id`` says.
     """
-    from .engines import engine_class, reading
-
-    path, fields = Path(path), ("docno", splade.text_field)
-    made_from = origin(splade, corpus_id or corpus_fingerprint(documents, fields))
-    kind = engine_class(engine)
-    found = reading.read_meta(path)
-    if found is not None:
-        if found.get("made_from") is None:
-            raise FileExistsError(
-                f"the index at {str(path)!r} does not say what it was made from, as those of systems() do: choose "
-                "another folder"
-            )
-        differs = _differences(found, {**made_from, "engine": engine, "scale": float(scale)})
-        if not differs and kind(path).built:
-            return kind(path)
-        warnings.warn(
-            f"the index at {str(path)!r} is built anew: {'; '.join(differs) or 'its files are damaged'}", stacklevel=2
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    index = kind.replacing(path, scale=scale)
-    indexer = index.indexer(mode="create" if found is None else "overwrite", verbose=verbose, made_from=made_from)
-    checked = _checked(documents(), fields, made_from["corpus"])
-    (splade.doc_encoder(scale=scale, verbose=False) >> indexer).index(checked, batch_size=_WINDOW)
-    return index
+    made_from = origin(splade, corpus_id or corpus_fingerprint(documents, ("docno", splade.text_field)))
+    index, manifest = Index(path, engine, scale=scale), store.read_manifest(Path(path))
+    current = manifest and manifest.current
+    if current:
+        wanted = {**_WHOLE, **made_from, "engine": engine, "scale": float(scale)}
+        there = {**_WHOLE, **(current["made_from"] or {}), "engine": current["engine"], "scale": current["scale"]}
+        found = {name: there.get(name) for name in wanted}
+        if found["encoder"] == wanted["encoder"]:  # its settings are how it was written, no more
+            found["encoder_settings"] = wanted["encoder_settings"]
+        if found == wanted and index.built:
+            return index
+        if found != wanted and not overwrite:
+            check_same(Path(path), found, wanted)
+    mode = "overwrite" if current else "create"
+    indexer = index.indexer(mode=mode, verbose=verbose, made_from=made_from)
+    checked = _checked(documents(), ("docno", splade.text_field), made_from["corpus"])
+    return (splade.doc_encoder(scale=scale, verbose=False) >> indexer).index(checked, batch_size=GROUP)
 
 
 def origin(splade: Splade, corpus_id: str) -> dict[str, str]:
-    """What an index of a corpus is made from: the `made_from` by which `systems` knows it again."""
+    """What an index of a corpus is made from: the ``made_from`` by which ``systems`` knows it again."""
     return {
         "encoder": splade.fingerprint,
         "encoder_settings": repr(splade),
@@ -139,7 +143,7 @@ def _is_encoder(value: Any) -> bool:
 
 
 def _checked(
-    documents: Iterable[dict[str, Any]], fields: Sequence[str], expected: str
+    documents: Iterable[dict[str, Any]], fields: tuple[str, str], expected: str
 ) -> Iterator[dict[str, Any]]:
     """The documents; an error at the end if they were others than expected, so that no index tells a lie."""
     digest = CorpusDigest(fields)
@@ -149,19 +153,8 @@ def _checked(
     if digest.value != expected:
         raise RuntimeError(
             f"the documents that were indexed ({digest.value} by {', '.join(fields)}) are not those expected "
-            f"({expected}): they changed in the meantime, or corpus_id is of other documents or fields"
+            f"({expected}): they changed in the meantime"
         )
-
-
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What an index that is there was made from otherwise, in words."""
-    was = {**found["made_from"], "engine": found["engine"], "scale": found["scale"]}
-    was, wanted, told = {**_WHOLE, **was}, {**_WHOLE, **wanted}, []
-    for key in ("encoder", "corpus", "field", "engine", "scale", *_WHOLE):
-        if was.get(key) != wanted[key]:
-            settings = f" ({was['encoder_settings']})" if key == "encoder" and "encoder_settings" in was else ""
-            told.append(f"its {key} was {was.get(key)}{settings}, not {wanted[key]}")
-    return told
 
 
 def _reiterable(corpus: Any) -> Callable[[], Iterable[dict[str, Any]]]:
@@ -175,3 +168,16 @@ def _reiterable(corpus: Any) -> Callable[[], Iterable[dict[str, Any]]]:
             "list(documents) where they fit the memory"
         )
     return lambda: iter(corpus)
+
+
+def slug(name: str) -> str:
+    """A name as a folder's name, another one for every name: ``bert-a`` stays, ``my bert`` is ``my-bert-3a5f...``.
+
+    Lower-case ASCII letters, digits, dots, hyphens and underscores stay as they are; a name with anything else keeps
+    what is readable of it, and gets ten hex digits of its hash. It depends on the name alone.
+    """
+    if _PLAIN.fullmatch(name) and len(name) <= _LONGEST and not _HASHED.fullmatch(name) and not _RESERVED.match(name):
+        return name
+    readable = re.sub(r"[^A-Za-z0-9._]+", "-", name[:_LONGEST]).strip("-._")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    return f"{readable or 'name'}-{digest}"

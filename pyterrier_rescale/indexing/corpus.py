@@ -10,20 +10,31 @@ from typing import Any
 from .._utils.documents import as_documents
 
 
+class CorpusDigest:
+    """The fingerprint of documents, by some of their fields, while they are read for something else."""
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        self.fields, self.count, self._hash = tuple(fields), 0, hashlib.sha256()
+
+    def add(self, document: Mapping[str, Any]) -> None:
+        """Take in the next document; one without a field differs from one where it is empty."""
+        self.count += 1
+        read = [[name, document[name]] for name in self.fields if name in document]
+        self._hash.update(json.dumps(read, default=repr).encode() + b"\n")
+
+    @property
+    def value(self) -> str:
+        """Count and sixteen hex digits of the documents so far: ``"2:0123456789abcdef"``."""
+        return f"{self.count}:{self._hash.hexdigest()[:16]}"
+
+
 def corpus_fingerprint(
     documents: Callable[[], Iterable[Mapping[str, Any]]] | Iterable[Mapping[str, Any]],
     fields: Sequence[str] = ("docno", "text"),
 ) -> str:
-    """Count and sixteen hex digits of the given fields of dicts, in their order: ``"2:0123456789abcdef"``.
+    """The fingerprint of dicts (documents, topics, ...), a frame of them, or a function that gives them.
 
-    Two corpora have the same if exactly these fields are alike; others may differ.
-
-    Args:
-        documents: dicts (documents, topics, qrels, ...), a data frame of them, or a function that gives them.
-        fields: what is read of each; a dict without a field differs from one where it is empty.
-
-    Raises:
-        ValueError: there are no documents.
+    Two corpora have the same if exactly these fields are alike, in their order; others may differ.
     """
     digest = CorpusDigest(fields)
     for document in as_documents(documents() if callable(documents) else documents):
@@ -31,25 +42,3 @@ def corpus_fingerprint(
     if not digest.count:
         raise ValueError("corpus must hold at least one document, got none")
     return digest.value
-
-
-class CorpusDigest:
-    """The fingerprint of a corpus, by some fields of its documents, that is read for something else at the same time.
-
-    Attributes:
-        count: documents so far.
-    """
-
-    def __init__(self, fields: Sequence[str]) -> None:
-        self._fields, self._hash, self.count = tuple(fields), hashlib.sha256(), 0
-
-    def add(self, document: Mapping[str, Any]) -> None:
-        """Take in the next document."""
-        self.count += 1
-        read = [[name, document[name]] for name in self._fields if name in document]
-        self._hash.update(json.dumps(read, default=repr).encode() + b"\n")
-
-    @property
-    def value(self) -> str:
-        """The fingerprint of the documents so far."""
-        return f"{self.count}:{self._hash.hexdigest()[:16]}"

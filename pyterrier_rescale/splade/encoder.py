@@ -41,7 +41,7 @@ class Splade(pt.Transformer):
             ``device`` asks.
         tokenizer: a tokenizer (copied), its name or folder; default: the model's.
         rescale: divide the head by this constant first (:func:`~pyterrier_rescale.rescale`), or ``None``.
-        pooling: ``"max"`` or ``"sum"`` over positions; default, as of the next two and the last three: what the folder
+        pooling: ``"max"`` or ``"sum"`` over positions; default, as of the next two and the last four: what the folder
             or hub name was saved with, else ``"max"``. Queries encoded otherwise than documents (another pooling,
             static weights, another model) stay so.
         activation: ``"relu"``: log(1 + relu(x)); ``"log1p_relu"``: log(1 + log(1 + relu(x))), as OpenSearch's v3 models
@@ -61,6 +61,8 @@ class Splade(pt.Transformer):
             all. Other tools that load a saved folder do not know it, nor ``fold``.
         fold: ``"case"``: variants of a term in case and word start (``apple``, ``Apple``, with and without a space
             before) are one, whose weight is the largest of theirs; else ``None``.
+        special_terms: false: special tokens ([CLS], [SEP], ...) are no terms, as on OpenSearch's model cards; it is
+            stored in the model's bias, as ``shift`` is; else true.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: for a model, tokenizer or setting that cannot serve.
@@ -84,6 +86,7 @@ class Splade(pt.Transformer):
         shift: Any = None,
         position_top_k: int | None = None,
         fold: str | None = None,
+        special_terms: bool | None = None,
     ) -> None:
         from .._utils.java import ensure_java
         from ..encoding.saved_folder import describe
@@ -102,7 +105,7 @@ class Splade(pt.Transformer):
         check_integer("batch_size", batch_size)
         given = {
             "pooling": pooling, "activation": activation, "max_length": max_length, "lowercase": lowercase,
-            "shift": shift, "position_top_k": position_top_k, "fold": fold,
+            "shift": shift, "position_top_k": position_top_k, "fold": fold, "special_terms": special_terms,
         }  # fmt: skip
         description = describe(model, **given)
         loaded, loaded_tokenizer = load_backbone(model, tokenizer, dtype=dtype)

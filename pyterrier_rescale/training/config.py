@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._utils.checks import check_integer, check_number
-from .._utils.durable import write_whole
-from .._utils.paths import expand
-from ..encoding.description import POOLINGS, Description, QuerySide
+from .._utils.checks import check_choice, check_integer, check_number
+from .._utils.files import expand, write_whole
+from ..encoding.description import ACTIVATIONS, FOLDS, POOLINGS, Description, QuerySide
+from ..encoding.saved_folder import describe
+from ..heads.fingerprint import settings_fingerprint
 from ..heads.rescaling import check_shift
-from .activations import KEPT
 from .losses import LOSSES
 from .regularizers import RAMPS, REGULARIZERS
 
 #: Name of the configuration file in the output folder.
 CONFIG_FILE = "train_config.json"
 RESCALES = ("auto", "calibrated", "learned")
-QUERIES = ("model", "static")
-MONITORS = (True, False, "warn")
-ACTIVATIONS = ("auto", *KEPT)
-_set = object.__setattr__  # in a frozen class: numpy's numbers become Python's, which JSON can hold
+# Options that change what a run shows or how it gets there, not the weights that it ends with.
+_HARMLESS = {"monitor", "log_steps", "save_steps", "device", "report_to", "gradient_checkpointing"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,11 @@ class TrainConfig:
     query_max_length: int | None = None
     pooling: str = "max"
     query_pooling: str | None = None
+    activation: str = "relu"
+    query_activation: str | None = None
     queries: str = "model"
     lowercase: bool = False
+    min_label: int = 1
     negatives: int | None = None
     mine_negatives: int = 0
     warmup_steps: int | None = None
@@ -64,7 +67,7 @@ class TrainConfig:
     static_learning_rate: float = 1e-3
     gradient_accumulation: int = 1
     mini_batch_size: int | None = None
-    activations: str = "auto"
+    gradient_checkpointing: bool = False
     bf16: bool = False
     seed: int = 0
     monitor: bool | str = True
@@ -79,74 +82,48 @@ class TrainConfig:
     bias_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
-        """Check every value."""
-        _set(self, "rescale", _checked_rescale(self.rescale))
-        _choice("loss", self.loss, LOSSES)
-        _choice("regularizer", self.regularizer, REGULARIZERS)
-        _choice("ramp", self.ramp, RAMPS)
-        _choice("pooling", self.pooling, POOLINGS)
-        _choice("queries", self.queries, QUERIES)
-        _choice("activations", self.activations, ACTIVATIONS)
-        for name, choices, without in (
-            ("query_pooling", POOLINGS, "pool nothing"), ("query_regularizer", REGULARIZERS, "are not regularised"),
+        """Check every value; numpy's numbers become Python's, which JSON can hold."""
+        for name, check in _checks().items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
+        for wrong, why in (
+            *((self.queries == "static" and getattr(self, name) is not None,
+               f"{name} must be None for queries='static', got {getattr(self, name)!r}")
+              for name in ("query_pooling", "query_activation", "query_regularizer")),
+            (self.shift is not None and self.rescale == "calibrated",
+             "shift must be None with rescale='calibrated', which measures a shift of each term"),
+            (self.mine_negatives and LOSSES[self.loss].needs_scores,
+             f"mine_negatives has no teacher scores to give to loss={self.loss!r}; use loss='infonce'"),
+            (self.seed >= 2**32, f"seed must be below 2**32, got {self.seed}"),
         ):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None:
-                _choice(name, value, choices)
-                if self.queries == "static":
-                    raise ValueError(f"{name} must be None for queries='static', which {without}, got {value!r}")
-        if self.monitor not in MONITORS or isinstance(self.monitor, int) and not isinstance(self.monitor, bool):
-            raise ValueError(f"monitor must be True, False or 'warn', got {self.monitor!r}")
-        for name in ("batch_size", "max_length", "gradient_accumulation", "log_steps"):
-            _set(self, name, check_integer(name, getattr(self, name)))
-        for name in ("max_steps", "query_max_length", "negatives", "mini_batch_size", "eval_steps"):
-            _set(self, name, check_integer(name, getattr(self, name), 0 if name == "negatives" else 1, optional=True))
-        _set(self, "warmup_steps", check_integer("warmup_steps", self.warmup_steps, 0, optional=True))
-        for name in ("ramp_steps", "mine_negatives", "seed", "save_steps"):
-            _set(self, name, check_integer(name, getattr(self, name), 0))
-        for name in ("learning_rate", "temperature", "scale_learning_rate", "static_learning_rate", "epochs"):
-            _set(self, name, check_number(name, getattr(self, name)))
-        if self.bias_learning_rate is not None:
-            _set(self, "bias_learning_rate", check_number("bias_learning_rate", self.bias_learning_rate, zero=True))
-        for name in ("lambda_q", "lambda_d", "weight_decay", "max_grad_norm"):
-            _set(self, name, check_number(name, getattr(self, name), zero=True))
-        shift = check_shift(self.shift)
-        _set(self, "shift", tuple(shift.tolist()) if isinstance(shift, np.ndarray) else shift)
-        if shift is not None and self.rescale == "calibrated":
-            raise ValueError("shift must be None with rescale='calibrated', which measures a shift of each term")
-        _set(self, "position_top_k", self.description().position_top_k)
-        if self.mine_negatives and LOSSES[self.loss].needs_scores:
-            raise ValueError(f"mine_negatives has no teacher scores to give to loss={self.loss!r}; use loss='infonce'")
-        if self.mini_batch_size is not None and self.activations not in ("auto", "all"):
-            raise ValueError(
-                f"activations must be 'auto' or 'all' with mini_batch_size={self.mini_batch_size}, which computes "
-                f"whole mini-batches again, got {self.activations!r}"
-            )
-        if self.seed >= 2**32:
-            raise ValueError(f"seed must be below 2**32, got {self.seed}")
-        if self.device not in (None, "cpu", "cuda", "mps"):
-            raise ValueError(f"device must be None, 'cpu', 'cuda' or 'mps', got {self.device!r}")
-        for name in ("bf16", "lowercase"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-
-    def check_dev(self, dev: Any) -> None:
-        """Raise ``ValueError`` where ``eval_steps`` is given and there is nothing to evaluate on."""
-        if self.eval_steps is not None and dev is None:
-            raise ValueError(f"eval_steps={self.eval_steps} goes with dev, which is evaluated then: give dev, too")
+            if wrong:
+                raise ValueError(why)
 
     def description(self, query_weights: np.ndarray | None = None) -> Description:
-        """How the encoder's logits become weights, as the options say; shift and lower-casing are done before."""
-        queries = QuerySide(pooling=self.query_pooling, max_length=self.query_max_length, weights=query_weights)
+        """How the encoder's logits become weights; shift and lower-casing are done to model and tokenizer before."""
         return Description(
-            pooling=self.pooling, max_length=self.max_length, position_top_k=self.position_top_k, fold=self.fold,
-            queries=queries,
+            pooling=self.pooling, activation=self.activation, max_length=self.max_length,
+            position_top_k=self.position_top_k, fold=self.fold,
+            queries=QuerySide(
+                pooling=self.query_pooling, activation=self.query_activation, max_length=self.query_max_length,
+                weights=query_weights,
+            ),
         )  # fmt: skip
 
     @property
     def query_lambda(self) -> float:
         """``lambda_q``; 0 for static queries, whose terms are those of the text whatever their weights."""
         return 0.0 if self.queries == "static" else self.lambda_q
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """The options that decide the trained weights, as plain values; of a shift for each term a fingerprint."""
+        shift = settings_fingerprint(self.shift) if isinstance(self.shift, tuple) else self.shift
+        return {name: value for name, value in {**self.to_dict(), "shift": shift}.items() if name not in _HARMLESS}
+
+    def check_dev(self, dev: Any) -> None:
+        """Raise ``ValueError`` where ``eval_steps`` is given and there is nothing to evaluate on."""
+        if self.eval_steps is not None and dev is None:
+            raise ValueError(f"eval_steps={self.eval_steps} goes with dev, which is evaluated then: give dev, too")
 
     @classmethod
     def from_json(cls, path: str | Path) -> TrainConfig:
@@ -177,32 +154,76 @@ class TrainConfig:
         """Write all options to a JSON file."""
         write_whole(expand(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
-    def differences(self, other: TrainConfig) -> list[str]:
-        """Options that differ and would change the weights, as ``name: ours instead of theirs``."""
-        harmless = {"monitor", "log_steps", "save_steps", "device", "report_to", "activations"}
-        return [
-            f"{name}={shown(value)} instead of {shown(getattr(other, name))}"
-            for name, value in self.to_dict().items()
-            if name not in harmless and value != getattr(other, name)
-        ]
+
+def _checks() -> dict[str, Callable[[str, Any], Any]]:
+    """What checks each option, and returns it as a plain value; losses and regularisers may be added at any time."""
+
+    def one_of(*choices: Any) -> Callable[[str, Any], Any]:
+        return partial(check_choice, choices=choices)
+
+    maybe = partial(check_integer, optional=True)
+    by_check = (
+        (_check_rescale, "rescale"), (_check_shift, "shift"), (_check_bias_rate, "bias_learning_rate"),
+        (one_of(None, *FOLDS), "fold"), (_check_tracker, "report_to"),
+        (one_of(True, False, "warn"), "monitor"), (one_of(None, "cpu", "cuda", "mps"), "device"),
+        (one_of(*POOLINGS), "pooling"), (one_of(None, *POOLINGS), "query_pooling"),
+        (one_of(*ACTIVATIONS), "activation"), (one_of(None, *ACTIVATIONS), "query_activation"),
+        (one_of(*sorted(REGULARIZERS)), "regularizer"), (one_of(None, *sorted(REGULARIZERS)), "query_regularizer"),
+        (one_of(*sorted(LOSSES)), "loss"), (one_of(*RAMPS), "ramp"), (one_of("model", "static"), "queries"),
+        (one_of(True, False), "lowercase bf16 gradient_checkpointing"),
+        (check_integer, "batch_size max_length gradient_accumulation log_steps min_label"),
+        (partial(check_integer, least=0), "ramp_steps mine_negatives seed save_steps"),
+        (maybe, "max_steps query_max_length mini_batch_size eval_steps position_top_k"),
+        (partial(maybe, least=0), "warmup_steps negatives"),
+        (check_number, "learning_rate temperature scale_learning_rate static_learning_rate epochs"),
+        (partial(check_number, zero=True), "lambda_q lambda_d weight_decay max_grad_norm"),
+    )  # fmt: skip
+    return {name: check for check, names in by_check for name in names.split()}
 
 
-def shown(value: Any) -> str:
+def saved_options(backbone: Any) -> dict[str, Any]:
+    """The options that an encoder's folder or hub name was saved with, which its training keeps; else none.
+
+    Raises:
+        ValueError: if it was saved with what is not trained, naming it.
+    """
+    found = describe(backbone)
+    side, default = found.queries, Description()
+    if side.model is not None or side.times_model or side.tokenizer is not None:
+        raise ValueError(f"{str(backbone)!r} encodes queries with {side.name}, which train does not train")
+    names = ("pooling", "activation", "max_length", "lowercase", "shift", "position_top_k", "fold")
+    options = {name: getattr(found, name) for name in names if getattr(found, name) is not getattr(default, name)}
+    asked = {f"query_{name}": getattr(side, name) for name in ("pooling", "activation", "max_length")}
+    options |= {name: value for name, value in asked.items() if value is not None}
+    return options | ({"queries": "static"} if side.weights is not None else {})
+
+
+def shown(value: Any) -> Any:
     """An option's value for people: a number for each term is told by their count."""
-    return f"one for each of {len(value)} terms" if isinstance(value, tuple) else repr(value)
+    return f"one for each of {len(value)} terms" if isinstance(value, tuple) else value
 
 
-def _checked_rescale(rescale: Any) -> Any:
-    if rescale is None or (isinstance(rescale, str) and rescale in RESCALES):
-        return rescale
+def _check_rescale(name: str, value: Any) -> Any:
+    if value is None or (isinstance(value, str) and value in RESCALES):
+        return value
     try:
-        return check_number("rescale", rescale)
+        return check_number(name, value)
     except ValueError:
-        raise ValueError(
-            f"rescale must be None, a finite number > 0 or one of {', '.join(RESCALES)}, got {rescale!r}"
-        ) from None
+        raise ValueError(f"rescale must be None, a number > 0 or one of {', '.join(RESCALES)}, got {value!r}") from None
 
 
-def _choice(name: str, value: Any, choices: Any) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(sorted(choices))}, got {value!r}")
+def _check_bias_rate(name: str, value: Any) -> Any:
+    return None if value is None else check_number(name, value, zero=True)
+
+
+def _check_shift(_: str, value: Any) -> Any:
+    shift = check_shift(value)
+    return tuple(shift.tolist()) if isinstance(shift, np.ndarray) else shift
+
+
+def _check_tracker(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    return check_choice(name, value, sorted(LOGGER_TYPE_TO_CLASS))

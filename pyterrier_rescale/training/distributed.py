@@ -1,4 +1,4 @@
-"""Collectives that gradients pass through, so that a loss over several processes is the loss over one."""
+"""Several processes (torchrun): collectives that gradients pass through, so that their loss is the loss of one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ import os
 import torch
 import torch.distributed as dist
 
+from ..encoding.text_encoder import default_device
+
 
 def world() -> tuple[int, int]:
     """Rank of this process and number of processes."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def join(device: str | None) -> torch.device:
+    """The device of a run with the option ``device``; processes that torchrun has announced become one group."""
+    device = default_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
 
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:
@@ -27,19 +41,6 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
 def batch_mean(tensor: torch.Tensor) -> torch.Tensor:
     """Mean over the rows of all processes (each holds equally many), shape of one row; differentiable."""
     return gather(tensor.mean(dim=0, keepdim=True)).mean(dim=0)
-
-
-def on_cpu(device: str | None) -> bool:
-    """Whether a run with the option ``device`` is on the CPU."""
-    return device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-
-
-def join(cpu: bool) -> None:
-    """Join the process group that torchrun has announced, if any (accelerate chooses gloo or NCCL)."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not (dist.is_available() and dist.is_initialized()):
-        from accelerate import PartialState
-
-        PartialState(cpu=cpu)
 
 
 def barrier() -> None:

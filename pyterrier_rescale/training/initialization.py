@@ -7,31 +7,31 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from .._utils.sampling import spread
-from ..encoding.description import Description
 from ..encoding.lexical import token_statistics
+from ..encoding.saved_folder import describe
 from ..encoding.texts import check_max_length, lowercasing
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import check_shift, rescale, shift_logits
 from ..heads.ties import untie
-from .callbacks import not_finite
 from .config import TrainConfig
 from .losses import LOSSES
 from .model import SparseHead
+from .monitor import not_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .data.rows import Rows
+    from ..encoding.description import Description
+    from .rows import Rows
 
 #: Where a learned k starts: the paper's constant.
 LEARNED_START = 16.0
 # Pairs that calibration looks at, spread evenly over the training data.
-_CALIBRATION_PAIRS = 256
+_CALIBRATION_PAIRS = 512
 # Share of texts in which a calibrated term fires; one text where there are few.
 _FIRING_RATE = 0.03
 # Rows whose documents give the inverse document frequencies.
@@ -41,12 +41,13 @@ _PADDING_ERROR = 0.05
 
 
 def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
-    """Load a backbone (a loaded one is copied, never changed), rescale its head, and make it trainable.
+    """What training starts from: a backbone (a loaded one is copied, never changed), its head rescaled.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: as ``rescale``, ``calibrate`` and ``load_backbone``.
     """
-    return trainable(*starting_model(backbone, tokenizer, config), rows, config)
+    model, tokenizer = starting_model(backbone, tokenizer, config)
+    return trainable(model, tokenizer, rows, config, starting_description(backbone, model, tokenizer, rows, config))
 
 
 def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[PreTrainedModel, Any]:
@@ -58,26 +59,29 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
     model, tokenizer = load_backbone(backbone, tokenizer)
     if model is backbone:
         model = copy.deepcopy(model)
-    error = padding_error(model, check_head(model))
-    if error > _PADDING_ERROR:
-        raise ValueError(
-            f"{type(model).__name__} cannot be trained in batches: its tokens see the padding, which moves the "
-            f"logits of a text by {error:.0%} of the largest"
-        )
-    broken = not_finite(model)
-    if broken:
-        raise ValueError(f"backbone holds NaN or infinity in {broken}: no training mends it; load another copy")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("backbone has no parameter that requires a gradient: model.requires_grad_(True) lets it learn")
+    head, broken = check_head(model), not_finite(model)
+    error = padding_error(model, head)
+    for wrong, why in (
+        (error > _PADDING_ERROR,
+         f"{type(model).__name__} cannot be trained in batches: its tokens see the padding, which moves the logits of "
+         f"a text by {error:.0%} of the largest"),
+        (broken, f"backbone holds NaN or infinity in {broken}: no training mends it; load another copy"),
+        (not any(parameter.requires_grad for parameter in model.parameters()),
+         "backbone has no parameter that requires a gradient: model.requires_grad_(True) lets it learn"),
+        (config.bias_learning_rate is not None and head.bias is None,
+         f"bias_learning_rate must be None for a {type(model).__name__}, whose head has no bias"),
+    ):  # fmt: skip
+        if wrong:
+            raise ValueError(why)
     for length in (config.max_length, config.query_max_length):
         if length is not None:
             check_max_length(length, model, tokenizer)
-    if config.lowercase:
-        tokenizer = lowercasing(tokenizer)
-    return model, tokenizer
+    return model, lowercasing(tokenizer) if config.lowercase else tokenizer
 
 
-def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
+def trainable(
+    model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, description: Description
+) -> SparseHead:
     """Shift and rescale the head of a model that may be changed, and wrap it for training.
 
     Raises:
@@ -86,24 +90,25 @@ def trainable(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainC
     shift = check_shift(config.shift)
     if shift is not None:
         shift_logits(model, shift, inplace=True)  # first, so that ``rescale="auto"`` measures what it gives
-    queries = starting_queries(model, tokenizer, rows, config)
-    model = rescaled(model, tokenizer, config, rows, queries)
-    if config.bias_learning_rate is not None and find_head(model).bias is None:
-        raise ValueError(f"bias_learning_rate must be None for a {type(model).__name__}, whose head has no bias")
+    rescale_head(model, tokenizer, config, rows, description)
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
-    return SparseHead(model, tokenizer, queries, learned_k=LEARNED_START if config.rescale == "learned" else None)
+    return SparseHead(model, tokenizer, description, learned_k=LEARNED_START if config.rescale == "learned" else None)
 
 
-def starting_queries(model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig) -> Description:
-    """How texts are encoded at the first step; static queries with their IDF."""
-    if config.queries == "static":
+def starting_description(
+    backbone: Any, model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig
+) -> Description:
+    """How texts are encoded at the first step; static queries with the weights of their folder, or with their IDF."""
+    if config.queries != "static":
+        return config.description()
+    weights = describe(backbone).queries.weights
+    if weights is None:
         weights = idf_weights(rows, tokenizer, len(find_head(model).weight), max_length=config.max_length)
-        return config.description(weights.numpy())
-    return config.description()
+    return config.description(np.pad(weights, (0, len(find_head(model).weight) - len(weights))))
 
 
-def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> torch.Tensor:
+def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> np.ndarray:
     """ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); 0 for special ones.
 
     That is BM25's, which stays above zero; rows of W without a token get 0, too. At most 50,000 rows spread evenly are
@@ -112,27 +117,26 @@ def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int)
     places = spread(len(rows), _IDF_ROWS)
     documents = list({text: None for place in places for text in rows[int(place)].documents})
     idf = token_statistics(tokenizer, documents, max_length).idf
-    return torch.from_numpy(np.pad(idf, (0, vocab_size - len(idf)))).float()
+    return np.pad(idf, (0, vocab_size - len(idf))).astype(np.float32)
 
 
-def rescaled(
-    model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, queries: Description
-) -> PreTrainedModel:
+def rescale_head(
+    model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, description: Description
+) -> None:
     """Apply the option ``rescale`` to a model that may be changed; measured ones look at the training pairs."""
     how = config.rescale
     if how is None:
-        return model
+        return
     if how == "learned":
         refuse_rescaled(model)
         before = mean_row_norm(find_head(model).weight)
         untie(model)
-        record(model, k=LEARNED_START, method="learned", bias=False, mean_row_norm_before=before)
-        return model
-    if isinstance(how, str):
+        record(model, k=LEARNED_START, method=how, bias=False, mean_row_norm_before=before)
+    elif isinstance(how, str):
         from ..analysis.calibration import calibrate
 
         pairs = sample_pairs(rows)
-        calibration = calibrate(
+        calibrate(
             model,
             pairs,
             tokenizer=tokenizer,
@@ -141,26 +145,18 @@ def rescaled(
             margin=_teachers_margin(rows, config),
             temperature=config.temperature,
             max_length=config.max_length,
-            encoding=queries,
+            encoding=description,
             device=config.device,
-        )
-        return calibration.apply(model, inplace=True)
-    return rescale(model, how, inplace=True)
+        ).apply(model, inplace=True)
+    else:
+        rescale(model, how, inplace=True)
 
 
 def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, str]]:
-    """At most ``size`` pairs of query and positive, spread evenly over all rows, each document once.
-
-    Where rows share documents, up to 16 rows are read for each pair that is wanted.
-    """
-    pairs: dict[str, str] = {}
-    for factor in (1, 4, 16):
-        looked_at = spread(len(rows), factor * size)
-        pairs = {row.documents[0]: row.query for row in (rows[int(place)] for place in looked_at)}
-        if len(pairs) >= size or len(looked_at) == len(rows):
-            break
-    found = [(query, document) for document, query in pairs.items()]
-    return [found[place] for place in spread(len(found), size)]
+    """At most ``size`` pairs of query and positive, spread evenly over all rows, each document once."""
+    looked_at = (rows[int(place)] for place in spread(len(rows), 16 * size))  # rows may share documents
+    pairs = [(query, document) for document, query in {row.documents[0]: row.query for row in looked_at}.items()]
+    return [pairs[place] for place in spread(len(pairs), size)]
 
 
 def _teachers_margin(rows: Rows, config: TrainConfig) -> float | None:
@@ -173,6 +169,6 @@ def _teachers_margin(rows: Rows, config: TrainConfig) -> float | None:
         if row.scores is not None
         for score in row.scores[1:]
     ]
-    target = math.sqrt(sum(margin * margin for margin in margins) / len(margins))
+    margin = math.sqrt(sum(margin * margin for margin in margins) / len(margins))
     # MarginMSE divides the student's scores alone by the temperature
-    return max(target, 1e-3) * (config.temperature if config.loss == "margin_mse" else 1.0)
+    return max(margin, 1e-3) * (config.temperature if config.loss == "margin_mse" else 1.0)

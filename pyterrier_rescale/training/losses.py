@@ -110,50 +110,36 @@ class StepParts:
 
     Attributes:
         queries, documents: term weights, (B, V) and (B * (1 + n), V).
-        ranking, query_penalty, document_penalty: scalars, penalties not yet weighted.
+        losses: ranking loss, penalty of queries and of documents, (3,), penalties not yet weighted.
         share: of lambda in force.
     """
 
     queries: torch.Tensor
     documents: torch.Tensor
-    ranking: torch.Tensor
-    query_penalty: torch.Tensor
-    document_penalty: torch.Tensor
+    losses: torch.Tensor
     share: float
 
 
 class Objective(nn.Module):
     """ranking + share(step) * (lambda_q * R(queries) + lambda_d * R(documents)), as a ``TrainConfig`` says."""
 
-    def __init__(self, model: nn.Module, config: Any, vocab_size: int) -> None:
+    def __init__(self, config: Any, vocab_size: int) -> None:
         super().__init__()
-        self.model = model
         self.config = config
         self.ranking = LOSSES[config.loss](config.temperature)
         self.query_regularizer = REGULARIZERS[config.query_regularizer or config.regularizer](vocab_size)
         self.document_regularizer = REGULARIZERS[config.regularizer](vocab_size)
         self.ramp = Ramp(config.ramp_steps, config.ramp)
-        self.parts: list[StepParts] = []
 
-    def forward(self, model: nn.Module, batch: dict[str, Any], step: int) -> torch.Tensor:
-        """The objective of a batch at an optimizer step, a scalar; its parts are added to ``parts``.
-
-        ``model`` is the (perhaps DDP-wrapped) SparseEncoder.
-        """
-        sides = [{**batch["query"], "queries": True}, batch["document"]]
-        encoded = model({"sides": sides, "mini_batch_size": self.config.mini_batch_size})
-        queries, documents = encoded["sentence_embeddings"]
-        targets = Targets(batch["positives"], batch["document_ids"], batch.get("scores"))
+    def forward(
+        self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets, step: int
+    ) -> tuple[torch.Tensor, StepParts]:
+        """The objective of vectors (B, V) and (B * (1 + n), V) after ``step`` updates, a scalar, and its parts."""
         ranking = self.ranking(queries, documents, targets)
         static = self.config.queries == "static"  # their terms are those of the text whatever their weights
         query_penalty = queries.new_zeros(()) if static else self.query_regularizer(queries)
         document_penalty = self.document_regularizer(documents)
         share = self.ramp(step)
-        self.parts.append(
-            StepParts(
-                queries.detach(), documents.detach(), ranking.detach(),
-                query_penalty.detach(), document_penalty.detach(), share,
-            )
-        )  # fmt: skip
+        losses = torch.stack([ranking.detach(), query_penalty.detach(), document_penalty.detach()]).float()
         penalty = self.config.query_lambda * query_penalty + self.config.lambda_d * document_penalty
-        return ranking + share * penalty
+        return ranking + share * penalty, StepParts(queries.detach(), documents.detach(), losses, share)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import time
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +13,14 @@ from typing import Any
 
 import torch
 
+from .._utils.progress import progress_bar
+from .config import TrainConfig
+from .distributed import batch_mean, world
 from .losses import StepParts
+from .model import SparseHead
 
+#: Name of the log in the output folder.
+LOG_FILE = "monitor.csv"
 #: Columns of ``monitor.csv``.
 COLUMNS = (
     "step", "loss", "ranking", "penalty_q", "penalty_d", "lambda_q", "lambda_d", "regularizer_share",
@@ -20,9 +28,27 @@ COLUMNS = (
     "contrast", "accuracy", "cosine", "grad_norm", "head_norm", "finite", "lr", "k", "seconds",
 )  # fmt: skip
 
-
+# Rows of W whose norms are followed: enough for a mean, at no cost.
+_SAMPLED_ROWS = 1024
 # Loss in units of chance above which scores are larger than the softmax can use.
 _SATURATED = 2.0
+# What is wrong, and what to do, by verdict.
+_REMEDIES = {
+    "nan": "the weights before this step are kept. Look for broken values in the backbone or teacher scores, or lower "
+    "learning_rate; in bf16 try without",
+    "zero": "vectors are empty ({active_q:.1f} active terms per query, {active_d:.1f} per document): the regulariser "
+    "outran the ranking loss; lower lambda_q and lambda_d, or lengthen ramp_steps",
+    "zero from the start": "no term has fired since the start: lower shift, or start from rescale='calibrated'",
+    "saturated": "scores saturate (standard deviation {score_std:.3g}, loss {contrast:.3g} times chance): rescale the "
+    "head with k >= 8 (rescale=16.0 or 'auto'), or raise temperature",
+    "alike": "all documents get the same vector (mean cosine {cosine:.3f}) and nothing is ranked; start from "
+    "rescale='calibrated', lower learning_rate, or use a longer warmup",
+    "alike out of scale": "all documents get the same vector (mean cosine {cosine:.3f}) and nothing is ranked; the "
+    "scores were saturated at the start (loss {start:.3g} times chance): rescale the head with k >= 8 (rescale=16.0, "
+    "'auto' or 'calibrated')",
+    "dense": "vectors stay dense ({active_d:.0f} active terms per document) at the full regulariser: raise lambda_d, "
+    "or start from rescale='calibrated'",
+}
 
 
 class CollapseError(RuntimeError):
@@ -84,12 +110,142 @@ def mean_cosine(vectors: torch.Tensor) -> torch.Tensor:
     return total / (size * (size - 1))
 
 
+class Monitor:
+    """Watches every step of :func:`~pyterrier_rescale.training.fit.fit`: log, bar, trackers, verdicts.
+
+    Args:
+        module, config: what is trained, and how.
+        folder: of ``monitor.csv``.
+        done, steps: updates that are made already, and all of them.
+        warmup: of them, those until the learning rate's peak.
+        verbose: show a bar.
+    """
+
+    def __init__(
+        self, module: SparseHead, config: TrainConfig, folder: Path, *, done: int, steps: int, warmup: int,
+        verbose: bool,
+    ) -> None:  # fmt: skip
+        self.module, self.config, self.steps = module, config, steps
+        self.left_out = 0  # steps whose loss or gradient was not finite
+        self._judge = Judge(module.term_count, config.ramp_steps, warmup)
+        self._warned: set[str] = set()
+        self._started = time.perf_counter()
+        self._log = self._bar = self._tracker = None
+        if world()[0] == 0:
+            self._log = Log(folder / LOG_FILE, COLUMNS, done)
+            if verbose:
+                self._bar = progress_bar(total=steps, initial=done, desc="training", unit="step")
+            if config.report_to:
+                self._tracker = _tracker(config.report_to, folder)
+
+    def look(self, step: int, parts: list[StepParts], norm: float, rate: float) -> bool:
+        """Note the figures of a step before it is made: norm of its gradient, and learning rate.
+
+        Returns:
+            Whether all is finite, so that the step may be made.
+
+        Raises:
+            CollapseError: if the run has collapsed.
+        """
+        # over micro-batches and processes, so that all leave out the same steps
+        losses = batch_mean(torch.stack([part.losses for part in parts])).tolist()
+        finite = all(map(math.isfinite, (norm, *losses)))
+        row = {}
+        if not finite or step % self.config.log_steps == 0 or step in (1, self.steps):
+            row = self._figures(step, parts[-1], losses, norm, rate)
+            finite = finite and bool(row["finite"])
+            if self._log is not None:
+                self._log.write(row)
+            if self._tracker is not None:
+                self._tracker.log({name: value for name, value in row.items() if name != "step"}, step=step)
+            verdict = self._judge(row) if self.config.monitor else None
+            if verdict is not None and self.config.monitor is True:
+                raise verdict
+            if verdict is not None and verdict.verdict not in self._warned:
+                self._warned.add(verdict.verdict)
+                warnings.warn(str(verdict), stacklevel=2)
+        if not finite:
+            self.left_out += 1
+        if self._bar is not None:
+            self._bar.update()
+            if row:
+                self._bar.set_postfix_str(
+                    f"loss {row['loss']:.3g}, active q/d {row['active_q']:.0f}/{row['active_d']:.0f}, "
+                    f"score std {row['score_std']:.3g}",
+                    refresh=False,
+                )
+        return finite
+
+    def _figures(self, step: int, parts: StepParts, losses: list[float], norm: float, rate: float) -> dict[str, Any]:
+        row: dict[str, Any] = measure(parts, self.config.temperature)
+        row.update(zip(("ranking", "penalty_q", "penalty_d"), losses, strict=True))
+        lambda_q, lambda_d = self.config.query_lambda * parts.share, self.config.lambda_d * parts.share
+        penalty = lambda_q * row["penalty_q"] + lambda_d * row["penalty_d"]
+        loss = row["ranking"] + penalty
+        weight, log_k = self.module.head.weight.detach(), self.module.log_k
+        rows = weight[:: max(1, len(weight) // _SAMPLED_ROWS)].float()
+        k = 1.0 if log_k is None else math.exp(float(log_k.detach()))
+        return row | {
+            "step": step,
+            "loss": loss,
+            "lambda_q": lambda_q,
+            "lambda_d": lambda_d,
+            "regularizer_share": penalty / loss if loss else 0.0,
+            "grad_norm": norm,
+            "head_norm": float(torch.linalg.vector_norm(rows, dim=1).mean()) / k,
+            "finite": int(all(map(math.isfinite, (loss, norm)))),
+            "lr": rate,
+            "k": k,
+            "seconds": time.perf_counter() - self._started,
+        }
+
+    def check_weights(self, step: int) -> None:
+        """Raise :class:`CollapseError` where nothing can become of the weights, before they are scored or saved."""
+        broken = not_finite(self.module)
+        if broken:
+            raise CollapseError(
+                "nan", step,
+                f"step {step}: weights are not finite: {broken}; they are not saved. Lower learning_rate, or set "
+                "max_grad_norm",
+            )  # fmt: skip
+        if step == self.steps and self.left_out:
+            told = f"{self.left_out} of {step} steps were left out, as their loss or gradient was not finite"
+            if self.left_out == step:
+                raise CollapseError("nan", step, f"{told}: nothing was learnt, and nothing is saved")
+            warnings.warn(told, stacklevel=2)
+
+    def close(self) -> None:
+        """Close log, bar and tracker, however the run ended."""
+        for opened, end in ((self._log, "close"), (self._bar, "close"), (self._tracker, "finish")):
+            if opened is not None:
+                getattr(opened, end)()
+
+
+def not_finite(module: torch.nn.Module) -> str:
+    """Names of parameters that hold NaN or infinity, at most three; empty where all are finite."""
+    names = [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+
+
+def _tracker(name: str, folder: Path) -> Any:
+    """The tracker of that name in accelerate, e.g. "tensorboard"; its files, if any, go below the folder."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    kind = LOGGER_TYPE_TO_CLASS[name]
+    tracker = kind(folder.name, **({"logging_dir": folder / "runs"} if kind.requires_logging_directory else {}))
+    tracker.start()
+    return tracker
+
+
 class Log:
     """A CSV file of one row per logged step, flushed at once; resumed runs go on where the checkpoint was."""
 
-    def __init__(self, path: Path, columns: Sequence[str], resume_step: int = 0) -> None:
-        self.columns = columns
-        kept = _rows_until(path, resume_step) if resume_step and path.exists() else []
+    def __init__(self, path: Path, columns: Sequence[str], done: int) -> None:
+        kept = []
+        if done and path.exists():
+            with path.open(newline="", encoding="utf-8") as file:  # its last line may be cut off
+                rows = [row for row in csv.DictReader(file) if None not in row.values()]
+            kept = [row for row in rows if int(row["step"]) <= done]
         self._file = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, columns)
         self._writer.writeheader()
@@ -99,19 +255,13 @@ class Log:
     def write(self, row: dict[str, Any]) -> None:
         """Append a row."""
         self._writer.writerow({
-            name: f"{row[name]:.6g}" if isinstance(row[name], float) else row[name] for name in self.columns
+            name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()
         })
         self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and None not in row.values()]
-    return [row for row in rows if int(row["step"]) <= step]
 
 
 class Judge:
@@ -136,14 +286,16 @@ class Judge:
         if self._first is None:
             self._first = row["contrast"]
         if not row["finite"]:
-            return CollapseError("nan", step, _nan_message(row))
+            names = ("ranking", "penalty_q", "penalty_d", "max_weight", "grad_norm")
+            parts = ", ".join(name for name in names if not math.isfinite(row[name])) or "loss"
+            return CollapseError("nan", step, f"step {step}: not finite: {parts}; {_REMEDIES['nan']}")
         for verdict, bad in self._signs(row).items():
             if not bad:
                 self._since.pop(verdict, None)
                 continue
             first = self._since.setdefault(verdict, step)
             if step - first + 1 >= self.patience[verdict]:
-                return CollapseError(verdict, step, _message(verdict, first, row, self._first))
+                return CollapseError(verdict, step, self._message(verdict, first, row))
         return None
 
     def _signs(self, row: dict[str, Any]) -> dict[str, bool]:
@@ -159,40 +311,11 @@ class Judge:
             "dense": step > self.ramp_steps and row["lambda_d"] > 0 and row["active_d"] > 0.5 * self.vocab_size,
         }
 
-
-def _nan_message(row: dict[str, Any]) -> str:
-    names = ("ranking", "penalty_q", "penalty_d", "max_weight", "grad_norm")
-    parts = [name for name in names if not math.isfinite(row[name])]
-    return (
-        f"step {row['step']}: not finite: {', '.join(parts) or 'loss'}; the weights before this step are kept. "
-        "Look for broken values in the backbone or teacher scores, or lower learning_rate; in bf16 try without"
-    )
-
-
-def _message(verdict: str, first: int, row: dict[str, Any], start: float) -> str:
-    since = f"step {row['step']} (since step {first}): "
-    if verdict == "zero" and first == 1:
-        return since + "no term has fired since the start: lower shift, or start from rescale='calibrated'"
-    if verdict == "zero":
-        return since + (
-            f"vectors are empty ({row['active_q']:.1f} active terms per query, {row['active_d']:.1f} per document): "
-            "the regulariser outran the ranking loss; lower lambda_q and lambda_d, or lengthen ramp_steps"
-        )
-    if verdict == "saturated":
-        return since + (
-            f"scores saturate (standard deviation {row['score_std']:.3g}, loss {row['contrast']:.3g} times chance): "
-            "rescale the head with k >= 8 (rescale=16.0 or 'auto'), or raise temperature"
-        )
-    if verdict == "alike":
-        return since + (
-            f"all documents get the same vector (mean cosine {row['cosine']:.3f}) and nothing is ranked; "
-        ) + (
-            f"the scores were saturated at the start (loss {start:.3g} times chance): rescale the head with k >= 8 "
-            "(rescale=16.0, 'auto' or 'calibrated')"
-            if start > _SATURATED
-            else "start from rescale='calibrated', lower learning_rate, or use a longer warmup"
-        )
-    return since + (
-        f"vectors stay dense ({row['active_d']:.0f} active terms per document) at the full regulariser: "
-        "raise lambda_d, or start from rescale='calibrated'"
-    )
+    def _message(self, verdict: str, first: int, row: dict[str, Any]) -> str:
+        kind = verdict
+        if verdict == "zero" and first == 1:
+            kind = "zero from the start"
+        if verdict == "alike" and self._first > _SATURATED:
+            kind = "alike out of scale"
+        told = _REMEDIES[kind].format(**row, start=self._first)
+        return f"step {row['step']} (since step {first}): {told}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .data.rows import Row, Rows, text_id
+from .rows import Row, Rows, text_id
 
 # Results asked for beyond those wanted: room for the positives among them.
 _SPARE = 20

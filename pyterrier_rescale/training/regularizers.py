@@ -7,7 +7,6 @@ To add one, write a subclass of :class:`Regularizer` and one line in ``REGULARIZ
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -98,9 +97,6 @@ REGULARIZERS: dict[str, type[Regularizer]] = {
 #: Shape of the growth from 0 to 1, by name: the power of (step / ramp_steps).
 RAMPS = {"quadratic": 2, "linear": 1}
 
-# Steps below which a ramp was seen to kill plain SPLADE (1 active term left) before it had learnt to rank.
-_SENSIBLE = 50
-
 
 @dataclass(frozen=True)
 class Ramp:
@@ -119,12 +115,3 @@ class Ramp:
         if step >= self.steps:
             return 1.0
         return (step / self.steps) ** RAMPS[self.shape]
-
-    def warn_if_short(self, lambda_q: float, lambda_d: float) -> None:
-        """Warn where the regulariser would outrun the ranking loss."""
-        if self.steps < _SENSIBLE and max(lambda_q, lambda_d) > 0:
-            warnings.warn(
-                f"ramp_steps={self.steps} brings the regulariser to its full weight before the encoder can rank; "
-                f"below {_SENSIBLE} steps plain SPLADE was seen to collapse to one active term",
-                stacklevel=3,
-            )

@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import os
-import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._utils.durable import write_whole
-from .._utils.filling import remove_half_saved, unmark
-from .._utils.memory import keep_freed_memory, return_freed_memory
-from .._utils.paths import expand
-from .._utils.signals import python_signals
-from ..encoding.saved_folder import describe, save_encoder
-from .config import CONFIG_FILE, TrainConfig
-from .distributed import barrier, join, on_cpu, world
-from .inputs import AUDITS_FILE, INPUTS_FILE, Origin, check_inputs, describe_inputs
+from .._utils.files import expand, remove_half_saved, unmark
+from .._utils.made_from import check_same, claim, read_record
+from ..encoding.description import config_content
+from ..encoding.saved_folder import save_encoder
+from ..heads.fingerprint import model_fingerprint, settings_fingerprint, tokenizer_fingerprint
+from .config import CONFIG_FILE, TrainConfig, saved_options
+from .distributed import barrier, join, world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..splade import Splade
-    from .data.rows import Rows
-    from .dev_evaluation import DevWatch
-    from .model import SparseHead
+    from .dev_evaluation import DevSet
+    from .rows import Rows
 
-#: Name of the log in the output folder.
-LOG_FILE = "monitor.csv"
-_CHECKPOINTS = "checkpoints"
-# Bytes of all layers' hidden states of a batch of documents; what waits for the backward pass is some 20 times that.
-_SMALL_STATES = 12 << 20
+#: The record in the output folder of what its run is made from.
+INPUTS_FILE = "train_inputs.json"
+# Written last: with it the encoder is whole.
+_MARK = "modules.json"
 
 
 def train(
@@ -43,14 +37,17 @@ def train(
     *,
     tokenizer: PreTrainedTokenizerBase | str | None = None,
     texts: Any = None,
+    columns: Sequence[str] | None = None,
     config: TrainConfig | None = None,
     dev: Any = None,
-    resume: bool = False,
+    resume: bool = True,
     overwrite: bool = False,
     verbose: bool = True,
     **options: Any,
 ) -> Splade:
     """Train a SPLADE encoder (arXiv:2109.10086) on pairs of texts, its head rescaled first (arXiv:2606.18811).
+
+    The same call again goes on with the run in ``output_dir``, or returns its encoder if it is finished.
 
     Example:
         >>> splade = train("answerdotai/ModernBERT-base", load_collection("docstrings"), "my-splade", rescale=16.0)
@@ -58,23 +55,23 @@ def train(
     Args:
         backbone: a hub name, a folder, or a loaded masked LM (which is left as it is: a copy of it is trained).
         data: a collection with ``train_pairs()``; an iterable of ``(query, positive[, negative, ...][, scores])``; a
-            frame or Hugging Face Dataset with columns ``query``, ``positive``, ``negative*``, ``scores``; or a file.
+            frame or Hugging Face Dataset with columns ``query``, ``positive``, ``negative*``, ``scores``; or a file
+            (:func:`~pyterrier_rescale.training.loading.load_rows`).
         output_dir: folder of the encoder (loads in ``Splade``, ``SparseEncoder``, ``AutoModelForMaskedLM``), of
-            ``monitor.csv`` and of ``train_config.json``.
+            ``monitor.csv``, of ``train_config.json`` and of a model card.
         tokenizer: default: the backbone's.
-        texts: where the texts stand, if the data are ids: a collection, or ``(documents, topics)``; see
-            :class:`~pyterrier_rescale.training.data.ids.IdRows`.
+        texts: where the texts stand, if the data are ids: a collection, or ``(documents, topics)``.
+        columns: names of the columns of a data file without a header, e.g. ``("query", "positive", "negative")``.
         config: options as an object, e.g. read from a file by ``TrainConfig.from_json``; keyword options win.
         dev: a collection with a dev split, or ``(documents, topics, qrels)``: nDCG@10 is measured every ``eval_steps``
             (default 100) by exact scores, written to ``dev.csv``, and the best state is what is saved.
-        resume: go on from the last checkpoint in ``output_dir``, or return its encoder if it is finished; from the
-            start where there is none. Backbone, tokenizer, data, dev and options must be those that it was begun with.
-        overwrite: start anew where ``output_dir`` holds a run already.
+        resume: if false, a folder that holds a run is refused.
+        overwrite: start anew where ``output_dir`` holds a run already; what the run has written is removed.
         verbose: show a progress bar.
         **options: see below; all are plain values.
 
-    The options, with their defaults (an encoder's folder as ``backbone`` keeps the ``pooling``, ``position_top_k`` and
-    ``fold`` that it was saved with, unless they are given here or by ``config``):
+    The options, with their defaults (an encoder's folder as ``backbone`` keeps what it was saved with, unless
+    it is given here or by ``config``):
 
     - ``rescale=16.0``: None, a number (W <- W / k), ``"auto"`` (k measured on the training documents),
       ``"calibrated"`` (k and per-term offset measured) or ``"learned"`` (k is trained, too).
@@ -86,9 +83,8 @@ def train(
     - ``loss="infonce"``: or ``"margin_mse"``, ``"kl"`` (both need teacher scores); ``temperature=1.0``.
     - ``batch_size=32`` queries per step (and process), ``gradient_accumulation=1`` such batches per update,
       ``mini_batch_size=None``: texts in memory at a time (GradCache), for large batches.
-    - ``activations="auto"``: what is kept for the backward pass: ``"all"``, ``"products"`` (of matrices; the rest is
-      computed again), ``"inputs"`` (of layers, which run again), or the first of these that the free memory holds.
-      All give the same numbers.
+    - ``gradient_checkpointing=False``: if true, layers keep their inputs alone and run again in the backward pass:
+      less memory, the same numbers.
     - ``learning_rate=2e-5``, ``warmup_steps=None`` (a tenth of the steps), then linear decay; ``weight_decay=0.01``,
       ``max_grad_norm=1.0`` (0: no clipping), ``scale_learning_rate=1e-2`` of a learned k, ``bias_learning_rate=None``
       of the head's output bias (None: like all; 0: it stays).
@@ -100,198 +96,128 @@ def train(
     - ``max_length=256``, ``query_max_length=None`` (the same): tokens (of the saved folder ``SparseEncoder`` knows the
       documents' alone, ``Splade`` both); ``pooling="max"`` or ``"sum"``,
       ``query_pooling=None`` (the same); ``lowercase=False``.
+    - ``activation="relu"``: log(1 + relu(z)); or ``"log1p_relu"``: log(1 + log(1 + relu(z))), as of OpenSearch's v3
+      models; ``query_activation=None`` (the same).
     - ``queries="model"``, or ``"static"``: inference-free queries, whose terms are their tokens, with trained weights
       that start from the documents' IDF and have ``static_learning_rate=1e-3``. ``lambda_q`` is of no use then.
+    - ``min_label=1``: of data with labels (judgements, pairs with a label), pairs below it are left out.
     - ``negatives=None``: hard negatives used per query (default: as many as every row has);
       ``mine_negatives=0``: so many more found by BM25 (Terrier) among the documents of the data.
     - ``seed=0``; ``bf16=False``; ``device=None``.
     - ``monitor=True``: stop a collapsed run with a diagnosis; ``"warn"``: only warn; ``False``: never mind. A step
       whose loss or gradient is not finite is never made, and weights that are not finite are never saved.
-      ``log_steps=1``, ``save_steps=500`` (0: no checkpoints), ``report_to=None`` (``"tensorboard"``, ``"wandb"``).
+      ``log_steps=1``, ``save_steps=500`` (0: no checkpoints), ``report_to=None`` (``"tensorboard"``, ``"wandb"`` and
+      other trackers of accelerate).
 
     Returns:
         The trained encoder, loaded from ``output_dir``.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError: before the first step, for options, data or a backbone that cannot
-            serve.
-        FileExistsError: if ``output_dir`` holds a run, and neither ``resume`` nor ``overwrite`` is set.
+        ValueError, TypeError, FileNotFoundError: for options, data or a backbone that cannot serve; the folder is not
+            touched then.
+        ValueError: if the run in ``output_dir`` was made from other inputs, naming them, or ``output_dir`` is the
+            backbone's folder.
+        FileExistsError: if ``output_dir`` is not empty and holds no run; with ``resume=False`` also where it holds one.
         CollapseError: if the run collapses (``monitor=True``), or its weights are not finite; ``monitor.csv`` holds it
             up to the last step.
     """
     config = TrainConfig.from_dict({**(config.to_dict() if config is not None else saved_options(backbone)), **options})
     config.check_dev(dev)
-    join(cpu=on_cpu(config.device))
-    from ..splade import Splade
-    from .data.loading import check_rows, load_rows
-
-    folder = prepare_output(output_dir, config, resume, overwrite)
-    begun = resume and (folder / CONFIG_FILE).exists()
-    finished = begun and (folder / "modules.json").exists()
-    rows = given = load_rows(data, texts)
-    if not finished:
-        if config.mine_negatives:
-            from .negatives import mine_negatives
-
-            rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
-        negatives = check_rows(rows, config)
-
-    from .callbacks import latest
-    from .dev_evaluation import DevSet, DevWatch
-    from .initialization import starting_model, starting_queries, trainable
-    from .model_card import measure_head, write_card
-
-    model, loaded_tokenizer = starting_model(backbone, tokenizer, config)
-    dev_set = DevSet(dev) if dev is not None else None
-    origin = Origin(backbone, data, texts=texts, tokenizer=tokenizer, dev=dev)
-    inputs = describe_inputs(origin, model, loaded_tokenizer, given, dev_set)
-    if begun:
-        check_inputs(folder, inputs, finished=finished)
-    if finished:
-        return Splade(folder, device=config.device)
-
-    _check_report(config.report_to)
+    folder = expand(output_dir)
+    device = join(config.device)
     main = world()[0] == 0
-    start = starting_queries(model, loaded_tokenizer, rows, config)
-    before = measure_head(model, loaded_tokenizer, rows, config, start) if main else None
-    module = trainable(model, loaded_tokenizer, rows, config)
+    _check_folder(folder, backbone, resume, overwrite)
+
+    # read
+    from ..splade import Splade
+    from .dev_evaluation import DevSet
+    from .fit import BEST_FILE, CHECKPOINT_FILE, DEV_FILE, fit
+    from .initialization import starting_description, starting_model, trainable
+    from .loading import check_rows, load_rows
+    from .model_card import AUDITS_FILE, measure_head, write_card
+    from .monitor import LOG_FILE
+
+    rows = given = load_rows(data, texts, columns=columns, min_label=config.min_label)
+    dev_set = None if dev is None else DevSet(dev)
+    model, tokenizer_used = starting_model(backbone, tokenizer, config)
+    inputs = _fingerprints(model, tokenizer_used, given, dev_set) | config.deciding
+    begun = None if overwrite else read_record(folder, INPUTS_FILE)
+    if begun is not None:
+        check_same(folder, begun, inputs)
+        if (folder / _MARK).exists():
+            return Splade(folder, device=config.device)
+    if config.mine_negatives:
+        from .negatives import mine_negatives
+
+        rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
+    negatives = check_rows(rows, config)
+
+    # prepare
+    description = starting_description(backbone, model, tokenizer_used, rows, config)
+    before = measure_head(model, tokenizer_used, rows, config, description) if main else None
+    module = trainable(model, tokenizer_used, rows, config, description)
     barrier()  # all have looked at the folder before one of them changes it
     if main:
-        remove_half_saved(folder)
-        if not begun:
-            # what an earlier run left, first of all the mark of a whole encoder
-            unmark(folder, "modules.json")
-            for name in (CONFIG_FILE, INPUTS_FILE, AUDITS_FILE, LOG_FILE, "dev.csv"):
+        if overwrite and folder.exists():
+            for name in (_MARK, CHECKPOINT_FILE, BEST_FILE, DEV_FILE, LOG_FILE, AUDITS_FILE, CONFIG_FILE):
                 (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
-            write_whole(folder / INPUTS_FILE, json.dumps(inputs, indent=2) + "\n")
-        config.to_json(folder / CONFIG_FILE)  # after the inputs: with it the run is begun
-        latest(folder / _CHECKPOINTS)  # removes broken ones
+        claim(folder, INPUTS_FILE, inputs, overwrite=overwrite)
+        unmark(folder, _MARK)
+        remove_half_saved(folder)
+        config.to_json(folder / CONFIG_FILE)
     barrier()
-    watch = DevWatch(dev_set, config, folder) if dev_set is not None else None
-    _run(module, rows, negatives, config, folder, watch, verbose)
-    best = watch.best.state() if watch is not None else None
-    if best is not None:
-        module.load_state_dict(best)
+
+    # fit
+    fit(module, rows, config, folder, device=device, negatives=negatives, dev=dev_set, verbose=verbose)
+
+    # save
     if main:
-        model = module.fold()
-        description = module.described()
-        audits = before, measure_head(model, module.tokenizer, rows, config, description)
-        write_card(folder, origin, model, rows, config, folder / LOG_FILE, audits, module.kept)
-        save_encoder(folder, model, module.tokenizer, description)
-        shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
+        trained, description = module.fold(), module.described()
+        after = measure_head(trained, tokenizer_used, rows, config, description)
+        sources = {"backbone": backbone, "data": data, "texts": texts, "tokenizer": tokenizer, "dev": dev}
+        write_card(folder, sources, trained, rows, config, (before, after))
+        save_encoder(folder, trained, tokenizer_used, description)
+        for name in (CHECKPOINT_FILE, BEST_FILE):
+            (folder / name).unlink(missing_ok=True)
     barrier()
     return Splade(folder, device=config.device)
 
 
-def prepare_output(output_dir: str | os.PathLike[str], config: TrainConfig, resume: bool, overwrite: bool) -> Path:
-    """Create the output folder, or find in it the run to go on with.
-
-    Raises:
-        OSError: if the folder cannot be written.
-        FileExistsError: if it holds another encoder or run that would be lost.
-        ValueError: if it is to be resumed with other options.
-    """
-    path = expand(output_dir)
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"output_dir must be a folder, {str(path)!r} is a file")
-    begun = (path / CONFIG_FILE).exists()
-    if resume and begun:
-        differences = config.differences(TrainConfig.from_json(path / CONFIG_FILE))
-        if differences:
-            raise ValueError(
-                f"{str(path)!r} was begun with other options, so it cannot be resumed with {'; '.join(differences)}"
-            )
-    elif not overwrite and (begun or (path / "modules.json").exists()):
-        going_on = "resume=True goes on with it, " if begun else ""
+def _check_folder(folder: Path, backbone: Any, resume: bool, overwrite: bool) -> None:
+    """Raise where nothing may be trained into a folder."""
+    if isinstance(backbone, (str, os.PathLike)):
+        of_backbone, of_run = expand(backbone).resolve(), folder.resolve()
+        if of_backbone.is_dir() and (of_backbone == of_run or of_backbone in of_run.parents):
+            raise ValueError(f"output_dir {str(folder)!r} is in the backbone's folder: choose one beside it")
+    begun = read_record(folder, INPUTS_FILE) is not None
+    if not begun and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+        raise FileExistsError(f"output_dir {str(folder)!r} is not empty and holds no training run: choose another")
+    if begun and not resume and not overwrite:
         raise FileExistsError(
-            f"output_dir {str(path)!r} holds {'a training run' if begun else 'an encoder'} already: {going_on}"
-            "overwrite=True starts anew, or choose another folder"
+            f"output_dir {str(folder)!r} holds a training run already: resume=True goes on with it, overwrite=True "
+            "starts anew, or choose another folder"
         )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".write_probe"
-        probe.write_text("", encoding="utf-8")
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise type(error)(f"output_dir {str(path)!r} cannot be written: {error}") from error
-    return path
 
 
-def _check_report(report_to: str | None) -> None:
-    """Raise ``ValueError`` where the trainer would find no such tracker, when the folder has been changed already."""
-    from transformers.integrations import get_reporting_integration_callbacks
-
-    try:
-        for tracker in get_reporting_integration_callbacks([report_to] if report_to else []):
-            tracker()
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"report_to={report_to!r} cannot be used: {error}") from error
-
-
-def _run(
-    module: SparseHead, rows: Rows, negatives: int, config: TrainConfig, folder: Path, watch: DevWatch | None,
-    verbose: bool,
-) -> None:  # fmt: skip
-    """The loop itself; the module is trained in place."""
-    from .callbacks import Bookkeeper, whole_checkpoints
-    from .memory_plan import choose
-    from .trainer import Collator, Encoder, Trainer
-
-    python_signals()
-    collator = Collator(
-        rows,
-        module,
-        negatives=negatives,
-        max_length=config.max_length,
-        query_max_length=config.query_max_length or config.max_length,
-    )
-    bookkeeper = Bookkeeper(config, module, folder / LOG_FILE, watch=watch, verbose=verbose)
-    checkpoint = next(reversed(whole_checkpoints(folder / _CHECKPOINTS)), None)
-    encoder = Encoder(modules=[module], device=config.device)
-    trainer = Trainer(encoder, config, rows, collator, str(folder / _CHECKPOINTS), [bookkeeper])
-    bookkeeper.parts = trainer.objective.parts
-    # gradients, two averages of AdamW, and the best state on a dev split
-    module.kept = choose(module, rows, negatives, config, copies=3 if watch is None else 4)
-    if config.report_to:
-        bookkeeper.report = trainer.log
-    trainer.objective.ramp.warn_if_short(config.query_lambda, config.lambda_d)
-    try:
-        with _malloc_for(module, config):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            trainer.optimizer.state.clear()  # which the trainer would keep, as it is in reference cycles
-            module.zero_grad()
-    finally:
-        bookkeeper.close()
-    module.eval()
-
-
-def _malloc_for(module: SparseHead, config: TrainConfig) -> AbstractContextManager[bool]:
-    """A small model's steps take a third less time on a heap that grows; a large one's activations would not fit it."""
-    sizes = module.mlm.config
-    width, layers = getattr(sizes, "hidden_size", None), getattr(sizes, "num_hidden_layers", None)
-    states = 4 * config.batch_size * config.max_length * (width or 0) * (layers or 0)
-    return keep_freed_memory() if 0 < states <= _SMALL_STATES else return_freed_memory()
+def _fingerprints(model: PreTrainedModel, tokenizer: Any, rows: Rows, dev: DevSet | None) -> dict[str, Any]:
+    """What a run learns from: the backbone before its head is rescaled, the rows before negatives are mined."""
+    return {
+        "backbone": settings_fingerprint([model_fingerprint(model), config_content(model)]),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "data": rows.facts.fingerprint,
+        "dev": None if dev is None else dev.fingerprint,
+    }
 
 
 def _named_signature() -> inspect.Signature:
     """The signature with every option by name and default, as editors, ``help`` and ``inspect`` show it."""
     signature = inspect.signature(train)
-    kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    *kept, _ = signature.parameters.values()
     options = [
         inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
         for option in dataclasses.fields(TrainConfig)
     ]
-    positional = [p for p in kept if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    keywords = [p for p in kept if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    return signature.replace(parameters=[*positional, *options, *keywords])
+    return signature.replace(parameters=[*kept[:3], *options, *kept[3:]])
 
 
 train.__signature__ = _named_signature()
-
-
-def saved_options(backbone: Any) -> dict[str, Any]:
-    """The options that an encoder's folder keeps when it is trained further."""
-    description = describe(backbone)
-    options = {name: getattr(description, name) for name in ("pooling", "position_top_k", "fold")}
-    return {name: value for name, value in options.items() if value is not None}

@@ -69,6 +69,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_sees_it_move(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert list(progress_bar(range(3), desc="moving", mininterval=0)) == [0, 1, 2]
     assert sys.stderr.getvalue().count("\rmoving") >= 4 and "100%" in sys.stderr.getvalue()

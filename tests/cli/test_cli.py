@@ -2,205 +2,311 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-import subprocess
-import sys
+import shutil
 import warnings
 
+import numpy as np
 import pandas as pd
 import pytest
 import tiny
 from transformers import AutoModelForMaskedLM
 
+from pyterrier_rescale import Splade, load_collection, open_index, open_vectors, rescale, systems, train
 from pyterrier_rescale.cli import main
-from pyterrier_rescale.cli.entry import _warnings_in_a_line
+from pyterrier_rescale.cli.app import _sample
+from pyterrier_rescale.cli.entry import _format_warning
+from pyterrier_rescale.cli.train import settings_of
+from pyterrier_rescale.training import TrainConfig
 
 VERBS = ["audit", "rescale", "train", "index", "encode", "export", "search", "compare", "demo", "teach"]
+QUERY = tiny.TEXTS[0]
+
+
+def write_collection(folder):
+    """The tiny texts as a BEIR folder: a sentence is found by its first three words."""
+    (folder / "qrels").mkdir(parents=True)
+    rows = [(i, " ".join(text.split()[:3]), " ".join(text.split()[3:])) for i, text in enumerate(tiny.TEXTS)]
+    for name, lines in {
+        "corpus": [{"_id": f"d{i}", "title": title, "text": body} for i, title, body in rows],
+        "queries": [{"_id": f"q{i}", "text": title} for i, title, _ in rows],
+    }.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (folder / "qrels" / "test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i, *_ in rows))
+    return folder
 
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    """The tiny texts as a BEIR folder."""
-    folder = tmp_path_factory.mktemp("beir")
-    (folder / "qrels").mkdir()
-    corpus, queries, qrels = [], [], ["query-id\tcorpus-id\tscore"]
-    for i, text in enumerate(tiny.TEXTS * 6):
-        title, body = " ".join(text.split()[:3]) + f" {i}", " ".join(text.split()[3:])
-        corpus.append(json.dumps({"_id": f"d{i}", "title": title, "text": f"{body} {i}"}))
-        queries.append(json.dumps({"_id": f"q{i}", "text": title}))
-        qrels.append(f"q{i}\td{i}\t1")
-    (folder / "corpus.jsonl").write_text("\n".join(corpus) + "\n", encoding="utf-8")
-    (folder / "queries.jsonl").write_text("\n".join(queries) + "\n", encoding="utf-8")
-    (folder / "qrels" / "test.tsv").write_text("\n".join(qrels) + "\n")
-    return str(folder)
+    return write_collection(tmp_path_factory.mktemp("beir") / "data")
 
 
-def run(capsys, *arguments):
-    """Exit code, stdout and stderr of a call."""
+@pytest.fixture(scope="module")
+def encoder(bert_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder") / "splade"
+    Splade(bert_folder, max_length=32, rescale=4).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(encoder, collection, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("indexes") / "one"
     with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    code = stop.value.code
-    out = capsys.readouterr()
-    if isinstance(code, str):  # sys.exit(message)
-        return 1, out.out, out.err + code
-    return code or 0, out.out, out.err
+        main(["index", str(encoder), str(collection), str(folder), "--engine", "exact", "--quiet"])
+    assert not stop.value.code
+    return folder
+
+
+@pytest.fixture
+def call(capsys):
+    """Exit status, stdout and stderr of a call."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return stop.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def made(call):
+    """The stdout of a call that must succeed."""
+
+    def run(*arguments):
+        code, out, err = call(*arguments)
+        assert code == 0, err
+        return out
+
+    return run
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_has_an_example(verb, capsys):
-    code, out, _ = run(capsys, verb, "--help")
-    assert code == 0 and f"pyterrier-rescale {verb}" in " ".join(out.split())
+def test_help_has_an_example(verb, made):
+    assert f"pyterrier-rescale {verb}" in " ".join(made(verb, "--help").split())
 
 
-def test_warnings_take_a_line_without_source_code():
-    """Warnings to users, that is; and only as long as the command runs."""
-    usual = warnings.formatwarning
-    with _warnings_in_a_line():
-        told = warnings.formatwarning(UserWarning("two\n  lines"), UserWarning, "file.py", 3)
-        assert told == "pyterrier-rescale: warning: two lines\n"
-        assert "file.py:3" in warnings.formatwarning(FutureWarning("x"), FutureWarning, "file.py", 3)
-    assert warnings.formatwarning is usual
+def test_version(made):
+    from pyterrier_rescale import __version__
+
+    assert made("--version").strip() == __version__
 
 
-def test_teach_copies_the_notebooks_and_says_what_is_next(tmp_path, capsys, monkeypatch):
-    import pyterrier_rescale
+def test_warnings_to_users_take_a_line_without_source_code():
+    told = _format_warning(UserWarning("two\n  lines"), UserWarning, "file.py", 3)
+    assert told == "pyterrier-rescale: warning: two lines\n"
+    assert "file.py:3" in _format_warning(FutureWarning("x"), FutureWarning, "file.py", 3)
 
+
+def test_teach_copies_the_notebooks_and_says_what_is_next(tmp_path, call, made, monkeypatch):
     asked, target = {}, tmp_path / "my lecture"
+
+    class Texts:
+        def corpus(self):
+            return [{"docno": "d", "text": "a text"}]
 
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pyterrier_rescale, "load_collection", lambda name: Texts())
-    monkeypatch.setattr(pyterrier_rescale, "small_backbone", interrupted)
-    assert run(capsys, "teach", target)[0] == 130 and not target.exists(), "so that the same command goes on"
-    monkeypatch.setattr(pyterrier_rescale, "small_backbone", lambda *args, **options: asked.update(options) or "cached")
-    monkeypatch.setattr("shutil.which", lambda name, path=None: f"/venv/bin/{name}")
-    code, out, _ = run(capsys, "teach", target)
-    assert code == 0 and [path.name[0] for path in sorted(target.iterdir())] == ["1", "2", "3", "4"]
-    assert out.splitlines()[-1].startswith(f"next: jupyter lab '{target}'")
+    monkeypatch.setattr("pyterrier_rescale.load_collection", lambda name: Texts())
+    monkeypatch.setattr("pyterrier_rescale.small_backbone", interrupted)
+    assert call("teach", target)[0] == 130 and not target.exists(), "so that the same command goes on"
+    monkeypatch.setattr("pyterrier_rescale.small_backbone", lambda *_, **options: asked.update(options) or "cached")
+    assert made("teach", target).splitlines()[-1].startswith(f"next: jupyter lab '{target}'")
+    assert [path.name[0] for path in sorted(target.iterdir())] == ["1", "2", "3", "4"]
     for notebook in target.iterdir():  # what it has warmed is what the notebooks ask for
         assert f"steps={asked['steps']})" in notebook.read_text(encoding="utf-8")
-    assert run(capsys, "teach", target)[0] == 1, "a folder with files in it is left alone"
-    code, out, _ = run(capsys, "teach", tmp_path / "none", "--warm-only")
-    assert code == 0 and not (tmp_path / "none").exists() and "jupyter" not in out
+    assert call("teach", target)[0] == 1, "a folder with files in it is left alone"
+    assert "jupyter" not in made("teach", tmp_path / "none", "--warm-only") and not (tmp_path / "none").exists()
 
 
-class Texts:
-    """Stands for the docstrings."""
-
-    def corpus(self):
-        return [{"docno": "d", "text": "a text"}]
-
-
-def test_version(capsys):
-    from pyterrier_rescale import __version__
-
-    assert run(capsys, "--version")[1].strip() == __version__
-
-
-def test_rescale_then_audit(bert_folder, tmp_path, capsys, collection):
+def test_rescale_then_audit(bert_folder, tmp_path, made, collection, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made("rescale", bert_folder, "~/k4", "--rescale", "4")
     target = tmp_path / "k4"
-    assert run(capsys, "rescale", bert_folder, target, "--rescale", "4")[0] == 0
     original, divided = (
         AutoModelForMaskedLM.from_pretrained(str(f)).get_output_embeddings().weight for f in (bert_folder, target)
     )
     assert (original / 4 - divided).abs().max() < 1e-6
-    code, out, _ = run(
-        capsys, "audit", bert_folder, target, "--texts", collection, "--plot", tmp_path / "a.png", "--csv",
-        tmp_path / "a.csv",
-    )  # fmt: skip
-    assert code == 0 and (tmp_path / "a.png").stat().st_size > 1000
+    made("audit", bert_folder, target, "--texts", collection, "--plot=~/a.png", "--csv=~/a.csv")
+    assert (tmp_path / "a.png").stat().st_size > 1000
     frame = pd.read_csv(tmp_path / "a.csv")
     assert len(frame) == 2 and frame["row_norm_mean"].iloc[0] == pytest.approx(4 * frame["row_norm_mean"].iloc[1])
-    code, _, err = run(capsys, "rescale", bert_folder, target, "--rescale", "4")
-    assert code == 1 and "not an empty folder" in err
+    assert "k = " in made("rescale", bert_folder, "~/c", "--rescale", "auto", "--texts", collection)
 
 
-def test_calibrated_rescale(bert_folder, tmp_path, capsys, collection):
-    code, out, _ = run(
-        capsys, "rescale", bert_folder, tmp_path / "c", "--rescale", "calibrated", "--texts", collection
-    )
-    assert code == 0 and "calibrated" in out
-    code, _, err = run(capsys, "rescale", bert_folder, tmp_path / "d", "--rescale", "auto")
-    assert code == 1 and "give a collection with --texts" in err
+def test_texts_to_measure_on_are_spread_over_the_collection(collection):
+    assert [tiny.TEXTS.index(text) for text in _sample(str(collection), 3)] == [0, 4, 8]
 
 
-def test_train_index_search(bert_folder, tmp_path, capsys, collection):
+def test_train_index_search(bert_folder, tmp_path, made, collection):
     encoder, index = tmp_path / "splade", tmp_path / "index"
-    code, out, err = run(
-        capsys, "train", bert_folder, collection, encoder, "--rescale", "4", "--max-steps", "3", "--batch-size", "4",
-        "--max-length", "32", "--quiet", "--shift", "0.1", "--position-top-k", "50", "--fold", "case",
-    )  # fmt: skip
-    assert code == 0, err
-    assert "position_top_k=50, fold='case'" in out
-    assert (encoder / "model.safetensors").exists() and (encoder / "monitor.csv").exists()
-    code, out, err = run(capsys, "index", encoder, collection, index, "--engine", "exact", "--quiet")
-    assert code == 0 and "72 documents" in out, err
-    code, out, err = run(capsys, "search", index, encoder, tiny.TEXTS[0], "--engine", "exact", "-n", "3", "--explain")
-    assert code == 0 and out.count("\n") >= 4, err
-    code, out, err = run(
-        capsys, "search", index, encoder, "--topics", collection, "--run", tmp_path / "run.trec"
-    )  # the index says its engine
-    assert code == 0 and len((tmp_path / "run.trec").read_text().splitlines()[0].split()) == 6, err
-    code, _, err = run(capsys, "search", index, encoder, "--engine", "exact")
-    assert code == 1 and "a query is missing" in err
-    code, _, err = run(capsys, "search", index, encoder, "x", "--topics", collection)
-    assert code == 1 and "give either a query or --topics" in err
-    code, _, err = run(capsys, "search", tmp_path / "none", encoder, "x", "--engine", "exact")
-    assert code == 1 and "no whole exact index" in err
-    code, _, err = run(capsys, "search", tmp_path / "none", encoder, "x")
-    assert code == 1 and "no whole index" in err
-    code, _, err = run(capsys, "search", index, encoder, "x", "--engine", "terrier")
-    assert code == 1 and "has engine 'exact', got engine='terrier'" in err
+    command = [
+        "train", bert_folder, collection, encoder, "--rescale", "4", "--max-steps", "3", "--batch-size", "4",
+        "--max-length", "32", "--quiet", "--set", "shift=0.1", "--set", "position_top_k=50", "--set", "fold=case",
+    ]  # fmt: skip
+    made(*command)
+    assert (Splade(encoder).position_top_k, Splade(encoder).fold) == (50, "case")
+    before = (encoder / "model.safetensors").stat().st_mtime_ns
+    made(*command)
+    assert (encoder / "model.safetensors").stat().st_mtime_ns == before, "the same command returns what is finished"
+    made(*command, "--overwrite")
+    assert (encoder / "model.safetensors").stat().st_mtime_ns > before
+    assert "12 documents" in made("index", encoder, collection, index, "--engine", "exact", "--quiet")
+    for n in (2, 12):
+        made("search", index, encoder, "--topics", collection, "--run", tmp_path / "run.trec", "-n", n)
+        run = pd.read_csv(tmp_path / "run.trec", sep=" ", header=None)
+        assert run.shape[1] == 6 and 1 <= run.groupby(0).size().max() <= n
 
 
-def test_compare(bert_folder, tmp_path, capsys, collection):
-    arguments = [
+def test_values_of_options():
+    items = ["bf16=True", "a=true", "b=none", "c=16", "d=1e-3", "e=[1, 2]", "f=calibrated", "g='x'", "warm-up=None"]
+    assert settings_of(items, ()) == {
+        "bf16": True, "a": True, "b": None, "c": 16, "d": 1e-3, "e": [1, 2], "f": "calibrated", "g": "x",
+        "warm_up": None,
+    }  # fmt: skip
+
+
+def test_contributions_sum_to_the_score(encoder, index, made):
+    out = made("search", index, encoder, QUERY, "-n", "4", "--explain")
+    lines = [line for line in out.splitlines() if " = " in line]
+    splade = Splade(encoder)
+    documents = splade.encode_docs(tiny.TEXTS)
+    documents.data = np.rint(documents.data * 100) / 100
+    truth = (splade.encode_queries([QUERY]) @ documents.T).toarray()[0]
+    assert len(lines) == 4
+    for line in lines:
+        left, right = line.split(" = ")
+        _, docno, score = left.split()
+        parts = [float(part.rsplit(" ", 1)[1]) for part in right.split(" + ")]
+        assert float(score) == pytest.approx(truth[int(docno[1:])], abs=0.006)
+        assert sum(parts) == pytest.approx(float(score), abs=0.006 * len(parts) + 0.006)
+
+
+def test_a_query_of_another_encoder_is_warned_of(encoder, index, made, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made("search", index, encoder, QUERY)
+    with pytest.warns(UserWarning, match="made by another encoder"):
+        made("search", index, tiny.save("bert", tmp_path / "other"), QUERY)
+
+
+def test_index_goes_by_the_one_rule(encoder, collection, index, call, made, tmp_path):
+    own = tmp_path / "own"
+    command = ["index", encoder, collection, own, "--engine", "exact", "--quiet"]
+    made(*command, "--overwrite")  # none is there: made
+    first = open_index(own).made_from
+    files = {file: file.stat().st_mtime_ns for file in own.rglob("*")}
+    made(*command)
+    assert {file: file.stat().st_mtime_ns for file in own.rglob("*")} == files, "the same command: it is there"
+    other = write_collection(tmp_path / "other")
+    (other / "corpus.jsonl").write_text('{"_id": "d0", "text": "another text"}\n')
+    code, _, err = call("index", encoder, other, own, "--engine", "exact", "--quiet")
+    assert code == 1 and "corpus was" in err and "--overwrite" in err and "=True" not in err
+    made("index", encoder, other, own, "--engine", "exact", "--quiet", "--overwrite")
+    assert open_index(own).made_from != first
+
+
+def test_systems_takes_the_index_of_the_command(encoder, collection, index, monkeypatch):
+    monkeypatch.setattr("pyterrier_rescale.splade.stages.SpladeDocEncoder.transform_iter", None)
+    pipeline = systems({"one": Splade(encoder)}, load_collection(collection), index.parent, engine="exact")["one"]
+    assert len(pipeline.search(QUERY))
+
+
+def test_encode_in_parts_index_and_export(bert_folder, collection, tmp_path, call, made):
+    options = [bert_folder, collection, tmp_path / "v", "--shard-size", "5", "--max-terms", "20", "-q"]
+    assert "when all 2 are" in made("encode", *options, "--shard", "0/2")
+    assert call("export", tmp_path / "v", tmp_path / "out", "--format", "anserini")[0] == 1, "not finished"
+    assert "12 documents" in made("encode", *options, "--shard", "1/2")
+    assert open_vectors(tmp_path / "v").stats()["active_max"] == 20
+    arguments = ["--format", "lsr-benchmark", "--topics", collection, "--encoder", bert_folder]
+    assert "4 files" in made("export", tmp_path / "v", tmp_path / "out", *arguments)
+    assert (tmp_path / "out" / "query" / "query-ids.txt").read_text().split()[0] == "q0"
+    code, _, err = call("encode", *options, "--max-terms", "19")
+    assert code == 1 and "max_terms" in err.replace("--max-terms", "max_terms") and "--overwrite" in err
+    made("encode", *options, "--max-terms", "19", "--overwrite")
+    made("index", tmp_path / "v", tmp_path / "a", "--engine", "exact", "-q")
+    made("index", tmp_path / "a", tmp_path / "b", "--engine", "exact", "-q")
+    made("export", tmp_path / "b", tmp_path / "jsonl", "--format", "anserini")
+    (lines,) = (tmp_path / "jsonl" / "corpus").iterdir()
+    vectors = {row["id"]: row["vector"] for row in map(json.loads, lines.read_text().splitlines())}
+    assert len(vectors) == 12 and all(len(vector) <= 19 for vector in vectors.values())
+
+
+def test_compare(bert_folder, tmp_path, made, collection):
+    out = made(
         "compare", collection, tmp_path / "out", "--backbone", f"b={bert_folder}", "--rescale", "none", "--rescale",
         "4", "--max-steps", "2", "--batch-size", "4", "--max-length", "32", "--engine", "exact", "--quiet",
-    ]  # fmt: skip
-    code, out, err = run(capsys, *arguments)
-    assert code == 0, err
+    )  # fmt: skip
     assert "| b k=4 " in out and "| BM25" in out
     names = pd.read_csv(tmp_path / "out" / "results.csv")["name"].tolist()
     assert names == ["BM25", "b tokens x idf", "b BM25 on pieces", "b raw", "b k=4"]
     assert f"to look at: {tmp_path / 'out' / 'report.html'}" in out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["audit", "no/such"], "no network, or no such name"),
-        (["rescale", "{bert}", "x", "--rescale", "-1"], "rescale must be none, a number > 0"),
-        (["train", "{bert}", "no-such-collection", "x"], "no-such-collection"),
-        (["index", "{bert}", "{collection}", "x", "--engine", "lucene"], "engine must be one of"),
-        (["compare", "{collection}", "x", "--backbone", "b=/no/such/folder"], "does not exist"),
-        # what would have been ignored
-        (["audit", "{bert}", "--n-texts", "64"], "--n-texts goes with --texts"),
-        (["rescale", "{bert}", "x", "--texts", "{collection}"], "--texts can only be given with --rescale auto"),
-        (["rescale", "{bert}", "x", "--rescale", "8", "--n-texts", "64"], "--n-texts can only be given"),
-        (
-            ["rescale", "{bert}", "x", "--rescale", "auto", "--texts", "{collection}", "--bias"],
-            "--bias can only be given with a number as --rescale, got --rescale auto",
-        ),
-        (["search", "x", "{bert}", "a query", "--split", "dev"], "--split goes with --topics"),
-        (["search", "x", "{bert}", "a query", "--explain", "--run", "x.res"], "give one of the two"),
-        (["search", "x", "{bert}", "a query", "--texts", "{collection}"], "--texts goes with --explain"),
-        (["export", "x", "y", "--format", "ciff", "--split", "dev"], "--split goes with --topics"),
-    ],
-)
-def test_one_clear_line_per_error(arguments, message, bert_folder, collection, tmp_path, capsys, monkeypatch):
+REFUSED = [
+    (["audit", "no/such"], "no/such"),
+    (["rescale", "{bert}", "x", "--rescale", "-1"], "rescale must be none, a number > 0"),
+    (["rescale", "{bert}", "x", "--rescale", "auto"], "--texts"),
+    (["rescale", "{bert}", "x", "--texts", "{collection}"], "--texts"),
+    (["rescale", "{bert}", "{collection}"], "exists already"),
+    (["train", "{bert}", "no-such-collection", "x"], "no-such-collection"),
+    (["train", "{bert}", "{collection}", "x", "--set", "max_steps"], "max_steps"),
+    (["train", "{bert}", "{collection}", "x", "--max-steps", "2", "--set", "max_steps=3"], "--max-steps 3"),
+    (["index", "{bert}", "{collection}", "x", "--engine", "lucene"], "--engine must be one of"),
+    (["index", "{bert}", "{collection}", "more", "x"], "got 4 arguments"),
+    (["index", "{bert}", "./own.csv", "x"], "own.csv"),
+    (["index", "none", "x", "--engine", "exact"], "none"),
+    (["compare", "{collection}", "x", "--backbone", "b=/no/such/folder"], "/no/such/folder"),
+    (["search", "x", "{bert}"], "INDEX ENCODER QUERY"),
+    (["search", "x", "{bert}", "a query", "--topics", "{collection}"], "INDEX ENCODER QUERY"),
+    (["search", "nothing-here", "{bert}", "a query"], "nothing-here"),
+    (["export", "x", "y", "--format", "ciff", "--topics", "{collection}"], "--encoder"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), REFUSED, ids=lambda value: " ".join(value)[:60])
+def test_one_clear_line_per_error(arguments, named, bert_folder, collection, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    filled = [a.replace("{bert}", bert_folder).replace("{collection}", collection) for a in arguments]
-    code, _, err = run(capsys, *filled)
+    filled = [a.replace("{bert}", bert_folder).replace("{collection}", str(collection)) for a in arguments]
+    code, _, err = call(*filled)
     assert code == 1
     last = err.strip().splitlines()[-1]
-    assert last.startswith("pyterrier-rescale: error: ") and message in last and "Traceback" not in err
+    assert last.startswith("pyterrier-rescale: error: ") and named in last and "Traceback" not in err
     assert not list(tmp_path.iterdir())
 
 
-def test_the_installed_command_rejects_unknown_verbs():
-    out = subprocess.run(
-        [sys.executable, "-m", "pyterrier_rescale.cli", "rescle"], capture_output=True, text=True, timeout=60
-    )
-    assert out.returncode == 2 and "rescale" in out.stderr and "Traceback" not in out.stderr
+def test_home_in_python(bert_folder, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    shutil.copytree(bert_folder, tmp_path / "m")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "here")
+    Splade("~/m", max_length=32).save_pretrained("~/saved")
+    rescale("~/m", 4)
+    systems({"a": Splade("~/saved")}, [{"docno": "d", "text": "a text"}], "~/indexes", engine="exact")
+    train("~/m", [("a b", "a b c"), ("d e", "d e f")], "~/run", max_steps=1, batch_size=2, max_length=16,
+          verbose=False, save_steps=0)  # fmt: skip
+    TrainConfig().to_json("~/c.json")
+    assert {path.name for path in tmp_path.iterdir()} >= {"saved", "indexes", "run", "c.json"}
+    assert not list((tmp_path / "here").iterdir())
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "corpus.jsonl.gz"])
+def test_damaged_files_are_named_in_one_line(name, bert_folder, tmp_path, call):
+    model, data = tmp_path / "model", write_collection(tmp_path / "data")
+    shutil.copytree(bert_folder, model)
+    (data / "corpus.jsonl.gz").write_bytes(gzip.compress((data / "corpus.jsonl").read_bytes()))
+    (data / "corpus.jsonl").unlink()
+    damaged = data / name if name.startswith("corpus") else model / name
+    cut(damaged)
+    code, _, err = call("index", model, data, tmp_path / "i", "--engine", "exact")
+    last = err.strip().splitlines()[-1]
+    named = str(data / name) if name.startswith("corpus") else str(model)
+    assert code == 1 and last.startswith("pyterrier-rescale: error: ") and named in last, err
+    assert "Traceback" not in err and "no such name" not in last

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import pty
 import signal
@@ -16,7 +15,7 @@ import time
 
 import pandas as pd
 import pytest
-import tiny
+from test_cli import write_collection
 
 from pyterrier_rescale.cli import entry
 
@@ -71,31 +70,14 @@ class Terminal:
         return status, self.output.decode()
 
 
-@pytest.fixture(scope="module")
-def collection(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("beir")
-    (folder / "qrels").mkdir()
-    rows = [(i, " ".join(text.split()[:3]), text) for i, text in enumerate(tiny.TEXTS)]
-    (folder / "corpus.jsonl").write_text(
-        "".join(json.dumps({"_id": f"d{i}", "title": title, "text": text}) + "\n" for i, title, text in rows)
-    )
-    (folder / "queries.jsonl").write_text(
-        "".join(json.dumps({"_id": f"q{i}", "text": title}) + "\n" for i, title, _ in rows)
-    )
-    (folder / "qrels" / "test.tsv").write_text(
-        "query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td{i}\t1\n" for i, _, _ in rows)
-    )
-    return folder
-
-
 def steps_done(output):
     """Lines of the log of the encoder that is being trained."""
     return sum(log.read_text().count("\n") for log in (output / "encoders").glob("*/monitor.csv"))
 
 
 @pytest.mark.slow
-def test_interrupted_compare_ends_at_once_and_goes_on(bert_folder, collection, tmp_path):
-    output = tmp_path / "out"
+def test_interrupted_compare_ends_at_once_and_goes_on(bert_folder, tmp_path):
+    output, collection = tmp_path / "out", write_collection(tmp_path / "data")
     command = [
         "-m", "pyterrier_rescale.cli", "compare", collection, output, "--backbone", f"b={bert_folder}", "--rescale",
         "4", "--max-steps", STEPS, "--batch-size", "4", "--max-length", "16", "--engine", "exact",

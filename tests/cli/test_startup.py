@@ -56,7 +56,7 @@ def test_heads_are_measured_and_divided_without_pyterrier(work):
 
 
 def test_search_loads_the_encoder_and_no_trainer(work):
-    calls = ["search", f"{work}/ix", f"{work}/m", "sparse retrieval", "--engine", "exact"]
+    calls = ["search", f"{work}/ix", f"{work}/m", "sparse retrieval"]
     assert loaded(calls) <= MODEL | {"pandas", "pyterrier"}
 
 

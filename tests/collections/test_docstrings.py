@@ -142,8 +142,3 @@ def test_built_from_a_package_and_cached(tmp_path, monkeypatch):
     with pytest.raises(AssertionError, match="built again"):  # another version, another folder
         docstring_collection(["jinja2"])
     assert len(list((tmp_path / "collections").iterdir())) == 1
-
-
-def test_unknown_package():
-    with pytest.raises(ValueError, match="packages must be among python.*got nonsense"):
-        docstring_collection(["nonsense"])

@@ -1,3 +1,5 @@
+"""A collection's texts in results, by docno."""
+
 from __future__ import annotations
 
 import pickle
@@ -9,29 +11,14 @@ import pyterrier as pt
 import pytest
 import tiny
 
-from pyterrier_rescale import Splade, open_index
-from pyterrier_rescale.collections import write_beir
-from pyterrier_rescale.collections.base import Collection, make_document
+from pyterrier_rescale import Splade, load_collection, open_index
 from pyterrier_rescale.collections.named import IrdsCollection
 
+DOCS = [{"docno": f"d{i}", "title": f"title {i}", "text": f"body {i}", "n": i} for i in range(1200)]
 
-class Counted(Collection):
-    """Documents d0, d1, ...; counts the passes over them."""
 
-    name, splits = "counted", ()
-
-    def __init__(self, size=1200, docs=None):
-        self.docs = docs or [{**make_document(f"d{i}", f"title {i}", f"body {i}"), "n": i} for i in range(size)]
-        self.passes = 0
-
-    def corpus(self):
-        self.passes += 1
-        yield from self.docs
-
-    def topics(self, split="test"):
-        raise NotImplementedError
-
-    qrels = topics
+def numbers(size=1200, **data):
+    return load_collection("numbers", documents=DOCS[:size], **data)
 
 
 def results(*docnos):
@@ -39,106 +26,78 @@ def results(*docnos):
 
 
 def test_texts_are_added_and_all_else_stays():
-    collection = Counted()
-    loader = collection.text_loader()
+    collection = numbers()
+    loader, frame = collection.text_loader(), results("d7", "d1199", "d7")
     assert loader(results()).columns.tolist() == ["qid", "docno", "extra", "text", "title", "body"]
-    assert collection.passes == 0, "an empty frame needs no corpus"
-    frame = results("d7", "d1199", "d7")
     loaded = loader(frame)
     pd.testing.assert_frame_equal(loaded[["qid", "docno", "extra"]], frame)
     assert loaded["text"].tolist() == ["title 7 body 7", "title 1199 body 1199", "title 7 body 7"]
     assert loaded["body"].tolist() == ["body 7", "body 1199", "body 7"]
-    every = loader(results(*(f"d{i}" for i in range(1200))))
-    assert every["title"].tolist() == [f"title {i}" for i in range(1200)]
-    assert collection.text_loader("n")(frame)["n"].tolist() == [7, 1199, 7]
-    assert list(collection.text_loader(["body", "n"])(frame).columns) == ["qid", "docno", "extra", "body", "n"]
-    assert collection.passes == 1, "one pass serves all"
+    assert loader(results(*(f"d{i}" for i in range(1200))))["title"].tolist() == [f"title {i}" for i in range(1200)]
+    assert collection.text_loader(["body", "n"])(frame)["n"].tolist() == [7, 1199, 7]
+    assert collection.text_loader("text")(frame.assign(text="old"))["text"].tolist() == loaded["text"].tolist()
     assert pt.text.get_text(collection, "text")(frame)["text"].tolist() == loaded["text"].tolist()
 
 
-def test_columns_that_are_there_are_replaced():
-    assert Counted(3).text_loader("text")(results("d1").assign(text="old"))["text"].tolist() == ["title 1 body 1"]
-
-
-@pytest.mark.parametrize("docnos", [("d1", "x1"), ("x1",), (1,), (None,)])
-def test_unknown_docnos_are_refused(docnos):
-    with pytest.raises(ValueError, match=f"Counted.'counted'.*1 docnos are not in the collection.*{docnos[-1]!r}"):
-        Counted(3).text_loader()(results(*docnos))
-
-
-def test_wrong_arguments_and_corpora():
-    with pytest.raises(ValueError, match="document 'd1' has no field 'url'; it has docno, text, title, body, n"):
-        Counted(3).text_loader("url")(results("d1"))
-    for fields in ([], [1], [""]):
-        with pytest.raises(TypeError, match="fields must be"):
-            Counted(3).text_loader(fields)
-    twice = Counted(docs=[make_document("d1", "", "a"), make_document("d2", "", "b"), make_document("d1", "", "c")])
-    with pytest.raises(ValueError, match="'counted' has two documents with docno 'd1'"):
-        twice.text_loader()(results("d2"))
+@pytest.mark.parametrize(
+    ("fields", "docnos", "error", "named"),
+    [
+        ("*", ["d1", "x1"], ValueError, "'x1'"), ("*", [None], ValueError, "None"), ("url", ["d1"], KeyError, "url"),
+    ],
+)  # fmt: skip
+def test_refused(fields, docnos, error, named):
+    with pytest.raises(error, match=named):
+        numbers(3).text_loader(fields)(results(*docnos))
 
 
 def test_equal_pickled_and_shared_between_threads():
-    collection = Counted()
+    collection = numbers(100)
     loader = collection.text_loader("text")
     assert loader == collection.text_loader(["text"]) != collection.text_loader("body")
     assert hash(loader) == hash(collection.text_loader("text"))
-    assert repr(loader) == "Counted('counted').text_loader(['text'])"
+    assert repr(loader).startswith("FrameCollection('numbers').text_loader(") and "body" not in repr(loader)
+    loader(results("d0"))
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda i: loader(results(f"d{i}"))["text"].iloc[0], range(64)))
-    assert found == [f"title {i} body {i}" for i in range(64)] and collection.passes == 1
-    again = pickle.loads(pickle.dumps(loader))
-    assert again(results("d3"))["text"].tolist() == ["title 3 body 3"]
+    assert found == [f"title {i} body {i}" for i in range(64)]
+    assert pickle.loads(pickle.dumps(loader))(results("d3"))["text"].tolist() == ["title 3 body 3"]
 
 
-def test_a_sample_loads_what_it_holds(tmp_path):
-    class Judged(Counted):
-        splits = ("test",)
-
-        def topics(self, split="test"):
-            return pd.DataFrame({"qid": ["q"], "query": ["w"]})
-
-        def qrels(self, split="test"):
-            return pd.DataFrame({"qid": ["q"], "docno": ["d5"], "label": [1]})
-
-    sample = Judged().sample(10)
-    kept = [doc["docno"] for doc in sample.corpus()]
-    assert sample.text_loader()(results(*kept))["text"].str.startswith("title").all()
-    with pytest.raises(ValueError, match="1,190 docnos are not in the collection"):
+def test_a_sample_loads_what_it_holds():
+    sample = numbers(topics=[{"qid": "q", "query": "w"}], qrels=[{"qid": "q", "docno": "d5", "label": 1}]).sample(10)
+    assert sample.text_loader("n")(results("d5"))["n"].tolist() == [5]
+    with pytest.raises(ValueError, match="1,190 docnos"):
         sample.text_loader()(results(*(f"d{i}" for i in range(1200))))
-    written = write_beir(sample, tmp_path / "zoo")
-    assert written.text_loader("n")(results("d5"))["n"].tolist() == [5]
 
 
 def test_ir_datasets_look_up_in_their_own_store():
     Doc = namedtuple("Doc", "doc_id title text")
 
-    class Reference:
+    class Dataset:
+        def irds_ref(self):
+            return self
+
         def docs_store(self):
             return self
 
         def get_many(self, docnos):
             return {docno: Doc(docno, "Cats", "purr") for docno in docnos if docno == "d1"}
 
-    class Dataset:
-        def irds_ref(self):
-            return Reference()
-
     collection = IrdsCollection("irds:fake", Dataset())
     assert collection.text_loader()(results("d1", "d1"))["text"].tolist() == ["Cats purr", "Cats purr"]
-    with pytest.raises(ValueError, match="1 docnos are not in the collection, such as 'd2'"):
+    with pytest.raises(ValueError, match="'d2'"):
         collection.text_loader()(results("d1", "d2"))
 
 
 def test_scores_of_a_reranker_are_those_of_the_index(bert_folder, tmp_path):
     splade = Splade(bert_folder, max_length=32)
-    collection = Counted(docs=[make_document(f"d{i}", "", text) for i, text in enumerate(tiny.TEXTS)])
+    collection = load_collection(documents=[{"docno": f"d{i}", "text": text} for i, text in enumerate(tiny.TEXTS)])
     index = (splade.doc_encoder(scale=1000) >> open_index(tmp_path / "i", "exact", scale=1000).indexer()).index(
         collection.corpus()
     )
     first = splade.query_encoder() >> index.retriever(5)
     topics = pd.DataFrame({"qid": ["q1", "q2"], "query": [tiny.TEXTS[0], tiny.TEXTS[5]]})
-    found = first(topics)
-    rescored = (first >> collection.text_loader() >> splade.scorer())(topics)
+    found, rescored = first(topics), (first >> collection.text_loader() >> splade.scorer())(topics)
     both = found.merge(rescored, on=["qid", "docno"])
     assert len(both) == len(found) == 10
     assert both["score_y"].to_numpy() == pytest.approx(both["score_x"].to_numpy(), rel=1e-2)

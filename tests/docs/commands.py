@@ -50,10 +50,10 @@ def _parse(arguments: list[str]) -> None:
 
 def _check_settings(items: list[str]) -> None:
     """``--set NAME=VALUE`` of train: an option of that name and value."""
-    from pyterrier_rescale.cli.train import _settings
+    from pyterrier_rescale.cli.train import settings_of
     from pyterrier_rescale.training import TrainConfig
 
-    TrainConfig.from_dict(_settings(items))
+    TrainConfig.from_dict(settings_of(items, ()))
 
 
 def _check_python(arguments: list[str]) -> None:

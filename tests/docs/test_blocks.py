@@ -8,6 +8,7 @@ import os
 import commands
 import pytest
 import stand_ins
+import tiny
 from blocks import blocks
 from links import broken_links
 
@@ -64,53 +65,15 @@ def test_links_resolve(text):
     assert broken_links(text, ROOT) == []
 
 
-# The checks themselves
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("pyterrier-rescale trian a b c", "trian"),
-        ("pyterrier-rescale train a b c --no-such-option", "no-such-option"),
-        ("pyterrier-rescale train a b c --max-steps many", "integer"),
-        ("pyterrier-rescale train a b c --set no_such_option=1", "no_such_option"),
-        ("pyterrier-rescale export a", "output|OUTPUT|out|OUT"),
-        ("python notebooks/no_such_script.py", "no_such_script"),
-        ("python experiments/speed/run.py encode --no-such-option", "no-such-option"),
-        ("true && pyterrier-rescale dmeo", "true|dmeo"),
-        ("pip install -e '.[no-such-extra]'", "no-such-extra"),
-        ("no-such-command x", "no-such-command"),
-    ],
-)
-def test_a_line_that_would_fail_is_seen(line, message):
-    with pytest.raises(Exception, match=message):
-        commands.check_line(line)
-
-
-def test_blocks_and_their_reasons_are_found(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("# A\n\n```python\nx = 1\n```\n\n<!-- not run: needs a hub -->\n```bash\ny\n```\n")
-    assert [(b.line, b.language, b.code, b.reason) for b in blocks(page)] == [
-        (4, "python", "x = 1\n", None), (9, "bash", "y\n", "needs a hub"),
-    ]  # fmt: skip
-    page = tmp_path / "page.rst"
-    page.write_text(
-        "A\n=\n\n.. code-block:: python\n\n   x = 1\n\n   y = 2\n\ntext\n\n.. not run: needs a hub\n\n"
-        ".. code-block:: bash\n\n   z\n"
-    )
-    assert [(b.line, b.language, b.code, b.reason) for b in blocks(page)] == [
-        (6, "python", "x = 1\n\ny = 2\n", None), (16, "bash", "z\n", "needs a hub"),
-    ]  # fmt: skip
-    page.write_text("A\n=\n\nSo::\n\n   x = 1\n")
-    with pytest.raises(ValueError, match="names no language"):
-        blocks(page)
-
-
-def test_broken_links_are_found(tmp_path):
-    (tmp_path / "other.md").write_text("# Some `code`, and words\n")
-    page = tmp_path / "page.md"
-    page.write_text(
-        "# Here\n[a](other.md) [b](other.md#some-code-and-words) [c](#here) ![d](none.png)\n"
-        "[e](other.md#none) [f](#none) [g](https://example.org/x)\n"
-    )
-    assert broken_links(page, tmp_path) == ["none.png", "other.md#none", "#none"]
+def test_windows_of_the_how_to_cover_texts_without_spaces(tmp_path):
+    """Cut by words, a Chinese text would be one window, of which the encoder reads the beginning."""
+    (code,) = (block.code for block in TO_RUN[PT_DOCS / "how-to.rst"] if "def windows(" in block.code)
+    start = code.index("def windows(")
+    names = {"tokenizer": tiny.tokenizer()}
+    exec(code[start : code.index("\n\n", start)], names)
+    text = "稀疏检索使用倒排索引。" * 100
+    documents = [{"docno": "d", "text": text}, {"docno": "e", "text": ""}]
+    found = [window["text"] for window in names["windows"](documents)]
+    assert found[-1] == "" and all(0 < len(names["tokenizer"].tokenize(part)) <= 250 for part in found[:-1])
+    assert found[0] == text[: len(found[0])] and text.endswith(found[-2])
+    assert sum(map(len, found)) >= len(text)

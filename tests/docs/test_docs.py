@@ -41,7 +41,7 @@ CLASSES = (
     "splade.explanation.Explanation", "analysis.head_audit.HeadAudits", "training.TrainConfig",
     "indexing.engines.base.EngineIndex", "indexing.engines.roles.EngineIndexer",
     "indexing.engines.roles.EngineRetriever", "indexing.vectors.base.SparseVectors",
-    "indexing.vectors.index_vectors.IndexVectors", "indexing.vectors.scorer.VectorScorer",
-    "indexing.vectors.feedback.VectorFeedback",
+    "indexing.vectors.index_vectors.IndexVectors", "indexing.rescoring.VectorScorer",
+    "indexing.rescoring.VectorFeedback",
     "collections.Collection", "evaluation.comparison.Comparison",
 )  # fmt: skip

@@ -390,3 +390,17 @@ def test_saved_tokenizers_pad_on_the_right(tmp_path):
     splade.save_pretrained(tmp_path)
     np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), by_sparse_encoder(tmp_path)[0], atol=1e-4)
     assert tokenizer.padding_side == "left"  # the caller's is left alone
+
+
+def test_special_tokens_are_no_terms_if_so_wished(tmp_path):
+    """As on OpenSearch's model cards, in every tool that loads the saved folder."""
+    model, tokenizer = tiny.build("bert")
+    plain = Splade(model, tokenizer=tokenizer, max_length=20)
+    splade = Splade(model, tokenizer=tokenizer, max_length=20, shift=0.1, special_terms=False)
+    expected = Splade(model, tokenizer=tokenizer, max_length=20, shift=0.1).encode_docs(tiny.TEXTS).toarray()
+    assert expected[:, tokenizer.all_special_ids].any()
+    expected[:, tokenizer.all_special_ids] = 0
+    np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-5)
+    splade.save_pretrained(tmp_path)
+    np.testing.assert_allclose(by_sparse_encoder(tmp_path)[0], expected, atol=1e-4)
+    assert Splade(tmp_path) == splade != plain

@@ -1,117 +1,30 @@
-"""systems and compare: one index per encoder, one pt.Experiment, tests against the twin, resumable."""
+"""compare: one table of everything, tests against the twin, one rule for what is there already."""
 
 from __future__ import annotations
 
+import gzip
+import os
+import shutil
+
 import numpy as np
 import pandas as pd
-import pyterrier as pt
 import pytest
 import tiny
+import torch
 from scipy.stats import ttest_rel
+from sentences import Sentences
 
-from pyterrier_rescale import Splade, compare, systems
+from pyterrier_rescale import CollapseError, LexicalEncoder, compare
 from pyterrier_rescale.evaluation.figures import format_p, markdown_table
 from pyterrier_rescale.evaluation.significance import holm, holm_against_twins
-from pyterrier_rescale.evaluation.system import System, parse_rescale
+from pyterrier_rescale.evaluation.system import System, named_backbones, parse_rescale, rescale_label
 
-
-class Sentences:
-    """The tiny texts as a collection: find a sentence by its first three words."""
-
-    name = "sentences"
-
-    def corpus(self):
-        return ({"docno": f"d{i}", "text": text, "title": ""} for i, text in enumerate(tiny.TEXTS))
-
-    def topics(self, split="test"):
-        return pd.DataFrame({
-            "qid": [f"q{i}" for i in range(len(tiny.TEXTS))],
-            "query": [" ".join(text.split()[:3]) for text in tiny.TEXTS],
-        })  # fmt: skip
-
-    def qrels(self, split="test"):
-        ids = range(len(tiny.TEXTS))
-        return pd.DataFrame({"qid": [f"q{i}" for i in ids], "docno": [f"d{i}" for i in ids], "label": 1})
-
-    def train_pairs(self):
-        return [(" ".join(text.split()[:3]), " ".join(text.split()[3:])) for text in tiny.TEXTS]
-
-
-@pytest.fixture(scope="module")
-def encoders(bert_folder):
-    return {"raw": Splade(bert_folder), "k=4": Splade(bert_folder, rescale=4)}
-
-
-@pytest.fixture(scope="module")
-def exact_scores(encoders):
-    topics = Sentences().topics()
-    return {
-        name: (splade.encode_queries(topics["query"]) @ splade.encode_docs(tiny.TEXTS).T).toarray()
-        for name, splade in encoders.items()
-    }
-
-
-@pytest.mark.parametrize("engine", ["exact", "terrier"])
-def test_systems_index_once_and_score_true_dot_products(encoders, exact_scores, engine, tmp_path, monkeypatch):
-    corpus, topics = Sentences(), Sentences().topics()
-    pipelines = systems(encoders, corpus, tmp_path, engine=engine)
-    assert list(pipelines) == ["raw", "k=4"]
-    for name, pipeline in pipelines.items():
-        results = pipeline(topics)
-        got = results.set_index(["qid", "docno"])["score"]
-        expected = exact_scores[name]
-        assert len(results) == np.count_nonzero(expected)
-        for (qid, docno), score in got.items():
-            assert score == pytest.approx(expected[int(qid[1:]), int(docno[1:])], rel=0.03, abs=0.02)
-    # indexing again would fail
-    monkeypatch.setattr("pyterrier_rescale.splade.stages.SpladeDocEncoder.transform_iter", None)
-    again = systems(encoders, corpus, tmp_path, engine=engine)
-    assert again["raw"](topics)["score"].tolist() == pipelines["raw"](topics)["score"].tolist()
-    table = pt.Experiment(again, topics, corpus.qrels(), ["ndcg_cut_10"], baseline="raw", correction="holm")
-    assert table["name"].tolist() == ["raw", "k=4"] and table["ndcg_cut_10"].between(0, 1).all()
-
-
-def test_plain_pyterrier_works_too_and_pipelines_are_drawn(encoders, exact_scores, tmp_path):
-    splade, topics = encoders["k=4"], Sentences().topics()
-    plain = pt.terrier.TerrierIndex(tmp_path / "plain")
-    (splade.doc_encoder() >> plain.toks_indexer()).index(Sentences().corpus())
-    pipeline = splade.query_encoder() >> plain.tf()
-    results = pipeline(topics)
-    expected = exact_scores["k=4"]
-    largest = [max(toks.values()) for toks in splade.query_encoder()(topics)["query_toks"]]
-    for (qid, docno), score in results.set_index(["qid", "docno"])["score"].items():
-        number = int(qid[1:])  # plain Terrier divides by the query's largest weight and keeps the scale
-        assert score / 100 * largest[number] == pytest.approx(expected[number, int(docno[1:])], rel=0.03, abs=0.02)
-    drawn = pt.schematic.draw(systems({"one": splade}, Sentences(), tmp_path / "ours")["one"])
-    assert "SPLADE queries" in drawn and "terrier retriever" in drawn
-
-
-def test_another_encoder_or_corpus_under_the_same_name_is_indexed_anew(encoders, tmp_path):
-    docs = [{"docno": "a", "text": tiny.TEXTS[0]}, {"docno": "b", "text": tiny.TEXTS[1]}]
-    first = systems({"one": encoders["raw"]}, docs, tmp_path, engine="exact")["one"]
-    query = pd.DataFrame({"qid": ["1"], "query": [tiny.TEXTS[0]]})
-    score = first(query).set_index("docno")["score"]["a"]
-    second = systems({"one": encoders["k=4"]}, docs, tmp_path, engine="exact")["one"]
-    assert second(query).set_index("docno")["score"]["a"] < score - 1
-    third = systems({"one": encoders["k=4"]}, docs[:1], tmp_path, engine="exact")["one"]
-    assert set(third(query)["docno"]) == {"a"}
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"encoders": {}}, ValueError, "at least one Splade"),
-        ({"encoders": {"a": 1}}, TypeError, "dict of name -> Splade"),
-        ({"engine": "lucene"}, ValueError, "engine must be one of .*got 'lucene'"),
-        ({"corpus": []}, ValueError, "corpus must hold at least one document"),
-    ],
-)
-def test_bad_systems(change, error, message, encoders, tmp_path):
-    arguments = {"encoders": encoders, "corpus": Sentences(), "index_dir": tmp_path, **change}
-    with pytest.raises(error, match=message):
-        systems(**arguments)
-    with pytest.raises(TypeError, match="names of encoders must be non-empty str"):
-        systems({4: encoders["raw"]}, Sentences(), tmp_path)
+CHINESE = ["稀疏检索使用倒排索引。", "语言模型预测词的分布。", "梯度在训练开始时爆炸。", "查询很短，文档很长。"]
+TRAINING = {"max_steps": 1, "batch_size": 4, "ramp_steps": 100, "save_steps": 0}
+OPTIONS = {
+    "rescalings": [4], "max_length": 16, "verbose": False, "say": lambda _: None, "engine": "exact",
+    "training": {**TRAINING, "learning_rate": 1e-9},
+}  # fmt: skip
 
 
 def test_holm_and_paired_tests_by_hand():
@@ -131,22 +44,32 @@ def test_holm_and_paired_tests_by_hand():
 
 
 def test_words_for_rescalings():
-    assert [parse_rescale(v) for v in (None, "none", "raw", "16", 8, "auto")] == [None, None, None, 16.0, 8.0, "auto"]
-    for bad in ("0", "k16", "-2", "nan"):
-        with pytest.raises(ValueError, match="rescale must be none, a number > 0"):
-            parse_rescale(bad)
+    given = (None, "none", "raw", "16", 8, np.float32(4), np.int64(8), "auto")
+    assert [parse_rescale(value) for value in given] == [None, None, None, 16.0, 8.0, 4.0, 8.0, "auto"]
     assert System("bert", 16.0).name == "bert k=16" and System("bert", 16.0, False).twin == "bert raw (untrained)"
+    numbers = [1.2, 1.2000001, 16.0, 16.000001, 1e-5, 1e15, 1e16, 123456.7, 123457.0, 0.1 + 0.2, 0.3]
+    assert [float(rescale_label(value)[2:]) for value in numbers] == numbers, "a label of its own for each"
     assert [format_p(p) for p in (None, np.nan, 0.0004, 0.0213, 1.0)] == ["", "", "<.001", ".021", "1"]
 
 
-def test_compare_makes_everything_and_reuses_it(bert_folder, modernbert_folder, tmp_path):
-    output = tmp_path / "out"
+def test_backbones_of_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    assert named_backbones(["org/bert", "n=lr=5/m", "a=b", "c=/x=y/z", "/d=e/f", "."]) == {
+        "bert": "org/bert", "n": "lr=5/m", "a=b": "a=b", "c": "/x=y/z", "f": "/d=e/f", tmp_path.name: "."
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="two backbones are called 'm'.*NAME=MODEL"):
+        named_backbones(["x/m", "y/m"])
+
+
+def test_compare_makes_everything_and_goes_on(bert_folder, modernbert_folder, tmp_path):
+    output, texts = tmp_path / "out", Sentences()
     options = {
         "rescalings": [None, "4"], "untrained": True, "max_length": 32, "verbose": False, "say": lambda _: None,
-        "training": {"max_steps": 3, "batch_size": 4, "ramp_steps": 100, "monitor": "warn", "save_steps": 0},
+        "training": {**TRAINING, "max_steps": 3, "monitor": "warn"},
     }  # fmt: skip
     backbones = {"bert": bert_folder, "modernbert": modernbert_folder}
-    comparison = compare(Sentences(), backbones, output, **options)
+    comparison = compare(texts, backbones, output, **options)
     table = comparison.results.set_index("name")
     assert list(table.index) == [
         "BM25", "bert tokens x idf", "bert BM25 on pieces", "modernbert tokens x idf", "modernbert BM25 on pieces",
@@ -161,29 +84,168 @@ def test_compare_makes_everything_and_reuses_it(bert_folder, modernbert_folder, 
             assert table.loc[name, measure] == pytest.approx(means[name, measure])
     pair = per_query[per_query["measure"] == "AP"].pivot(index="qid", columns="name", values="value")
     assert np.isnan(table.loc["bert raw", "p AP"]) and 0 <= table.loc["bert k=4", "p AP"] <= 1
-    raw_p = ttest_rel(pair["bert k=4"], pair["bert raw"]).pvalue
-    assert table.loc["bert k=4", "p AP"] >= raw_p
+    assert table.loc["bert k=4", "p AP"] >= ttest_rel(pair["bert k=4"], pair["bert raw"]).pvalue
     for file in ("results.csv", "results.md", "config.json", "figures/training.png", "figures/head_norms.svg",
-                 "figures/effectiveness.png", "encoders/bert-k-4/model.safetensors", "encoders/bert-raw/monitor.csv"):
+                 "figures/effectiveness.png", "encoders/bert k=4/model.safetensors", "encoders/bert raw/monitor.csv"):
         assert (output / file).stat().st_size > 0, file  # fmt: skip
     assert len(list((output / "runs").glob("*.res*"))) == 13
     assert markdown_table(comparison.results).count("\n") == 14
-    weights = output / "encoders" / "bert-raw" / "model.safetensors"
+
+    encoder = LexicalEncoder(bert_folder, idf_from=tiny.TEXTS, weighting="bm25", max_length=32)
+    queries, documents = encoder.encode_queries(texts.topics()["query"]), encoder.encode_docs(tiny.TEXTS)
+    first = np.mean((queries @ documents.T).toarray().argmax(axis=1) == np.arange(len(tiny.TEXTS)))
+    row = table.loc["bert BM25 on pieces"]
+    assert first > 0.8 and row["RR@10"] >= first
+    assert row["active_d"] == pytest.approx(documents.nnz / 12) and row["active_q"] == pytest.approx(queries.nnz / 12)
+
+    weights = output / "encoders" / "bert raw" / "model.safetensors"
     before = weights.stat().st_mtime_ns
     (output / "results.csv").unlink()
-    again = compare(Sentences(), backbones, output, **options)
+    again = compare(texts, backbones, output, **options)
     assert weights.stat().st_mtime_ns == before, "complete encoders are reused"
     assert again.results["AP"].tolist() == comparison.results["AP"].tolist()
-    with pytest.raises(ValueError, match="holds another comparison .*max_length was 32, now 48"):
-        compare(Sentences(), backbones, output, **{**options, "max_length": 48})
+    assert again.results["train_s"].dropna().tolist() == comparison.results["train_s"].dropna().tolist()
 
 
-def test_bad_comparisons(bert_folder, tmp_path):
-    with pytest.raises(ValueError, match="backbones must hold at least one"):
-        compare(Sentences(), {}, tmp_path)
-    with pytest.raises(ValueError, match="rescale must be none"):
-        compare(Sentences(), {"b": bert_folder}, tmp_path, rescalings=["k16"])
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(NotADirectoryError, match="output_dir must be a folder"):
-        compare(Sentences(), {"b": bert_folder}, tmp_path / "file")
-    assert not (tmp_path / "config.json").exists(), "nothing is written before the arguments are checked"
+@pytest.fixture(scope="module")
+def finished(bert_folder, tmp_path_factory):
+    """A comparison that is done, in a folder, and its backbone."""
+    folder = tmp_path_factory.mktemp("compare")
+    shutil.copytree(bert_folder, folder / "bert")
+    compare(Sentences(), {"bert": folder / "bert"}, folder / "out", **OPTIONS)
+    return folder / "out", folder / "bert"
+
+
+CHANGED = {
+    "documents": Sentences((*tiny.TEXTS[:-1], "another text")),
+    "topics": Sentences(begin=21),
+    "qrels": Sentences(label=2),
+    "pairs": Sentences(pairs=[(text[:5], text) for text in tiny.TEXTS]),
+}
+
+
+@pytest.mark.parametrize("what", [*CHANGED, "backbones", "max_length"])
+def test_other_inputs_are_refused_by_name(what, finished, tmp_path):
+    output, backbone = finished
+    if what == "backbones":  # another one at the same path
+        backbone = tiny.save("bert", tmp_path / "bert", seed=1)
+    options = {**OPTIONS, "max_length": 48} if what == "max_length" else OPTIONS
+    with pytest.raises(ValueError, match=f"{what} was .*, now "):
+        compare(CHANGED.get(what, Sentences()), {"bert": backbone}, output, **options)
+
+
+def test_the_same_elsewhere_goes_on_and_overwrite_starts_anew(finished, tmp_path):
+    output, backbone = finished
+    shutil.copytree(backbone, tmp_path / "moved")
+    shutil.copytree(output, tmp_path / "out")
+    weights = tmp_path / "out" / "encoders" / "bert k=4" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = compare(Sentences(), {"bert": tmp_path / "moved"}, tmp_path / "out", **OPTIONS)
+    assert again.results["AP"].tolist() == pd.read_csv(output / "results.csv")["AP"].tolist()
+    assert weights.stat().st_mtime_ns == before
+    (tmp_path / "out" / "mine.txt").write_text("x")
+    compare(CHANGED["pairs"], {"bert": backbone}, tmp_path / "out", overwrite=True, **OPTIONS)
+    assert weights.stat().st_mtime_ns != before and (tmp_path / "out" / "mine.txt").exists()
+
+
+def test_another_dev_split_is_another_comparison(bert_folder, tmp_path):
+    def options(texts):
+        dev = [{"docno": f"d{i}", "text": t} for i, t in enumerate(texts)], Sentences().topics(), Sentences().qrels()
+        return {**OPTIONS, "untrained": True, "training": {**TRAINING, "dev": dev}}
+
+    compare(Sentences(), {"bert": bert_folder}, tmp_path / "out", **options(tiny.TEXTS))
+    with pytest.raises(ValueError, match="dev was "):
+        compare(Sentences(), {"bert": bert_folder}, tmp_path / "out", **options((*tiny.TEXTS[1:], "another text")))
+
+
+def not_installed(engine):
+    raise ImportError(f"engine {engine!r}: pip install pyterrier-rescale[{engine}]")
+
+
+REFUSED = {
+    # arguments that are changed -> error, what its message names
+    "no backbones": ({"backbones": {}}, TypeError, "backbones"),
+    "name with a slash": ({"backbones": {"org/bert": "m"}}, ValueError, "org/bert"),
+    "name with blanks": ({"backbones": {" bert": "m"}}, ValueError, "' bert'"),
+    "model of another type": ({"backbones": {"bert": 3}}, TypeError, "'bert'.*int"),
+    "rescaling": ({"rescalings": ["k16"]}, ValueError, "k16"),
+    "rescaling zero": ({"rescalings": [0]}, ValueError, "got 0"),
+    "one rescaling": ({"rescalings": "16"}, TypeError, "rescalings"),
+    "unknown engine": ({"engine": "exat"}, ValueError, "exat"),
+    "engine that is not installed": ({"engine": "pisa"}, ImportError, r"\[pisa\]"),
+    "num_results": ({"num_results": 0}, ValueError, "num_results"),
+    "training option": ({"training": {"learning_rat": 1e-3}}, ValueError, "learning_rat"),
+    "eval_steps": ({"training": {"eval_steps": 5}}, ValueError, "eval_steps"),
+    "two shifts": ({"rescalings": [4, "calibrated"], "training": {"shift": 2.0}}, ValueError, "shift"),
+    "no judgements": ({"collection": type("Other", (Sentences,), {"qrels": lambda self, split: Sentences().qrels()
+                       .assign(qid="other")})()}, ValueError, "no topic with judgements"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "error", "named"), REFUSED.values(), ids=REFUSED)
+def test_refused_before_anything_is_written(change, error, named, bert_folder, tmp_path, monkeypatch):
+    if change.get("engine") == "pisa":
+        monkeypatch.setattr("pyterrier_rescale.indexing.engines.engine_class", not_installed)
+    arguments = {"collection": Sentences(), "backbones": {"b": bert_folder}, **OPTIONS, **change}
+    with pytest.raises(error, match=named):
+        compare(arguments.pop("collection"), arguments.pop("backbones"), tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_others_are_not_taken(bert_folder, tmp_path):
+    (tmp_path / "mine.trec").write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=r"config\.json"):
+            compare(Sentences(), {"bert": bert_folder}, tmp_path, overwrite=overwrite, **OPTIONS)
+    assert os.listdir(tmp_path) == ["mine.trec"]
+
+
+def test_chinese_and_a_collapsed_system(bert_folder, tmp_path, monkeypatch):
+    """BM25 finds Chinese; an encoder without any term and a collapsed training are rows of zeros, and said so."""
+    model, tokenizer = tiny.build("bert")
+    with torch.no_grad():
+        model.get_output_embeddings().bias.fill_(-1e4)
+    model.save_pretrained(tmp_path / "mute")
+    tokenizer.save_pretrained(tmp_path / "mute")
+    from pyterrier_rescale import training
+
+    def collapses(backbone, *arguments, train=training.train, **options):
+        if options["rescale"] == 4 and str(backbone) == bert_folder:
+            raise CollapseError("saturated", 3, "scores saturate")
+        return train(backbone, *arguments, **options)
+
+    monkeypatch.setattr(training, "train", collapses)
+    said: list[str] = []
+    options = {**OPTIONS, "say": said.append, "engine": "terrier", "rescalings": [None, 4]}
+    what = Sentences(CHINESE, begin=4), {"bert": bert_folder, "mute": tmp_path / "mute"}, tmp_path / "out"
+    result = compare(*what, **options)
+    table = result.results.set_index("name")
+    assert table.loc["BM25", "RR@10"] == 1.0
+    for name in ("bert k=4", "mute raw", "mute k=4"):
+        assert table.loc[name, ["nDCG@10", "RR@10", "R@100", "AP", "active_d"]].tolist() == [0.0] * 5
+        with gzip.open(tmp_path / "out" / "runs" / f"{name}.res.gz") as run:
+            assert run.read() == b""
+        assert any(line.startswith(f"{name}: ") and "a row of zeros" in line for line in said)
+    assert "bert k=4: its training collapsed: scores saturate" in said
+    monkeypatch.setattr(training, "train", None)
+    again = compare(*what, **options)
+    assert again.results["AP"].tolist() == result.results["AP"].tolist()
+
+
+def test_a_comparison_of_nothing_but_blank_texts(bert_folder, tmp_path):
+    said: list[str] = []
+    texts = Sentences(("🙂", "🙃🙃"), begin=1)
+    result = compare(texts, {"bert": bert_folder}, tmp_path / "out", **{**OPTIONS, "say": said.append})
+    assert result.results.set_index("name").loc["BM25", "AP"] == 0.0
+    assert any(line.startswith("BM25: no query finds any document") for line in said)
+
+
+def test_untrained_rows_encode_queries_as_their_training_starts(bert_folder, tmp_path):
+    for name, options in (("static", {"queries": "static", "query_max_length": 5}), ("sum", {"query_pooling": "sum"})):
+        compare(Sentences(), {"b": bert_folder}, tmp_path / name, untrained=True,
+                **{**OPTIONS, "training": {**TRAINING, **options}})  # fmt: skip
+        from pyterrier_rescale import Splade
+
+        side = Splade(tmp_path / name / "encoders" / "b k=4 (untrained)").description.queries
+        assert (side.weights is not None) == (name == "static") and (name != "static" or side.max_length == 5)
+        assert side.pooling == ("sum" if name == "sum" else None)

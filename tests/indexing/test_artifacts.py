@@ -16,8 +16,7 @@ import pyterrier as pt
 import pytest
 from engine_data import ENGINES, make_docs, make_queries
 
-from pyterrier_rescale.indexing.engines import ENGINES as CLASSES
-from pyterrier_rescale.indexing.engines import engine_class, open_index
+from pyterrier_rescale import open_index
 
 DOCS, QUERIES = make_docs(200), make_queries(5)
 
@@ -28,7 +27,7 @@ def index(request, tmp_path_factory):
     return open_index(path, request.param, scale=50).indexer(made_from={"encoder": "e"}).index(DOCS)
 
 
-def test_every_engine_is_registered():
+def test_artifacts_are_registered():
     config = configparser.ConfigParser()
     config.read(Path(__file__).parents[2] / "setup.cfg")
     written = dict(
@@ -38,7 +37,6 @@ def test_every_engine_is_registered():
     installed = {e.name: e for e in found if e.value.startswith("pyterrier_rescale.")}
     assert {name: e.value for name, e in installed.items()} == written, "install the package anew"
     loaded = {name: e.load() for name, e in installed.items()}
-    assert set(map(engine_class, CLASSES)) <= set(loaded.values())
     for name, artifact in loaded.items():
         assert name == "{}.{}".format(*pt.inspect.artifact_type_format(artifact))
 
@@ -55,8 +53,6 @@ def test_loaded_by_path(index, tmp_path):
     shutil.copytree(index.path, tmp_path / "copy")
     same(pt.Artifact.load(tmp_path / "copy"), index)
     same(type(index).load(str(tmp_path / "copy"), scale=50), index)
-    with pytest.raises(ValueError, match="built at scale 50, got scale=100"):
-        pt.Artifact.load(str(index.path), scale=100)
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -55,20 +55,20 @@ def test_score_by_hand(tmp_path):
     assert results["score"].tolist() == pytest.approx([math.log2(2.5 / 1.5) * weight], rel=1e-5)
 
 
-def test_an_index_is_reused_only_for_what_it_was_made_from(tmp_path):
-    path = tmp_path / "i"
+def test_what_is_there_is_reused_or_refused_and_never_removed(tmp_path):
+    path, foreign = tmp_path / "i", tmp_path / "foreign"
     assert build_bm25(documents(["cat dog", "bird"]), path, made_from={"documents": "a"})
     assert not build_bm25(None, path, made_from={"documents": "a"})
-    assert build_bm25(documents(["bird", "cat dog"]), path, made_from={"documents": "b"})
-    assert search(path, "bird")["docno"].tolist() == ["d0"]
-    assert build_bm25(documents(["bird", "cat dog"]), path, made_from={"documents": "b"}, tokeniser="utf")
-    (path / "made-from.json").write_text("{")
-    assert build_bm25(documents(["one"]), path, made_from={"documents": "b"})
-    (tmp_path / "users").mkdir()
-    (tmp_path / "users" / "thesis.txt").write_text("x")
-    with pytest.raises(FileExistsError, match="no index of BM25"):
-        build_bm25(documents(["one"]), tmp_path / "users")
-    assert (tmp_path / "users" / "thesis.txt").exists()
+    for options in ({"made_from": {"documents": "b"}}, {"made_from": {"documents": "a"}, "tokeniser": "utf"}):
+        with pytest.raises(ValueError, match="other inputs: (documents|tokeniser)"):
+            build_bm25(documents(["one"]), path, **options)
+    assert search(path, "bird")["docno"].tolist() == ["d1"]
+    path.rename(foreign)
+    (foreign / "made-from.json").unlink()  # as another program's index
+    before = sorted(foreign.iterdir())
+    with pytest.raises(FileExistsError):
+        build_bm25(documents(["one"]), foreign)
+    assert sorted(foreign.iterdir()) == before
 
 
 def test_a_stream_that_breaks_leaves_no_index(tmp_path):

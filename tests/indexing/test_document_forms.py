@@ -9,7 +9,7 @@ import tiny
 
 from pyterrier_rescale import Splade, open_index, systems
 from pyterrier_rescale._utils.documents import as_documents
-from pyterrier_rescale.training.data.ids import IdRows
+from pyterrier_rescale.training.loading import load_rows
 
 DOCS = [{"docno": f"d{i}", "text": text} for i, text in enumerate(tiny.TEXTS)]
 QUERY = pd.DataFrame({"qid": ["q"], "query": [tiny.TEXTS[3]]})
@@ -48,7 +48,7 @@ def test_every_form_gives_the_same_index(splade, tmp_path, form):
     found = (splade.query_encoder() >> index.retriever())(QUERY)
     assert list(found["docno"]) == list(expected["docno"])
     if form != "iterator":
-        assert IdRows([("q", "d3")], (FORMS[form](DOCS), {"q": "w"}))[0].documents == (tiny.TEXTS[3],)
+        assert load_rows([("q", "d3")], (FORMS[form](DOCS), {"q": "w"}))[0].documents == (tiny.TEXTS[3],)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_other_forms_are_refused(splade, tmp_path, wrong, message):
         as_documents,
         open_index(tmp_path / "a", "exact").indexer().index,
         lambda docs: systems({"a": splade}, docs, tmp_path / "b", engine="exact"),
-        lambda docs: IdRows([("q", "d3")], (docs, {"q": "w"})),
+        lambda docs: load_rows([("q", "d3")], (docs, {"q": "w"})),
     ):
         with pytest.raises(TypeError, match=message):
             use(wrong)

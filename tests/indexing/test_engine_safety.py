@@ -1,118 +1,17 @@
-"""Interrupted and concurrent indexing, random documents in and out, and retrieval inside larger pipelines."""
+"""Random documents in and out, and retrieval inside larger pipelines."""
 
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
-import time
 
-import engine_data
 import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
-from engine_data import ENGINES, exact_ranking, frame, make_docs, make_queries, retrieved
+from engine_data import ENGINES, exact_ranking, frame, make_docs, make_queries
 from ir_measures import R, nDCG
 
-from pyterrier_rescale.indexing.engines import open_index
-
-BUILD = """if True:
-    import sys, time
-    from pyterrier_rescale.indexing.engines import open_index
-    path, engine, count, pause_at, mode = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
-    def docs():
-        for i in range(count):
-            if i == pause_at:
-                print("paused", flush=True)
-                time.sleep(60)
-            yield {"docno": f"d{i}", "toks": {f"x{(i * 7 + j) % 997}": 1 + (i + j) % 200 for j in range(20)}}
-    print("start", flush=True)
-    open_index(path, engine).indexer(mode=mode).index(docs())
-    print("done", flush=True)
-"""
-
-
-def build_process(path, engine, count, pause_at=-1, mode="create"):
-    command = [sys.executable, "-c", BUILD, str(path), engine, str(count), str(pause_at), mode]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-
-def wait_for(process, word):
-    for line in process.stdout:
-        if line.strip() == word:
-            return
-    raise AssertionError(f"the process ended without saying {word!r}")
-
-
-def toks(i):
-    return {f"x{(i * 7 + j) % 997}": 1 + (i + j) % 200 for j in range(20)}
-
-
-def check_whole(index, count):
-    docs = [{"docno": f"d{i}", "toks": toks(i)} for i in range(count)]
-    assert len(index) == count
-    found = retrieved(index.retriever(10)(frame([{"x5": 1.0, "x500": 2.0}])), "q0")
-    expected = exact_ranking(docs, {"x5": 1.0, "x500": 2.0}, 10)
-    np.testing.assert_allclose([s for _, s in found], [s for _, s in expected], rtol=0.02)
-
-
-def check_unfinished_then_rerun(path, engine, count):
-    index = open_index(path, engine)
-    assert not index.built and len(index) == 0
-    with pytest.raises(FileNotFoundError, match=f"the index at {path} was not finished"):
-        index.retriever()(frame([{"x5": 1.0}]))
-    index.indexer().index({"docno": f"d{i}", "toks": toks(i)} for i in range(count))
-    check_whole(index, count)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize("engine", ["exact", "terrier"])
-def test_killed_in_the_stream(tmp_path, engine):
-    process = build_process(tmp_path / "i", engine, 3000, pause_at=2000)
-    wait_for(process, "paused")
-    with pytest.raises(RuntimeError, match="another process is building"):
-        open_index(tmp_path / "i", engine).indexer().index([{"docno": "a", "toks": {"a": 1}}])
-    process.kill()
-    process.wait()
-    check_unfinished_then_rerun(tmp_path / "i", engine, 3000)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
-def test_killed_at_random_moments(tmp_path, engine):
-    """20 kills per engine, half of them over an index: what opens is whole (old or new) or says that it is not."""
-    rng = random.Random(7)
-    started = time.monotonic()
-    process = build_process(tmp_path / "timing", engine, 3000)
-    wait_for(process, "start")
-    begun = time.monotonic() - started
-    wait_for(process, "done")
-    process.wait()
-    span = time.monotonic() - started - begun
-    outcomes = []
-    for number in range(20):
-        path = tmp_path / f"i{number}"
-        over = number % 2
-        if over:
-            open_index(path, engine).indexer().index({"docno": f"d{i}", "toks": toks(i)} for i in range(100))
-        process = build_process(path, engine, 3000, mode="overwrite")
-        wait_for(process, "start")
-        time.sleep(rng.random() * span * 1.1)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        index = open_index(path, engine)
-        outcomes.append(len(index))
-        if index.built:
-            assert len(index) == 3000 or (over and len(index) == 100)
-            check_whole(index, len(index))
-        else:
-            with pytest.raises(FileNotFoundError, match="was not finished|there is no index at"):
-                index.retriever()(frame([{"x5": 1.0}]))
-        index.indexer(mode="overwrite").index({"docno": f"d{i}", "toks": toks(i)} for i in range(3000))
-        check_whole(index, 3000)
-    assert len(set(outcomes)) > 1, outcomes
+from pyterrier_rescale import open_index
 
 
 def random_documents(n, seed, alphabet):
@@ -235,46 +134,3 @@ def test_schematic_is_drawn_offline(tmp_path):
     index = open_index(tmp_path / "i", "exact")
     assert "exact retriever" in pt.schematic.draw(index.retriever())
     assert "exact indexer" in pt.schematic.draw(index.indexer())
-
-
-def test_all_engines_agree(tmp_path):
-    docs, queries = make_docs(400), make_queries(10)
-    tops = {}
-    for engine in ("exact", "terrier", "pisa") if engine_data.HAS_PISA else ("exact", "terrier"):
-        index = open_index(tmp_path / engine, engine).indexer().index(docs)
-        results = index.retriever(10)(queries)
-        tops[engine] = {(q, d) for q, d in zip(results["qid"], results["docno"], strict=True)}
-    assert tops["terrier"] == tops["exact"]
-    if "pisa" in tops:
-        assert len(tops["pisa"] & tops["exact"]) >= 0.98 * len(tops["exact"])
-
-
-@pytest.mark.parametrize("family", ["bert", "modernbert"])
-def test_with_the_encoders(family, request, texts, tmp_path):
-    """From text to scores: they are the dot products of the vectors, the documents' rounded; `.scorer()` agrees."""
-    from pyterrier_rescale import Splade
-
-    splade = Splade(request.getfixturevalue(f"{family}_folder"))
-    other = Splade(request.getfixturevalue(f"{'modernbert' if family == 'bert' else 'bert'}_folder"))
-    docs = [{"docno": f"d{i}", "text": text} for i, text in enumerate(texts)]
-    topics = pd.DataFrame({"qid": ["1", "2"], "query": [texts[0].split(".")[0], texts[5]]})
-    vectors, queries = splade.encode_docs(texts).astype(float), splade.encode_queries(topics["query"]).astype(float)
-    vectors.data = np.rint(vectors.data * 10_000) / 10_000
-    truth = (queries @ vectors.T).toarray()
-    for engine in ("exact", "terrier"):
-        index = open_index(tmp_path / engine, engine, scale=10_000)
-        (splade.doc_encoder(scale=10_000) >> index.indexer()).index(docs)
-        assert index.fingerprint == splade.term_map().fingerprint
-        results = (splade.query_encoder() >> index.retriever())(topics)
-        for row in results.itertuples():
-            assert row.score == pytest.approx(truth[int(row.qid) - 1, int(row.docno[1:])], rel=1e-6)
-        assert len(results) == (truth > 0).sum()
-        text = pt.apply.text(lambda row: texts[int(row["docno"][1:])])
-        again = (splade.query_encoder() >> index.retriever() >> text >> splade.scorer())(topics)
-        np.testing.assert_allclose(again["score"], results["score"], rtol=1e-2)
-        with pytest.raises(ValueError, match="another vocabulary"):
-            (other.query_encoder() >> index.retriever())(topics)
-        with pytest.raises(ValueError, match="takes unscaled weights"):
-            (splade.query_encoder(scale=100) >> index.retriever())(topics)
-    with pytest.raises(ValueError, match="encoded at scale 100, the index is at scale 10"):
-        (splade.doc_encoder() >> open_index(tmp_path / "other", "exact", scale=10).indexer()).index(docs)

@@ -1,15 +1,13 @@
-"""Engine exact in blocks of documents: the same documents, order and scores as a dense product by hand."""
+"""Engine exact: the same documents, order and scores as a dense product by hand."""
 
 from __future__ import annotations
-
-import tracemalloc
 
 import numpy as np
 import pytest
 from engine_data import frame, retrieved
 
 from pyterrier_rescale import open_index
-from pyterrier_rescale.indexing.engines import exact
+from pyterrier_rescale.indexing.engines.exact_kernel import best
 
 SCALE = 100.0
 TERMS = 30
@@ -60,14 +58,12 @@ def by_hand(docs: list[dict], query: dict[str, float], k: int) -> list[tuple[str
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:k]
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 210, 1000])
-@pytest.mark.parametrize("largest", [3, 300, 2**24 - 1])
-def test_blocks_as_by_hand(tmp_path, monkeypatch, block, largest):
-    """Blocks of one document, of parts, of half the collection and of more than all of it; one to four threads."""
-    docs = documents(420, largest, seed=block)
+@pytest.mark.parametrize("largest", [3, 300, 2**22])
+def test_as_by_hand(tmp_path, largest):
+    """Many ties, any number of results, one to four threads."""
+    docs = documents(420, largest, seed=largest)
     index = open_index(tmp_path / "i", "exact", scale=SCALE).indexer().index(docs[:150])
     index.indexer(mode="append").index(docs[150:])
-    monkeypatch.setattr(exact, "BLOCK", block)
     for k in (1, 10, 100, 1000):
         for threads in (1, 4):
             results = index.retriever(k, threads=threads)(frame(QUERIES))
@@ -75,51 +71,33 @@ def test_blocks_as_by_hand(tmp_path, monkeypatch, block, largest):
                 assert retrieved(results, f"q{i}") == by_hand(docs, query, k), (k, threads, i)
 
 
-def test_only_empty_documents(tmp_path, monkeypatch):
-    """No term is known: nothing is found, and no empty block is looked at."""
+def test_only_empty_documents(tmp_path):
+    """No term is known: nothing is found."""
     index = open_index(tmp_path / "i", "exact").indexer().index([{"docno": f"{i}", "toks": {}} for i in range(9)])
-    monkeypatch.setattr(exact, "BLOCK", 2)
     assert not len(index.retriever()(frame(QUERIES)))
     index.indexer(mode="append").index([{"docno": "x", "toks": {"x0": 50}}])
     assert retrieved(index.retriever()(frame(QUERIES)), "q0") == [("x", 0.5)]
 
 
-def test_best_of_blocks_with_every_distribution():
-    """Neither an estimated threshold nor one from former blocks may lose a document of the top k or its ties."""
+def test_the_best_of_every_distribution():
+    """Neither a document of the top k nor one that ties with the last of them is lost; zeros are left."""
     rng = np.random.default_rng(3)
-    n, k = 5000, 20
+    n = 5000
     cases = {
         "uniform": rng.random(n),
         "ascending": np.sort(rng.random(n)),
-        "descending": np.sort(rng.random(n))[::-1],
+        "descending": np.sort(rng.random(n))[::-1].copy(),
         "few": np.where(rng.random(n) < 0.002, rng.random(n), 0),
         "ties": rng.integers(0, 3, n).astype(float),
         "ties but for the last bits": rng.integers(1, 4, n) * (1 + 1e-15 * rng.integers(-2, 3, n)),
-        "high ones all in the last block": np.r_[rng.random(n - 10), np.full(10, 9.0)],
         "the smallest numbers there are": rng.integers(0, 9, n) * 5e-324,
         "none": np.zeros(n),
     }
     for name, scores in cases.items():
-        kth = np.sort(scores)[::-1][k - 1]
-        expected = np.flatnonzero((scores >= kth * (1 - 1e-9)) & (scores > 0))
-        for block in (1, 30, 777, 2500, n):
-            best = exact.Best(k)
-            for first in range(0, n, block):
-                best.add(first, scores[first : first + block])
-            numbers, values = best.all()
-            assert numbers.tolist() == expected.tolist(), (name, block)
-            assert (values == scores[expected]).all(), (name, block)
-
-
-def test_a_query_holds_one_block_of_postings(tmp_path, monkeypatch):
-    """400,000 postings match, of which a copy takes 12 bytes each."""
-    toks = {f"x{t}": 1 + t for t in range(40)}
-    index = open_index(tmp_path / "i", "exact").indexer().index({"docno": f"{i}", "toks": toks} for i in range(10_000))
-    searcher = index.searcher()
-    monkeypatch.setattr(exact, "BLOCK", 500)
-    tracemalloc.start()
-    numbers, scores = searcher.search(dict.fromkeys(toks, 1.0), 10)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(numbers) == 10 and scores.tolist() == [8.2] * 10
-    assert peak < 1_500_000
+        for k in (1, 2, 20, 4999, 9000):
+            kth = np.sort(scores)[::-1][min(k, n) - 1]
+            expected = np.flatnonzero((scores >= kth * (1 - 1e-9)) & (scores > 0))
+            left = scores.copy()
+            numbers, values = best(left, k)
+            assert numbers.tolist() == expected.tolist() and (values == scores[expected]).all(), (name, k)
+            assert not left.any()

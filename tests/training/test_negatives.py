@@ -6,8 +6,7 @@ import warnings
 
 import pytest
 
-from pyterrier_rescale.training.config import TrainConfig
-from pyterrier_rescale.training.data.loading import load_rows
+from pyterrier_rescale.training.loading import load_rows
 from pyterrier_rescale.training.negatives import mine_negatives
 
 PAIRS = [
@@ -31,8 +30,6 @@ def test_best_by_bm25_that_is_not_relevant():
     assert found["zebra"][1] != PAIRS[4][1]
     with pytest.raises(ValueError, match="mine_negatives must be at most 4"):
         mine_negatives(load_rows(PAIRS), 5)
-    with pytest.raises(ValueError, match="mine_negatives has no teacher scores"):
-        TrainConfig(loss="kl", mine_negatives=2)
 
 
 def test_mining_serves_other_scripts():

@@ -12,13 +12,13 @@ import tiny
 import torch
 from pyterrier_rescale.encoding.query_encoder import StaticEncoder
 from pyterrier_rescale.encoding.saved_settings import saved_settings
+from pyterrier_rescale.training.data.loading import load_rows
 from test_run import FAST, PAIRS, log_of
 
 from pyterrier_rescale import Splade, audit, train
 from pyterrier_rescale.analysis.head_statistics import random_saturation
 from pyterrier_rescale.heads.checkpoint import load_backbone
 from pyterrier_rescale.training.config import TrainConfig
-from pyterrier_rescale.training.data.loading import load_rows
 from pyterrier_rescale.training.initialization import idf_weights, starting_module
 from pyterrier_rescale.training.model import SparseHead
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from pyterrier_rescale.training.data.loading import load_rows
+from pyterrier_rescale.training.trainer import Collator
 from scipy.special import logsumexp
 
 from pyterrier_rescale import CollapseError, Splade, train
 from pyterrier_rescale.training.config import TrainConfig
-from pyterrier_rescale.training.data.loading import load_rows
 from pyterrier_rescale.training.losses import Objective
 from pyterrier_rescale.training.model import SparseHead
-from pyterrier_rescale.training.trainer import Collator
 
 PAIRS = [(" ".join(text.split()[:3]), text) for text in tiny.TEXTS]
 FAST = {"batch_size": 4, "max_steps": 6, "learning_rate": 1e-3, "max_length": 32, "ramp_steps": 100, "verbose": False}

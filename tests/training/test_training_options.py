@@ -10,14 +10,14 @@ import pytest
 import tiny
 import torch
 from dense import dense_weights
-from test_run import FAST, PAIRS, log_of
+from test_run import FAST, PAIRS, dev_split, log_of
 
 from pyterrier_rescale import Splade, train
 from pyterrier_rescale.heads.ties import untie
 from pyterrier_rescale.training.config import TrainConfig
-from pyterrier_rescale.training.data.loading import load_rows
 from pyterrier_rescale.training.dev_evaluation import DevSet
 from pyterrier_rescale.training.initialization import starting_module
+from pyterrier_rescale.training.loading import load_rows
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -37,7 +37,7 @@ def check_gradient(tied, pooling, options, plain_options, family="bert"):
     model, tokenizer = models(family)[tied]
     config = TrainConfig(rescale=None, max_length=32, pooling=pooling, **options)
     module = starting_module(model, tokenizer, load_rows(PAIRS), config)
-    found = module(module.tokenise(tiny.TEXTS, 32))["sentence_embedding"]
+    found = module([module.tokenise(tiny.TEXTS, 32)])[0]
     expected = dense_weights(model, tokenizer, tiny.TEXTS, pooling=pooling, max_length=32, **plain_options)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert 0 < found.count_nonzero() < found.numel()
@@ -69,19 +69,14 @@ def test_the_gradient_of_what_counts(tied, pooling, options):
 @pytest.mark.parametrize("size", [None, 3])
 def test_options_are_trained_saved_scored_and_told(size, modernbert_folder, tmp_path):
     options = {"rescale": 4.0, "position_top_k": 12, "fold": "case", "mini_batch_size": size, **FAST}
-    documents = [{"docno": str(i), "text": text} for i, text in enumerate(tiny.TEXTS)]
-    topics = pd.DataFrame({"qid": [str(i) for i in range(12)], "query": [query for query, _ in PAIRS]})
-    qrels = pd.DataFrame({"qid": topics["qid"], "docno": topics["qid"], "label": 1})
-    splade = train(modernbert_folder, PAIRS, tmp_path / "out", dev=(documents, topics, qrels), **options)
+    splade = train(modernbert_folder, PAIRS, tmp_path / "out", dev=dev_split(), **options)
     assert (splade.position_top_k, splade.fold) == (12, "case")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "It has `position_top_k=12`, `fold='case'`, which `Splade` follows" in card
     stored = pd.read_csv(tmp_path / "out" / "dev.csv")["nDCG@10"].max()
-    assert DevSet((documents, topics, qrels)).score(
-        starting_module(splade.encoder.model, splade.encoder.tokenizer, load_rows(PAIRS),
-                        TrainConfig(rescale=None, max_length=32, position_top_k=12, fold="case")),
-        max_length=32, query_max_length=32,
-    ) == pytest.approx(stored, abs=1e-6)  # fmt: skip
+    config = TrainConfig(rescale=None, max_length=32, position_top_k=12, fold="case")
+    module = starting_module(splade.encoder.model, splade.encoder.tokenizer, load_rows(PAIRS), config)
+    assert DevSet(dev_split()).score(module) == pytest.approx(stored, abs=1e-6)
     expected = dense_weights(
         splade.encoder.model, splade.encoder.tokenizer, tiny.TEXTS, max_length=32, position_top_k=12, fold="case"
     ).detach()  # fmt: skip
@@ -102,9 +97,8 @@ def test_static_queries_of_folded_terms_are_trained(modernbert_folder, tmp_path)
         splade.encoder.model, splade.encoder.tokenizer, load_rows(PAIRS), config
     )
     with torch.no_grad():
-        module.query_weights.copy_(torch.from_numpy(splade.query_side.weights))
-        side = {**module.tokenise(["Sparse a A"], 32, queries=True), "queries": True}
-        found = module(side)["sentence_embedding"]
+        module.query_weights.copy_(torch.from_numpy(splade.description.queries.weights))
+        found = module([module.tokenise(["Sparse a A"], 32, queries=True)])[0]
     np.testing.assert_allclose(query.toarray(), found.numpy(), atol=1e-6)
 
 
@@ -113,9 +107,7 @@ def test_a_shift_is_trained_saved_and_told(bert_folder, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "its logits lowered (by 0.5, stored in the bias)" in card and "shift=0.5" in card
     assert splade.encoder.model.config.pyterrier_rescale["shift"] == 0.5
-    assert train(bert_folder, PAIRS, tmp_path / "out", rescale=4.0, shift=0.5, resume=True, **FAST) == splade
-    with pytest.raises(ValueError, match="shift=0.6 instead of 0.5"):
-        train(bert_folder, PAIRS, tmp_path / "out", rescale=4.0, shift=0.6, resume=True, **FAST)
+    assert train(bert_folder, PAIRS, tmp_path / "out", rescale=4.0, shift=0.5, **FAST) == splade
     start = {**FAST, "max_steps": 1, "learning_rate": 1e-12}
     still = train(bert_folder, PAIRS, tmp_path / "still", rescale=None, shift=0.5, **start)
     expected = Splade(bert_folder, shift=0.5, max_length=32).encode_docs(tiny.TEXTS)
@@ -129,7 +121,6 @@ def test_a_shift_of_each_term_is_plain_json(bert_folder, tmp_path):
     config = TrainConfig(shift=values)
     config.to_json(tmp_path / "c.json")
     assert TrainConfig.from_json(tmp_path / "c.json") == config
-    assert config.differences(TrainConfig()) == ["shift=one for each of 397 terms instead of None"]
     train(bert_folder, PAIRS, tmp_path / "out", shift=values, **FAST)
     card = (tmp_path / "out" / "README.md").read_text()
     assert '"shift": "one for each of 397 terms"' in card and "shift=shift" in card
@@ -158,18 +149,3 @@ def test_a_rate_for_a_bias_that_is_not_there(tmp_path):
     model, tokenizer = tiny.build("eurobert")
     with pytest.raises(ValueError, match="bias_learning_rate must be None for a EuroBertForMaskedLM"):
         train(model, PAIRS, tmp_path / "out", tokenizer=tokenizer, bias_learning_rate=1e-3, **FAST)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"shift": "15"}, "shift must be a finite number"),
-        ({"position_top_k": 0}, "position_top_k must be an integer >= 1 or None, got 0"),
-        ({"fold": "lower"}, "fold must be 'case' or None, got 'lower'"),
-        ({"bias_learning_rate": -1}, "bias_learning_rate must be a finite number >= 0, got -1"),
-        ({"shift": 1.0, "rescale": "calibrated"}, "shift must be None with rescale='calibrated'"),
-    ],
-)
-def test_options_that_cannot_be(options, message):
-    with pytest.raises(ValueError, match=message):
-        TrainConfig(**options)

@@ -1,144 +1,138 @@
-"""Engine "terrier": Terrier's inverted index, written here and searched through PyTerrier's Java."""
+"""Engine "terrier": an inverted index that Terrier writes itself, searched through PyTerrier's Java."""
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import warnings
-from array import array
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyterrier as pt
 
-from ..._utils.java import start_java
-from ..._utils.signals import jvm_faults
-from . import storage
-from .base import EngineIndex
-from .documents import DocumentStream
-from .inversion import Inverter
-from .postings import Postings
-from .searcher import Result, Searcher, order_by_score
-from .terrier_files import (
-    MAX_TERM_BYTES,
-    write_docnos,
-    write_documents,
-    write_inverted,
-    write_lexicon,
-    write_properties,
-)
-from .terrier_reading import read_postings
+from ..._utils.java import errors_only, start_java
+from ...encoding.terms import to_toks
+from ..generation import Generation
+from .base import Engine, Result, order_by_score
 
+# Three for each of the 20 characters that Terrier's lexicon reserves: longer terms damage it.
+_MAX_TERM_BYTES = 60
 _SEVERAL = 3
 _CONTROLS_OFF = ("terrierql", "parsecontrols", "parseql", "matchopql", "applypipeline", "decorate", "decorate_batch")
 
 
-class TerrierEngine(EngineIndex):
-    """A Terrier index of integer weights; plain PyTerrier reads it, too: `pt.terrier.TerrierIndex(path).tf()`."""
+class TerrierEngine(Engine):
+    """A Terrier index of whole weights; plain PyTerrier reads it, too: ``pt.terrier.TerrierIndex(index.engine_path)``.
 
-    ARTIFACT_FORMAT = "rescale_terrier"
-    engine = "terrier"
-
-    def _prepare(self) -> None:
-        start_java()
-
-    def _check_term(self, term: str) -> None:
-        size = len(term.encode("utf-8"))
-        if not 1 <= size <= MAX_TERM_BYTES:
-            raise ValueError(
-                f"engine 'terrier' holds terms of 1 to {MAX_TERM_BYTES} UTF-8 bytes, got {term!r} ({size} bytes); "
-                "doc_encoder(terms='safe') makes such terms"
-            )
-        if "\0" in term or max(term) > "\uffff":
-            raise ValueError(
-                f"engine 'terrier' cannot look up terms with NUL or characters above U+FFFF, got {term!r}; "
-                "doc_encoder(terms='safe') makes terms that it can"
-            )
-
-    def _write(self, folder: Path, stream: DocumentStream, old: dict | None) -> dict[str, Any]:
-        inverter, entries, lengths = Inverter(folder), array("i"), array("i")
-        for _, toks in stream:
-            inverter.add(toks)
-            entries.append(len(toks))
-            lengths.append(sum(toks.values()))
-        stream.require_terms()
-        inverter.finish(sort_terms=True)
-        vocabulary, indptr, documents, weights = Inverter.read(folder)
-        _warn_of_size(np.diff(indptr), len(lengths), stream.weight_sum, inverter.largest, stream.scale)
-        terms = write_inverted(folder, indptr, documents, weights)
-        del documents, weights
-        Inverter.remove(folder)
-        write_lexicon(folder, list(vocabulary), np.diff(indptr), terms)
-        write_documents(folder, np.array(entries), np.array(lengths))
-        longest = write_docnos(folder, stream.docnos)
-        written = {"documents": len(entries), "postings": int(indptr[-1]), "tokens": int(terms.sums.sum())}
-        given = {"documents": len(stream.docnos), "postings": stream.postings, "tokens": stream.weight_sum}
-        if written != given:
-            raise RuntimeError(f"the index does not hold what it was given: {written} of {given}")
-        write_properties(folder, terms=len(vocabulary), longest=longest, **written)
-        return {"terms": len(vocabulary)}
-
-    def _load(self, meta: dict) -> TerrierSearcher:
-        return TerrierSearcher(self.path, meta["scale"])
-
-
-def _warn_of_size(counts: np.ndarray, documents: int, weight_sum: int, largest: int, scale: float) -> None:
-    """Tell what the inverted file will take where unary weights make it several times larger than 8 bits would."""
-    gaps = float(np.sum(counts * (2 * np.log2(documents / counts) + 1)))  # Elias gamma codes, at the mean gap
-    now, at_8_bits = ((gaps + weight_sum * factor) / 8e6 for factor in (1, 255 / max(largest, 255)))
-    if now >= _SEVERAL * at_8_bits:
-        warnings.warn(
-            f"the inverted file will take about {now:,.1f} MB, {now / at_8_bits:.1f} times what weights of 8 bits take "
-            f"({at_8_bits:,.1f} MB): Terrier codes a weight w in w bits, and the largest is {largest} at scale "
-            f"{scale:g}. indexer(bits=8), a scale of about {scale * 255 / largest:.3g} or engine 'exact' avoid that",
-            stacklevel=2,
-        )
-
-
-class TerrierSearcher(Searcher):
-    """An opened Terrier index, asked with weighted terms directly (no query language, no stemming, no stopwords).
-
-    Threads take turns: Terrier decodes the postings of one opened index in place.
+    It is asked with weighted terms directly (no query language, no stemming, no stopwords). Threads take turns: Terrier
+    decodes the postings of one opened index in place.
     """
 
-    def __init__(self, path: Path, scale: float):
-        self.docnos, self.ranks = storage.read_docnos(path)
-        self.scale = scale
-        self.path = path
-        self.manager = pt.terrier.TerrierIndex(os.path.realpath(path)).tf().manager
-        self._turn = threading.Lock()
-        self.query_terms = pt.java.autoclass("org.terrier.matching.MatchingQueryTerms")
+    name = "terrier"
 
-    def search(self, weights: dict[str, float], num_results: int) -> Result:
-        """See `Searcher`."""
-        largest = max(weights.values())
-        # Terrier breaks ties by document number: ask for some more, until what is cut off scores less.
-        num_results = min(num_results, len(self.docnos))
-        wanted = num_results + 16
+    def __init__(self, folder: Path, generation: Generation) -> None:
+        super().__init__(folder, generation)
+        start_java()
+        self._index = pt.terrier.TerrierIndex(os.path.realpath(folder)).index_obj()
+        self._manager = pt.terrier.Retriever(self._index, wmodel="Tf").manager
+        self._query_terms = pt.java.autoclass("org.terrier.matching.MatchingQueryTerms")
+        self._turn = threading.Lock()
+        weakref.finalize(self, _close, self._index).atexit = False
+
+    @classmethod
+    def check_term(cls, term: str) -> None:
+        """See ``Engine``."""
+        if not 1 <= len(term.encode("utf-8")) <= _MAX_TERM_BYTES or "\0" in term or max(term) > "\uffff":
+            raise ValueError(
+                f"engine 'terrier' holds terms of 1 to {_MAX_TERM_BYTES} UTF-8 bytes without NUL and characters above "
+                f"U+FFFF, got {term!r}; doc_encoder(terms='safe') makes such terms"
+            )
+
+    @classmethod
+    def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
+        """See ``Engine``."""
+        start_java()
+        given = {"Documents": 0, "Pointers": 0, "Tokens": 0}
+        largest, failures = 0, []
+
+        def documents() -> Iterator[dict[str, Any]]:
+            nonlocal largest
+            try:
+                for vectors in generation.whole_blocks():
+                    toks = to_toks(generation.terms, vectors.indptr, vectors.indices, vectors.data)
+                    docnos = generation.docnos[given["Documents"] : given["Documents"] + len(toks)]
+                    given["Documents"] += len(toks)
+                    given["Pointers"] += int(vectors.nnz)
+                    given["Tokens"] += int(vectors.data.sum())
+                    largest = max(largest, int(vectors.data.max(initial=0)))
+                    for docno, weights in zip(docnos, toks, strict=True):
+                        yield {"docno": docno, "toks": dict(weights)}
+            except Exception as error:  # it would end PyTerrier's writer thread without a word
+                failures.append(error)
+
+        longest = max(len(docno.encode("utf-16-le")) // 2 for docno in generation.docnos)
+        with errors_only():
+            pt.terrier.IterDictIndexer(
+                str(folder), meta={"docno": longest}, meta_reverse=[], pretokenised=True,
+                type=pt.terrier.IndexingType.SINGLEPASS,
+            ).index(documents())  # fmt: skip
+        if failures:
+            raise failures[0]
+        properties = (folder / "data.properties").read_text(encoding="latin-1")
+        held = {name: int(re.search(rf"^num\.{name}=(\d+)", properties, re.MULTILINE)[1]) for name in given}
+        if held != given:
+            raise RuntimeError(f"Terrier's index does not hold what it was given: {held} of {given}")
+        # On disk, where Terrier leaves it, each look-up of a term is a search in a file.
+        properties = re.sub(r"^(index\.lexicon\.data-source)=.*", r"\1=fileinmem", properties, flags=re.MULTILINE)
+        (folder / "data.properties").write_text(properties, encoding="latin-1")
+        _warn_of_size(generation, given["Tokens"], largest)
+
+    def search(self, weights: dict[str, float], k: int, **options: Any) -> Result:
+        """See ``Engine``."""
+        largest, k = max(weights.values()), min(k, len(self.generation.docnos))
+        wanted = k + 16  # Terrier breaks ties by document number: more, until what is cut off scores less
         while True:
-            numbers, scores = self._match({t: w / largest for t, w in weights.items()}, wanted)
-            if len(numbers) < wanted or scores[num_results - 1] * (1 - 1e-9) > scores[-1]:
+            numbers, scores = self._match({term: weight / largest for term, weight in weights.items()}, wanted)
+            if len(numbers) < wanted or scores[k - 1] * (1 - 1e-9) > scores[-1]:
                 break
             wanted *= 2
         # Terrier divides the weights by the largest once more, which is 1 now.
-        return order_by_score(numbers, scores * (largest / self.scale), self.ranks, num_results)
+        return order_by_score(numbers, scores * (largest / self.scale), self.generation.ranks, k)
 
-    def postings(self) -> Postings:
-        """Decoded from the inverted file (eight bytes per posting in memory)."""
-        return read_postings(self.path)
-
-    def _match(self, weights: dict[str, float], num_results: int) -> Result:
+    def _match(self, weights: dict[str, float], k: int) -> Result:
         with self._turn:
-            jvm_faults()
-            request = pt.java.cast("org.terrier.querying.Request", self.manager.newSearchRequest("q"))
-            terms = self.query_terms("q", request)
+            request = pt.java.cast("org.terrier.querying.Request", self._manager.newSearchRequest("q"))
+            terms = self._query_terms("q", request)
             for term, weight in weights.items():
                 terms.setTermProperty(term, weight)
             request.setMatchingQueryTerms(terms)
             controls = {**dict.fromkeys(_CONTROLS_OFF, "off"), "localmatching": "on", "filters": "on", "wmodel": "Tf"}
-            for control, value in {**controls, "end": str(num_results - 1)}.items():
+            for control, value in {**controls, "end": str(k - 1)}.items():
                 request.setControl(control, value)
-            self.manager.runSearchRequest(request)
+            self._manager.runSearchRequest(request)
             found = request.getResultSet()
             return np.array(found.getDocids(), dtype=np.int64), np.array(found.getScores(), dtype=np.float64)
+
+
+def _close(index: Any) -> None:
+    """Close the files that Java would hold open for good."""
+    index.close()
+
+
+def _warn_of_size(generation: Generation, weight_sum: int, largest: int) -> None:
+    """Tell what the inverted file takes where unary weights make it several times larger than 8 bits would."""
+    counts = generation.document_frequencies[generation.document_frequencies > 0]
+    gaps = float(np.sum(counts * (2 * np.log2(len(generation.docnos) / counts) + 1)))  # Elias gamma, at the mean gap
+    now, at_8_bits = ((gaps + weight_sum * factor) / 8e6 for factor in (1, 255 / max(largest, 255)))
+    if now >= _SEVERAL * at_8_bits:
+        scale = generation.content["scale"]
+        warnings.warn(
+            f"the inverted file takes about {now:,.1f} MB, {now / at_8_bits:.1f} times what weights of 8 bits take "
+            f"({at_8_bits:,.1f} MB): Terrier codes a weight w in w bits, and the largest is {largest} at scale "
+            f"{scale:g}. indexer(bits=8), a scale of about {scale * 255 / largest:.3g} or engine 'exact' avoid that",
+            stacklevel=2,
+        )

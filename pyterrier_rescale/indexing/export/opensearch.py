@@ -1,109 +1,157 @@
-"""OpenSearch and Elasticsearch: bulk lines, a mapping and query bodies for each, whose score is the dot product.
+"""OpenSearch and Elasticsearch: bulk lines, mappings and query bodies, whose score is the dot product.
 
 What spoils it by default: a ``rank_feature`` query saturates, so ``linear`` must be said; Elasticsearch's
 ``sparse_vector`` prunes tokens unless told not to. Both engines keep nine significant bits of a weight (0.4 %).
+OpenSearch's ``sparse_vector`` keeps eight bits below a ceiling, 3 for documents and 16 for queries unless it is told
+others, and folds the terms' numbers modulo 32,768.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ..._utils.checks import check_choice
-from ..._utils.paths import whole_folder
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ..vectors.base import SparseVectors
+from . import Source, heaviest, json_line, parts, write_lines
 
 FIELD = "vector"
-KINDS = ("opensearch", "elasticsearch", "rank_feature")
-_DOCUMENTS_PER_FILE = 10_000  # some tens of MB: a bulk request has a limit of 100 MB
-_README = """\
-Made by pyterrier-rescale: {documents} documents, term weights as floats > 0 in the field "vector".
+KINDS = ("opensearch", "elasticsearch", "rank_feature", "opensearch-ann")
+_SLOTS = 2**15  # numbers of terms that OpenSearch's sparse_vector tells apart
+_SEARCH_CEILING = 16.0  # its default: kept where no queries say what is needed
+_TOP = """\
+Made by pyterrier-rescale: {documents:,} documents, term weights as floats > 0 in the field "vector".
 
-OpenSearch (2.11 and later: neural_sparse on a rank_features field):
-  curl -X PUT  HOST/INDEX       -H 'Content-Type: application/json'     --data-binary @opensearch-mapping.json
+  curl -X PUT  HOST/INDEX       -H 'Content-Type: application/json'     --data-binary @{mapping}
   curl -X POST HOST/INDEX/_bulk -H 'Content-Type: application/x-ndjson' --data-binary @bulk-00000.jsonl    (each file)
-  query.json, "opensearch": the body of a search.
-Elasticsearch (8.15 and later: sparse_vector): the same with elasticsearch-mapping.json; query.json, "elasticsearch".
+
+"""
+_README = _TOP + """\
+OpenSearch 2.14 and later (rank_features field, neural_sparse query with query_tokens): the mapping above; the body of
+a search is query.json, "opensearch".
+Elasticsearch 8.15 and later (sparse_vector): the same with elasticsearch-mapping.json; query.json, "elasticsearch".
 Pruning is switched off in the query and, where the server knows the setting (8.19, 9.1), in the mapping; older servers
 want the mapping without index_options.
 Any server with rank_features: query.json, "rank_feature": one clause per term; "linear" is needed, for the default
-saturates; at most 1,024 clauses unless indices.query.bool.max_clause_count says more.
+saturates. All three take at most 1,024 terms a query unless indices.query.bool.max_clause_count says more.
 Scores are dot products up to the nine significant bits that Lucene keeps of a weight (0.4 %).
+"""
+_ANN_README = _TOP + """\
+OpenSearch 3.3 and later (sparse_vector field, approximate by SEISMIC). Terms are numbers, named in terms.json. Segments
+of less than a million documents are searched exactly unless the mapping's approximate_threshold says less. The mapping
+has the ceilings {ingest:g} for documents and {search:g} for queries: larger weights would be clipped. query.json is the
+body of a search; top_n is the number of the query's terms, since others than the top_n heaviest are dropped.
 """
 
 
-def write(vectors: SparseVectors, path: Path, *, queries: pd.DataFrame | None = None) -> None:
+def write(source: Source, folder: Path) -> None:
     """Write bulk files, two mappings, ``query.json`` (an example of each kind), and ``queries.jsonl``."""
-    with whole_folder(path) as folder:
-        example: dict[str, float] = {}
-        out, number = None, 0
-        for docnos, matrix in vectors.blocks():
-            bounds = matrix.indptr.tolist()
-            for docno, begin, end in zip(docnos, bounds[:-1], bounds[1:], strict=True):
-                if number % _DOCUMENTS_PER_FILE == 0:
-                    if out is not None:
-                        out.close()
-                    name = f"bulk-{number // _DOCUMENTS_PER_FILE:05d}.jsonl"
-                    out = open(folder / name, "w", encoding="utf-8", newline="\n")  # noqa: SIM115
-                terms = vectors.terms[matrix.indices[begin:end]].tolist()
-                weights = [float(f"{weight:.7g}") for weight in matrix.data[begin:end].tolist()]
-                vector = dict(zip(terms, weights, strict=True))
-                out.write(json.dumps({"index": {"_id": docno}}, ensure_ascii=False) + "\n")
-                out.write(json.dumps({"docno": docno, FIELD: vector}, ensure_ascii=False) + "\n")
-                example = example or dict(sorted(vector.items(), key=lambda item: -item[1])[:5])
-                number += 1
-        if out is not None:
-            out.close()
-        _write(folder / "opensearch-mapping.json", mapping("opensearch"))
-        _write(folder / "elasticsearch-mapping.json", mapping("elasticsearch"))
-        _write(folder / "query.json", {kind: query_body(example, kind) for kind in KINDS})
-        (folder / "README.txt").write_text(_README.format(documents=f"{number:,}"), encoding="utf-8")
-        if queries is not None:
-            with open(folder / "queries.jsonl", "w", encoding="utf-8", newline="\n") as lines:
-                for qid, toks in zip(queries["qid"], queries["query_toks"], strict=True):
-                    line = {"qid": qid, FIELD: {term: float(weight) for term, weight in toks.items()}}
-                    lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+    source.terms = np.array([term.replace(".", "__") for term in source.terms], dtype=object)  # as Elasticsearch does
+    example = _write_bulk(source, folder)
+    for kind in ("opensearch", "elasticsearch"):
+        write_lines(folder / f"{kind}-mapping.json", [json_line(mapping(kind), indent=1)])
+    write_lines(folder / "query.json", [json_line({kind: query_body(example, kind) for kind in KINDS[:3]}, indent=1)])
+    readme = _README.format(documents=len(source.vectors), mapping="opensearch-mapping.json")
+    write_lines(folder / "README.txt", [readme])
 
 
-def mapping(kind: str) -> dict[str, Any]:
-    """The index's mapping: ``"opensearch"`` (rank_features) or ``"elasticsearch"`` (sparse_vector, nothing pruned)."""
-    field: dict[str, Any] = {"type": "rank_features"}
+def write_ann(source: Source, folder: Path) -> None:
+    """Write bulk files, ``mapping.json`` with the ceilings that the weights need, ``terms.json``, ``query.json``."""
+    frequencies, ingest = np.zeros(len(source.terms), dtype=np.int64), 0.0
+    for _, rows in source.vectors.blocks():
+        frequencies += np.bincount(rows.indices, minlength=len(frequencies))
+        ingest = max(ingest, float(rows.data.max(initial=0)))
+    numbers, colliding = dense_numbers(frequencies)
+    if colliding:
+        warnings.warn(
+            f"{(frequencies > 0).sum():,} terms occur, and OpenSearch's sparse_vector tells {_SLOTS:,} apart: "
+            f"{colliding:.2%} of the weights share a number with another term. Fewer terms (pruned(max_terms)), or "
+            "format 'opensearch', which is exact, avoid that", stacklevel=3
+        )  # fmt: skip
+    names = {term: int(number) for term, number in zip(source.terms, numbers, strict=True) if number >= 0}
+    search = _SEARCH_CEILING
+    if source.queries is not None:
+        source.queries = [(q, {c: w for c, w in toks.items() if numbers[c] >= 0}) for q, toks in source.queries]
+        search = max((weight for _, toks in source.queries for weight in toks.values()), default=search)
+    source.terms = numbers.astype(str)
+    example = _write_bulk(source, folder)
+    write_lines(folder / "terms.json", [json_line(names)])
+    write_lines(folder / "mapping.json", [json_line(mapping("opensearch-ann", ingest, search), indent=1)])
+    write_lines(folder / "query.json", [json_line(query_body(example, "opensearch-ann"), indent=1)])
+    readme = _ANN_README.format(documents=len(source.vectors), mapping="mapping.json", ingest=ingest, search=search)
+    write_lines(folder / "README.txt", [readme])
+
+
+def dense_numbers(frequencies: np.ndarray) -> tuple[np.ndarray, float]:
+    """Numbers of the terms that occur, the most frequent first, -1 for others; and the share of weights that collide.
+
+    Above 32,768 terms the rarest ones share their numbers, modulo 32,768, with the next rare ones, not with frequent.
+
+    Args:
+        frequencies: documents that have each term, (V,).
+    """
+    order = np.argsort(-frequencies, kind="stable")[: np.count_nonzero(frequencies)]
+    turn, place = np.divmod(np.arange(len(order)), _SLOTS)
+    slots = np.where(turn % 2, _SLOTS - 1 - place, place)
+    numbers = np.full(len(frequencies), -1, dtype=np.int64)
+    numbers[order] = turn * _SLOTS + slots
+    shared = np.bincount(slots, minlength=1)[slots] > 1
+    return numbers, float(frequencies[order][shared].sum() / max(1, frequencies.sum()))
+
+
+def mapping(kind: str, ingest: float = 3.0, search: float = 16.0) -> dict[str, Any]:
+    """The body that creates an index; ``ingest`` and ``search``: the largest weights, for ``"opensearch-ann"``."""
+    fields: dict[str, Any] = {"docno": {"type": "keyword"}, "title": {"type": "text"}, "text": {"type": "text"}}
+    if kind == "opensearch-ann":
+        ceilings = {"quantization_ceiling_ingest": ingest, "quantization_ceiling_search": search}
+        fields[FIELD] = {"type": "sparse_vector", "method": {"name": "seismic", "parameters": ceilings}}
+        return {"settings": {"index": {"sparse": True}}, "mappings": {"properties": fields}}
+    fields[FIELD] = {"type": "rank_features"}
     if kind == "elasticsearch":
-        field = {"type": "sparse_vector", "index_options": {"prune": False}}
-    return {"mappings": {"properties": {"docno": {"type": "keyword"}, FIELD: field}}}
+        fields[FIELD] = {"type": "sparse_vector", "index_options": {"prune": False}}
+    return {"mappings": {"properties": fields}}
 
 
 def query_body(toks: Mapping[str, float], kind: str = "opensearch", size: int = 10) -> dict[str, Any]:
     """The body of a search whose score is the dot product of ``toks`` and the document's weights.
 
     Args:
-        toks: the query's terms and weights > 0.
-        kind: ``"opensearch"``, ``"elasticsearch"``, or ``"rank_feature"`` (any server with rank_features).
+        toks: the query's terms and weights > 0; with none, nothing is found.
+        kind: ``"opensearch"``, ``"elasticsearch"``, ``"rank_feature"`` (any server with rank_features), or
+            ``"opensearch-ann"`` (terms are the numbers of ``terms.json``, as strings).
         size: documents wanted.
-
-    Raises:
-        ValueError: an unknown kind.
     """
     check_choice("kind", kind, KINDS)
     weights = {term: float(weight) for term, weight in toks.items()}
-    if kind == "opensearch":
-        query: dict[str, Any] = {"neural_sparse": {FIELD: {"query_tokens": weights}}}
-    elif kind == "elasticsearch":
+    query: dict[str, Any] = {"match_none": {}}
+    if weights and kind == "elasticsearch":
         query = {"sparse_vector": {"field": FIELD, "query_vector": weights, "prune": False}}
-    else:
-        clauses = [
-            {"rank_feature": {"field": f"{FIELD}.{term}", "linear": {}, "boost": weight}}
-            for term, weight in weights.items()
-        ]
-        query = {"bool": {"should": clauses}}
-    return {"size": size, "_source": ["docno"], "query": query}
+    elif weights and kind == "rank_feature":
+        clauses = [{"field": f"{FIELD}.{term}", "linear": {}, "boost": weight} for term, weight in weights.items()]
+        query = {"bool": {"should": [{"rank_feature": clause} for clause in clauses]}}
+    elif weights:
+        query = {"neural_sparse": {FIELD: {"query_tokens": weights}}}
+        if kind == "opensearch-ann":
+            query["neural_sparse"][FIELD]["method_parameters"] = {"top_n": len(weights), "k": size}
+    return {"size": size, "_source": ["docno", "title", "text"], "query": query}
 
 
-def _write(file: Path, content: Any) -> None:
-    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write_bulk(source: Source, folder: Path) -> dict[str, float]:
+    """Write documents and queries; the five heaviest terms of the first document that has some, as an example."""
+    example: dict[str, float] = {}
+
+    def bulk() -> Iterator[str]:
+        for docno, toks, fields in source.rows():
+            weights = source.named(toks)
+            example.update({} if example else heaviest(weights, 5))
+            yield json_line({"index": {"_id": docno}}) + json_line({"docno": docno, **fields, FIELD: weights})
+
+    for number, part in enumerate(parts(bulk())):
+        write_lines(folder / f"bulk-{number:05d}.jsonl", part)
+    if source.queries is not None:
+        lines = ({"qid": qid, FIELD: source.named(toks)} for qid, toks in source.queries)
+        write_lines(folder / "queries.jsonl", map(json_line, lines))
+    return example

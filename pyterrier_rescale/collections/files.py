@@ -1,0 +1,160 @@
+"""Reads the files of a collection: JSON lines and judgements, plain or gzip. Errors name the file and the line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .._utils.text_lines import numbered_lines
+
+# White space splits the columns of TREC runs and qrels; control characters and marks are invisible; surrogates are
+# no UTF-8.
+_FORBIDDEN = re.compile("[\\s\x00-\x1f\x7f\ufeff\ud800-\udfff]")
+# What the columns of judgements may be called; hyphens stand for underscores, too.
+_COLUMNS = {
+    "qid": ("query-id", "qid", "query", "topic-id"),
+    "docno": ("corpus-id", "docno", "doc-id", "docid", "document-id", "pid", "passage-id"),
+    "label": ("score", "label", "relevance", "rel"),
+}
+_NAMES = {name for names in _COLUMNS.values() for name in names}
+_BEIR, _TREC = ("query-id", "corpus-id", "score"), ("query-id", "iteration", "corpus-id", "score")
+
+
+def check_id(value: object, what: str) -> str:
+    """Return an id as a str; an int is written out. Errors call it ``what``, e.g. ``"docno"``.
+
+    Raises:
+        ValueError: unless it is an int, or a str that is not empty and holds neither white space, control characters,
+            a byte-order mark nor lone surrogates.
+    """
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(int(value))
+    if not isinstance(value, str) or not value or _FORBIDDEN.search(value):
+        raise ValueError(
+            f"{what} must be a str that is not empty and holds no white space or control characters, which TREC runs "
+            f"and qrels cannot carry, got {value!r:.80}"
+        )
+    return value
+
+
+def check_label(value: object, what: str) -> int:
+    """Return a relevance label as an int, from whatever number or numeral it is.
+
+    Raises:
+        ValueError: unless it is a whole number.
+    """
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not number.is_integer():
+        raise ValueError(f"{what} must be a whole number, got {value!r}")
+    return int(number)
+
+
+class Row(NamedTuple):
+    """A JSON object and where it stands."""
+
+    where: str
+    fields: dict[str, Any]
+
+    def identifier(self) -> str:
+        """Return ``_id``; an int is written out."""
+        return check_id(self.fields.get("_id"), f"{self.where}: '_id'")
+
+    def string(self, key: str, default: str | None = None) -> str:
+        """Return a field; ``default`` where it is missing or null.
+
+        Raises:
+            ValueError: if it is no str; the message names file, line and id.
+        """
+        value = self.fields.get(key)
+        if value is None:
+            value = default
+        if not isinstance(value, str):
+            raise ValueError(
+                f"{self.where}: {key!r} must be a str, got {value!r:.80} (_id {self.fields.get('_id')!r}, "
+                f"keys {', '.join(self.fields)})"
+            )
+        return value
+
+
+def read_jsonl(file: Path) -> Iterator[Row]:
+    """Iterate over the rows of a file, plain or ``.gz``; blank lines are passed over.
+
+    Raises:
+        ValueError: at a line that is not a JSON object, or what `numbered_lines` refuses.
+    """
+    for number, line in numbered_lines(file):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            fields = error
+        if not isinstance(fields, dict):
+            why = f" ({fields})" if isinstance(fields, Exception) else ""
+            raise ValueError(f"{file}, line {number}: must be one JSON object per line{why}, got {line.strip():.80}")
+        yield Row(f"{file}, line {number}", fields)
+
+
+def read_qrels(file: Path) -> pd.DataFrame:
+    """Read judgements: qid (str), docno (str), label (int), in the order of the file.
+
+    JSONL, CSV, and tab-separated files go by the names of their columns, in any order. Without a header, three columns
+    are query, document and score, and four columns are TREC's. A judgement that is repeated counts once.
+
+    Raises:
+        ValueError: for a line of another form, an id with white space, a score that is no whole number (the message
+            names file and line), or two scores of one pair.
+    """
+    rows = [(where, *_judgement(fields, where)) for where, fields in _fields(file)]
+    frame = pd.DataFrame([row[1:] for row in rows], columns=list(_COLUMNS))
+    frame = frame.drop_duplicates().astype({"qid": str, "docno": str, "label": "int64"})
+    twice = frame.duplicated(["qid", "docno"])
+    if twice.any():
+        where, qid, docno, label = rows[frame.index[twice][0]]
+        raise ValueError(f"{where}: document {docno!r} has score {label} for query {qid!r}, and another one above")
+    return frame.reset_index(drop=True)
+
+
+def _fields(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, values by column) of each line of judgements."""
+    if ".jsonl" in file.suffixes:
+        for row in read_jsonl(file):
+            yield row.where, {_plain(name): value for name, value in row.fields.items()}
+        return
+    header: list[str] | tuple[str, ...] = ()
+    for number, line in numbered_lines(file):
+        if not line.strip():
+            continue
+        if {".tsv", ".csv"}.intersection(file.suffixes):
+            cells = next(csv.reader([line], delimiter="," if ".csv" in file.suffixes else "\t"))
+        else:
+            cells = line.split()
+        if not header:
+            header = [_plain(cell) for cell in cells]
+            if _NAMES.intersection(header) and not cells[-1].strip().lstrip("+-").isdigit():
+                continue
+            header = _TREC if len(cells) == 4 else _BEIR
+        fits = len(cells) == len(header)
+        yield f"{file}, line {number}", dict(zip(header, cells, strict=True)) if fits else {"line": line}
+
+
+def _judgement(fields: dict[str, Any], where: str) -> tuple[str, str, int]:
+    qid, docno, score = (next((fields[n] for n in names if n in fields), None) for names in _COLUMNS.values())
+    if None in (qid, docno, score):
+        raise ValueError(f"{where}: must hold query-id, corpus-id and score, got {fields}")
+    qid, docno = check_id(qid, f"{where}: query-id"), check_id(docno, f"{where}: corpus-id")
+    return qid, docno, check_label(score, f"{where}: score")
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", "-")

@@ -1,0 +1,134 @@
+"""The rows of a comparison: an encoder, trained, only rescaled or without a model, and its index."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..heads.checkpoint import load_tokenizer
+from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser, nothing
+from ..indexing.build import build_index
+from ..indexing.index import NoTermsError
+from ..indexing.own_documents import WithoutOwnDocuments
+from .system import System
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyterrier as pt
+
+    from ..splade import Splade
+
+#: Rows without a model: their names after the backbone's, and the weightings of ``LexicalEncoder``.
+LEXICAL = {"tokens x idf": "tokens", "BM25 on pieces": "bm25"}
+
+
+@dataclasses.dataclass
+class Row:
+    """A pipeline, what the table says of it beside its effectiveness, and what it was made of."""
+
+    pipeline: pt.Transformer
+    facts: dict[str, Any]
+    system: System | None = None
+    encoder: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Indexer:
+    """Indexes a collection by any encoder, and retrieves for its topics."""
+
+    collection: Any
+    corpus_id: str  # fingerprint of docnos and texts
+    topics: pd.DataFrame
+    folder: Path  # gets a folder per row
+    num_results: int
+    verbose: bool
+    drop_own: WithoutOwnDocuments | None = None
+
+    def _retrieve(self, retriever: Callable[[int], pt.Transformer]) -> pt.Transformer:
+        """What a retriever of so many results finds, without the topics' own documents."""
+        if self.drop_own is None:
+            return retriever(self.num_results)
+        return retriever(self.num_results + 1) >> self.drop_own
+
+    def row(self, name: str, encoder: Splade | None, engine: str, system: System | None = None) -> Row:
+        """The row of an encoder; one that finds nothing where there is none, or no document has any term."""
+        try:
+            if encoder is None:
+                raise NoTermsError
+            index = build_index(
+                encoder, self.collection.corpus, self.folder / name, engine=engine, corpus_id=self.corpus_id,
+                verbose=self.verbose,
+            )  # fmt: skip
+        except NoTermsError:
+            return Row(nothing(), {"active_q": 0.0, "active_d": 0.0, "index_mb": 0.0}, system)
+        stats, queries = index.stats(), encoder.encode_queries(self.topics["query"].tolist())
+        facts = {
+            "active_q": queries.nnz / max(1, queries.shape[0]),
+            "active_d": stats["postings"] / max(1, stats["documents"]),
+            "index_mb": index.size_bytes / 1e6,
+        }
+        pipeline = self._retrieve(lambda number: encoder.query_encoder() >> index.retriever(number))
+        return Row(pipeline, facts, system, encoder)
+
+    def bm25(self, say: Any) -> Row:
+        """The row of Terrier's BM25."""
+        path, made_from = self.folder / "BM25", {"documents": self.corpus_id}
+        tokeniser = choose_tokeniser((d["text"] for d in self.collection.corpus()), self.topics["query"])
+        say(f"BM25, tokeniser {tokeniser}{' (the English one drops letters here)' if tokeniser != 'english' else ''}")
+        build_bm25(self.collection.corpus, path, tokeniser=tokeniser, made_from=made_from, verbose=self.verbose)
+        facts = {"index_mb": sum(file.stat().st_size for file in path.iterdir()) / 1e6}
+        return Row(self._retrieve(lambda number: bm25(path, number)), facts)
+
+    def lexical(self, backbones: Mapping[str, Any], max_length: int, lowercase: bool) -> Iterator[tuple[str, Row]]:
+        """Rows by name: the pieces of each backbone's tokenizer, cut and lower-cased as encoders see them.
+
+        Tokenizers that give the same vectors share one pair of rows, named after the first of them.
+        """
+        from ..splade import LexicalEncoder
+
+        seen: set[str] = set()
+        for backbone, model in backbones.items():
+            tokenizer = load_tokenizer(os.fspath(model))
+            for label, weighting in LEXICAL.items():
+                encoder = LexicalEncoder(
+                    tokenizer, idf_from=(document["text"] for document in self.collection.corpus()),
+                    weighting=weighting, max_length=max_length, lowercase=lowercase,
+                )  # fmt: skip
+                if encoder.fingerprint not in seen:
+                    seen.add(encoder.fingerprint)
+                    name = f"{backbone} {label}"
+                    yield name, self.row(name, encoder, "exact")
+
+
+def make_encoder(
+    system: System, backbone: Any, pairs: Any, folder: Path, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train, or only rescale, the encoder of a row into a folder; ``train_s``, or why its training ``collapsed``."""
+    from ..training import CollapseError, train
+
+    if not system.trained:
+        _rescale_only(system, backbone, pairs, folder, options)
+        return {}
+    start = time.perf_counter()
+    try:
+        train(backbone, pairs, folder, rescale=system.rescale, **options)
+    except CollapseError as error:
+        return {"collapsed": str(error)}
+    return {"train_s": round(time.perf_counter() - start, 1)}
+
+
+def _rescale_only(system: System, backbone: Any, pairs: Any, folder: Path, options: Mapping[str, Any]) -> None:
+    """Save what the training of the same row starts from."""
+    from ..encoding.saved_folder import save_encoder
+    from ..training.config import TrainConfig, saved_options
+    from ..training.initialization import starting_module
+    from ..training.loading import load_rows
+
+    options = {name: value for name, value in options.items() if name not in ("dev", "verbose")}
+    config = TrainConfig.from_dict({**saved_options(backbone), **options, "rescale": system.rescale})
+    start = starting_module(backbone, None, load_rows(pairs), config)
+    save_encoder(folder, start.mlm, start.tokenizer, start.described())

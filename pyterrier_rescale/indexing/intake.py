@@ -1,0 +1,191 @@
+"""Documents where they enter: checked one by one, and their weights made blocks of vectors."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from .._utils.documents import as_documents, has_surrogates
+from .shards import GROUP, Block
+
+#: The largest weight: whole multiples of 1 / scale up to here come back exactly from float32.
+MAX_WEIGHT = 2**22
+_MAX_SUM = 2**31 - 1  # of a document's weights, its length to Terrier and PISA
+
+
+def checked(documents: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """(docno, document[key]) of each document.
+
+    Args:
+        documents: an iterable of dicts, a frame, a Hugging Face dataset, or a collection.
+        key: what is read beside the docno: ``"toks"``, or the text field.
+
+    Raises:
+        TypeError, KeyError, ValueError: a document without a proper docno or without the key, a docno that comes twice,
+            or no documents at all.
+    """
+    seen: set[str] = set()
+    for number, document in enumerate(documents.corpus() if hasattr(documents, "corpus") else as_documents(documents)):
+        if not isinstance(document, Mapping):
+            raise TypeError(f"document {number} must be a dict with docno and {key}, got {type(document).__name__}")
+        missing = [name for name in ("docno", key) if name not in document]
+        if missing:
+            name = repr(document["docno"]) if "docno" in document else number
+            hint = "; Splade(..., text_field=...) names the text's key" if missing == [key] and key != "toks" else ""
+            raise KeyError(f"document {name} has no {missing[0]!r}, it has {sorted(map(str, document))}{hint}")
+        docno = document["docno"]
+        if not isinstance(docno, str):
+            raise TypeError(f"docno of document {number} must be a str, got {docno!r}")
+        if docno.split() != [docno] or "\0" in docno or has_surrogates(docno):
+            raise ValueError(
+                f"docno of document {number} must be valid UTF-8 of at least one character and without white space, at "
+                f"which runs and qrels are split, got {docno[:80]!r}"
+            )
+        if docno in seen:
+            raise ValueError(f"docno {docno!r} occurs twice (again as document {number}): docnos must be unique")
+        seen.add(docno)
+        yield docno, document[key]
+    if not seen:
+        raise ValueError("documents must hold at least one document, got none")
+
+
+def checked_texts(documents: Any, field: str) -> Iterator[tuple[str, str]]:
+    """(docno, text) of each document; see ``checked`` for errors."""
+    for docno, text in checked(documents, field):
+        if not isinstance(text, str) or has_surrogates(text):
+            raise ValueError(
+                f"document {docno!r}: {field!r} must be a string that UTF-8 can hold, got {text!r:.80}; drop the "
+                "document or replace the value by ''"
+            )
+        yield docno, text
+
+
+def parse_stamp(toks: Mapping) -> tuple[str, float] | None:
+    """(vocabulary fingerprint, scale) of weights that an encoder made, which know both; None for plain dicts."""
+    stamp = getattr(toks, "vocab", None)
+    if stamp is None:
+        return None
+    fingerprint, _, scale = stamp.rpartition(":")
+    return fingerprint, float(scale)
+
+
+class ToksIntake:
+    """Documents' ``toks`` ({term: int >= 1}) as blocks of vectors; terms get numbers as they come.
+
+    Attributes:
+        vocabulary: term -> column.
+        fingerprint: of the vocabulary of an encoder, where the weights know it.
+        scale: units per weight; that of the weights where ``any_scale`` and they know it.
+    """
+
+    def __init__(
+        self,
+        documents: Any,
+        check_term: Callable[[str], Any],
+        scale: float,
+        *,
+        any_scale: bool = False,
+        vocabulary: dict[str, int] | None = None,
+        fingerprint: str | None = None,
+        known: Iterable[str] = (),
+    ) -> None:
+        self._documents, self._check_term, self._any_scale = documents, check_term, any_scale
+        self.vocabulary = vocabulary or {}
+        self.fingerprint, self.scale = fingerprint, scale
+        self._known = set(known)  # docnos that an index to be added to holds already
+        self._stamp: str | None = None
+
+    def blocks(self) -> Iterator[Block]:
+        """All documents, some at a time.
+
+        Raises:
+            TypeError, KeyError, ValueError: a document that cannot be indexed; the message names it and the reason.
+        """
+        documents = checked(self._documents, "toks")
+        while block := list(itertools.islice(documents, GROUP)):
+            yield self._block(block)
+
+    def _block(self, documents: list[tuple[str, Any]]) -> Block:
+        known, columns, weights, indptr = len(self.vocabulary), [], [], [0]
+        for docno, toks in documents:
+            if not isinstance(toks, Mapping):
+                raise TypeError(f"toks of document {docno!r} must be a dict of term -> int >= 1, got {toks!r:.80}")
+            if docno in self._known:
+                raise ValueError(f"docno {docno!r} is in the index already: docnos must be unique")
+            self._check_stamp(toks, docno)
+            columns += [self.vocabulary.setdefault(term, len(self.vocabulary)) for term in toks]
+            weights += toks.values()
+            indptr.append(len(columns))
+        for term in itertools.islice(self.vocabulary, known, None):
+            self._check_new(term, documents)
+        values = _checked_weights(weights, np.array(indptr), documents)
+        docnos = [docno for docno, _ in documents]
+        data = (values / self.scale).astype(np.float32)
+        width = max(columns, default=0) + 1
+        matrix = csr_matrix((data, np.array(columns, dtype=np.int32), np.array(indptr)), (len(docnos), width))
+        matrix.sort_indices()
+        return Block(docnos, matrix)
+
+    def _check_new(self, term: Any, documents: list[tuple[str, Any]]) -> None:
+        try:
+            if not isinstance(term, str):
+                raise TypeError(f"a term must be a str, got {term!r}")
+            if has_surrogates(term):
+                raise ValueError(f"the term {term!r} cannot be written as UTF-8")
+            self._check_term(term)
+        except (TypeError, ValueError) as error:
+            docno = next(docno for docno, toks in documents if term in toks)
+            raise type(error)(f"document {docno!r}: {error}") from None
+
+    def _check_stamp(self, toks: Mapping, docno: str) -> None:
+        stamp = getattr(toks, "vocab", None)
+        if stamp is None or stamp == self._stamp:
+            return
+        fingerprint, scale = parse_stamp(toks)
+        if self._any_scale and self._stamp is None:
+            self.scale = scale
+        self._stamp = stamp
+        if not math.isclose(scale, self.scale, rel_tol=1e-4):
+            raise ValueError(
+                f"document {docno!r} was encoded at scale {scale:g}, the index is at scale {self.scale:g}: "
+                f"use doc_encoder(scale={self.scale:g}) or open_index(..., scale={scale:g})"
+            )
+        if self.fingerprint not in (None, fingerprint):
+            raise ValueError(
+                f"document {docno!r} was encoded with another vocabulary ({fingerprint}) than the documents before it "
+                f"({self.fingerprint})"
+            )
+        self.fingerprint = fingerprint
+
+
+def _checked_weights(weights: list[Any], indptr: np.ndarray, documents: list[tuple[str, Any]]) -> np.ndarray:
+    """The weights of a block (P,), float64; ValueError names a document whose weights are no whole numbers >= 1."""
+    try:
+        values = np.array(weights, dtype=np.float64) if not any(isinstance(w, str) for w in weights) else None
+    except (TypeError, ValueError, OverflowError):
+        values = None
+    if values is None or not ((values >= 1) & (values <= MAX_WEIGHT) & (values == np.rint(values))).all():
+        for docno, toks in documents:
+            for term, weight in toks.items():
+                if isinstance(weight, str) or not _is_weight(weight):
+                    raise ValueError(
+                        f"document {docno!r}: the weight of a term must be an int from 1 to {MAX_WEIGHT}, got "
+                        f"{weight!r} for {term!r}. doc_encoder(scale=100) makes such weights"
+                    )
+    sums = np.diff(np.concatenate([[0.0], np.cumsum(values)])[indptr])
+    if (sums > _MAX_SUM).any():
+        docno = documents[int(np.argmax(sums))][0]
+        raise ValueError(f"document {docno!r}: the weights sum to {sums.max():.0f}, engines hold up to {_MAX_SUM}")
+    return values
+
+
+def _is_weight(weight: Any) -> bool:
+    try:
+        return 1 <= weight <= MAX_WEIGHT and float(weight).is_integer()
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,88 @@
+"""A query that is a document of the collection finds itself first. Such a hit says nothing, so it is dropped."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+import pyterrier as pt
+
+from .._utils.stages import schematic
+
+
+def own_documents(topics: pd.DataFrame, documents: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """The ids of the topics that are documents: the docno is the qid, and the text is the query (title aside).
+
+    Equal ids alone mean nothing: many collections number both topics and documents from 1 on.
+
+    Args:
+        topics: qid, query.
+        documents: dicts with docno, text, and perhaps title or body.
+    """
+    queries = {qid: _plain(query) for qid, query in zip(topics["qid"], topics["query"], strict=True)}
+    return frozenset(
+        document["docno"] for document in documents
+        if queries.get(document["docno"]) and queries[document["docno"]] in _texts(document)
+    )  # fmt: skip
+
+
+class WithoutOwnDocuments(pt.Transformer):
+    """Drops each query's own document from its results (see :func:`own_documents`), and says so once.
+
+    Args:
+        documents: gives a fresh iterator over the documents at each call; read where a qid is among its docnos.
+        num_results: of the other results, so many are kept per query.
+    """
+
+    def __init__(self, documents: Callable[[], Iterable[Mapping[str, Any]]], num_results: int) -> None:
+        self.documents = documents
+        self.num_results = num_results
+        self._known: dict[tuple[str, str], bool] = {}
+        self._told = False
+
+    def own(self, topics: pd.DataFrame) -> frozenset[str]:
+        """The ids of the topics that are documents; says so at the first that there are."""
+        pairs = list(zip(topics["qid"], topics["query"], strict=True))
+        if any(pair not in self._known for pair in pairs):
+            found = own_documents(topics, self.documents())
+            self._known |= {pair: pair[0] in found for pair in pairs}
+        own = frozenset(pair[0] for pair in pairs if self._known[pair])
+        if own and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{len(own):,} queries are documents themselves, such as {min(own)!r}: each one's own document is left "
+                "out of its results", stacklevel=2,
+            )  # fmt: skip
+        return own
+
+    def transform(self, results: pd.DataFrame) -> pd.DataFrame:
+        """Drop the rows of own documents; ranks close up."""
+        pt.validate.columns(results, includes=["qid", "query", "docno", "rank"], context=self)
+        hits = results[results["qid"] == results["docno"]]
+        rewritten = [name for name in hits if re.fullmatch(r"query_\d+", name)]  # the last one is as it was asked
+        if rewritten:
+            hits = hits.assign(query=hits[max(rewritten, key=lambda name: int(name[6:]))])
+        dropped = hits[hits["qid"].isin(self.own(hits))]
+        if len(dropped):
+            results = results.drop(index=dropped.index)
+            places = dict(zip(dropped["qid"], dropped["rank"], strict=True))
+            pairs = zip(results["qid"], results["rank"], strict=True)
+            results = results.assign(rank=[rank - (rank > places.get(qid, rank)) for qid, rank in pairs])
+        return results[results["rank"] < self.num_results]
+
+    def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
+        """The box in a drawn pipeline, made offline."""
+        return schematic(self, "own documents out")
+
+
+def _texts(document: Mapping[str, Any]) -> set[str]:
+    text, title = document.get("text", ""), document.get("title") or ""
+    body = document.get("body") or text.removeprefix(title)
+    return {_plain(text), _plain(body), _plain(f"{title} {text}")}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

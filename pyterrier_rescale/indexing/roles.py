@@ -1,0 +1,151 @@
+"""The two verbs of an index as PyTerrier's transformers: its indexer and its retriever."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyterrier as pt
+
+from .._utils.documents import as_documents
+from .._utils.progress import progress_bar
+from .._utils.stages import Stage
+from .generation import Generation
+from .queries import query_weights
+from .vectors import Vectors
+
+
+class _Role(Stage):
+    def _maker_and_arguments(self) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+        """The engine's own options are arguments like the others."""
+        maker, arguments = super()._maker_and_arguments()
+        options, _ = arguments.pop("options")
+        return maker, {**arguments, **{name: (value, None) for name, value in (options or {}).items()}}
+
+
+class Indexer(_Role, pt.Indexer):
+    """Writes documents into an index: all of them or, with an exception, none."""
+
+    _maker, _call = "_index", "indexer"
+
+    def __init__(
+        self,
+        index: Any,
+        *,
+        mode: str = "create",
+        bits: int | None = None,
+        verbose: bool = False,
+        made_from: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._index = index
+        self.mode, self.bits, self.verbose = mode, bits, verbose
+        self.made_from, self.options = made_from, options
+
+    def index(self, iter: Iterable[Mapping[str, Any]] | Vectors) -> Any:
+        """Index documents with docno (str) and toks ({term: int >= 1}; other keys are ignored), or vectors.
+
+        Returns:
+            the index, which now holds them.
+
+        Raises:
+            ValueError, TypeError, KeyError: a document that cannot be indexed as it is; what was at the path stays.
+            FileExistsError: something is at the path already (and mode is "create"), or something that is not ours.
+            RuntimeError: another process is writing there.
+        """
+        made_from = self.made_from
+        if isinstance(iter, Vectors):
+            if made_from is None and self.mode != "append":  # what is added to is no longer made from one thing
+                made_from = iter.made_from
+        elif self.verbose:
+            total = len(iter) if hasattr(iter, "__len__") else None
+            iter = progress_bar(as_documents(iter), desc=f"indexing ({self._index.engine})", unit="d", total=total)
+        return self._index.build(iter, mode=self.mode, bits=self.bits, made_from=made_from, options=self.options)
+
+    def index_inputs(self) -> list[list[str]]:
+        """The columns that documents need."""
+        return [["docno", "toks"]]
+
+    @property
+    def _label(self) -> str:
+        return f"{self._index.engine} indexer"
+
+
+class Retriever(_Role):
+    """Ranks documents by the dot product of the query's weights and the documents' weights, both unscaled.
+
+    Takes qid and query_toks ({term: weight >= 0}); keeps these and all other columns of the queries, in their order,
+    and adds docno, score and rank (from 0). Equal scores are in docno order. Documents that share no term with the
+    query are not returned, so a query without known terms has no rows. Each call answers from one index as a whole: the
+    one that is at the path when the call begins. Threads may share a retriever.
+    """
+
+    _call = "retriever"
+
+    def __init__(
+        self,
+        index: Any,
+        num_results: int = 1000,
+        *,
+        threads: int = 1,
+        verbose: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.index, self.num_results = index, num_results
+        self.threads, self.verbose, self.options = threads, verbose, options
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Retrieve for every row of a frame with qid and query_toks.
+
+        Raises:
+            FileNotFoundError: the index is not built, or not to its end.
+            ValueError, TypeError: weights that are no numbers >= 0, or queries of another vocabulary or scale.
+        """
+        pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
+        inp = inp.drop(columns=["score", "rank"], errors="ignore")
+        if not len(inp):
+            return inp.assign(docno=pd.Series(dtype=str), score=pd.Series(dtype=float), rank=pd.Series(dtype=int))
+        return self.index.read(lambda generation: self._search(inp, generation))
+
+    def _search(self, inp: pd.DataFrame, generation: Generation) -> pd.DataFrame:
+        content, engine = generation.content, generation.engine
+        queries = [
+            query_weights(toks, qid, content["fingerprint"])
+            for qid, toks in zip(inp["qid"], inp["query_toks"], strict=True)
+        ]
+        if not all(hasattr(toks, "vocab") for toks in inp["query_toks"]):
+            _warn_if_scaled(queries, content["scale"])
+        options = {**engine.search_options, **(self.options or {})}
+        found = engine.search_all(queries, self.num_results, self.threads, **options)
+        if self.verbose:
+            found = progress_bar(found, desc=f"retrieving ({engine.name})", unit="q", total=len(queries))
+        numbers, scores = zip(*found, strict=True)
+        counts = [len(part) for part in numbers]
+        out = inp.iloc[np.repeat(np.arange(len(inp)), counts)].reset_index(drop=True)
+        out["docno"] = generation.docnos.take(np.concatenate(numbers))
+        out["score"] = np.concatenate(scores)
+        out["rank"] = np.concatenate([np.arange(count) for count in counts]) + pt.model.FIRST_RANK
+        return out if len(out) else out.astype({"docno": str, "score": float, "rank": int})
+
+    def fuse_rank_cutoff(self, k: int) -> Retriever:
+        """`retriever % k` as one retriever of at most k results."""
+        if k >= self.num_results:
+            return self
+        return Retriever(self.index, k, threads=self.threads, verbose=self.verbose, options=self.options)
+
+    @property
+    def _label(self) -> str:
+        return f"{self.index.engine} retriever"
+
+
+def _warn_if_scaled(queries: list[dict[str, float]], scale: float) -> None:
+    """Weights that were scaled twice only spoil the ranking, without a word."""
+    weights = [weight for query in queries for weight in query.values()]
+    if scale != 1 and weights and all(weight >= 10 and weight.is_integer() for weight in weights):
+        warnings.warn(
+            "all query weights are whole numbers of 10 and more: they look scaled, but the index takes unscaled ones; "
+            "use query_encoder(scale=1)", stacklevel=5,
+        )  # fmt: skip

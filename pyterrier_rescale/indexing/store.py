@@ -1,0 +1,215 @@
+"""One commit point for all that is built in a folder, as in Lucene: a manifest names the generation that counts.
+
+::
+
+    path/pt_meta.json     the manifest, under PyTerrier's name for an artifact's metadata
+    path/write.lock       held by the process that writes
+    path/g-<id>/          a generation: shards of vectors, the vocabulary, one engine's files
+
+A build writes a new generation, flushes it, and replaces the manifest in one step. Then the former generation is
+removed. So at every moment the old one or the new one is served whole, on every file system. Only generations that a
+manifest has named are ever removed: a build names its own before it begins.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+
+from .._utils.files import settle, write_whole
+
+MANIFEST, LOCK = "pt_meta.json", "write.lock"
+#: In the folder of a generation that ``encode`` writes: what it is made from.
+RECORD = "made-from.json"
+_KEY, VERSION = "pyterrier_rescale", 3
+_BESIDE = f".{MANIFEST}-"  # what `write_whole` writes first
+# What a file system without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+class Manifest(NamedTuple):
+    """What the manifest says.
+
+    Attributes:
+        current: of the generation that counts: its name (``generation``), sizes of its ``files``, and all that
+            describes it; None while the first one is not finished.
+        others: names of generations that may go: unfinished ones and replaced ones.
+    """
+
+    current: dict[str, Any] | None
+    others: list[str]
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """The manifest of a folder; None where nothing of ours is.
+
+    Raises:
+        ValueError: it is damaged, or of another version of the format.
+    """
+    try:
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        found = json.loads(text).get(_KEY)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path / MANIFEST} is damaged, it is not JSON ({error}): build anew elsewhere") from error
+    if found is None:
+        return None
+    if found.get("version") != VERSION:
+        raise ValueError(
+            f"what is at {path} has format {found.get('version')}, this version reads format {VERSION}: build it anew "
+            "at another path"
+        )
+    return Manifest(found["current"], found["others"])
+
+
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells cheaply whether the manifest is still the same file; None where there is none."""
+    try:
+        found = os.stat(path / MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def check_files(path: Path, current: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` where a file of the generation that counts is missing or has another size."""
+    for name, size in current["files"].items():
+        file = path / current["generation"] / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found} bytes instead of {size}"
+            raise ValueError(f"what is at {path} is damaged: {name} {what}. Build it anew with overwriting")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which is made if need be.
+
+    Where the file system has no locks nothing is held: the last of two builds to finish counts.
+
+    Raises:
+        RuntimeError: another process holds it.
+    """
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file, not a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise RuntimeError(f"another process is writing at {path}: wait for it or stop it") from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_vacant(path: Path, *, overwrite: bool) -> Manifest:
+    """The manifest of a folder that may be built in.
+
+    Raises:
+        FileExistsError: it holds something else; or what was built there counts, and ``overwrite`` is False.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        if any(file.name != LOCK and not file.name.startswith(_BESIDE) for file in path.iterdir()):
+            raise FileExistsError(f"{path} is not empty and nothing in it is ours: choose another path")
+        return Manifest(None, [])
+    if not overwrite:
+        if manifest.current is not None:
+            raise FileExistsError(f"something was built at {path} already: overwrite it, or choose another path")
+        if unfinished(path, manifest):
+            raise FileExistsError(f"encode() has not finished at {path}: give the same call again, or overwrite it")
+    return manifest
+
+
+def unfinished(path: Path, manifest: Manifest) -> list[Path]:
+    """Generations that ``encode`` has begun and not finished."""
+    return [path / name for name in manifest.others if (path / name / RECORD).is_file()]
+
+
+def begin(path: Path, manifest: Manifest, artifact: Mapping[str, Any], name: str) -> Path:
+    """Name a new generation in the manifest, and make its folder."""
+    others = [other for other in manifest.others if (path / other).exists() and other != name]
+    _write(path, artifact, manifest.current, [*others, name])
+    (path / name).mkdir(exist_ok=True)
+    return path / name
+
+
+def commit(path: Path, artifact: Mapping[str, Any], folder: Path, content: Mapping[str, Any]) -> None:
+    """Flush a generation and let it count; then remove all others.
+
+    Args:
+        path: the folder.
+        artifact: PyTerrier's own metadata.
+        folder: the generation's.
+        content: what describes it; ``unlisted`` names a file or folder in it whose size may change.
+    """
+    settle(folder)
+    unlisted = content.get("unlisted")
+    files = {
+        file.relative_to(folder).as_posix(): file.stat().st_size
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and (unlisted is None or unlisted not in file.relative_to(folder).parts)
+    }
+    manifest = read_manifest(path) or Manifest(None, [])
+    former = [manifest.current["generation"]] if manifest.current else []
+    others = [name for name in {*manifest.others, *former} if name != folder.name and (path / name).exists()]
+    _write(path, artifact, {"generation": folder.name, **content, "files": files}, others)
+    for name in others:  # what is still open on Windows stays until the next build
+        shutil.rmtree(path / name, ignore_errors=True)
+    for beside in path.glob(f"{_BESIDE}*"):  # of killed builds
+        beside.unlink(missing_ok=True)
+
+
+def abandon(path: Path, folder: Path) -> None:
+    """Remove a generation that was not finished, and the whole folder where nothing else is in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    manifest = read_manifest(path)
+    if manifest and manifest.current is None and {file.name for file in path.iterdir()} <= {MANIFEST, LOCK}:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A new generation to write into, and a dict to describe it in; both count once the block ends without an error.
+
+    Raises:
+        FileExistsError: see ``check_vacant``.
+        RuntimeError: another process is writing there.
+    """
+    fresh = not path.exists()
+    with locked(path):
+        try:
+            manifest = check_vacant(path, overwrite=overwrite)
+        except BaseException:
+            if fresh:
+                shutil.rmtree(path, ignore_errors=True)
+            raise
+        folder = begin(path, manifest, artifact, f"g-{uuid.uuid4().hex[:12]}")
+        content: dict[str, Any] = {}
+        try:
+            yield folder, content
+            commit(path, artifact, folder, content)
+        except BaseException:
+            abandon(path, folder)
+            raise
+
+
+def _write(path: Path, artifact: Mapping[str, Any], current: Mapping[str, Any] | None, others: list[str]) -> None:
+    ours = {"version": VERSION, "current": current, "others": sorted(others)}
+    write_whole(path / MANIFEST, json.dumps({**artifact, _KEY: ours}, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,332 @@
+"""``Vectors``: documents' term weights in a folder, encoded once, read by every engine and export."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyterrier as pt
+
+from .._utils.checks import check_number
+from .._utils.files import expand
+from ..encoding.pruning import check_pruning, whole_weights
+from ..encoding.terms import to_toks
+from . import store
+from .generation import SHARDS, Generation
+from .shards import Block, shard_name
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from .rescoring import VectorFeedback, VectorScorer
+
+T = TypeVar("T")
+_ALL = (None, 0.0)  # terms kept per document, and their least weight
+
+
+def open_vectors(path: str | os.PathLike[str]) -> Vectors:
+    """The finished vectors at ``path``, which :func:`~pyterrier_rescale.encode` made; no model is loaded.
+
+    Raises:
+        FileNotFoundError: there are none, or they are not finished; the message says what is there.
+        ValueError: they are damaged, or of another format.
+    """
+    vectors = Vectors(path)
+    vectors.open()
+    return vectors
+
+
+class Vectors(pt.Artifact):
+    """Documents' term weights in Parquet shards (docno string, terms list<int32>, weights list<float32>).
+
+    A handle stands for a path: before each use it looks whether something else is there by now, and opens that. Every
+    Parquet reader opens the shards, which lie in ``shards_path``; terms are columns, ascending.
+
+    Attributes:
+        terms: the terms as engines hold them, (V,), by column.
+        readable: the same for people.
+        tokens: the tokenizer's own tokens by column, or None.
+        columns: term -> column.
+        docnos: the docnos, in order.
+        vocabulary: fingerprint of the encoder's terms, or None.
+        scale: units per weight that an index rounds to, or None.
+        made_from: what the vectors come from, or None.
+    """
+
+    ARTIFACT_TYPE = "sparse_vectors"
+    ARTIFACT_FORMAT = "rescale"
+    ARTIFACT_PACKAGE_HINT = "pyterrier-rescale"
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(expand(path).absolute())
+        self._kept: tuple[int | None, float] = _ALL
+        self._setup()
+
+    def _setup(self) -> None:
+        self._opened: Generation | None = None
+        self._stamp: Any = None
+        self._opening = threading.Lock()
+
+    def open(self) -> Generation:
+        """What is at the path now, opened; kept open until it is replaced, or until ``close``.
+
+        Raises:
+            FileNotFoundError: there is nothing, or it is not finished.
+            ValueError: it is damaged, or of another format.
+        """
+        with self._opening:
+            stamp = store.stamp(self.path)
+            while self._opened is None or stamp != self._stamp:
+                current = self._current()
+                before, self._opened, self._stamp = self._opened, None, stamp
+                if before is not None and before.folder.name == current["generation"]:
+                    self._opened = before
+                    break
+                try:
+                    self._opened = self._open(current)
+                except (FileNotFoundError, ValueError):  # gone, or half removed, by now?
+                    if store.stamp(self.path) == stamp:
+                        raise
+                stamp = store.stamp(self.path)
+            return self._opened
+
+    def _open(self, current: dict[str, Any]) -> Generation:
+        store.check_files(self.path, current)
+        return Generation(self.path / current["generation"], current, self._kept)
+
+    def _current(self) -> dict[str, Any]:
+        manifest = store.read_manifest(self.path)
+        if manifest is not None and manifest.current is not None:
+            return manifest.current
+        for folder in store.unfinished(self.path, manifest) if manifest else ():
+            done = len(list((folder / SHARDS).glob(shard_name(0).replace("00000", "*"))))
+            raise FileNotFoundError(
+                f"the vectors at {self.path} are not finished ({done} shards are there): give the same encode() again"
+            )
+        raise FileNotFoundError(self._absence(manifest is not None))
+
+    def _absence(self, begun: bool) -> str:
+        what = "are not finished" if begun else "are not there"
+        return f"the vectors at {self.path} {what}: make them with encode(splade, documents, path)"
+
+    def read(self, function: Callable[[Generation], T]) -> T:
+        """What a function makes of what is at the path, all of one build: again if it was replaced meanwhile."""
+        while True:
+            generation = self.open()
+            try:
+                return function(generation)
+            except FileNotFoundError:
+                if store.stamp(self.path) == self._stamp:
+                    raise
+
+    def close(self) -> None:
+        """Let go of the opened files; the next use opens them again."""
+        with self._opening:
+            self._opened = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is there; else other processes still work on their shares."""
+        manifest = store.read_manifest(self.path)
+        return manifest is not None and manifest.current is not None
+
+    terms = property(lambda self: self.open().terms)
+    readable = property(lambda self: self.open().readable)
+    tokens = property(lambda self: self.open().tokens)
+    columns = property(lambda self: self.open().columns)
+    docnos = property(lambda self: list(self.read(lambda generation: generation.docnos)))
+    vocabulary = property(lambda self: self.open().content["fingerprint"])
+    scale = property(lambda self: self.open().content["scale"])
+
+    @property
+    def made_from(self) -> dict[str, Any] | None:
+        """What the vectors come from, and what was kept of them."""
+        made_from = self.open().content["made_from"]
+        return {**made_from, "pruned": list(self._kept)} if made_from and self._kept != _ALL else made_from
+
+    @property
+    def shards_path(self) -> Path:
+        """The folder of the Parquet shards, for other readers; it is removed when the vectors are replaced."""
+        return self.open().folder / SHARDS
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all files in bytes."""
+        return sum(self._current()["files"].values())
+
+    def __len__(self) -> int:
+        """The number of documents."""
+        return self._current()["documents"]
+
+    def blocks(self) -> Iterator[Block]:
+        """All documents in order, up to 2,048 at a time.
+
+        Raises:
+            ValueError: a shard is damaged (its pages carry checksums).
+            FileNotFoundError: the vectors were replaced while they were read.
+        """
+        return self.open().blocks()
+
+    def to_csr(self) -> csr_matrix:
+        """All vectors in memory, shape (N, V), float32, rows in the order of ``docnos``."""
+        from scipy.sparse import csr_matrix, vstack
+
+        def whole(generation: Generation) -> csr_matrix:
+            parts = [vectors for _, vectors in generation.blocks()]
+            return vstack([csr_matrix((0, len(generation.terms)), dtype=np.float32), *parts], format="csr")
+
+        return self.read(whole)
+
+    def rows(self, docnos: Sequence[str]) -> csr_matrix:
+        """The documents' vectors, shape (len(docnos), V), float32; only the row groups that hold them are read.
+
+        Raises:
+            KeyError: there is no such document.
+        """
+        return self.read(lambda generation: generation.rows(docnos))
+
+    def documents(self, scale: float | None = None) -> Iterator[dict[str, Any]]:
+        """Documents as indexers take them: ``docno`` and ``toks`` ({term: rounded int(scale * weight) >= 1}).
+
+        Args:
+            scale: units per weight; default: the index's, else 100.
+        """
+        scale = self.scale or 100.0 if scale is None else check_number("scale", scale)
+        stamp = None if self.vocabulary is None else f"{self.vocabulary}:{scale:g}"
+        for docnos, vectors in self.blocks():
+            rows = whole_weights(vectors, scale)
+            toks = to_toks(self.terms, rows.indptr, rows.indices, rows.data, vocab=stamp)
+            for docno, weights in zip(docnos, toks, strict=True):
+                yield {"docno": docno, "toks": weights if stamp else dict(weights)}
+
+    def vector(self, docno: str) -> csr_matrix:
+        """One document's vector, shape (1, V).
+
+        Raises:
+            KeyError: there is no such document.
+        """
+        return self.rows([docno])
+
+    def top_terms(self, docno: str, n: int = 10) -> list[tuple[str, float]]:
+        """The n heaviest terms of a document with their weights, readable, heaviest first.
+
+        Raises:
+            KeyError: there is no such document.
+        """
+        row = self.vector(docno)
+        best = np.lexsort((row.indices, -row.data))[:n]
+        return [(str(self.readable[row.indices[i]]), float(row.data[i])) for i in best]
+
+    def stats(self, *, scale: float | None = None, top: int = 20) -> dict[str, Any]:
+        """What engines have to hold, in one pass.
+
+        Args:
+            scale: units per weight for what depends on rounding; default: the index's, else 100.
+            top: how many frequent terms are named.
+
+        Returns:
+            documents, postings, terms (that occur), empty (documents without terms), active_mean, active_p99,
+            active_max (active terms per document), weight_mean, weight_max, weight_sum (in units), scale, dropped
+            (share of weights that round to zero at this scale), clipped_8bit (share of those that round to more than
+            255), clipped_opensearch (share of weights above 3, where OpenSearch's ``sparse_vector`` clips them unless
+            its mapping says otherwise), refused_pgvector (share of documents of more than 1,000 terms, which an HNSW
+            index of pgvector refuses), frequent_terms ({readable term: documents that have it}, most frequent first).
+        """
+        scale = self.scale or 100.0 if scale is None else check_number("scale", scale)
+        active, frequencies = np.zeros(1, dtype=np.int64), np.zeros(len(self.terms), dtype=np.int64)
+        total, largest, units, dropped, clipped, above = 0.0, 0.0, 0, 0, 0, 0
+        for _, vectors in self.blocks():
+            counted = np.bincount(np.diff(vectors.indptr), minlength=len(active))
+            counted[: len(active)] += active
+            active = counted
+            frequencies += np.bincount(vectors.indices, minlength=len(frequencies))
+            total += float(vectors.data.sum(dtype=np.float64))
+            largest = max(largest, float(vectors.data.max(initial=0)))
+            rounded = np.rint(vectors.data.astype(np.float64) * scale)
+            units += int(rounded.sum())
+            dropped += int((rounded < 1).sum())
+            clipped += int((rounded > 255).sum())
+            above += int((vectors.data > 3).sum())
+        documents, postings = int(active.sum()), int(frequencies.sum())
+        order = np.argsort(-frequencies, kind="stable")[:top]
+        reached = np.cumsum(active) >= math.ceil(0.99 * documents)
+        return {
+            "documents": documents,
+            "postings": postings,
+            "terms": int((frequencies > 0).sum()),
+            "empty": int(active[0]),
+            "active_mean": postings / documents if documents else 0.0,
+            "active_p99": int(reached.argmax()),
+            "active_max": len(active) - 1 if documents else 0,
+            "weight_mean": total / postings if postings else 0.0,
+            "weight_max": largest,
+            "weight_sum": units,
+            "scale": scale,
+            "dropped": dropped / postings if postings else 0.0,
+            "clipped_8bit": clipped / postings if postings else 0.0,
+            "clipped_opensearch": above / postings if postings else 0.0,
+            "refused_pgvector": int(active[1001:].sum()) / documents if documents else 0.0,
+            "frequent_terms": {str(self.readable[i]): int(frequencies[i]) for i in order if frequencies[i]},
+        }
+
+    def pruned(self, max_terms: int | None = None, min_weight: float = 0.0) -> Vectors:
+        """The same documents with their heaviest terms only, read from these vectors as they are asked for.
+
+        Args:
+            max_terms: terms kept per document; default: all.
+            min_weight: terms of less weight are dropped.
+        """
+        few = Vectors(self.path)
+        few._kept = check_pruning(max_terms, min_weight)
+        return few
+
+    def scorer(self, *, verbose: bool = False) -> VectorScorer:
+        """A stage that re-scores results (qid, query_toks, docno) by these vectors: no model, no text.
+
+        ``query_encoder(max_terms=5) >> index.retriever() >> index.scorer()`` finds candidates by the heaviest terms and
+        scores them with all.
+        """
+        from .rescoring import VectorScorer
+
+        return VectorScorer(self, verbose=verbose)
+
+    def feedback(
+        self, fb_docs: int = 10, fb_terms: int = 20, fb_lambda: float = 0.5, *, weighting: str = "score"
+    ) -> VectorFeedback:
+        """A stage of pseudo-relevance feedback (RM3): results to queries with the best documents' heaviest terms.
+
+        ``query_encoder() >> index.retriever(10) >> index.feedback() >> index.retriever(1000)``. The new ``query_toks``
+        sum to one; ``query_toks_0`` has those from before. A query that found nothing has no row.
+
+        Args:
+            fb_docs: documents per query that count as relevant, by score.
+            fb_terms: terms kept of their mean vector (each document's weights in sum 1).
+            fb_lambda: share of these in the new weights, from 0 to 1; the rest is the query's own.
+            weighting: ``"score"``: each document counts by its share of the scores; ``"softmax"``: by their softmax,
+                which takes negative scores, too, and prefers the first.
+        """
+        from .rescoring import VectorFeedback
+
+        return VectorFeedback(self, fb_docs, fb_terms, fb_lambda, weighting=weighting)
+
+    def __repr__(self) -> str:
+        pruned = "" if self._kept == _ALL else f".pruned(max_terms={self._kept[0]}, min_weight={self._kept[1]:g})"
+        return f"open_vectors({str(self.path)!r}){pruned}"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (self.path, self._kept) == (other.path, other._kept)  # type: ignore
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self.path))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_opened", "_stamp", "_opening")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._setup()

@@ -1,1 +1,0 @@
-"""Document vectors as a thing of their own: encoded once into Parquet shards, read by every engine and export."""

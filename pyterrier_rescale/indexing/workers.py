@@ -1,0 +1,135 @@
+"""Who encodes: this process, or several of its own; windows in, their vectors out in the same order."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from ..splade import Splade
+
+_AHEAD = 3  # windows per worker that are read before the first of them is done
+
+
+class Window(NamedTuple):
+    """Documents that are encoded together; ``end`` is the hash of a shard's documents, in its last window."""
+
+    shard: int
+    docnos: list[str]
+    texts: list[str]
+    end: str | None
+
+
+Encoded = tuple[Window, "csr_matrix"]
+
+
+class WindowEncoder:
+    """Texts to vectors, pruned."""
+
+    def __init__(self, splade: Splade, max_terms: int | None, min_weight: float) -> None:
+        self.splade = copy.copy(splade)
+        self.splade.verbose = False
+        self.max_terms = max_terms
+        self.min_weight = min_weight
+
+    def __call__(self, texts: list[str]) -> csr_matrix:
+        """Vectors of the texts, shape (N, V)."""
+        from ..encoding.pruning import prune
+
+        return prune(self.splade.encode_docs(texts), self.max_terms, self.min_weight)
+
+
+def encode_in_processes(
+    encoder: WindowEncoder, windows: Iterable[Window], workers: int, devices: Sequence[str] | None = None
+) -> Iterator[Encoded]:
+    """Encode in processes of their own, which share the processor's threads, or have a device each.
+
+    Raises:
+        RuntimeError: a process died, or could not encode some documents; the message says which and why.
+    """
+    import torch
+
+    context = get_context("spawn")  # a forked process inherits locks of threads that it does not have
+    places = context.SimpleQueue()
+    for number in range(workers):
+        places.put(devices[number % len(devices)] if devices else None)
+    arguments = pickle.dumps(encoder), places, max(1, torch.get_num_threads() // workers)
+    pool = ProcessPoolExecutor(workers, context, _begin, arguments)
+
+    def submit(window: Window) -> Callable[[], csr_matrix]:
+        future = pool.submit(_encode, window.texts)
+        return lambda: named(window, future.result)
+
+    try:
+        yield from in_order(windows, submit, _AHEAD * workers)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def in_order(
+    windows: Iterable[Window], submit: Callable[[Window], Callable[[], csr_matrix]], ahead: int
+) -> Iterator[Encoded]:
+    """Hand so many windows out, and give their vectors back in order; ``submit`` returns what waits for the result."""
+    source, waiting = iter(windows), deque()
+    while True:
+        for window in islice(source, ahead - len(waiting)):
+            waiting.append((window, submit(window)))
+        if not waiting:
+            return
+        window, result = waiting.popleft()
+        yield window, result()
+
+
+def named(window: Window, result: Callable[[], Any]) -> Any:
+    """A worker's result; what it could not do is told with the documents."""
+    documents = f"the documents from docno {window.docnos[0]!r} on"
+    try:
+        return result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"a worker died on {documents} or others (perhaps too little memory; a script that starts workers needs "
+            "`if __name__ == '__main__':`). The same call goes on from the last whole shard"
+        ) from error
+    except Exception as error:
+        raise RuntimeError(f"a worker could not encode {documents}: {error!r}") from error
+
+
+_encoder: WindowEncoder | None = None  # of a worker
+
+
+def _begin(payload: bytes, places: Any, threads: int) -> None:
+    """What a worker does first; Ctrl-C ends it without a word, and so does the end of its parent."""
+    global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+    _encoder = load(payload, places.get(), threads)
+
+
+def _encode(texts: list[str]) -> csr_matrix:
+    return _encoder(texts)
+
+
+def load(payload: bytes, device: str | None, threads: int) -> WindowEncoder:
+    """A pickled encoder in a process of its own, with its share of the threads, on its device."""
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads)))
+    import torch  # reads them
+
+    torch.set_num_threads(threads)
+    encoder = pickle.loads(payload)
+    inner: Any = encoder.splade.encoder
+    if device is not None and hasattr(inner, "device"):  # an encoder without a model has none
+        inner.device = torch.device(device)
+        inner.model.to(inner.device)
+    return encoder

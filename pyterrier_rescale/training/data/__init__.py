@@ -1,1 +1,0 @@
-"""Training data: rows of texts, from objects, files, or ids."""

@@ -1,0 +1,250 @@
+"""The training loop: batches, forward and backward passes, clipping, AdamW's steps, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from .._utils.files import sync
+from .._utils.java import python_signals
+from .config import TrainConfig
+from .dev_evaluation import MEASURE, DevSet
+from .distributed import world
+from .losses import Objective, Targets
+from .model import SparseHead
+from .monitor import Log, Monitor
+from .rows import Row, Rows, text_id
+
+#: Name of the checkpoint in the output folder: the last one, whole; it is removed once the encoder is saved.
+CHECKPOINT_FILE = "checkpoint.pt"
+#: Name of the best state by ``dev`` so far, removed like it, and of the file of all scores on ``dev``.
+BEST_FILE, DEV_FILE = "best.pt", "dev.csv"
+
+
+def fit(
+    module: SparseHead, rows: Rows, config: TrainConfig, folder: Path, *, device: torch.device, negatives: int,
+    dev: DevSet | None = None, verbose: bool = True,
+) -> None:  # fmt: skip
+    """Train a module in place, from the checkpoint in the folder on if there is one.
+
+    Args:
+        module: on any device.
+        rows: training data.
+        config: the options.
+        folder: of ``monitor.csv``, ``dev.csv`` and checkpoints.
+        device: to train on.
+        negatives: per query.
+        dev: what the state that is best in the end is chosen by.
+        verbose: show a bar.
+
+    Raises:
+        CollapseError: if the run collapses.
+        ValueError: if the checkpoint is of another number of processes.
+    """
+    python_signals()
+    module.to(device).train()
+    if config.gradient_checkpointing:
+        mlm = module.mlm  # transformers' newer name, or the older one
+        getattr(mlm, "activation_checkpointing_enable", mlm.gradient_checkpointing_enable)({"use_reentrant": False})
+    objective = Objective(config, module.vocab_size).to(device)
+    optimizer = make_optimizer(module, config)
+    batches = Batches(rows, module, config, negatives)
+    accumulation = config.gradient_accumulation
+    steps = config.max_steps or max(1, int(config.epochs * len(batches)) // accumulation)
+    warmup = math.ceil(0.1 * steps) if config.warmup_steps is None else config.warmup_steps
+    torch.manual_seed(config.seed + world()[0])  # dropout
+    done = load_checkpoint(folder, module, objective, optimizer)
+    watch = DevWatch(dev, folder) if dev is not None and world()[0] == 0 else None
+    model = module if world()[1] == 1 else torch.nn.parallel.DistributedDataParallel(module)
+    monitor = Monitor(module, config, folder, done=done, steps=steps, warmup=warmup, verbose=verbose)
+    try:
+        for step in range(done + 1, steps + 1):
+            share = rate_share(step - 1, warmup, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
+            optimizer.zero_grad()
+            parts = []
+            for number in range((step - 1) * accumulation, step * accumulation):
+                sides, targets = batches(number, device)
+                last = (number + 1) % accumulation == 0
+                # gradients of several processes are averaged once
+                with nullcontext() if last or model is module else model.no_sync():
+                    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+                        queries, documents = model(sides, config.mini_batch_size)
+                    loss, part = objective(queries.float(), documents.float(), targets, step - 1)
+                    (loss / accumulation).backward()
+                parts.append(part)
+            norm = clip_gradient(module, config.max_grad_norm)
+            if monitor.look(step, parts, norm, share * config.learning_rate):
+                optimizer.step()
+            evaluate = dev is not None and (step % (config.eval_steps or 100) == 0 or step == steps)
+            save = config.save_steps and step % config.save_steps == 0 and step < steps
+            if evaluate or save or step == steps:
+                monitor.check_weights(step)
+            if save:
+                save_checkpoint(folder, step, module, objective, optimizer)
+            if evaluate and watch is not None:
+                watch(module, step)
+    finally:
+        monitor.close()
+    if watch is not None:
+        watch.restore_best(module)
+    optimizer.zero_grad()
+    module.eval()
+
+
+class Batches:
+    """Batches by number, as many as are asked for: full, shuffled anew in each epoch, shared by the processes.
+
+    The last rows of an epoch that do not fill a batch wait for the next epoch.
+    """
+
+    def __init__(self, rows: Rows, module: SparseHead, config: TrainConfig, negatives: int) -> None:
+        self.rows, self.module, self.config, self.negatives = rows, module, config, negatives
+        self.rank, self.processes = world()
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def __len__(self) -> int:
+        """Batches in an epoch, of this process."""
+        return len(self.rows) // (self.config.batch_size * self.processes)
+
+    def places(self, number: int) -> list[int]:
+        """Numbers of the rows of a batch."""
+        epoch, place = divmod(number, len(self))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+            self._epoch, self._order = epoch, torch.randperm(len(self.rows), generator=generator)
+        start = (place * self.processes + self.rank) * self.config.batch_size
+        return self._order[start : start + self.config.batch_size].tolist()
+
+    def __call__(self, number: int, device: torch.device) -> tuple[list[dict[str, Any]], Targets]:
+        """Both sides of a batch, and what its data say."""
+        sides, targets = self.collate([self.rows[place] for place in self.places(number)])
+        there = [{name: value.to(device) if torch.is_tensor(value) else value for name, value in side.items()}
+                 for side in sides]  # fmt: skip
+        return there, Targets(*(None if value is None else value.to(device) for value in targets))
+
+    def collate(self, batch: list[Row]) -> tuple[list[dict[str, Any]], Targets]:
+        """Tokens of queries and of documents, and what is known of them."""
+        documents = [text for row in batch for text in row.documents[: 1 + self.negatives]]
+        known = [sorted(self.rows.positives(row.query) | {text_id(row.documents[0])}) for row in batch]
+        width = max(map(len, known))
+        scored = all(row.scores is not None for row in batch)
+        length = self.config.max_length
+        return [
+            self.module.tokenise([row.query for row in batch], self.config.query_max_length or length, queries=True),
+            self.module.tokenise(documents, length),
+        ], Targets(
+            torch.tensor([ids + [-1] * (width - len(ids)) for ids in known]),
+            torch.tensor([text_id(text) for text in documents]),
+            torch.tensor([row.scores[: 1 + self.negatives] for row in batch]) if scored else None,  # type: ignore[index]
+        )
+
+
+def make_optimizer(module: SparseHead, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW; only matrices decay; a learned k, static query weights and the head's bias have rates of their own."""
+    rates = {"log_k": config.scale_learning_rate, "query_weights": config.static_learning_rate}
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}  # by rate and decay
+    for name, parameter in module.named_parameters():
+        rate = config.bias_learning_rate if parameter is module.head.bias else rates.get(name)
+        decay = config.weight_decay if rate is None and parameter.dim() > 1 else 0.0
+        if parameter.requires_grad:
+            groups.setdefault((config.learning_rate if rate is None else rate, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
+        fused=True,
+    )
+
+
+def rate_share(step: int, warmup: int, steps: int) -> float:
+    """Share of the peak learning rate after ``step`` updates: linear up, then linear down to 0."""
+    return step / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
+
+
+def clip_gradient(module: torch.nn.Module, max_norm: float) -> float:
+    """Scale the gradient down to ``max_norm`` (0: leave it) and return its norm before."""
+    norm = get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
+    if max_norm and norm > max_norm:  # no pass over all gradients where there is nothing to do
+        clip_grads_with_norm_(module.parameters(), max_norm, norm)
+    return float(norm)
+
+
+def save_checkpoint(
+    folder: Path, step: int, module: SparseHead, objective: Objective, optimizer: torch.optim.Optimizer
+) -> None:
+    """Replace the run's checkpoint: all that the steps behind ``step`` depend on, of all processes."""
+    state = [torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.empty(0)]
+    rank, processes = world()
+    states: list[Any] = [state] * processes
+    if processes > 1:
+        dist.all_gather_object(states, state)
+    if rank == 0:
+        save_whole(folder / CHECKPOINT_FILE, {
+            "step": step, "random": states, "module": module.state_dict(), "objective": objective.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        })  # fmt: skip
+
+
+def load_checkpoint(
+    folder: Path, module: SparseHead, objective: Objective, optimizer: torch.optim.Optimizer
+) -> int:
+    """Go back to the checkpoint in the folder, if any; returns the steps made."""
+    if not (folder / CHECKPOINT_FILE).exists():
+        return 0
+    rank, processes = world()
+    kept = torch.load(folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
+    if len(kept["random"]) != processes:
+        raise ValueError(
+            f"the run in {str(folder)!r} was begun by {len(kept['random'])} process(es), now there are {processes}: go "
+            "on with as many, or start anew with overwrite=True"
+        )
+    module.load_state_dict(kept["module"])
+    objective.load_state_dict(kept["objective"])
+    optimizer.load_state_dict(kept["optimizer"])
+    cpu, cuda = kept["random"][rank]
+    torch.set_rng_state(cpu)
+    if len(cuda) and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda)
+    return kept["step"]
+
+
+def save_whole(path: Path, state: dict[str, Any]) -> None:
+    """Save tensors beside, flush them, and put them in place: a reader finds the old file or the new one."""
+    beside = path.with_suffix(".new")
+    torch.save(state, beside)
+    sync(beside)
+    os.replace(beside, path)
+    sync(path.parent)
+
+
+class DevWatch:
+    """Scores a run on ``dev``, writes ``dev.csv``, and keeps the best state."""
+
+    def __init__(self, dev: DevSet, folder: Path) -> None:
+        self.dev, self.folder = dev, folder
+        self.best = float("-inf")
+        if (folder / BEST_FILE).exists():
+            self.best = torch.load(folder / BEST_FILE, map_location="cpu", weights_only=True)["score"]
+
+    def __call__(self, module: SparseHead, step: int) -> None:
+        """Score, log, and keep the state if it is the best."""
+        score = self.dev.score(module)
+        module.train()
+        if score > self.best:
+            self.best = score
+            save_whole(self.folder / BEST_FILE, {"score": score, "module": module.state_dict()})
+        log = Log(self.folder / DEV_FILE, ("step", MEASURE), step - 1)  # a resumed run repeats some steps
+        log.write({"step": step, MEASURE: score})
+        log.close()
+
+    def restore_best(self, module: SparseHead) -> None:
+        """Go back to the best state."""
+        kept = torch.load(self.folder / BEST_FILE, map_location="cpu", weights_only=True)
+        module.load_state_dict(kept["module"])

@@ -1,0 +1,153 @@
+"""Files and folders: whole or absent, flushed before their names appear, with the modes that the umask gives."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+import sys
+
+import pytest
+
+from pyterrier_rescale._utils.files import cache_dir, expand, filled, settle, whole_folder, write_whole
+from pyterrier_rescale._utils.made_from import claim
+from pyterrier_rescale.collections import load_collection
+
+
+def test_cache_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTERRIER_RESCALE_HOME", str(tmp_path / "home"))
+    assert cache_dir("a", "b") == tmp_path / "home" / "a" / "b" and (tmp_path / "home" / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PYTERRIER_RESCALE_HOME", str(tmp_path / "file"))
+    with pytest.raises(PermissionError, match="set PYTERRIER_RESCALE_HOME to a folder that is writable"):
+        cache_dir("a")
+    monkeypatch.delenv("PYTERRIER_RESCALE_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if sys.platform == "linux":
+        assert cache_dir("a") == tmp_path / ".cache" / "pyterrier_rescale" / "a"
+
+
+@pytest.fixture
+def no_home(monkeypatch):
+    """A user whom neither HOME nor the password file knows, as in containers."""
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    for variable in ("HOME", "XDG_CACHE_HOME", "PYTERRIER_HOME", "IR_DATASETS_HOME", "PYTERRIER_RESCALE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: cache_dir("a"), "PYTERRIER_RESCALE_HOME"),
+        (lambda: expand("~/zoo"), "~/zoo.*no such home folder"),
+        (lambda: load_collection("~/zoo"), "~/zoo.*no such home folder"),
+        (lambda: load_collection("vaswani").topics(), "vaswani.*home"),
+        (lambda: load_collection("irds:vaswani").topics(), "vaswani.*home"),
+    ],
+)
+def test_no_home_folder_is_one_clear_error(no_home, call, told):
+    with pytest.raises(ValueError, match=told):
+        call()
+
+
+def test_a_whole_folder_is_whole_or_absent(tmp_path, monkeypatch):
+    target = tmp_path / "built"
+    with pytest.raises(RuntimeError), whole_folder(target) as beside:
+        (beside / "half").write_text("")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with whole_folder(target) as first, whole_folder(target) as second:
+        (first / "from").write_text("first")
+        (second / "from").write_text("second")
+    assert (target / "from").read_text() == "second", "the block that ends first is kept"
+    assert list(tmp_path.iterdir()) == [target]
+    with pytest.raises(FileExistsError), whole_folder(target):
+        pass
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link").symlink_to("real")
+    for path, at in (("~/home", "home"), (tmp_path / "link", "real")):
+        with whole_folder(path) as folder:
+            (folder / "file").write_text("x")
+        assert (tmp_path / at / "file").is_file()
+
+
+def test_a_filled_folder_keeps_what_is_not_ours(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    for name in ("README.md", "old-1.bin", "mark.json"):
+        (path / name).write_text("old")
+    with pytest.raises(OSError, match="full"), filled(path, "mark.json") as stage:
+        (stage / "new.bin").write_text("half")
+        raise OSError("full")
+    assert sorted(p.name for p in path.iterdir()) == ["README.md", "mark.json", "old-1.bin"]
+    with filled(path, "mark.json", stale=lambda name: name.endswith(".bin")) as stage:
+        (stage / "below").mkdir()
+        for name in ("new.bin", "mark.json", "below/x"):
+            (stage / name).write_text("new")
+    found = {p.relative_to(path).as_posix(): p.read_text() for p in path.rglob("*") if p.is_file()}
+    assert found == {"README.md": "old", "new.bin": "new", "mark.json": "new", "below/x": "new"}
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_modes_are_the_umasks(tmp_path, mask):
+    """Libraries leave files 0600, which nobody else who shares a cache can read."""
+    before = os.umask(mask)
+    try:
+        with whole_folder(tmp_path / "a" / "b") as folder:
+            (folder / "private").write_text("x")
+            (folder / "private").chmod(0o600)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a" / "b" / "private").stat().st_mode) == 0o666 & ~mask
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o777 & ~mask
+    outside = tmp_path / "outside"
+    outside.write_text("x")
+    outside.chmod(0o600)
+    (tmp_path / "a" / "link").symlink_to(outside)
+    settle(tmp_path / "a")
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o600
+
+
+def test_all_is_flushed_before_the_name_appears(tmp_path, monkeypatch):
+    synced, fsync, replace = set(), os.fsync, os.replace
+
+    def record(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def checked(source, target):
+        assert os.stat(source).st_ino in synced
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "replace", checked)
+    write_whole(tmp_path / "file", "content")
+    assert (tmp_path / "file").read_text() == "content" and os.stat(tmp_path).st_ino in synced
+
+
+def test_one_rule_for_what_is_there(tmp_path):
+    """The same call goes on, other inputs are refused by name, overwrite starts anew; nothing of others is claimed."""
+    made_from = {"encoder": "a", "steps": 3, "shift": (1.0, 2.0)}
+    assert claim(tmp_path / "run", "run.json", made_from) is False
+    (tmp_path / "run" / "result").write_text("x")
+    assert claim(tmp_path / "run", "run.json", made_from) is True
+    with pytest.raises(ValueError, match="steps was 3, now 4; seed was None, now 1.*overwrite=True") as error:
+        claim(tmp_path / "run", "run.json", {**made_from, "steps": 4, "seed": 1})
+    assert "encoder" not in str(error.value)
+    assert claim(tmp_path / "run", "run.json", {"steps": 4}, overwrite=True) is False
+    assert claim(tmp_path / "run", "run.json", {"steps": 4}) is True
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    for overwrite in (True, False):
+        with pytest.raises(FileExistsError, match="mine"):
+            claim(tmp_path / "mine", "run.json", made_from, overwrite=overwrite)
+    with pytest.raises(NotADirectoryError):
+        claim(tmp_path / "mine" / "thesis.tex", "run.json", made_from)
+    (tmp_path / "run" / "run.json").write_text("{cut")
+    with pytest.raises(ValueError, match="damaged"):
+        claim(tmp_path / "run", "run.json", made_from)

@@ -1,0 +1,302 @@
+"""Folders in BEIR's format, as people and other programs make them; what is refused names its file and line."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pyterrier_rescale.collections import BeirCollection, load_collection, write_beir
+from pyterrier_rescale.collections.base import Collection, make_document
+
+HEADER = "query-id\tcorpus-id\tscore\n"
+FILES = {
+    "corpus.jsonl": '{"_id": "d1", "title": "Cats", "text": "purr"}\n{"_id": "d2", "text": "dogs bark"}\n',
+    "queries.jsonl": '{"_id": "q1", "text": "night"}\n{"_id": "q2", "text": "noise"}\n',
+    "qrels/test.tsv": HEADER + "q1\td1\t2\nq2\td2\t1\n",
+}
+LABELS = {"qid": ["q1", "q2"], "docno": ["d1", "d2"], "label": [2, 1]}
+
+
+def folder(path, changed=None):
+    """A good folder but for the files given, as str or bytes; a name ending in .gz replaces the plain file."""
+    files = {**FILES, **(changed or {})}
+    for name in changed or {}:
+        if name.endswith(".gz"):
+            files.pop(name.removesuffix(".gz"), None)
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read(path):
+    """Everything of a folder: documents, topics, qrels."""
+    collection = load_collection(path)
+    return list(collection.corpus()), collection.topics().to_dict("list"), collection.qrels().to_dict("list")
+
+
+def without_header(text):
+    return text.removeprefix(HEADER)
+
+
+def test_a_folder(tmp_path):
+    changed = {"queries.jsonl": '{"_id": "q2", "text": "noise"}\n{"_id": "q1", "text": "night"}\n{"_id":3, "text": ""}'}
+    changed["corpus.jsonl"] = FILES["corpus.jsonl"] + '{"_id": "d4", "text": "sing", "metadata": {"source": "zoo"}}\n'
+    collection = load_collection(folder(tmp_path / "zoo", changed))
+    assert (collection.name, collection.splits, repr(collection)) == ("zoo", ("test",), "BeirCollection('zoo')")
+    docs = list(collection.corpus())
+    assert docs[0] == {"docno": "d1", "text": "Cats purr", "title": "Cats", "body": "purr"}
+    assert docs[1] == {"docno": "d2", "text": "dogs bark", "title": "", "body": "dogs bark"}
+    assert docs[2]["source"] == "zoo"
+    assert list(collection.corpus()) == docs, "a second pass starts afresh"
+    # the order of the file, and only what the split judges
+    assert collection.topics().to_dict("list") == {"qid": ["q2", "q1"], "query": ["noise", "night"]}
+    assert collection.qrels().to_dict("list") == LABELS and collection.qrels()["label"].dtype == "int64"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: "\ufeff" + without_header(text),
+        lambda text: without_header(text),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\n \n" + text.replace("\n", "\n\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: "".join("\ufeff" + line for line in text.splitlines(keepends=True)),
+    ],
+    ids=["mark", "mark, no header", "no header", "crlf", "empty lines", "no end", "marks"],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_marks_and_line_ends_change_nothing(tmp_path, change, packed):
+    changed = {name: change(content).encode() for name, content in FILES.items()}
+    if packed:
+        changed = {f"{name}.gz": gzip.compress(content) for name, content in changed.items()}
+    assert read(folder(tmp_path / "dirty", changed)) == read(folder(tmp_path / "clean"))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("header", ["query-id corpus-id score", "qid docno label", "Query_ID doc_id relevance"])
+def test_qrels_columns_go_by_their_names(tmp_path, order, header):
+    # ids that are numbers: nothing but the header tells the columns apart
+    rows = [header.split(), ("1", "10", "2"), ("2", "20", "0")]
+    text = "".join("\t".join(row[i] for i in order) + "\n" for row in rows)
+    qrels = load_collection(folder(tmp_path, {"qrels/test.tsv": text})).qrels()
+    assert qrels.to_dict("list") == {"qid": ["1", "2"], "docno": ["10", "20"], "label": [2, 0]}
+
+
+TRAIN = {
+    "qrels/train.jsonl": '{"query-id": "q2", "corpus-id": "d2", "score": 1}\n'
+    '{"qid": "q1", "docno": "d1", "label": "2"}\n',
+    "qrels/Train.tsv": "q2\td2\t1\nq1\td1\t2\n",
+    "qrels/train.csv": 'query-id,corpus-id,score\n"q2",d2,1\nq1,"d1",2\n',
+    "qrels/training.tsv": '"q2"\t"d2"\t1\n"q1"\t"d1"\t2\n',
+    "qrels/train.qrels": "q2 0 d2 1\nq1 Q0 d1 2\n",
+    "qrels/train.tsv": "q2\t0\td2\t1\nq1\t0\td1\t2\n",
+    "train.tsv": HEADER + "q2\td2\t1\nq1\td1\t2\n",
+    "training.csv": "q2,d2,1\nq1,d1,2.0\n",
+}
+
+
+@pytest.mark.parametrize("name", TRAIN)
+@pytest.mark.parametrize("packed", [False, True])
+def test_judgements_to_train_on_in_other_forms(tmp_path, name, packed):
+    content = TRAIN[name].encode()
+    changed = {f"{name}.gz": gzip.compress(content)} if packed else {name: content}
+    collection = load_collection(folder(tmp_path, changed))
+    assert collection.splits == ("train", "test")
+    assert collection.train_pairs() == [("noise", "dogs bark"), ("night", "Cats purr")]
+    assert collection.qrels("train")["label"].tolist() == [1, 2] and collection.qrels().to_dict("list") == LABELS
+
+
+@pytest.mark.parametrize("name", ["qrels/train.parquet", "qrels/train", "train.jsonl", "train.parquet"])
+def test_files_that_are_not_read_are_named_before_titles_serve(tmp_path, name):
+    collection = load_collection(folder(tmp_path, {name: "x"}))
+    with pytest.warns(UserWarning, match=f"no train split .*titles and bodies; not read as judgements: {name}"):
+        assert collection.train_pairs() == [("Cats", "purr")]
+
+
+def test_hidden_files_are_no_splits(tmp_path):
+    names = ["._test.tsv", ".test.tsv", "._dev.tsv.gz", "__MACOSX/._test.tsv", ".old/test.tsv", "test.tsv~"]
+    changed = {f"qrels/{name}": b"\0\x05\x16\x07Mac OS X" for name in names}
+    changed |= {"qrels/dev.small.v1.tsv": FILES["qrels/test.tsv"], "qrels/trec/2019.tsv": FILES["qrels/test.tsv"]}
+    collection = load_collection(folder(tmp_path, changed))
+    assert collection.splits == ("test", "dev.small.v1", "trec/2019")
+    assert collection.qrels("dev.small.v1").to_dict("list") == collection.qrels("trec/2019").to_dict("list") == LABELS
+
+
+def test_numbers_as_ids_and_missing_titles(tmp_path):
+    changed = {
+        "corpus.jsonl": '{"_id": 1, "title": null, "text": "purr"}\n{"_id": "02", "text": "bark"}\n',
+        "queries.jsonl": '{"_id": 7, "text": "night"}\n',
+        "qrels/test.tsv": "7\t1\t1\n7\t02\t1.0\n",
+    }
+    docs, topics, qrels = read(folder(tmp_path, changed))
+    assert [doc["docno"] for doc in docs] == ["1", "02"] and docs[0]["title"] == ""
+    assert topics == {"qid": ["7"], "query": ["night"]}
+    assert qrels == {"qid": ["7", "7"], "docno": ["1", "02"], "label": [1, 1]}
+
+
+def latin(text):
+    return text.encode("latin-1")
+
+
+D3 = '{"_id": "d3", "text": '
+REFUSED = {
+    # one more line in the file -> what the message names beside file and line
+    "latin-1": ("corpus.jsonl", latin(D3 + '"caf\xe9"}'), "UTF-8"),
+    "utf-16": ("corpus.jsonl", D3.encode("utf-16"), "UTF-8|NUL"),
+    "nul": ("corpus.jsonl", b"\0\0\0\0", "NUL"),
+    "trailing comma": ("corpus.jsonl", D3 + '"x"},', "JSON"),
+    "array": ("corpus.jsonl", "[1, 2]", "JSON"),
+    "deep": ("corpus.jsonl", "[" * 100_000, "JSON"),
+    "no id": ("corpus.jsonl", '{"id": "d3", "text": ""}', "_id"),
+    "float id": ("corpus.jsonl", '{"_id": 1.0, "text": ""}', "_id"),
+    "empty id": ("corpus.jsonl", '{"_id": "", "text": ""}', "_id"),
+    "tab in id": ("corpus.jsonl", '{"_id": "d\\t3", "text": ""}', "_id"),
+    "surrogate id": ("corpus.jsonl", '{"_id": "\\ud83d", "text": ""}', "_id"),
+    "no text": ("corpus.jsonl", '{"_id": "d3", "body": ""}', "text.*d3"),
+    "title a number": ("corpus.jsonl", '{"_id": "d3", "title": 7, "text": ""}', "title.*d3"),
+    "document twice": ("corpus.jsonl", '{"_id": "d1", "text": ""}', "d1"),
+    "query twice": ("queries.jsonl", '{"_id": "q2", "text": ""}', "q2"),
+    "query latin-1": ("queries.jsonl", latin('{"_id": "q3", "text": "\xe9"}'), "UTF-8"),
+    "query no text": ("queries.jsonl", '{"_id": "q3"}', "text"),
+    "spaces": ("qrels/test.tsv", "q1 d2 1", "score"),
+    "four columns": ("qrels/test.tsv", "q1\t0\td2\t1", "score"),
+    "half": ("qrels/test.tsv", "q1\td2\t0.5", "score"),
+    "nan": ("qrels/test.tsv", "q1\td2\tnan", "score"),
+    "no qid": ("qrels/test.tsv", "\td2\t1", "query-id"),
+    "space in docno": ("qrels/test.tsv", "q1\td 2\t1", "corpus-id"),
+    "qrels latin-1": ("qrels/test.tsv", latin("q\xe9\td2\t1"), "UTF-8"),
+    "contradiction": ("qrels/test.tsv", "q1\td1\t0", "d1"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("name", "line", "named"), REFUSED.values(), ids=REFUSED)
+def test_refused_with_file_and_line(tmp_path, name, line, named, packed):
+    number = FILES[name].count("\n") + 1
+    content = FILES[name].encode() + (line if isinstance(line, bytes) else line.encode())
+    if packed:
+        content, name = gzip.compress(content), f"{name}.gz"
+    with pytest.raises(ValueError, match=f"(?s){name}, line {number}: .*({named})"):
+        read(folder(tmp_path, {name: content}))
+
+
+def test_a_header_that_lacks_a_column(tmp_path):
+    with pytest.raises(ValueError, match=r"test\.tsv, line 2"):
+        read(folder(tmp_path, {"qrels/test.tsv": "query-id\tscore\tgrade\nq1\td1\t1\n"}))
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda packed: packed[:-9], lambda packed: packed[:-8] + b"\0" * 8, lambda packed: b"<html>", lambda packed: b""],
+    ids=["cut", "bad sum", "error page", "empty"],
+)
+def test_damaged_archives_are_named(tmp_path, name, damage):
+    packed = gzip.compress(FILES[name].encode())
+    with pytest.raises(ValueError, match=rf"{name}\.gz"):
+        read(folder(tmp_path, {f"{name}.gz": damage(packed)}))
+
+
+def test_repeated_judgements_count_once(tmp_path):
+    text = FILES["qrels/test.tsv"] + "q1\td1\t2\nq1\td1\t2\n"
+    assert load_collection(folder(tmp_path, {"qrels/test.tsv": text})).qrels().to_dict("list") == LABELS
+
+
+def test_judged_queries_that_are_missing_or_blank_are_told(tmp_path):
+    changed = {
+        "queries.jsonl": FILES["queries.jsonl"] + '{"_id": "q3", "text": "  "}\n',
+        "qrels/test.tsv": FILES["qrels/test.tsv"] + "q3\td1\t1\nq9\td1\t1\n",
+    }
+    collection = load_collection(folder(tmp_path / "some", changed))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        topics = collection.topics()
+    assert list(topics["qid"]) == ["q1", "q2", "q3"]
+    assert ["q9" in str(w.message) for w in caught] == [True, False] and "q3" in str(caught[1].message)
+    none = load_collection(folder(tmp_path / "none", {"qrels/test.tsv": "1\td1\t1\n2\td1\t1\n"}))
+    with pytest.raises(ValueError, match="none of the 2 queries"):
+        none.topics()
+
+
+def test_documents_are_read_one_by_one(tmp_path):
+    documents = load_collection(folder(tmp_path, {"corpus.jsonl": FILES["corpus.jsonl"] + "{broken\n"})).corpus()
+    assert [next(documents)["docno"] for _ in range(2)] == ["d1", "d2"]
+    with pytest.raises(ValueError, match="line 3"):
+        next(documents)
+
+
+def test_missing_files(tmp_path):
+    (tmp_path / "hollow").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"corpus\.jsonl"):
+        load_collection(str(tmp_path / "hollow"))
+    path = folder(tmp_path / "zoo")
+    (path / "queries.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"queries\.jsonl"):
+        load_collection(path).topics("test")
+
+
+class Made(Collection):
+    """A collection of someone's own, with one thing that the format cannot hold."""
+
+    name, splits = "made", ()
+
+    def __init__(self, doc=None, topic=None, splits=("test",)):
+        self.doc = doc or make_document("d1", "Cats", "purr")
+        self.topic = {"qid": "q1", "query": "night", **(topic or {})}
+        self.splits = splits
+
+    def corpus(self):
+        yield self.doc
+
+    def topics(self, split="test"):
+        query = self.topic["query"] if split == "test" else "another"
+        return pd.DataFrame([{**self.topic, "query": query}])
+
+    def qrels(self, split="test"):
+        return pd.DataFrame({"qid": [self.topic["qid"]], "docno": [self.doc["docno"]], "label": [1]})
+
+
+def test_written_and_read_it_is_the_same(tmp_path):
+    more = '{"_id": "d3", "text": "\\"quoted\\" caf\xe9", "metadata": {"source": "zoo"}}\n'
+    first = load_collection(folder(tmp_path / "zoo", {"corpus.jsonl": FILES["corpus.jsonl"] + more}))
+    second = write_beir(first, tmp_path / "copy" / "zoo")
+    assert isinstance(second, BeirCollection) and list(second.corpus()) == list(first.corpus())
+    assert read(tmp_path / "copy" / "zoo") == read(tmp_path / "zoo")
+    with pytest.raises(FileExistsError):
+        write_beir(first, tmp_path / "copy" / "zoo")
+    bare = write_beir(Made({"docno": "d1", "text": "purr"}, splits=("trec/2019",)), tmp_path / "bare")
+    assert bare.splits == ("trec/2019",) and [doc["text"] for doc in bare.corpus()] == ["purr"]
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "named"),
+    [
+        (Made({"docno": "d 1", "text": ""}), ValueError, "docno"),
+        (Made({"docno": "d1", "text": "", "picture": b"x"}), TypeError, "bytes"),
+        (Made(topic={"qid": "q\n1"}), ValueError, "qid"),
+        (Made(splits=("test", "other")), ValueError, "q1"),
+    ],
+)
+def test_what_cannot_be_read_back_is_not_written(tmp_path, made, error, named):
+    with pytest.raises(error, match=named):
+        write_beir(made, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_is_what_others_read(tmp_path):
+    first = load_collection(documents=[{**make_document("d1", "Cats", "purr"), "tags": np.array([1, 2])}])
+    assert next(write_beir(first, tmp_path / "arrays").corpus())["tags"] == [1, 2]
+    write_beir(Made(), tmp_path / "out")
+    with gzip.open(tmp_path / "out" / "corpus.jsonl.gz", "rt") as lines:
+        assert [json.loads(line) for line in lines] == [{"_id": "d1", "title": "Cats", "text": "purr"}]
+    assert json.loads((tmp_path / "out" / "queries.jsonl").read_text()) == {"_id": "q1", "text": "night"}
+    assert (tmp_path / "out" / "qrels" / "test.tsv").read_text() == HEADER + "q1\td1\t1\n"

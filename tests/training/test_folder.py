@@ -1,0 +1,162 @@
+"""The output folder: the same call goes on, other inputs are refused by name, files of others are left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import pandas as pd
+import pytest
+import tiny
+import torch
+from test_run import FAST, PAIRS, dev_split, interrupt, log_of, weights_of
+
+from pyterrier_rescale import CollapseError, Splade, train
+from pyterrier_rescale.training.loading import load_rows
+from pyterrier_rescale.training.rows import Row, Rows
+
+OPTIONS = {**FAST, "max_steps": 4, "save_steps": 2}
+DOCUMENTS, TOPICS, QRELS = dev_split()
+IDS = [(str(i), str(i)) for i in range(12)]
+GIVEN = {"texts": (DOCUMENTS, TOPICS), "dev": (DOCUMENTS, TOPICS, QRELS)}
+
+
+def begin(finished, monkeypatch, backbone, data, out, **options):
+    """A run that ends, or dies in its fourth step."""
+    if finished:
+        return train(backbone, data, out, **OPTIONS, **options)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 4)
+        train(backbone, data, out, **OPTIONS, **options)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_inputs_are_refused_by_name_and_the_same_go_on(finished, bert_folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    begin(finished, monkeypatch, bert_folder, IDS, out, **GIVEN)
+    texts = ([*DOCUMENTS[:-1], {"docno": "11", "text": "another text"}], TOPICS)
+    for name, backbone, data, changes in (
+        ("backbone", tiny.save("bert", tmp_path / "another", seed=1), IDS, {}),
+        ("tokenizer", bert_folder, IDS, {"tokenizer": tiny.tokenizer("wordpiece", size=380)}),
+        ("data", bert_folder, IDS[:-1], {}),
+        ("data", bert_folder, IDS[::-1], {}),
+        ("data", bert_folder, IDS, {"texts": texts}),
+        ("dev", bert_folder, IDS, {"dev": None}),
+        ("dev", bert_folder, IDS, {"dev": (DOCUMENTS, TOPICS, QRELS.assign(label=2))}),
+        ("seed was 0, now 1", bert_folder, IDS, {"seed": 1}),
+        ("mine_negatives", bert_folder, IDS, {"mine_negatives": 1}),
+        ("shift", bert_folder, IDS, {"shift": [0.5] * 400}),
+    ):
+        with pytest.raises(ValueError, match=f"made from other inputs: .*{name}"):
+            train(backbone, data, out, **{**OPTIONS, **GIVEN, **changes})
+    with pytest.raises(FileExistsError, match="overwrite=True starts anew"):
+        train(bert_folder, IDS, out, resume=False, **OPTIONS, **GIVEN)
+    before = (out / "model.safetensors").stat().st_mtime_ns if finished else None
+    train(bert_folder, iter(IDS), out, **OPTIONS, **GIVEN, log_steps=2)  # which changes no weight
+    assert finished == ((out / "model.safetensors").stat().st_mtime_ns == before)
+    assert Splade(out).encode_docs(["text"]).shape[0] == 1 and not list(out.glob("*.pt"))
+
+
+def test_one_changed_weight_or_setting_is_another_backbone(tmp_path):
+    model, tokenizer = tiny.build("bert")
+    train(model, PAIRS, tmp_path, tokenizer=tokenizer, **OPTIONS)
+    model.config.hidden_dropout_prob = 0.3
+    with pytest.raises(ValueError, match="backbone was"):
+        train(model, PAIRS, tmp_path, tokenizer=tokenizer, **OPTIONS)
+    model.config.hidden_dropout_prob = 0.1
+    with torch.no_grad():
+        model.get_input_embeddings().weight[-1, -1] += 1e-5
+    with pytest.raises(ValueError, match="backbone was"):
+        train(model, PAIRS, tmp_path, tokenizer=tokenizer, **OPTIONS)
+
+
+@pytest.mark.parametrize("ending", ["whole", "interrupted", "collapsed"])
+def test_overwriting_starts_anew_and_leaves_the_users_files(ending, bert_folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    if ending == "collapsed":
+        with monkeypatch.context() as patch, pytest.raises(CollapseError):
+            interrupt(patch, 4, CollapseError("nan", 4, "a test"))
+            train(bert_folder, PAIRS, out, pooling="sum", rescale="calibrated", **OPTIONS)
+    else:
+        begin(ending == "whole", monkeypatch, bert_folder, PAIRS, out, pooling="sum", rescale="calibrated")
+    if ending != "whole":
+        with pytest.raises(ValueError, match="no whole encoder"):
+            Splade(out)
+        (out / "README.md").write_text("my own notes")
+    (out / "checkpoints" / "other-run").mkdir(parents=True)
+    (out / "checkpoints" / "other-run" / "weights").write_text("precious")
+    splade = train(bert_folder, PAIRS[::-1], out, overwrite=True, **OPTIONS)
+    assert splade.pooling == "max" and [row["step"] for row in log_of(out)] == [1, 2, 3, 4]
+    assert (out / "checkpoints" / "other-run" / "weights").read_text() == "precious"
+    assert ((out / "README.md").read_text() == "my own notes") == (ending != "whole")
+    fresh = train(bert_folder, PAIRS[::-1], tmp_path / "fresh", **OPTIONS)
+    assert (fresh.encode_docs(tiny.TEXTS) != splade.encode_docs(tiny.TEXTS)).nnz == 0
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_folders_of_others_are_refused(overwrite, bert_folder, tmp_path):
+    model, tokenizer = tiny.build("bert")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README.md").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    Splade(bert_folder).save_pretrained(tmp_path / "encoder")
+    for name in ("notes", "file", "encoder"):
+        with pytest.raises(FileExistsError, match=f"{name}' is not empty and holds no training run"):
+            train(model, PAIRS, tmp_path / name, tokenizer=tokenizer, overwrite=overwrite, **OPTIONS)
+    backbone = tmp_path / "backbone"
+    before = tiny.save("bert", backbone) and weights_of(backbone)
+    for place in (backbone, backbone / "inside", tmp_path / "notes" / ".." / "backbone"):
+        with pytest.raises(ValueError, match="is in the backbone's folder"):
+            train(backbone, PAIRS, place, overwrite=overwrite, **OPTIONS)
+    assert all(torch.equal(value, before[name]) for name, value in weights_of(backbone).items())
+    assert (tmp_path / "notes" / "README.md").read_text() == "mine" and not (backbone / "inside").exists()
+
+
+def test_what_is_refused_before_the_first_step_leaves_no_folder(tmp_path):
+    model, tokenizer = tiny.build("bert")
+    for options, message in (
+        ({"report_to": "tensorbord"}, "report_to must be one of"), ({"eval_steps": 5}, "eval_steps=5 goes with dev"),
+        ({"seed": 2**40}, "seed must be below"), ({"max_length": 4000}, "max_length"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            train(model, PAIRS, tmp_path / "out", tokenizer=tokenizer, **{**FAST, **options})
+    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
+        train(model.requires_grad_(False), PAIRS, tmp_path / "out", tokenizer=tokenizer, **FAST)
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_that_a_run_writes_has_the_umasks_mode(bert_folder, tmp_path, monkeypatch):
+    before = os.umask(0o022)
+    try:
+        for finished in (False, True):
+            out = tmp_path / f"finished-{finished}"
+            begin(finished, monkeypatch, bert_folder, IDS, out, eval_steps=1, **GIVEN)
+            found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in out.rglob("*") if path.is_file()}
+            assert ("model.safetensors" if finished else "checkpoint.pt") in found and set(found.values()) == {0o644}
+    finally:
+        os.umask(before)
+
+
+def test_an_interrupted_run_needs_as_many_processes(bert_folder, tmp_path, monkeypatch):
+    begin(False, monkeypatch, bert_folder, PAIRS, tmp_path)
+    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save({**kept, "random": kept["random"] * 2}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"begun by 2 process\(es\), now there are 1"):
+        train(bert_folder, PAIRS, tmp_path, **OPTIONS)
+
+
+def test_fingerprints_of_rows_tell_them_apart(tmp_path):
+    rows = [
+        [Row("a", ("b",)), Row("c", ("d",))],
+        [Row("ab", ("",)), Row("c", ("d",))],
+        [Row("a", ("b", "c")), Row("c", ("d",))],
+        [Row("a", ("b", "c"), (1.0, 0.0)), Row("c", ("d",))],
+        [Row("a", ("b", "c"), (1.0, 0.5)), Row("c", ("d",))],
+        [Row("c", ("d",)), Row("a", ("b",))],
+        [Row("a", ("b",))],
+    ]
+    assert len({Rows(some).facts.fingerprint for some in rows}) == len(rows)
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
+    frame = pd.DataFrame(PAIRS, columns=["query", "positive"])
+    assert len({load_rows(data).facts.fingerprint for data in (PAIRS, iter(PAIRS), frame, tmp_path / "a.jsonl")}) == 1
