@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
-ENCODE_EXAMPLE = "Example: pyterrier-rescale encode splade irds:beir/scifact scifact.vectors --workers 2"
-EXPORT_EXAMPLE = "Example: pyterrier-rescale export scifact.vectors scifact.ciff --format ciff"
-INDEX_EXAMPLE = (
-    "Examples: pyterrier-rescale index splade irds:beir/scifact scifact.index; after "
-    "`encode splade irds:beir/scifact scifact.vectors`: pyterrier-rescale index scifact.vectors scifact.index"
-)
+CollectionName = Annotated[
+    str, typer.Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.", show_default=False)
+]
+Engine = Annotated[str, typer.Option(help="terrier, pisa, exact, seismic or milvus.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew, if something else of ours is there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 BatchSize = Annotated[int, typer.Option(help="Texts per batch.", min=1)]
@@ -20,9 +18,7 @@ BatchSize = Annotated[int, typer.Option(help="Texts per batch.", min=1)]
 
 def encode(
     encoder: Annotated[str, typer.Argument(help="Folder or hub name of a SPLADE encoder.", show_default=False)],
-    collection: Annotated[
-        str, typer.Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.", show_default=False)
-    ],
+    collection: CollectionName,
     output: Annotated[Path, typer.Argument(help="Folder of the vectors.", show_default=False)],
     workers: Annotated[int, typer.Option(help="Processes, or actors with --ray.", min=1)] = 1,
     shard: Annotated[
@@ -63,7 +59,7 @@ def index(
         ),
     ],
     path: Annotated[Path, typer.Argument(help="Folder of the index.", metavar="PATH", show_default=False)],
-    engine: Annotated[str, typer.Option(help="terrier, pisa, exact, seismic or milvus.")] = "terrier",
+    engine: Engine = "terrier",
     scale: Annotated[float, typer.Option(help="Units per weight.")] = 100,
     batch_size: BatchSize = 32,
     overwrite: Overwrite = False,
