@@ -150,8 +150,9 @@ def train(
     from .initialization import starting_description, starting_model, trainable
     from .loading import check_rows, load_rows
     from .model_card import AUDITS_FILE, measure_head, write_card
-    from .monitor import LOG_FILE
+    from .monitor import LOG_FILE, check_tracker
 
+    check_tracker(config.report_to)
     rows = given = load_rows(data, texts, columns=columns, min_label=config.min_label)
     dev_set = None if dev is None else DevSet(dev)
     model, tokenizer_used = starting_model(backbone, tokenizer, config)

@@ -384,3 +384,25 @@ def test_an_encoder_keeps_what_it_is(modernbert_folder, tmp_path):
     for side in ("encode_queries", "encode_docs"):
         assert abs(getattr(first, side)(texts) - getattr(second, side)(texts)).max() < 1e-5
     assert (second.encode_docs(["SPARSE Cafe"]) != second.encode_docs(["sparse cafe"])).nnz == 0
+
+
+def test_steps_are_reported_to_a_tracker(bert_folder, tmp_path, monkeypatch):
+    from accelerate import tracking
+
+    told = []
+
+    class Fake:
+        requires_logging_directory = True
+
+        def __init__(self, name, logging_dir):
+            self.start = lambda: told.append((name, logging_dir))
+            self.finish = lambda: told.append("the end")
+
+        def log(self, values, step):
+            told.append((step, values["ranking"]))
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "trackio", Fake)
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["trackio"])
+    train(bert_folder, PAIRS, tmp_path / "out", report_to="trackio", log_steps=5, **FAST)
+    assert told[0] == ("out", tmp_path / "out" / "runs") and told[-1] == "the end"
+    assert [step for step, _ in told[1:-1]] == [row["step"] for row in log_of(tmp_path / "out")] == [1, 5, 6]
