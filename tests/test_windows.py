@@ -18,7 +18,8 @@ from pyterrier_rescale import Splade, encode, open_index, rescale, train
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")
 PAIRS = [(text[:20], text) for text in tiny.TEXTS]
 OPTIONS = {
-    "rescale": None, "max_steps": 2, "batch_size": 4, "max_length": 16, "monitor": False, "save_steps": 1, "verbose": False,
+    "rescale": None, "max_steps": 2, "batch_size": 4, "max_length": 16, "monitor": False, "save_steps": 1,
+    "verbose": False,
 }  # fmt: skip
 
 
