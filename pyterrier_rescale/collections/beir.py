@@ -39,7 +39,7 @@ class BeirCollection(Collection):
         self.path = expand(path)
         if self.path.is_file():
             raise NotADirectoryError(
-                f"{str(self.path)!r} is a file, and a collection a folder in BEIR format; read it into a frame, and give "
+                f"{str(self.path)!r} is a file, and a collection a folder in BEIR format; a frame of it goes to "
                 "load_collection(documents=frame)"
             )
         if not self.path.is_dir():
