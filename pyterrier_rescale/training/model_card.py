@@ -32,7 +32,7 @@ CARD_FILE = "README.md"
 AUDITS_FILE = "head_audit.json"
 # Pairs of the training data that a head is measured on: seconds, whatever the backbone.
 _PAIRS = 32
-_PACKAGES = ("sentence-transformers", "transformers", "torch")
+_PACKAGES = ("transformers", "torch")
 # Stands in every card of ours: another README.md is somebody's own.
 _TAG = "- pyterrier_rescale"
 # Rows of the card's tables, by their names in monitor.csv and head_audit.json.
