@@ -160,16 +160,9 @@ def _call(config: dict[str, Any]) -> str:
 def topic_examples(
     rows: Mapping[str, Row], per_query: pd.DataFrame, topics: pd.DataFrame, qrels: pd.DataFrame, collection: Any
 ) -> list[dict[str, Any]]:
-    """Plain values for the report: per topic and system the query's terms, the best document, the ranking.
+    """The five topics on which the rows' nDCG@10 lie furthest apart: their terms, best documents and rankings.
 
-    The topics are those five on which the systems' nDCG@10 lie furthest apart.
-
-    Args:
-        rows: those that are set side by side, by name.
-        per_query: columns ``name, qid, measure, value``.
-        topics: ``qid, query``.
-        qrels: ``qid, docno`` of relevant documents.
-        collection: the documents.
+    ``qrels`` are those of relevant documents alone.
     """
     values = per_query[(per_query["measure"].astype(str) == _MEASURE) & per_query["name"].isin(rows)]
     scores = values.set_index(["name", "qid"])["value"]
