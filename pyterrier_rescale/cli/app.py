@@ -161,7 +161,8 @@ def compare(
 
     loaded, models = load_collection(collection), named_backbones(backbone or [])
     given = {"max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate}
-    training = {"ramp_steps": max(1, max_steps * 3 // 4), **given, **settings_of(settings, given)}
+    others = settings_of(settings, [*given, "max_length", "seed", "rescale"])
+    training = {"ramp_steps": max(1, max_steps * 3 // 4), **given, **others}
     comparison = run(
         loaded, models or small_backbones(loaded, seed=seed, verbose=not quiet), output,
         rescalings=rescale or ["none", "16", "calibrated"], split=split, engine=engine, untrained=untrained,

@@ -38,7 +38,10 @@ class BeirCollection(Collection):
     def __init__(self, path: str | os.PathLike[str], name: str | None = None):
         self.path = expand(path)
         if self.path.is_file():
-            raise NotADirectoryError(f"{str(self.path)!r} is a file, and a collection a folder in BEIR format")
+            raise NotADirectoryError(
+                f"{str(self.path)!r} is a file, and a collection a folder in BEIR format; a frame of it goes to "
+                "load_collection(documents=frame)"
+            )
         if not self.path.is_dir():
             raise FileNotFoundError(f"collection folder {str(self.path)!r} does not exist")
         self.name = name or self.path.resolve().name

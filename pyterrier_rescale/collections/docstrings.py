@@ -41,12 +41,7 @@ def docstring_collection(packages: Iterable[str] | None = None) -> Collection:
     seconds, then cached under ``cache_dir("collections")`` in a folder whose name is a hash of the versions.
 
     Args:
-        packages: which packages (``"python"`` is the standard library); default: all of a fixed list that are
-            installed.
-
-    Raises:
-        KeyError: if a package is not installed or not on the list.
-        PermissionError: if the cache folder cannot be written to.
+        packages: which packages (``"python"`` is the standard library); default: those of a fixed list that are there.
     """
     found = versions()
     found = {name: found[name] for name in packages or found}
@@ -60,14 +55,7 @@ def docstring_collection(packages: Iterable[str] | None = None) -> Collection:
 
 
 class DocstringCollection(FrameCollection):
-    """A known-item collection held in memory, made from (qualified name, docstring) pairs.
-
-    Attributes:
-        removed: how many docstrings were left out, by reason.
-
-    Raises:
-        ValueError: if nothing is left.
-    """
+    """A known-item collection of (qualified name, docstring) pairs; ``removed`` counts what was left out, by reason."""
 
     def __init__(self, docstrings: Iterable[tuple[str, str]]):
         self.removed: Counter[str] = Counter()

@@ -28,12 +28,7 @@ _BEIR, _TREC = ("query-id", "corpus-id", "score"), ("query-id", "iteration", "co
 
 
 def check_id(value: object, what: str) -> str:
-    """Return an id as a str; an int is written out. Errors call it ``what``, e.g. ``"docno"``.
-
-    Raises:
-        ValueError: unless it is an int, or a str that is not empty and holds neither white space, control characters,
-            a byte-order mark nor lone surrogates.
-    """
+    """Return an id as a str; an int is written out. Errors call it ``what``, e.g. ``"docno"``."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(int(value))
     if not isinstance(value, str) or not value or _FORBIDDEN.search(value):
@@ -45,11 +40,7 @@ def check_id(value: object, what: str) -> str:
 
 
 def check_label(value: object, what: str) -> int:
-    """Return a relevance label as an int, from whatever number or numeral it is.
-
-    Raises:
-        ValueError: unless it is a whole number.
-    """
+    """Return a relevance label, any whole number or numeral, as an int."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -70,11 +61,7 @@ class Row(NamedTuple):
         return check_id(self.fields.get("_id"), f"{self.where}: '_id'")
 
     def string(self, key: str, default: str | None = None) -> str:
-        """Return a field; ``default`` where it is missing or null.
-
-        Raises:
-            ValueError: if it is no str; the message names file, line and id.
-        """
+        """Return a field, which must be a str; ``default`` where it is missing or null."""
         value = self.fields.get(key)
         if value is None:
             value = default
@@ -87,11 +74,7 @@ class Row(NamedTuple):
 
 
 def read_jsonl(file: Path) -> Iterator[Row]:
-    """Iterate over the rows of a file, plain or ``.gz``; blank lines are passed over.
-
-    Raises:
-        ValueError: at a line that is not a JSON object, or what `numbered_lines` refuses.
-    """
+    """Iterate over the rows of a file, plain or ``.gz``; blank lines are passed over."""
     for number, line in numbered_lines(file):
         if not line.strip():
             continue

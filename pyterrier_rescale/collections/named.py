@@ -94,11 +94,7 @@ def _irds_sources(top: str) -> dict[str, tuple[Any, str | None]]:
 
 
 def named_collection(name: str) -> NamedCollection:
-    """Return the collection of a PyTerrier dataset name or an ``irds:`` name; nothing is downloaded yet.
-
-    Raises:
-        ValueError: if the name is unknown (the message says what is near), or there is no home folder to keep it in.
-    """
+    """Return the collection of a PyTerrier dataset name or an ``irds:`` name; nothing is downloaded yet."""
     import pyterrier as pt
 
     own_place = "PYTERRIER_HOME" in os.environ and not name.startswith("irds:")  # ir_datasets asks for a home anyway

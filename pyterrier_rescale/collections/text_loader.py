@@ -52,12 +52,7 @@ class TextLoader(Stage):
         self.verbose = verbose
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Add the columns to a frame with ``docno``; rows and other columns stay.
-
-        Raises:
-            KeyError: if a document lacks a field.
-            ValueError: if the collection lacks a docno.
-        """
+        """Add the columns to a frame with ``docno``; rows and other columns stay."""
         pt.validate.columns(inp, includes=["docno"], context=self)
         docnos = inp["docno"].tolist()
         documents = self.collection.find(docnos) if docnos else {}

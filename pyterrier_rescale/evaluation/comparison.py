@@ -136,7 +136,7 @@ def compare(
     options = {"monitor": "warn", "max_length": max_length, "seed": seed, **(training or {})}
     dev = options.pop("dev", None)
     for rescale in rescalings:
-        TrainConfig.from_dict({"rescale": rescale, **options}).check_dev(dev)
+        TrainConfig.from_dict(dict(rescale=rescale, **options)).check_dev(dev)
     topics, qrels = collection.topics(split), collection.qrels(split)
     if not topics["qid"].isin(qrels["qid"]).any():
         raise ValueError(f"split {split!r} of {collection.name!r} has no topic with judgements: nothing can be scored")

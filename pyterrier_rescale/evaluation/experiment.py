@@ -27,22 +27,13 @@ class _AtLeastOneResult(pt.Transformer):
 
 
 def experiment(
-    pipelines: Mapping[str, pt.Transformer],
-    topics: pd.DataFrame,
-    qrels: pd.DataFrame,
-    measures: Sequence[str],
-    runs: Path,
-    say: Callable[[str], None],
-    verbose: bool = True,
-    min_label: int = 1,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Evaluate the pipelines; their runs stay in a folder, which is emptied before.
+    pipelines: Mapping[str, pt.Transformer], topics: pd.DataFrame, qrels: pd.DataFrame, measures: Sequence[str],
+    runs: Path, say: Callable[[str], None], verbose: bool = True, min_label: int = 1,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Evaluate the pipelines on judged topics: means and ``mrt`` (ms) by name; ``name, qid, measure, value``.
 
-    Topics without judgements are left out; ``say`` is told of each system that finds nothing. Labels below
+    The runs stay in a folder, which is emptied before. ``say`` is told of each system that finds nothing. Labels below
     ``min_label`` are not relevant for measures that know no grades.
-
-    Returns:
-        Means and ``mrt`` (ms per query) by name; ``name, qid, measure, value``.
     """
     import ir_measures
 

@@ -44,20 +44,27 @@ def format_p(p: float | None) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
 
 
+def table_cells(results: pd.DataFrame) -> list[dict[str, str]]:
+    """The results as text, by column, a dict for each row; empty where there is nothing."""
+    forms = {key: form for key, (_, form) in _COLUMNS.items() if key in results}
+    return [
+        {key: format_p(row[key]) if form is None else "" if pd.isna(row[key]) else form.format(row[key])
+         for key, form in forms.items()}
+        for row in results.to_dict("records")
+    ]  # fmt: skip
+
+
 def markdown_table(results: pd.DataFrame) -> str:
     """The results as a Markdown table; p is Holm-corrected, against the unrescaled twin, on nDCG@10."""
-    columns = []
-    for key, (heading, form) in _COLUMNS.items():
-        if key in results:
-            cells = [
-                format_p(value) if form is None else "" if pd.isna(value) else form.format(value).replace("|", "\\|")
-                for value in results[key]
-            ]
-            width = max(map(len, [heading, *cells]))
-            pad = str.rjust if columns else str.ljust
-            rule = "-" * (width - 1) + (":" if columns else "-")
-            columns.append([pad(heading, width), rule, *(pad(cell, width) for cell in cells)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in zip(*columns, strict=True))
+    rows, lines = table_cells(results), [[] for _ in range(len(results) + 2)]
+    for number, key in enumerate(rows[0]):
+        cells = [_COLUMNS[key][0], *(row[key].replace("|", "\\|") for row in rows)]
+        width = max(map(len, cells))
+        cells = [cell.rjust(width) if number else cell.ljust(width) for cell in cells]
+        cells.insert(1, "-" * (width - 1) + (":" if number else "-"))
+        for line, cell in zip(lines, cells, strict=True):
+            line.append(cell)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw_figures(comparison: Any, backbones: Mapping[str, Any]) -> None:

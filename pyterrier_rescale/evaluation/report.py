@@ -15,7 +15,7 @@ import pandas as pd
 
 from .. import __version__
 from .._utils.files import write_whole
-from .figures import TRAINING_PANELS, effectiveness, format_p, training_curves
+from .figures import TRAINING_PANELS, effectiveness, table_cells, training_curves
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -88,16 +88,11 @@ def _rows(comparison: Any) -> list[dict[str, Any]]:
     values = comparison.per_query[comparison.per_query["measure"].astype(str) == _MEASURE]
     best = comparison.results[_MEASURE].max()
     rows = []
-    for row in comparison.results.to_dict("records"):
+    for row, cells in zip(comparison.results.to_dict("records"), table_cells(comparison.results), strict=True):
         low, high = confidence_interval(values.loc[values["name"] == row["name"], "value"])
-        rows.append({
-            "name": row["name"], "best": row[_MEASURE] == best, "mean": f"{row[_MEASURE]:.3f}",
-            "interval": f"{low:.3f} to {high:.3f}", "width": 100 * row[_MEASURE] / best if best > 0 else 0,
-            "p": format_p(row.get(f"p {_MEASURE}")),
-            "active_q": _number(row.get("active_q"), "{:,.0f}"), "active_d": _number(row.get("active_d"), "{:,.0f}"),
-            "ms": _number(row.get("ms_per_query"), "{:.1f}"), "train": _number(row.get("train_s"), "{:,.0f} s"),
-            "index": _number(row.get("index_mb"), "{:,.1f} MB"),
-        })  # fmt: skip
+        width = 100 * row[_MEASURE] / best if best > 0 else 0
+        interval = f"{low:.3f} to {high:.3f}"
+        rows.append({**cells, "best": row[_MEASURE] == best, "interval": interval, "width": width})
     return rows
 
 
@@ -165,16 +160,9 @@ def _call(config: dict[str, Any]) -> str:
 def topic_examples(
     rows: Mapping[str, Row], per_query: pd.DataFrame, topics: pd.DataFrame, qrels: pd.DataFrame, collection: Any
 ) -> list[dict[str, Any]]:
-    """Plain values for the report: per topic and system the query's terms, the best document, the ranking.
+    """The five topics on which the rows' nDCG@10 lie furthest apart: their terms, best documents and rankings.
 
-    The topics are those five on which the systems' nDCG@10 lie furthest apart.
-
-    Args:
-        rows: those that are set side by side, by name.
-        per_query: columns ``name, qid, measure, value``.
-        topics: ``qid, query``.
-        qrels: ``qid, docno`` of relevant documents.
-        collection: the documents.
+    ``qrels`` are those of relevant documents alone.
     """
     values = per_query[(per_query["measure"].astype(str) == _MEASURE) & per_query["name"].isin(rows)]
     scores = values.set_index(["name", "qid"])["value"]

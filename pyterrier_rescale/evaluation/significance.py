@@ -27,13 +27,8 @@ def holm_against_twins(
 ) -> dict[tuple[str, str], float]:
     """Two-sided paired t-tests of each system against its twin, Holm-corrected over the systems within a measure.
 
-    Args:
-        per_query: columns ``name, qid, measure, value``.
-        twins: of each system.
-        measures: names of measures.
-
-    Returns:
-        ``{(system, measure): corrected p}``; NaN where all differences are zero.
+    ``per_query`` has the columns ``name, qid, measure, value``. Returns ``{(system, measure): corrected p}``; NaN where
+    all differences are zero.
 
     Raises:
         ValueError: if a system and its twin were not scored on the same queries.

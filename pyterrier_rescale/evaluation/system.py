@@ -48,11 +48,7 @@ def rescale_label(rescale: float | str | None) -> str:
 
 
 def parse_rescale(value: float | str | None) -> float | str | None:
-    """What a user types for a rescaling, as a value: ``none`` or ``raw``, a number, or one of the named ones.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """What a user types for a rescaling, as a value: ``none`` or ``raw``, a number, or one of the named ones."""
     from ..heads.rescaling import check_k
 
     if value is None or value in ("none", "raw"):
@@ -67,11 +63,7 @@ def parse_rescale(value: float | str | None) -> float | str | None:
 
 
 def check_backbones(backbones: Mapping[str, Any]) -> None:
-    """Check that backbones are folders or hub names, by names that can name files, before anything is computed.
-
-    Raises:
-        TypeError, ValueError: if not.
-    """
+    """Check that backbones are folders or hub names, by names that can name files."""
     from pyterrier.io import ok_filename
 
     if not isinstance(backbones, Mapping) or not backbones:
@@ -87,9 +79,6 @@ def named_backbones(items: Sequence[str]) -> dict[str, str]:
     """``NAME=MODEL`` or ``MODEL`` items of a command line as ``{name: model}``; a model is named by its last part.
 
     An item that is there as a folder, or has a slash before its first ``=``, is a model.
-
-    Raises:
-        ValueError: where two have the same name.
     """
     models: dict[str, str] = {}
     for item in items:

@@ -175,6 +175,7 @@ REFUSED = {
     "engine that is not installed": ({"engine": "pisa"}, ImportError, r"\[pisa\]"),
     "num_results": ({"num_results": 0}, ValueError, "num_results"),
     "training option": ({"training": {"learning_rat": 1e-3}}, ValueError, "learning_rat"),
+    "rescale twice": ({"training": {"rescale": 4}}, TypeError, "rescale"),
     "eval_steps": ({"training": {"eval_steps": 5}}, ValueError, "eval_steps"),
     "two shifts": ({"rescalings": [4, "calibrated"], "training": {"shift": 2.0}}, ValueError, "shift"),
     "no judgements": ({"collection": type("Other", (Sentences,), {"qrels": lambda self, split: Sentences().qrels()
