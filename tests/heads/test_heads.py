@@ -316,6 +316,7 @@ def test_layers_that_could_not_be_loaded_again_are_refused():
     for family in FAMILIES:
         check_reloadable(tiny.build(family)[0])
     check_reloadable(rescale(tiny.build("modernbert", decoder_bias=False)[0], 2.0))
+    check_reloadable(shift_logits(tiny.build("eurobert")[0], 1.0))  # a bias of our own is put back
     compiled = copy.deepcopy(model)
     compiled.bert.encoder.layer[0] = torch.compile(compiled.bert.encoder.layer[0])
     query = model.bert.encoder.layer[0].attention.self.query
