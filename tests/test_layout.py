@@ -26,7 +26,7 @@ ARROWS["cli"] = set(ARROWS)
 # These name the package itself: its version, or (the command) its public names.
 ABOVE_ALL = {"cli", "evaluation", "training", "indexing"}
 # Libraries that only these rooms may import, anywhere in their files.
-ONLY = {"sentence_transformers": {"training"}, "typer": {"cli"}}
+ONLY = {"sentence_transformers": set(), "typer": {"cli"}}
 # Rooms that need no torch, but for the processes that encode.
 NO_TORCH = {"indexing", "collections", "_utils"}
 WITH_TORCH = {"indexing.encode", "indexing.workers"}

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from .search import SEARCH_EXAMPLE, search
+from .search import search
 from .train import RESCALINGS, Settings, settings_of, train
-from .vectors import ENCODE_EXAMPLE, EXPORT_EXAMPLE, INDEX_EXAMPLE, encode, export, index
+from .vectors import CollectionName, Engine, Overwrite, Quiet, encode, export, index
 
 app = typer.Typer(
     name="pyterrier-rescale",
@@ -25,18 +25,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-app.command(epilog=SEARCH_EXAMPLE)(search)
-app.command(epilog=ENCODE_EXAMPLE)(encode)
-app.command(epilog=EXPORT_EXAMPLE)(export)
-app.command(epilog=INDEX_EXAMPLE)(index)
-app.command(
-    epilog="Example: pyterrier-rescale train answerdotai/ModernBERT-base irds:beir/scifact splade "
-    "--rescale 16 --max-steps 1000 --set warmup_steps=50"
-)(train)
+for verb, example in (
+    (train, "train answerdotai/ModernBERT-base irds:beir/scifact splade --rescale 16 --set warmup_steps=50"),
+    (encode, "encode splade irds:beir/scifact scifact.vectors --workers 2"),
+    (index, "index splade irds:beir/scifact scifact.index (of vectors: index scifact.vectors scifact.index)"),
+    (search, "search scifact.index splade 'vitamin D and bone density'"),
+    (export, "export scifact.vectors scifact.ciff --format ciff"),
+):
+    app.command(epilog=f"Example: pyterrier-rescale {example}")(verb)
 
 Texts = Annotated[str | None, typer.Option(help="A collection: measure on its documents.")]
 NumberOfTexts = Annotated[int, typer.Option(help="Of so many of them.", min=2)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 #: The pretraining steps of the backbone that the notebooks use.
 NOTEBOOK_STEPS = 400
@@ -94,7 +93,7 @@ def rescale(
     bias: Annotated[bool, typer.Option("--bias", help="Divide the bias, too (fixed k only).")] = False,
 ) -> None:
     """Divide a head and save the model with its tokenizer: a backbone that stock tools load."""
-    from .. import Splade, calibrate
+    from .. import calibrate
     from .. import rescale as run
     from .._utils.files import whole_folder
     from ..evaluation.system import parse_rescale
@@ -114,6 +113,8 @@ def rescale(
             loaded = run(model, value, bias=bias)
         loaded, tokenizer = load_backbone(loaded)
         if modules_of(model) is not None:  # an encoder is saved whole: pooling, lengths, queries of their own
+            from .. import Splade
+
             Splade(loaded, tokenizer=tokenizer, device="cpu").save_pretrained(folder)
         else:
             loaded.save_pretrained(folder)
@@ -128,9 +129,7 @@ def rescale(
     "--backbone modernbert=answerdotai/ModernBERT-base --rescale none --rescale 16 --rescale calibrated"
 )
 def compare(
-    collection: Annotated[
-        str, typer.Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.", show_default=False)
-    ],
+    collection: CollectionName,
     output: Annotated[Path, typer.Argument(help="Folder for tables, figures, runs, encoders.", show_default=False)],
     backbone: Annotated[
         list[str] | None,
@@ -140,7 +139,7 @@ def compare(
         list[str] | None, typer.Option(help=f"{RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC")
     ] = None,
     split: Annotated[str, typer.Option(help="Split that is scored.")] = "test",
-    engine: Annotated[str, typer.Option(help="terrier, pisa, exact, seismic or milvus.")] = "terrier",
+    engine: Engine = "terrier",
     untrained: Annotated[bool, typer.Option("--untrained", help="Score the encoders before training, too.")] = False,
     model_free: Annotated[bool, typer.Option(help="Score the word pieces without a model, too.")] = True,
     min_label: Annotated[int, typer.Option(help="Lower labels are not relevant.", min=1)] = 1,
@@ -151,7 +150,7 @@ def compare(
     max_length: Annotated[int, typer.Option(help="Tokens per text.", min=3)] = 128,
     seed: Seed = 0,
     settings: Settings = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in the folder of another one.")] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Train backbones x rescalings alike, index each, and compare them with BM25 in one pt.Experiment."""
@@ -179,7 +178,7 @@ def demo(
     topics: Annotated[int, typer.Option(help="Topics that are scored.", min=2)] = 100,
     steps: Annotated[int, typer.Option(help="Training steps of each encoder.", min=1)] = 100,
     seed: Seed = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in the folder of another one.")] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Show the effect in minutes: small backbones, raw, divided and calibrated heads, on docstrings.

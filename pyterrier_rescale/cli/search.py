@@ -11,7 +11,6 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-SEARCH_EXAMPLE = "Example: pyterrier-rescale search scifact.index splade 'vitamin D and bone density'"
 _SHOWN = 8
 
 

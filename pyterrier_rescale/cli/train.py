@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .vectors import Overwrite, Quiet
+
 #: What ``--rescale`` takes, in the words of the help.
 RESCALINGS = "none, a number (k), auto (k measured), calibrated (k and offsets measured) or learned"
 Settings = Annotated[
@@ -43,8 +45,8 @@ def train(
         Path | None, typer.Option(help="train_config.json of another run; options given here win.")
     ] = None,
     settings: Settings = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in the folder of another run.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a SPLADE encoder from a backbone, its head rescaled first; interrupted, the same command goes on.
 

@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
-ENCODE_EXAMPLE = "Example: pyterrier-rescale encode splade irds:beir/scifact scifact.vectors --workers 2"
-EXPORT_EXAMPLE = "Example: pyterrier-rescale export scifact.vectors scifact.ciff --format ciff"
-INDEX_EXAMPLE = (
-    "Examples: pyterrier-rescale index splade irds:beir/scifact scifact.index; after "
-    "`encode splade irds:beir/scifact scifact.vectors`: pyterrier-rescale index scifact.vectors scifact.index"
-)
+CollectionName = Annotated[
+    str, typer.Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.", show_default=False)
+]
+Engine = Annotated[str, typer.Option(help="terrier, pisa, exact, seismic or milvus.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew, if something else of ours is there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 BatchSize = Annotated[int, typer.Option(help="Texts per batch.", min=1)]
@@ -20,9 +18,7 @@ BatchSize = Annotated[int, typer.Option(help="Texts per batch.", min=1)]
 
 def encode(
     encoder: Annotated[str, typer.Argument(help="Folder or hub name of a SPLADE encoder.", show_default=False)],
-    collection: Annotated[
-        str, typer.Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.", show_default=False)
-    ],
+    collection: CollectionName,
     output: Annotated[Path, typer.Argument(help="Folder of the vectors.", show_default=False)],
     workers: Annotated[int, typer.Option(help="Processes, or actors with --ray.", min=1)] = 1,
     shard: Annotated[
@@ -63,7 +59,7 @@ def index(
         ),
     ],
     path: Annotated[Path, typer.Argument(help="Folder of the index.", metavar="PATH", show_default=False)],
-    engine: Annotated[str, typer.Option(help="terrier, pisa, exact, seismic or milvus.")] = "terrier",
+    engine: Engine = "terrier",
     scale: Annotated[float, typer.Option(help="Units per weight.")] = 100,
     batch_size: BatchSize = 32,
     overwrite: Overwrite = False,
@@ -98,19 +94,34 @@ def index(
 def export(
     source: Annotated[Path, typer.Argument(help="Folder of vectors, or of an index.", show_default=False)],
     output: Annotated[Path, typer.Argument(help="Folder that is written; with ciff, a file.", show_default=False)],
-    format: Annotated[str, typer.Option(help="anserini, ciff, opensearch or lsr-benchmark.", show_default=False)],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="anserini, ciff, lsr-benchmark, opensearch, opensearch-ann, pgvector or qdrant.", show_default=False
+        ),
+    ],
     scale: Annotated[float | None, typer.Option(help="Units per weight (anserini, ciff) [100].")] = None,
     topics: Annotated[str | None, typer.Option(help="A collection: its topics are written, too.")] = None,
     split: Annotated[str, typer.Option(help="Split of the topics.")] = "test",
     encoder: Annotated[str | None, typer.Option(help="The encoder of the topics.")] = None,
+    max_terms: Annotated[int | None, typer.Option(help="Heaviest terms kept of each topic.", min=1)] = None,
+    terms: Annotated[str, typer.Option(help="safe; raw (tokens) for engines that encode queries themselves.")] = "safe",
+    documents: Annotated[
+        str | None, typer.Option(help="The collection that was encoded: its texts are written, too.")
+    ] = None,
+    text: Annotated[str, typer.Option(help="The field of the text in these documents.")] = "text",
+    title: Annotated[str, typer.Option(help="The field of the title.")] = "title",
 ) -> None:
-    """Write vectors, or what an index holds, for Anserini, OpenSearch, Elasticsearch, CIFF readers, lsr-benchmark."""
+    """Write vectors, or what an index holds, for other engines: Anserini, OpenSearch, Elasticsearch, Qdrant, ..."""
     from .. import Splade, load_collection, open_vectors
     from ..indexing.export.run import export as run
 
     if (topics is None) != (encoder is None):
         raise ValueError("--topics needs --encoder, and the other way round")
     queries = None if topics is None else Splade(encoder).query_encoder()(load_collection(topics).topics(split))
-    target = run(open_vectors(source), output, format, scale=scale, queries=queries)
+    target = run(
+        open_vectors(source), output, format, scale=scale, queries=queries, max_terms=max_terms, terms=terms,
+        documents=None if documents is None else load_collection(documents), text=text, title=title,
+    )  # fmt: skip
     files = [file for file in [target, *target.rglob("*")] if file.is_file()]
     typer.echo(f"{target}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")

@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .base import Collection, make_document, order_splits
@@ -27,15 +26,13 @@ class NamedCollection(Collection):
     `sources` has by split the dataset of its topics and qrels, and the variant to ask it for, if it has variants.
     """
 
+    splits: tuple[str, ...] = ()
+
     def __init__(self, name: str, dataset: Any, sources: dict[str, tuple[Any, str | None]]):
         self.name = name
         self.dataset = dataset
+        self.splits = order_splits(sources)
         self._sources = sources
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits that have topics and qrels."""
-        return order_splits(self._sources)
 
     def corpus(self) -> Iterator[dict[str, str]]:
         """Iterate over the documents; the body is the field text, body, abstract, contents or default_text.
@@ -68,46 +65,32 @@ class NamedCollection(Collection):
 
     def _part(self, part: str, split: str) -> pd.DataFrame:
         self.check_split(split)
-        dataset, variant = self._source(split)
+        dataset, variant = self._sources[split]
         with _clear_errors(self.name, f"{part} of {split}"):
             get = getattr(dataset, f"get_{part}")
             return get(variant) if variant else get()
 
-    def _source(self, split: str) -> tuple[Any, str | None]:
-        return self._sources[split]
-
 
 class IrdsCollection(NamedCollection):
     """An ir_datasets id, with the splits below it: ``irds:beir/scifact`` has ``.../train`` and ``.../test``."""
-
-    def __init__(self, name: str, dataset: Any):
-        super().__init__(name, dataset, {})
-
-    @cached_property
-    def _split_ids(self) -> dict[str, str]:
-        import ir_datasets
-
-        top = self.name.removeprefix("irds:")
-        ids = {i.removeprefix(f"{top}/"): i for i in ir_datasets.registry if i.startswith(f"{top}/")}
-        ids[top.rpartition("/")[2] if "/" in top else "test"] = top
-        loaded = {split: ir_datasets.load(i) for split, i in ids.items()}
-        return {split: i for split, i in ids.items() if loaded[split].has_queries() and loaded[split].has_qrels()}
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits that have topics and qrels."""
-        return order_splits(self._split_ids)
-
-    def _source(self, split: str) -> tuple[Any, str | None]:
-        import pyterrier as pt
-
-        return pt.get_dataset(f"irds:{self._split_ids[split]}"), None
 
     def find(self, docnos: Iterable[str]) -> dict[str, dict[str, str]]:
         """Return the documents of those docnos, from ir_datasets' own store on disk."""
         with _clear_errors(self.name, "corpus"):
             found = self.dataset.irds_ref().docs_store().get_many(set(docnos))
         return {docno: self._document({**doc._asdict(), "docno": docno}) for docno, doc in found.items()}
+
+
+def _irds_sources(top: str) -> dict[str, tuple[Any, str | None]]:
+    """The datasets at or below an id that have topics and qrels, by split."""
+    import ir_datasets
+    import pyterrier as pt
+
+    ids = {i.removeprefix(f"{top}/"): i for i in ir_datasets.registry if i.startswith(f"{top}/")}
+    ids[top.rpartition("/")[2] if "/" in top else "test"] = top
+    loaded = {split: ir_datasets.load(i) for split, i in ids.items()}
+    judged = [split for split in ids if loaded[split].has_queries() and loaded[split].has_qrels()]
+    return {split: (pt.get_dataset(f"irds:{ids[split]}"), None) for split in judged}
 
 
 def named_collection(name: str) -> NamedCollection:
@@ -130,7 +113,7 @@ def named_collection(name: str) -> NamedCollection:
             "format, 'docstrings', 'irds:<id>' (https://ir-datasets.com), or a name of pt.datasets.list_datasets()"
         ) from error
     if name.startswith("irds:"):
-        return IrdsCollection(name, dataset)
+        return IrdsCollection(name, dataset, _irds_sources(name.removeprefix("irds:")))
     from .._utils.java import ensure_java
 
     ensure_java()  # PyTerrier reads TREC files with Terrier

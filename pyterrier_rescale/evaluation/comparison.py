@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,21 +205,11 @@ def _fingerprints(collection: Any, topics: pd.DataFrame, qrels: pd.DataFrame, pa
     from ..indexing.corpus import corpus_fingerprint
 
     return {
-        "documents": corpus_fingerprint(_once(collection)),
+        "documents": corpus_fingerprint(collection.corpus),
         "topics": corpus_fingerprint(topics, ("qid", "query")),
         "qrels": corpus_fingerprint(qrels, ("qid", "docno", "label")),
         "pairs": corpus_fingerprint(({"pair": list(pair)} for pair in pairs), ("pair",)),
     }
-
-
-def _once(collection: Any) -> Iterator[dict[str, Any]]:
-    """The documents, none of which may come twice."""
-    seen: set[str] = set()
-    for document in collection.corpus():
-        if document["docno"] in seen:
-            raise ValueError(f"collection {collection.name!r} has two documents with docno {document['docno']!r}")
-        seen.add(document["docno"])
-        yield document
 
 
 def _table(rows: Mapping[str, Row], means: pd.DataFrame, per_query: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ _MEASURE = "nDCG@10"
 _TOPICS, _TERMS, _RANKS, _SNIPPET = 5, 12, 5, 300
 # A colour that no figure uses: it becomes the page's text colour, light or dark.
 _TEXT = "#010203"
-_PACKAGES = ("pyterrier", "torch", "transformers", "sentence-transformers", "numpy", "scipy")
+_PACKAGES = ("pyterrier", "torch", "transformers", "numpy", "scipy")
 _MEANING = {
     "loss": "Guessing costs the logarithm of the number of documents in a batch; below that, something is learnt.",
     "score_std": "How far the scores within a batch lie apart: where it is tens or hundreds, the loss's softmax is "

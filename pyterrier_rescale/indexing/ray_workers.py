@@ -40,9 +40,9 @@ def encode_on_ray(
         if there < workers:
             raise ValueError(f"workers must be at most the {there} {kind}s of the Ray cluster, got {workers}")
         threads = 1 if kind == "GPU" else there // workers
-        actor = ray.remote(max_restarts=-1, max_task_retries=3, **{f"num_{kind.lower()}s": threads})(_Actor)
+        actor = ray.remote(max_restarts=-1, max_task_retries=3, **{f"num_{kind.lower()}s": 1})(_Actor)
         payload = ray.put(pickle.dumps(encoder))
-        turns = cycle([actor.remote(payload, device and device.type, threads) for _ in range(workers)])
+        turns = cycle([actor.remote(payload, "cuda" if kind == "GPU" else None, threads) for _ in range(workers)])
 
         def submit(window: Window) -> Callable[[], Any]:
             vectors = next(turns).encode.remote(window.texts)

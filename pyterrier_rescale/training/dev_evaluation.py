@@ -13,6 +13,7 @@ import torch
 from ..collections import load_collection
 from ..encoding.text_encoder import TextEncoder
 from ..encoding.texts import check_texts
+from ..indexing.own_documents import own_documents
 from .model import SparseHead
 from .rows import packed
 
@@ -21,7 +22,9 @@ _DEPTH = 10
 
 
 class DevSet:
-    """Documents, topics and judgements that a run is measured on; judgements of other topics do not count.
+    """Documents, topics and judgements that a run is measured on.
+
+    Judgements of other topics do not count; a topic that is a document does not find itself.
 
     Args:
         dev: a collection with a ``dev`` split, or ``(documents, topics, qrels)`` as ``load_collection`` takes them.
@@ -41,6 +44,7 @@ class DevSet:
         documents = list(dev.corpus())
         topics, qrels = dev.topics("dev"), dev.qrels("dev")
         self.docnos, self.qids = [one["docno"] for one in documents], topics["qid"].tolist()
+        self.own = {qid: self.docnos.index(qid) for qid in own_documents(topics, documents)}
         self.texts = check_texts([one["text"] for one in documents], "dev document {1}", self.docnos)
         self.queries = check_texts(topics["query"], "dev topic {1}", self.qids)
         self.qrels = qrels[qrels["qid"].isin(self.qids)].rename(
@@ -81,6 +85,8 @@ class DevSet:
         for start in range(0, queries.shape[0], 256):
             scores = (queries[start : start + 256] @ documents.T).toarray()
             for qid, row in zip(self.qids[start : start + 256], scores, strict=True):
+                if qid in self.own:
+                    row[self.own[qid]] = 0
                 depth = min(_DEPTH, len(row))
                 for place in np.argpartition(-row, depth - 1)[:depth]:
                     if row[place] > 0:

@@ -33,9 +33,9 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
     """Rows of all processes (each holds equally many), in rank order; gradients are summed over those that use them."""
     if world()[1] == 1:
         return tensor
-    from sentence_transformers.util import all_gather_with_grad
+    from torch.distributed.nn.functional import all_gather
 
-    return all_gather_with_grad(tensor)
+    return torch.cat(all_gather(tensor))
 
 
 def batch_mean(tensor: torch.Tensor) -> torch.Tensor:

@@ -134,7 +134,7 @@ class Batches:
     def collate(self, batch: list[Row]) -> tuple[list[dict[str, Any]], Targets]:
         """Tokens of queries and of documents, and what is known of them."""
         documents = [text for row in batch for text in row.documents[: 1 + self.negatives]]
-        known = [sorted(self.rows.positives(row.query) | {text_id(row.documents[0])}) for row in batch]
+        known = [sorted(self.rows.no_negatives(row.query) | {text_id(row.documents[0])}) for row in batch]
         width = max(map(len, known))
         scored = all(row.scores is not None for row in batch)
         length = self.config.max_length

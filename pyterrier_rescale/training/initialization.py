@@ -12,7 +12,7 @@ from .._utils.sampling import spread
 from ..encoding.lexical import token_statistics
 from ..encoding.saved_folder import describe
 from ..encoding.texts import check_max_length, lowercasing
-from ..heads.checkpoint import load_backbone
+from ..heads.checkpoint import check_reloadable, load_backbone
 from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import check_shift, rescale, shift_logits
@@ -57,6 +57,7 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
         TypeError, ValueError, FileNotFoundError: as ``load_backbone``.
     """
     model, tokenizer = load_backbone(backbone, tokenizer)
+    check_reloadable(model)
     if model is backbone:
         model = copy.deepcopy(model)
     head, broken = check_head(model), not_finite(model)

@@ -17,6 +17,7 @@ import pandas as pd
 from .._utils.files import expand
 from .._utils.text_lines import numbered_lines
 from ..collections import load_collection
+from ..collections.base import hint_at_levels
 from ..encoding.texts import check_texts
 from .config import TrainConfig
 from .distributed import world
@@ -25,6 +26,7 @@ from .rows import Reader, Row, Rows, identifier
 
 # A field that a spreadsheet has quoted, as it held quotes.
 _QUOTED = re.compile(r'"([^"]|"")*"')
+_NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?\s*")
 _ENDINGS = tuple(ending + packed for packed in ("", ".gz") for ending in (".jsonl", ".tsv", ".csv", ".txt"))
 
 
@@ -54,6 +56,7 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     examples = enumerate(_examples(data, columns, min_label, reader.ids))
     found = [row for row in (reader(example, number) for number, example in examples) if row is not None]
     rows = Rows(found if texts is None else _with_texts(found, texts, reader.skipped), reader.skipped)
+    hint_at_levels(pd.DataFrame({"label": list(reader.labels)}), min_label, "data")
     if reader.unused:
         warnings.warn(f"columns of data that are not used: {', '.join(sorted(reader.unused))}", stacklevel=3)
     dropped = sum(rows.skipped.values())
@@ -63,12 +66,7 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     if not len(rows):
         what = f"all {dropped} rows were dropped" if dropped else "it is empty"
         raise ValueError(f"data must hold at least one pair of a query and a document, but {what}")
-    for place, number in rows.facts.numbers.items():
-        what = "query" if place == 0 else f"document {place}"
-        raise ValueError(
-            f"data hold ids or scores where texts are needed: the {what} of every row is a number, e.g. {number!r}. "
-            "If they are ids, say where the texts stand, with texts=; scores go into a column 'scores'"
-        )
+    _refuse_numbers(rows)
     return rows
 
 
@@ -81,28 +79,45 @@ def check_rows(rows: Rows, config: TrainConfig) -> int:
     Raises:
         ValueError: if there are too few rows, negatives or teacher scores, or nothing to learn from them.
     """
-    facts, loss, (_, processes) = rows.facts, LOSSES[config.loss], world()
-    least, most, first = facts.negatives
+    loss, (_, processes) = LOSSES[config.loss], world()
+    negatives = [len(row.documents) - 1 for row in rows]
+    least, most, first = min(negatives), max(negatives), negatives.index(min(negatives))
+    unscored = next((place for place, row in enumerate(rows) if row.scores is None), None)
     used = least if config.negatives is None else config.negatives
     batch = config.batch_size * processes
     for wrong, why in (
         (used > least, f"negatives must be at most {least}, the number that row {first} of data has, got {used}"),
         (used < loss.least_negatives,
          f"loss={config.loss!r} needs at least {loss.least_negatives} negative(s) per query, got {used}"),
-        (loss.needs_scores and facts.unscored is not None,
-         f"loss={config.loss!r} needs teacher scores, and row {facts.unscored} of data has none"),
+        (loss.needs_scores and unscored is not None,
+         f"loss={config.loss!r} needs teacher scores, and row {unscored} of data has none"),
         (len(rows) < batch,
          f"batch_size must be at most {len(rows) // processes}, the number of training rows (by {processes} "
          f"process(es)), got {config.batch_size}"),
         (config.loss == "infonce" and not used and batch < 2,
          f"batch_size must be at least 2 for loss='infonce' without hard negatives, got {config.batch_size}"),
-        (facts.identical, "the query and the document of every pair of data are the same text: check the columns"),
+        (all(row.query == row.documents[0] for row in rows),
+         "the query and the document of every pair of data are the same text: check the columns"),
     ):  # fmt: skip
         if wrong:
             raise ValueError(why)
     if config.negatives is None and least < most:
         warnings.warn(f"rows of data have {least} to {most} negatives: {least} of each are used", stacklevel=3)
     return used
+
+
+def _refuse_numbers(rows: Rows) -> None:
+    """Raise ``ValueError`` where a query or document is a number in every row: an id, a label or a score."""
+    places = range(len(rows[0].documents) + 1)
+    for row in rows:
+        texts = (row.query, *row.documents)
+        places = [place for place in places if place < len(texts) and _NUMBER.fullmatch(texts[place])]
+    if places:
+        what = f"document {places[0]}" if places[0] else "query"
+        raise ValueError(
+            f"data hold ids or scores where texts are needed: the {what} of every row is a number. If they are ids, "
+            "say where the texts stand, with texts=; scores go into a column 'scores'"
+        )
 
 
 def _examples(data: Any, columns: Sequence[str] | None, min_label: int, ids: bool) -> Iterable[Any]:

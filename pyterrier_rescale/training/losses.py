@@ -21,7 +21,8 @@ class Targets(NamedTuple):
     """What a batch of B queries with D = B * (1 + n) documents says about them.
 
     Attributes:
-        positives: ids of all documents known to be relevant to each query, (B, P), padded with -1.
+        positives: ids of all documents that are no negatives of each query, (B, P), padded with -1: those known to be
+            relevant to it, and its own text.
         document_ids: ids of the documents, (D,); equal texts have equal ids.
         scores: the teacher's scores of each query's own documents, (B, 1 + n), or ``None``.
     """

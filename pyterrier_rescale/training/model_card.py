@@ -32,7 +32,7 @@ CARD_FILE = "README.md"
 AUDITS_FILE = "head_audit.json"
 # Pairs of the training data that a head is measured on: seconds, whatever the backbone.
 _PAIRS = 32
-_PACKAGES = ("sentence-transformers", "transformers", "torch")
+_PACKAGES = ("transformers", "torch")
 # Stands in every card of ours: another README.md is somebody's own.
 _TAG = "- pyterrier_rescale"
 # Rows of the card's tables, by their names in monitor.csv and head_audit.json.
@@ -176,7 +176,7 @@ def _sides(config: TrainConfig) -> str:
 def _data(sources: dict[str, Any], rows: Rows) -> str:
     texts = "" if sources["texts"] is None else f", texts from `{_name(sources['texts'])}`"
     left_out = ", ".join(f"{count} with {why}" for why, count in rows.skipped.items())
-    documents = f"a query and {1 + rows.facts.negatives[0]} document(s)"
+    documents = f"a query and {min(len(row.documents) for row in rows)} document(s)"
     told = f"; left out: {left_out}." if left_out else "."
     return f"`{_name(sources['data'])}`{texts}: {len(rows):,} rows of {documents}{told}"
 

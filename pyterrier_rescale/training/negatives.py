@@ -19,6 +19,8 @@ _SPARE = 20
 def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = False) -> Rows:
     """Add ``number`` hard negatives to every row: the best documents by BM25 that no row calls relevant to its query.
 
+    A query's own text is no negative of it.
+
     The documents searched are all those in the rows. A query for which BM25 finds fewer gets random documents (of
     ``seed``) for the rest; how many is said in a warning. Teacher scores are dropped: mined documents have none.
 
@@ -29,15 +31,16 @@ def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = Fa
     ids = [text_id(text) for text in documents]
     queries = list(dict.fromkeys(row.query for row in rows))
     ranked = _bm25(documents, queries, number + _SPARE, verbose)
-    draw = random.Random(seed)
+    draw, known = random.Random(seed), set(ids)
     mined: list[Row] = []
     drawn = 0
     for row in rows:
-        excluded = rows.positives(row.query) | {text_id(text) for text in row.documents}
-        if len(documents) < len(excluded) + number:
+        excluded = rows.no_negatives(row.query) | {text_id(text) for text in row.documents}
+        others = len(documents) - len(excluded & known)
+        if others < number:
             raise ValueError(
-                f"mine_negatives must be at most {max(0, len(documents) - len(excluded))}, the number of documents of "
-                f"data that are no positives of {row.query[:60]!r}, got {number}"
+                f"mine_negatives must be at most {others}, the number of documents of data that may be negatives of "
+                f"{row.query[:60]!r}, got {number}"
             )
         negatives = [place for place in ranked.get(row.query, []) if ids[place] not in excluded][:number]
         drawn += number - len(negatives)

@@ -19,7 +19,6 @@ _DOCUMENT_IDS = ("docno", "positive_id", "pos_id", "doc_id", "corpus-id")
 _SCORES = ("scores", "score", "labels", "label", "relevance")
 _NEGATIVE = re.compile(r"negatives?(_\d+)?")
 _NEGATIVE_ID = re.compile(r"negative_(ids?|id_\d+|\d+_id)")
-_NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?\s*")
 
 
 class Row(NamedTuple):
@@ -30,73 +29,34 @@ class Row(NamedTuple):
     scores: tuple[float, ...] | None = None
 
 
-class Facts:
-    """What checks need to know of all rows, gathered in the one pass that reads them.
-
-    Attributes:
-        count: rows seen.
-        negatives: smallest and largest number of negatives, and the first row with the smallest.
-        unscored: the first row without teacher scores, or ``None``.
-        identical: whether the query is the positive in every row.
-        relevant: ids of the positives of each query id.
-        numbers: the places (query, positive, negatives) whose text is a number in every row, and one of them.
-    """
-
-    def __init__(self, rows: Iterable[Row] = ()) -> None:
-        self.count = 0
-        self.negatives = (0, 0, 0)
-        self.unscored: int | None = None
-        self.identical = True
-        self.relevant: dict[int, set[int]] = defaultdict(set)
-        self.numbers: dict[int, str] = {}
-        self._digest = hashlib.blake2b(digest_size=8)
-        for row in rows:
-            self.add(row)
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hex digits of every text and score of all rows, in their order."""
-        return self._digest.hexdigest()
-
-    def add(self, row: Row) -> None:
-        """Take one more row into account."""
-        texts = (row.query, *row.documents)
-        number = len(row.documents) - 1
-        least, most, first = self.negatives if self.count else (number, number, 0)
-        self.negatives = (min(least, number), max(most, number), self.count if number < least else first)
-        if row.scores is None and self.unscored is None:
-            self.unscored = self.count
-        query, positive = text_id(row.query), text_id(row.documents[0])
-        self.identical = self.identical and query == positive
-        self.relevant[query].add(positive)
-        places = self.numbers if self.count else range(len(texts))
-        self.numbers = {i: texts[i] for i in places if i < len(texts) and _NUMBER.fullmatch(texts[i])}
-        self._digest.update(packed(texts, row.scores or ()))
-        self.count += 1
-
-
 class Rows(Sequence[Row]):
     """Training rows in memory.
 
     Attributes:
-        facts: about all of them.
         skipped: number of rows left out, by reason.
+        fingerprint: sixteen hex digits of every text and score of all rows, in their order.
     """
 
     def __init__(self, rows: Iterable[Row], skipped: Mapping[str, int] | None = None) -> None:
         self._rows = list(rows)
         self.skipped = dict(skipped or {})
-        self.facts = Facts(self._rows)
+        self._relevant: dict[int, set[int]] = defaultdict(set)
+        digest = hashlib.blake2b(digest_size=8)
+        for row in self._rows:
+            self._relevant[text_id(row.query)].add(text_id(row.documents[0]))
+            digest.update(packed((row.query, *row.documents), row.scores or ()))
+        self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
-        return self.facts.count
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
         return self._rows[index]
 
-    def positives(self, query: str) -> set[int]:
-        """Ids of the documents that any row calls relevant to the query."""
-        return self.facts.relevant.get(text_id(query), set())
+    def no_negatives(self, query: str) -> set[int]:
+        """Ids of the documents that are no negatives of a query: relevant to it by any row, or the query's own text."""
+        own = text_id(query)
+        return self._relevant.get(own, set()) | {own}
 
 
 def packed(texts: Sequence[str], numbers: Sequence[float] = ()) -> bytes:
@@ -135,12 +95,14 @@ class Reader:
     Attributes:
         skipped: rows left out, by reason.
         unused: columns that were not read.
+        labels: of pairs, all that occur.
     """
 
     def __init__(self, *, ids: bool, min_label: int) -> None:
         self.ids, self.min_label = ids, min_label
         self.skipped: Counter[str] = Counter()
         self.unused: set[str] = set()
+        self.labels: set[int] = set()
         self._layouts: dict[tuple[Any, ...], _Layout] = {}
         self._known: dict[str, str] = {}  # each text or id once in memory
 
@@ -223,6 +185,7 @@ class Reader:
                 return None
             if not scores.is_integer():
                 raise ValueError(f"row {number} of data: the label of a pair must be a whole number, got {scores}")
+            self.labels.add(int(scores))
             if scores < self.min_label:
                 self.skipped[f"a label below {self.min_label}"] += 1
                 return None

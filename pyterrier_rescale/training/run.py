@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,20 @@ INPUTS_FILE = "train_inputs.json"
 _MARK = "modules.json"
 
 
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """Numbers that are made on the way are float32, whatever ``torch.set_default_dtype`` was called with."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@_single_precision()
 def train(
     backbone: str | os.PathLike[str] | PreTrainedModel,
     data: Any,
@@ -204,7 +219,7 @@ def _fingerprints(model: PreTrainedModel, tokenizer: Any, rows: Rows, dev: DevSe
     return {
         "backbone": settings_fingerprint([model_fingerprint(model), config_content(model)]),
         "tokenizer": tokenizer_fingerprint(tokenizer),
-        "data": rows.facts.fingerprint,
+        "data": rows.fingerprint,
         "dev": None if dev is None else dev.fingerprint,
     }
 

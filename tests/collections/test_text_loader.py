@@ -83,7 +83,7 @@ def test_ir_datasets_look_up_in_their_own_store():
         def get_many(self, docnos):
             return {docno: Doc(docno, "Cats", "purr") for docno in docnos if docno == "d1"}
 
-    collection = IrdsCollection("irds:fake", Dataset())
+    collection = IrdsCollection("irds:fake", Dataset(), {})
     assert collection.text_loader()(results("d1", "d1"))["text"].tolist() == ["Cats purr", "Cats purr"]
     with pytest.raises(ValueError, match="'d2'"):
         collection.text_loader()(results("d1", "d2"))

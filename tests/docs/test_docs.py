@@ -39,9 +39,7 @@ CLASSES = (
     "Splade", "LexicalEncoder", "Vectors", "HeadAudit", "Calibration", "CollapseError",
     "splade.stages.SpladeDocEncoder", "splade.stages.SpladeQueryEncoder", "splade.stages.SpladeScorer",
     "splade.explanation.Explanation", "analysis.head_audit.HeadAudits", "training.TrainConfig",
-    "indexing.engines.base.EngineIndex", "indexing.engines.roles.EngineIndexer",
-    "indexing.engines.roles.EngineRetriever", "indexing.vectors.base.SparseVectors",
-    "indexing.vectors.index_vectors.IndexVectors", "indexing.rescoring.VectorScorer",
-    "indexing.rescoring.VectorFeedback",
+    "indexing.index.Index", "indexing.roles.Indexer", "indexing.roles.Retriever",
+    "indexing.engines.seismic.SeismicEngine", "indexing.rescoring.VectorScorer", "indexing.rescoring.VectorFeedback",
     "collections.Collection", "evaluation.comparison.Comparison",
 )  # fmt: skip

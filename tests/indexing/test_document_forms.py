@@ -77,16 +77,16 @@ def test_other_forms_are_refused(splade, tmp_path, wrong, message):
     "wrong", [datasets.DatasetDict(train=datasets.Dataset.from_list(DOCS)), pd.DataFrame(DOCS), "text"]
 )
 def test_a_pipeline_refuses_what_it_would_iterate_wrongly(splade, tmp_path, wrong):
-    with pytest.raises(TypeError, match="document 0 must be a dict with docno and text, got '.*give one split of a"):
+    with pytest.raises((TypeError, ValueError), match="document 0 must be a dict with docno and text"):
         (splade.doc_encoder() >> open_index(tmp_path / "a", "exact").indexer()).index(wrong)
 
 
 @pytest.mark.parametrize(
-    ("text", "what"), [("a \ud83d b", "holds a lone surrogate"), (None, "must be a string, got None")]
+    ("text", "what"), [("a \ud83d b", "holds half a character"), (None, "must be a string, got None")]
 )
 def test_errors_about_a_document_name_its_docno(splade, tmp_path, text, what):
     docs = [*DOCS[:7], {"docno": "bad", "text": text}]
-    wrong = rf"row 7 of column 'text' {what}.* for docno 'bad'"
+    wrong = rf"row 7 of column 'text' .docno 'bad'. {what}"
     pipeline = splade.doc_encoder() >> open_index(tmp_path / "a", "exact").indexer()
     results = pd.DataFrame(docs, dtype=object).assign(qid="q", query="w", score=0.0, rank=0)
     for use in (
@@ -97,7 +97,7 @@ def test_errors_about_a_document_name_its_docno(splade, tmp_path, text, what):
         with pytest.raises(ValueError, match=wrong):
             use()
     topics = pd.DataFrame({"qid": ["q1", "q2"], "query": ["w", text]}, dtype=object)
-    with pytest.raises(ValueError, match=f"row 1 of column 'query' {what}.* for qid 'q2'"):
+    with pytest.raises(ValueError, match=f"row 1 of column 'query' .qid 'q2'. {what}"):
         splade.query_encoder()(topics)
     with pytest.raises(ValueError, match=f"text 7 {what}"):
         splade.encode_docs([doc["text"] for doc in docs])

@@ -51,7 +51,7 @@ def test_parquet_readers_find_three_plain_columns(tmp_path):
     assert frame["weights"][4].tolist() == expected.data.tolist() and frame["weights"][4].dtype == np.float32
     made_from = vectors.made_from
     assert made_from["corpus"] == corpus_fingerprint(make_documents(60), ("docno", "text"))
-    assert made_from["encoder"] == "stub" and vectors.terms.tolist() == StubTerms.terms.tolist()
+    assert made_from["encoder"] == "stub" and vectors.terms.tolist() == StubTerms().terms.tolist()
 
 
 @pytest.mark.parametrize("shard_size", [1, 59, 60, 61, 2048, 5000])

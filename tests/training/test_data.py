@@ -31,8 +31,8 @@ ID_FRAME = pd.DataFrame(IDS, columns=["qid", "docno", "negative"])
 
 
 class WithPairs:
-    def train_pairs(self):
-        return [("q1", "d1"), ("q2", "d2")]
+    def train_pairs(self, min_label=1):
+        return [("q1", "d1"), ("q2", "d2")][min_label - 1 :]
 
 
 class DocPair(NamedTuple):
@@ -70,6 +70,7 @@ def test_collection_and_hugging_face_dataset():
     from datasets import Dataset, DatasetDict
 
     assert list(load_rows(WithPairs())) == [Row("q1", ("d1",)), Row("q2", ("d2",))]
+    assert list(load_rows(WithPairs(), min_label=2)) == [Row("q2", ("d2",))]
     dataset = Dataset.from_dict({"anchor": ["q1", "q2"], "positive": ["d1", "d2"], "negative": ["n1", "n2"]})
     assert list(load_rows(dataset)) == ROWS
     with pytest.raises(TypeError, match=r"one split of it, e.g. data\['train'\]"):
@@ -95,7 +96,7 @@ def test_files(tmp_path, packed):
     ):
         rows = load_rows(write(tmp_path / (name + packed), text), columns=columns)
         assert [rows[1], rows[0]] == [ROWS[1], ROWS[0]] and len(rows) == 2
-        assert rows.positives("q1") == {text_id("d1")}
+        assert rows.no_negatives("q1") == {text_id("q1"), text_id("d1")}
     plain, objects = plain.translate({ord("q"): "", ord("d"): "", ord("n"): ""}), [
         {"qid": int(q), "docno": int(p), "negative": int(n)} for q, p, n in IDS
     ]  # fmt: skip
@@ -123,7 +124,6 @@ def test_scores_and_margins(tmp_path):
         assert load_rows(write(tmp_path / "a.tsv", text))[0].scores == scores
     rows = load_rows([("1", "2", "3", "4", np.array([3, 2, 1])), ("2", "4", "5")], TEXTS)
     assert list(rows) == [Row("q1", ("d2", "d3", "d4"), (3.0, 2.0, 1.0)), Row("q2", ("d4", "d5"))]
-    assert rows.facts.negatives == (1, 2, 1) and rows.facts.unscored == 1
 
 
 def test_what_is_missing_is_counted():
@@ -159,7 +159,7 @@ def test_what_is_missing_is_counted():
 def test_forms_of_ids(data, texts):
     rows = load_rows(data, texts)
     assert list(rows) == ID_ROWS and rows.skipped == {}
-    assert rows.positives("q1") == {text_id("d2")}
+    assert rows.no_negatives("q1") == {text_id("q1"), text_id("d2")}
 
 
 QRELS = pd.DataFrame({"qid": ["1", "1", "2"], "docno": ["2", "3", "4"], "label": [1, 0, 2]})
@@ -225,7 +225,7 @@ TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
         (pd.DataFrame({"query": ["q"], "title": ["d"]}), None, ValueError, "data has no positive column"),
         ([{"text": "d"}], None, ValueError, "data has no query column"),
         (QRELS, None, ValueError, "if they hold ids, say where the texts stand, with texts="),
-        ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "query of every row is a number, .* with texts="),
+        ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "query of every row is a number.* with texts="),
         ([("q", "d", "n", "2.5"), ("r", "e", "m", "-4")], None, ValueError, "document 3 of every row is a number"),
         ([("a", "b"), ("c", HALF)], None, ValueError, "row 1 of data: document holds half a character"),
         ([], TEXTS, ValueError, "data must hold at least one pair .* but it is empty"),
@@ -283,6 +283,8 @@ def test_labels_of_pairs_are_labels_and_unused_columns_are_named():
     frame = pd.DataFrame({"query": ["q", "r", "s"], "passage": ["d", "e", "f"], "relevance": ["1", "0", "2"]})
     with pytest.warns(UserWarning, match="1 with a label below 1"):
         assert [row.query for row in load_rows(frame)] == ["q", "s"]
+    with pytest.warns(UserWarning, match="labels of data are 1, 2, and never 0: .* min_label"):
+        assert len(load_rows([("q", "d", 1), ("q", "e", 2)])) == 2
     unused = {"neg": "n", "hard_neg_1": "n", "margin": 1.0, "Score": 2.0, "negative_source": "bm25"}
     rows = [{"query": "q", "positive": "d", "negative": "n", **unused}]
     for data in (rows, pd.DataFrame(rows)):

@@ -156,7 +156,7 @@ def test_fingerprints_of_rows_tell_them_apart(tmp_path):
         [Row("c", ("d",)), Row("a", ("b",))],
         [Row("a", ("b",))],
     ]
-    assert len({Rows(some).facts.fingerprint for some in rows}) == len(rows)
+    assert len({Rows(some).fingerprint for some in rows}) == len(rows)
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, PAIRS)))
     frame = pd.DataFrame(PAIRS, columns=["query", "positive"])
-    assert len({load_rows(data).facts.fingerprint for data in (PAIRS, iter(PAIRS), frame, tmp_path / "a.jsonl")}) == 1
+    assert len({load_rows(data).fingerprint for data in (PAIRS, iter(PAIRS), frame, tmp_path / "a.jsonl")}) == 1

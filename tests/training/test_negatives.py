@@ -5,8 +5,12 @@ from __future__ import annotations
 import warnings
 
 import pytest
+import tiny
 
+from pyterrier_rescale.training.config import TrainConfig
+from pyterrier_rescale.training.fit import Batches
 from pyterrier_rescale.training.loading import load_rows
+from pyterrier_rescale.training.model import SparseHead
 from pyterrier_rescale.training.negatives import mine_negatives
 
 PAIRS = [
@@ -50,3 +54,18 @@ def test_texts_without_any_word_are_mined_at_random():
     pairs = [(f"{'🙂' * i}", f"{'🙃' * i}") for i in range(1, 5)]
     with pytest.warns(UserWarning, match="BM25 found too few negatives: 4 of 4 are random"):
         assert len(mine_negatives(load_rows(pairs), 1)) == 4
+
+
+def test_a_querys_own_text_is_no_negative_of_it():
+    """Duplicate questions, both ways round: BM25 finds the query itself first, and in a batch it is a document."""
+    pairs = [("how do solar panels work", "what makes a solar panel work"), ("who feeds a cat", "who gives a cat food"),
+             ("is salt a storage", "can salt store energy"), ("where do zebras live", "home of the zebra")]  # fmt: skip
+    rows = load_rows([*pairs, *((b, a) for a, b in pairs)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert not any(row.query in row.documents for row in mine_negatives(rows, 2))
+    batches = Batches(rows, SparseHead(*tiny.build("bert")), TrainConfig(max_length=16), 0)
+    sides, targets = batches.collate(list(rows))
+    left_out = (targets.document_ids[None, :, None] == targets.positives[:, None, :]).any(dim=-1)
+    # query i is the text of document i + 4, its positive is document i
+    assert left_out.tolist() == [[j in (i, (i + 4) % 8) for j in range(8)] for i in range(8)]

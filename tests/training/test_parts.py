@@ -79,26 +79,6 @@ def test_flops_l1_antizero(vectors):
     assert float(REGULARIZERS["anti_zero"](20)(x * 0)) > 1e6
 
 
-@pytest.mark.parametrize("name", sorted(REGULARIZERS))
-def test_penalties_do_not_depend_on_the_number_of_processes(name, vectors, monkeypatch):
-    """Two processes with half of a batch each, whose means are averaged, give the penalty of one with all of it."""
-    from pyterrier_rescale.training import regularizers
-
-    x = torch.tensor(vectors[1])
-    expected = REGULARIZERS[name](20)(x)
-    monkeypatch.setattr(regularizers, "world", lambda: (0, 2))
-    halves = {}
-
-    def mean_of_both(half):  # called on the first half; the other process's is the same function of the second
-        other = x[3:] if half.dtype == x.dtype and torch.equal(half, x[:3]) else (x[3:] > 0).float()
-        halves[half.dtype] = True
-        return (half.mean(dim=0) + other.mean(dim=0)) / 2
-
-    monkeypatch.setattr(regularizers, "batch_mean", mean_of_both)
-    assert float(REGULARIZERS[name](20)(x[:3])) == pytest.approx(float(expected), rel=1e-6)
-    assert halves
-
-
 @pytest.mark.parametrize("number", [1, 7, 512, 513, 1000, 1023, 1500, 5000])
 def test_pairs_are_spread_over_all_rows(number):
     rows = Rows(Row(f"q{i}", (f"d{i}",)) for i in range(number))

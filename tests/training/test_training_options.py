@@ -66,6 +66,45 @@ def test_the_gradient_of_what_counts(tied, pooling, options):
     check_gradient(tied, pooling, {**options, "shift": 0.2}, {**options, "shift": 0.2}, family="modernbert")
 
 
+@pytest.mark.parametrize("side", ["documents", "queries"])
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+def test_the_gradient_of_two_logarithms(pooling, side):
+    """log(1 + log(1 + relu(z))), on one side alone, against the stock model's logits."""
+    model, tokenizer = models()["untied"]
+    option = {"activation": "log1p_relu", "query_activation": "relu"}
+    option = option if side == "documents" else {"query_activation": "log1p_relu"}
+    config = TrainConfig(rescale=None, max_length=32, pooling=pooling, **option)
+    module = starting_module(model, tokenizer, load_rows(PAIRS), config)
+    found = module([module.tokenise(tiny.TEXTS, 32, queries=queries) for queries in (True, False)])
+    batch = tokenizer(tiny.TEXTS, truncation=True, max_length=32, padding=True, return_tensors="pt")
+    once = torch.log1p(torch.relu(model(**batch).logits)) * batch["attention_mask"][..., None]
+    expected = [once.log1p() if side == name else once for name in ("queries", "documents")]
+    expected = [weights.amax(dim=1) if pooling == "max" else weights.sum(dim=1) for weights in expected]
+    for ours, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+    sum((i + 1) * vectors.square().sum() for i, vectors in enumerate(found)).backward()
+    sum((i + 1) * vectors.square().sum() for i, vectors in enumerate(expected)).backward()
+    theirs = dict(model.named_parameters())
+    for name, parameter in module.mlm.named_parameters():
+        if parameter.requires_grad and theirs[name].grad is not None:
+            scale = float(theirs[name].grad.abs().max().clamp_min(1e-3))
+            torch.testing.assert_close(parameter.grad / scale, theirs[name].grad / scale, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+def test_two_logarithms_are_trained_saved_and_followed(pooling, bert_folder, tmp_path):
+    from sentence_transformers import SparseEncoder
+
+    options = {"pooling": pooling, "activation": "log1p_relu", "query_activation": "relu"}
+    splade = train(bert_folder, PAIRS, tmp_path / "out", rescale="calibrated", **options, **FAST)
+    assert splade.activation == "log1p_relu"
+    stock = SparseEncoder(str(tmp_path / "out"), device="cpu")
+    for ours, theirs in ((splade.encode_docs, stock.encode_document), (splade.encode_queries, stock.encode_query)):
+        expected = theirs(tiny.TEXTS, convert_to_sparse_tensor=False).numpy()
+        np.testing.assert_allclose(ours(tiny.TEXTS).toarray(), expected, atol=1e-4)
+    assert abs(splade.encode_docs(tiny.TEXTS) - splade.encode_queries(tiny.TEXTS)).max() > 0.01
+
+
 @pytest.mark.parametrize("size", [None, 3])
 def test_options_are_trained_saved_scored_and_told(size, modernbert_folder, tmp_path):
     options = {"rescale": 4.0, "position_top_k": 12, "fold": "case", "mini_batch_size": size, **FAST}

@@ -76,7 +76,7 @@ def write_ann(source: Source, folder: Path) -> None:
     if source.queries is not None:
         source.queries = [(q, {c: w for c, w in toks.items() if numbers[c] >= 0}) for q, toks in source.queries]
         search = max((weight for _, toks in source.queries for weight in toks.values()), default=search)
-    source.terms = numbers.astype(str)
+    source.terms = numbers.astype(str).astype(object)
     example = _write_bulk(source, folder)
     write_lines(folder / "terms.json", [json_line(names)])
     write_lines(folder / "mapping.json", [json_line(mapping("opensearch-ann", ingest, search), indent=1)])
