@@ -205,6 +205,8 @@ def calibrate(
     mean_row = mean_known_row(loaded, tokenizer) if offset else None
     probe = run_probe(loaded, tokenizer, queries, documents, mean_row=mean_row, device=device, description=how)
     shift = -term_levels(probe, rate, common=offset == "global") if offset else None
+    if shift is not None:  # special tokens that an encoder keeps from firing (special_terms=False) stay so
+        shift[np.isin(np.arange(len(shift)), tokenizer.all_special_ids) & (probe.bias < -1e3)] = 0
     ks = None if k is None else [check_k(k)]
     best, table = search_k(probe, shift, criterion=criterion, aim=float(aim), temperature=temperature, ks=ks)
     settings = {
