@@ -236,7 +236,7 @@ def term_levels(probe: Probe, rate: float, *, common: bool = False) -> np.ndarra
     largest variant. Rows that the tokenizer does not know get at least their largest value, so that they fire in no
     document of the sample.
     """
-    logits, folding = probe.documents + probe.bias, probe.folding
+    logits, folding = probe.documents.pooled + probe.bias, probe.folding
     if common:
         counted = probe.folded(logits, -np.inf)[:, probe.used & (True if folding is None else folding.represents)]
         levels = np.full(logits.shape[1], np.quantile(counted, 1 - rate))
@@ -253,7 +253,7 @@ def term_levels(probe: Probe, rate: float, *, common: bool = False) -> np.ndarra
 
 def evaluate_k(probe: Probe, shift: np.ndarray | None, k: float, temperature: float) -> dict[str, float]:
     """What a head rescaled by k (and shifted, with its bias divided, where ``shift`` is given) would start with."""
-    queries, documents = (probe.weights(side, k, shift) for side in ("queries", "documents"))
+    queries, documents = (probe.weights(side, k, shift) for side in (probe.queries, probe.documents))
     return {
         "k": k,
         **score_numbers(queries, documents, temperature),
