@@ -17,6 +17,7 @@ from .._utils.made_from import check_same
 from . import store
 from .corpus import CorpusDigest, corpus_fingerprint
 from .index import Index
+from .own_documents import WithoutOwnDocuments
 from .shards import GROUP
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def systems(
     *,
     engine: str = "terrier",
     num_results: int = 1000,
+    own_documents: bool = False,
     overwrite: bool = False,
     verbose: bool = False,
 ) -> dict[str, pt.Transformer]:
@@ -53,11 +55,12 @@ def systems(
         index_dir: a folder that gets one index per name.
         engine: ``"terrier"``, ``"exact"``, ``"pisa"``, ``"seismic"`` or ``"milvus"``.
         num_results: documents per query.
+        own_documents: whether a query that is a document finds itself, too; see ``WithoutOwnDocuments``.
         overwrite: build anew where an index was made from something else.
         verbose: show progress bars.
 
     Returns:
-        ``{name: splade.query_encoder() >> index.retriever()}`` in the order given.
+        ``{name: splade.query_encoder() >> index.retriever()}`` in the order given, which leave out own documents.
 
     Raises:
         TypeError: if ``encoders`` is not a dict of names -> Splade encoders, or ``corpus`` can be read only once.
@@ -75,7 +78,8 @@ def systems(
             splade, documents, expand(index_dir) / slug(name), engine=engine, corpus_id=corpus_ids[splade.text_field],
             overwrite=overwrite, verbose=verbose,
         )  # fmt: skip
-        pipelines[name] = splade.query_encoder() >> index.retriever(num_results)
+        found = splade.query_encoder() >> index.retriever(num_results + (not own_documents))
+        pipelines[name] = found if own_documents else found >> WithoutOwnDocuments(documents, num_results)
     return pipelines
 
 

@@ -164,7 +164,7 @@ def _checks() -> dict[str, Callable[[str, Any], Any]]:
     maybe = partial(check_integer, optional=True)
     by_check = (
         (_check_rescale, "rescale"), (_check_shift, "shift"), (_check_bias_rate, "bias_learning_rate"),
-        (one_of(None, *FOLDS), "fold"), (_check_tracker, "report_to"),
+        (one_of(None, *FOLDS), "fold"),
         (one_of(True, False, "warn"), "monitor"), (one_of(None, "cpu", "cuda", "mps"), "device"),
         (one_of(*POOLINGS), "pooling"), (one_of(None, *POOLINGS), "query_pooling"),
         (one_of(*ACTIVATIONS), "activation"), (one_of(None, *ACTIVATIONS), "query_activation"),
@@ -219,11 +219,3 @@ def _check_bias_rate(name: str, value: Any) -> Any:
 def _check_shift(_: str, value: Any) -> Any:
     shift = check_shift(value)
     return tuple(shift.tolist()) if isinstance(shift, np.ndarray) else shift
-
-
-def _check_tracker(name: str, value: Any) -> Any:
-    if value is None:
-        return None
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    return check_choice(name, value, sorted(LOGGER_TYPE_TO_CLASS))

@@ -113,9 +113,8 @@ def write_card(
         return  # somebody's own
     with (folder / LOG_FILE).open(newline="", encoding="utf-8") as file:
         log = list(csv.DictReader(file))
-    hub_name = isinstance(sources["backbone"], str) and name == sources["backbone"]
     write_whole(card, _CARD.format(
-        base=f"base_model: {name}\n" if hub_name else "",
+        base=f"base_model: {name}\n" if _is_hub_name(sources["backbone"]) else "",
         tag=_TAG,
         name=name,
         head=_head(provenance(model) or {}),
@@ -221,5 +220,8 @@ def _name(source: Any) -> str:
     name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", None)
     if not isinstance(name, (str, os.PathLike)):
         return type(source).__name__
-    hub_name = isinstance(name, str) and not expand(name).exists() and not Path(name).is_absolute()
-    return name if hub_name else Path(name).name
+    return str(name) if _is_hub_name(name) else Path(name).name
+
+
+def _is_hub_name(name: Any) -> bool:
+    return isinstance(name, str) and not expand(name).exists() and not Path(name).is_absolute()

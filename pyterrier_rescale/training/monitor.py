@@ -227,6 +227,18 @@ def not_finite(module: torch.nn.Module) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
+def check_tracker(name: str | None) -> None:
+    """Raise ``ValueError`` unless accelerate's tracker of that name is installed."""
+    if name is not None:
+        from accelerate.tracking import get_available_trackers
+
+        installed = [str(one) for one in get_available_trackers()]
+        if name not in installed:
+            raise ValueError(
+                f"report_to must be a tracker that is installed ({', '.join(installed) or 'none is'}), got {name!r}"
+            )
+
+
 def _tracker(name: str, folder: Path) -> Any:
     """The tracker of that name in accelerate, e.g. "tensorboard"; its files, if any, go below the folder."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .._utils.files import expand, remove_half_saved, unmark
 from .._utils.made_from import check_same, claim, read_record
 from ..encoding.description import config_content
-from ..encoding.saved_folder import save_encoder
+from ..encoding.saved_folder import describe, save_encoder
 from ..heads.fingerprint import model_fingerprint, settings_fingerprint, tokenizer_fingerprint
 from .config import CONFIG_FILE, TrainConfig, saved_options
 from .distributed import barrier, join, world
@@ -150,12 +150,13 @@ def train(
     from .initialization import starting_description, starting_model, trainable
     from .loading import check_rows, load_rows
     from .model_card import AUDITS_FILE, measure_head, write_card
-    from .monitor import LOG_FILE
+    from .monitor import LOG_FILE, check_tracker
 
+    check_tracker(config.report_to)
     rows = given = load_rows(data, texts, columns=columns, min_label=config.min_label)
     dev_set = None if dev is None else DevSet(dev)
     model, tokenizer_used = starting_model(backbone, tokenizer, config)
-    inputs = _fingerprints(model, tokenizer_used, given, dev_set) | config.deciding
+    inputs = _fingerprints(backbone, model, tokenizer_used, given, dev_set) | config.deciding
     begun = None if overwrite else read_record(folder, INPUTS_FILE)
     if begun is not None:
         check_same(folder, begun, inputs)
@@ -214,10 +215,14 @@ def _check_folder(folder: Path, backbone: Any, resume: bool, overwrite: bool) ->
         )
 
 
-def _fingerprints(model: PreTrainedModel, tokenizer: Any, rows: Rows, dev: DevSet | None) -> dict[str, Any]:
+def _fingerprints(
+    backbone: Any, model: PreTrainedModel, tokenizer: Any, rows: Rows, dev: DevSet | None
+) -> dict[str, Any]:
     """What a run learns from: the backbone before its head is rescaled, the rows before negatives are mined."""
+    static = describe(backbone).queries.weights
+    weights = [] if static is None else static.tolist()
     return {
-        "backbone": settings_fingerprint([model_fingerprint(model), config_content(model)]),
+        "backbone": settings_fingerprint([model_fingerprint(model), config_content(model), weights]),
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "data": rows.fingerprint,
         "dev": None if dev is None else dev.fingerprint,

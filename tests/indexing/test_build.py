@@ -226,6 +226,18 @@ def test_a_corpus_that_can_be_read_once_is_refused(raw, tmp_path, once):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_query_that_is_a_document_does_not_find_itself(raw, tmp_path):
+    """Where its id and its text are the document's; equal ids alone mean nothing."""
+    topics = pd.DataFrame({"qid": ["d3", "d5", "9"], "query": [tiny.TEXTS[3], "other words", tiny.TEXTS[0]]})
+    with pytest.warns(UserWarning, match="1 queries are documents themselves"):
+        found = systems({"one": raw}, DOCS, tmp_path, engine="exact", num_results=11)["one"](topics)
+    whole = systems({"one": raw}, DOCS, tmp_path, engine="exact", num_results=11, own_documents=True)["one"](topics)
+    own, everything = (part[part["qid"] == "d3"]["docno"].tolist() for part in (found, whole))
+    assert "d3" in everything and "d3" not in own and set(everything) - {"d3"} <= set(own)
+    for qid in ("d5", "9"):
+        assert found[found["qid"] == qid]["docno"].tolist() == whole[whole["qid"] == qid]["docno"].tolist()
+
+
 def test_any_encoder_with_the_same_stages_will_do(raw, tmp_path):
     class Other:
         """No Splade."""

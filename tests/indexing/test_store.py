@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from engine_data import ENGINES, frame, make_docs, retrieved
 from vector_stub import StubEncoder, make_documents
+from windows import simulate_windows
 
 from pyterrier_rescale import encode, open_index, open_vectors
 from pyterrier_rescale.indexing import store
@@ -328,44 +329,6 @@ def test_all_files_are_flushed_before_they_count(tmp_path, monkeypatch, engine):
     monkeypatch.setattr(os, "fsync", record)
     monkeypatch.setattr(store, "_write", commit)
     open_index(tmp_path / "i", engine).indexer().index(make_docs(50))
-
-
-def simulate_windows(monkeypatch, root) -> None:
-    """What Windows refuses: unlinking, replacing or renaming an open or mapped file, fsync on a read-only handle."""
-
-    def busy(path) -> bool:
-        path = os.path.realpath(path)
-        held = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
-        with open("/proc/self/maps") as maps:
-            held |= {line.split(None, 5)[5].rstrip("\n") for line in maps if line.count("/")}
-        return path in held or any(name.startswith(path + "/") for name in held)
-
-    def careful(name, function):
-        def call(*args, **kwargs):
-            for path in args[: 2 if name in ("replace", "rename") else 1]:
-                ours = isinstance(path, (str, os.PathLike)) and str(root) in str(path)
-                if ours and not str(path).endswith(store.LOCK) and busy(path):
-                    raise PermissionError(errno.EACCES, "the file is used by another process", str(path))
-            return function(*args, **kwargs)
-
-        return call
-
-    for name in ("unlink", "remove", "replace", "rename", "rmdir"):
-        monkeypatch.setattr(os, name, careful(name, getattr(os, name)))
-    # shutil.rmtree works by descriptors of folders here, which Windows has not
-    monkeypatch.setattr(shutil, "_use_fd_functions", False)
-    import fcntl
-
-    fsync = os.fsync
-
-    def strict(descriptor):
-        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY and not os.path.isdir(
-            f"/proc/self/fd/{descriptor}"
-        ):
-            raise OSError(errno.EBADF, "fsync of a read-only handle")
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", strict)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.special import logsumexp
 
 from pyterrier_rescale import CollapseError, Splade, train
@@ -57,8 +58,6 @@ def log_of(folder):
 
 
 def weights_of(folder):
-    from safetensors.torch import load_file
-
     return load_file(folder / "model.safetensors")
 
 
@@ -384,3 +383,29 @@ def test_an_encoder_keeps_what_it_is(modernbert_folder, tmp_path):
     for side in ("encode_queries", "encode_docs"):
         assert abs(getattr(first, side)(texts) - getattr(second, side)(texts)).max() < 1e-5
     assert (second.encode_docs(["SPARSE Cafe"]) != second.encode_docs(["sparse cafe"])).nnz == 0
+    weights = tmp_path / "a" / "query_0_SparseStaticEmbedding" / "model.safetensors"
+    save_file({"weight": load_file(weights)["weight"] * 2}, weights)
+    with pytest.raises(ValueError, match="backbone was"):
+        train(tmp_path / "a", PAIRS, tmp_path / "b", **options)
+
+
+def test_steps_are_reported_to_a_tracker(bert_folder, tmp_path, monkeypatch):
+    from accelerate import tracking
+
+    told = []
+
+    class Fake:
+        requires_logging_directory = True
+
+        def __init__(self, name, logging_dir):
+            self.start = lambda: told.append((name, logging_dir))
+            self.finish = lambda: told.append("the end")
+
+        def log(self, values, step):
+            told.append((step, values["ranking"]))
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "trackio", Fake)
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["trackio"])
+    train(bert_folder, PAIRS, tmp_path / "out", report_to="trackio", log_steps=5, **FAST)
+    assert told[0] == ("out", tmp_path / "out" / "runs") and told[-1] == "the end"
+    assert [step for step, _ in told[1:-1]] == [row["step"] for row in log_of(tmp_path / "out")] == [1, 5, 6]
