@@ -134,8 +134,8 @@ def reading(name: str, what: str) -> Iterator[None]:
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error) or 'no more data').splitlines()[0]:.160}"
         raise ValueError(
-            f"{what} of {name!r} cannot be read ({reason}): a file is damaged, cut short, or no checkpoint at all; "
-            "fetch or save it again"
+            f"{what} of {name!r} cannot be read ({reason}): a file is damaged, cut short, or no checkpoint at all, or "
+            "a library that reads it is missing; fetch or save it again"
         ) from error
 
 
