@@ -37,12 +37,12 @@ def levels(model, tokenizer, sample: list[str]) -> None:
     """Pooled logits of a common and a rare term over texts, with the level that 3% of the texts exceed."""
     probe = run_probe(model, tokenizer, sample[:64], sample, description=Description(max_length=48))
     words = {i: token[1:] for token, i in tokenizer.get_vocab().items() if token[1:].isalpha() and len(token) > 4}
-    order = sorted(words, key=lambda i: (-probe.counts[i], words[i]))
-    common, rare = order[5], next(i for i in order if probe.counts[i] == 3)
+    order = sorted(words, key=lambda i: (-probe.documents.counts[i], words[i]))
+    common, rare = order[5], next(i for i in order if probe.documents.counts[i] == 3)
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axis = figure.subplots()
     for term, colour in ((common, BLUE), (rare, RED)):
-        values = probe.documents[:, term] + probe.bias[term]
+        values = probe.documents.pooled[:, term] + probe.bias[term]
         axis.hist(values, bins=40, color=colour, alpha=0.6, label=words[term])
         axis.axvline(np.quantile(values, 0.97), color=colour, linestyle="--")
     axis.axvline(0, color="black", linewidth=0.8)

@@ -77,7 +77,7 @@ def test_arms_are_what_they_say(study):
     measured = calibrate(model, pairs, tokenizer=tokenizer, max_length=32, device="cpu", rate=arms_module.RATE)
     applied = arms_module.apply(arms["A"], model, sources.mean_row)
     np.testing.assert_allclose(encoded(applied), encoded(measured.apply(model)), atol=1e-4)
-    own = {name: arm.weights(probes[arm.source].documents, sources.bias) for name, arm in arms.items()}
+    own = {name: arm.weights(probes[arm.source].documents.pooled, sources.bias) for name, arm in arms.items()}
     number = {name: (weights > 0).sum() for name, weights in own.items()}
     aim = facts["active terms aimed at"] * len(documents)
     for name in ("B", "C", "D", "E", "F", "G", "G0", "I", "Jm"):

@@ -82,9 +82,11 @@ class Sources:
         if source != "top":
             return probe
         pooled = [self.pooled(texts)["top"] for texts in (queries, documents)]
-        return dataclasses.replace(
-            probe, queries=pooled[0], content=pooled[1], special=np.full_like(pooled[1], -np.inf)
-        )
+        sides = [
+            dataclasses.replace(side, content=own, special=np.full_like(own, -np.inf))
+            for side, own in zip((probe.queries, probe.documents), pooled, strict=True)
+        ]
+        return dataclasses.replace(probe, queries=sides[0], documents=sides[1])
 
     def pooled(self, texts: list[str]) -> dict[str, np.ndarray]:
         """max_i w_v . t_i over attended positions, (N, V) per source; -inf where nothing is left.
@@ -133,7 +135,7 @@ def make_arms(
     seen = used & (counts > 0)
     slope, intercept = np.polyfit(log_p[seen], levels[seen], 1)
     fit = intercept + slope * log_p
-    content = np.where(np.isfinite(probe.content), probe.content, np.nan)
+    content = np.where(np.isfinite(probe.documents.content), probe.documents.content, np.nan)
     shuffled = levels.copy()
     ranks = np.argsort(np.argsort(counts[used], kind="stable"), kind="stable") * 10 // max(1, used.sum())
     generator = np.random.default_rng(seed)
@@ -180,7 +182,7 @@ def _without_unused(arm: Arm, used: np.ndarray) -> Arm:
 
 
 def _logits(arm: Arm, probe: Probe) -> np.ndarray:
-    return (probe.documents + probe.bias + arm.shift) * arm.gain
+    return (probe.documents.pooled + probe.bias + arm.shift) * arm.gain
 
 
 def _matched(arm: Arm, probe: Probe, target: float) -> Arm:
@@ -190,15 +192,18 @@ def _matched(arm: Arm, probe: Probe, target: float) -> Arm:
     """
     logits = _logits(arm, probe)[:, probe.used].ravel()
     logits = logits[np.isfinite(logits)]
-    number = min(len(logits) - 1, round(target * len(probe.documents)))
+    number = min(len(logits) - 1, round(target * len(probe.documents.content)))
     return _scaled(dataclasses.replace(arm, constant=float(-np.partition(-logits, number)[number])), probe)
 
 
 def _scaled(arm: Arm, probe: Probe) -> Arm:
     """The arm with the k at which random documents saturate a query's softmax as ``calibrate`` aims at."""
     level = (probe.bias + arm.shift) * arm.gain - arm.constant
-    scaled = {name: getattr(probe, name) * arm.gain for name in ("queries", "content", "special")}
-    probe = dataclasses.replace(probe, **scaled, bias=level.astype(np.float32))
+    sides = {
+        name: dataclasses.replace(side, content=side.content * arm.gain, special=side.special * arm.gain)
+        for name, side in (("queries", probe.queries), ("documents", probe.documents))
+    }
+    probe = dataclasses.replace(probe, **sides, bias=level.astype(np.float32))
     k, _ = search_k(probe, np.zeros_like(probe.bias), aim=AIM)
     return dataclasses.replace(arm, k=k)
 

@@ -205,6 +205,8 @@ def calibrate(
     mean_row = mean_known_row(loaded, tokenizer) if offset else None
     probe = run_probe(loaded, tokenizer, queries, documents, mean_row=mean_row, device=device, description=how)
     shift = -term_levels(probe, rate, common=offset == "global") if offset else None
+    if shift is not None:  # special tokens that an encoder keeps from firing (special_terms=False) stay so
+        shift[np.isin(np.arange(len(shift)), tokenizer.all_special_ids) & (probe.bias < -1e3)] = 0
     ks = None if k is None else [check_k(k)]
     best, table = search_k(probe, shift, criterion=criterion, aim=float(aim), temperature=temperature, ks=ks)
     settings = {
@@ -234,7 +236,7 @@ def term_levels(probe: Probe, rate: float, *, common: bool = False) -> np.ndarra
     largest variant. Rows that the tokenizer does not know get at least their largest value, so that they fire in no
     document of the sample.
     """
-    logits, folding = probe.documents + probe.bias, probe.folding
+    logits, folding = probe.documents.pooled + probe.bias, probe.folding
     if common:
         counted = probe.folded(logits, -np.inf)[:, probe.used & (True if folding is None else folding.represents)]
         levels = np.full(logits.shape[1], np.quantile(counted, 1 - rate))
@@ -251,7 +253,7 @@ def term_levels(probe: Probe, rate: float, *, common: bool = False) -> np.ndarra
 
 def evaluate_k(probe: Probe, shift: np.ndarray | None, k: float, temperature: float) -> dict[str, float]:
     """What a head rescaled by k (and shifted, with its bias divided, where ``shift`` is given) would start with."""
-    queries, documents = (probe.weights(side, k, shift) for side in ("queries", "documents"))
+    queries, documents = (probe.weights(side, k, shift) for side in (probe.queries, probe.documents))
     return {
         "k": k,
         **score_numbers(queries, documents, temperature),

@@ -169,7 +169,7 @@ def _audit(
         columns = np.sort(np.random.default_rng(0).choice(len(weight), min(512, len(weight)), replace=False))
         logits = {
             kind: probe.after(hidden @ probe.weight[columns].T + probe.bias[columns]).ravel()
-            for kind, hidden in (("content", probe.content_hidden), ("special", probe.special_hidden))
+            for kind, hidden in probe.documents.hidden.items()
         }
     findings, verdict = judge(numbers, suggested)
     return HeadAudit(name, row_norms, used, numbers, findings, verdict, suggested, logits)
@@ -221,13 +221,14 @@ def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dic
     of t at content positions of different documents; ``frequency_*`` are Spearman correlations with a term's log
     frequency, over terms that occur in the documents.
     """
-    queries, documents = probe.weights("queries"), probe.weights("documents")
+    side = probe.documents
+    queries, documents = probe.weights(probe.queries), probe.weights(side)
     active, density = documents > 0, density_numbers(documents)
-    special = probe.folded(probe.special + probe.bias, -np.inf) > probe.folded(probe.content + probe.bias, -np.inf)
-    seen = probe.counts > 0
-    frequency = np.log(probe.counts[seen])
+    special = probe.folded(side.special + probe.bias, -np.inf) > probe.folded(side.content + probe.bias, -np.inf)
+    seen = side.counts > 0
+    frequency = np.log(side.counts[seen])
     logits = {}
-    for name, hidden in (("logit", probe.content_hidden), ("special_logit", probe.special_hidden)):
+    for name, hidden in (("logit", side.hidden["content"]), ("special_logit", side.hidden["special"])):
         values = probe.after(hidden @ probe.weight[probe.used].T + probe.bias[probe.used])
         values = values if len(hidden) else np.full(1, np.nan)
         logits[f"{name}_mean"] = float(values.mean(dtype=np.float64))
@@ -242,7 +243,7 @@ def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dic
         **density,
         "active_share": density["active_terms"] / probe.term_count,
         "active_terms_query": density_numbers(queries)["active_terms"],
-        "cosine_hidden": mean_cosine(probe.content_hidden, probe.content_text),
+        "cosine_hidden": mean_cosine(side.hidden["content"], side.owners),
         "cosine_vectors": mean_cosine(documents),
         "frequency_weight": spearman(documents.mean(axis=0)[seen], frequency),
         "frequency_bias": spearman(probe.bias[seen], frequency),

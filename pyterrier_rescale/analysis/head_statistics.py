@@ -27,12 +27,6 @@ import numpy as np
 RANDOM_DOCUMENTS = 32
 
 
-def term_weights(pooled: np.ndarray, bias: np.ndarray | float, k: float, *, bias_divided: bool) -> np.ndarray:
-    """Weights x = log(1 + relu(p / k + b)) from p = max_i w_v . t_i, (N, V); b / k for b (V,) if ``bias_divided``."""
-    values = (pooled + bias) / np.float32(k) if bias_divided else pooled / np.float32(k) + bias
-    return np.log1p(np.maximum(values, 0, out=values), out=values)
-
-
 def score_numbers(queries: np.ndarray, documents: np.ndarray, temperature: float = 1.0) -> dict[str, float]:
     """The scores' part of the glossary (above) for the weights (N, V) of N queries and of their documents.
 

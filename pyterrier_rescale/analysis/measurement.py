@@ -9,7 +9,7 @@ and the head is computed for each k. Static queries are the same whatever the he
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,6 @@ from ..encoding.texts import check_texts
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import Head
 from ..heads.rescaling import shift_logits
-from .head_statistics import term_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,71 +38,79 @@ _POSITIONS = 256
 _VOCAB_CHUNK = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Side:
+    """What the pass left of the N queries, or of the N documents.
+
+    Attributes:
+        content: max_i w_v . t_i over content positions, (N, V) float32, without the bias; -inf where a text has none.
+        special: the same over special positions ([CLS], [SEP], ...).
+        counts: occurrences of each token id at content positions, (V,).
+        hidden: t at up to 256 content and special positions, (M, H), spread evenly over and within the texts.
+        owners: the text of each of those content positions, (M,).
+        positions: t at all attended positions of each text, (L, H), where the weights of another k need it.
+        description: how this side is encoded.
+        fixed: its vectors where they need no model, or another one, (N, V); then all else is empty.
+    """
+
+    content: np.ndarray
+    special: np.ndarray
+    counts: np.ndarray
+    hidden: dict[str, np.ndarray]
+    owners: np.ndarray
+    positions: list[torch.Tensor] | None
+    description: Description | None
+    fixed: np.ndarray | None = None
+
+    @property
+    def pooled(self) -> np.ndarray:
+        """max_i w_v . t_i over all attended positions, which is what the encoder computes; (N, V)."""
+        return np.maximum(self.content, self.special)
+
+
+@dataclass(frozen=True, eq=False)
 class Probe:
     """What one forward pass over N queries and N documents left behind.
 
     Attributes:
-        queries: max_i w_v . t_i over all attended positions of each query, (N, V) float32, without the bias.
-        content: the same for the documents over content positions; -inf where a text has none.
-        special: the same over special positions ([CLS], [SEP], ...); -inf where a text has none.
+        queries: the queries' side.
+        documents: the documents' side.
         weight: W, less the mean row where one was given, (V, H) float32.
         bias: b, (V,) float32; zeros where the head has none.
         head: the head itself.
         used: rows whose id the tokenizer knows, bool (V,).
-        counts: occurrences of each token id at content positions of the documents, (V,).
-        content_hidden: t at up to 256 content positions, (M, H), spread evenly over and within the documents.
-        content_text: the document of each of them, (M,).
-        special_hidden: t at up to 256 special positions, (M', H).
-        static_queries: vectors of queries that need no model, (N, V), or ``None``.
-        positions: t at all attended positions of each text, (L, H), of a side that needs it, and its description.
         folding: which terms are one, or ``None``.
     """
 
-    queries: np.ndarray
-    content: np.ndarray
-    special: np.ndarray
+    queries: Side
+    documents: Side
     weight: np.ndarray
     bias: np.ndarray
     head: Head
     used: np.ndarray
-    counts: np.ndarray
-    content_hidden: np.ndarray
-    content_text: np.ndarray
-    special_hidden: np.ndarray
-    static_queries: np.ndarray | None = None
-    positions: dict[str, tuple[list[torch.Tensor], Description]] = field(default_factory=dict)
     folding: Folding | None = None
-
-    @property
-    def documents(self) -> np.ndarray:
-        """max_i w_v . t_i over all attended positions of each document, which is what the encoder computes; (N, V)."""
-        return np.maximum(self.content, self.special)
 
     @property
     def term_count(self) -> int:
         """Terms: V, or as many as folding leaves."""
         return len(self.bias) if self.folding is None else self.folding.size
 
-    def weights(self, side: str, k: float = 1.0, shift: np.ndarray | None = None) -> np.ndarray:
-        """Term weights x (N, V) of ``"queries"`` or ``"documents"`` as they are pooled, for a head divided by k.
+    def weights(self, side: Side, k: float = 1.0, shift: np.ndarray | None = None) -> np.ndarray:
+        """Term weights x (N, V) of a side as it is pooled, for a head divided by k.
 
         With ``shift`` (V,), added to the bias, the bias is divided, too.
         """
-        if side == "queries" and self.static_queries is not None:
-            return self.static_queries
-        bias = self.bias if shift is None else self.bias + shift
-        if side not in self.positions:
-            weights = term_weights(getattr(self, side), bias, k, bias_divided=shift is not None)
-            if self.head.after is not None:
-                weights = np.log1p(self.after(np.expm1(weights)))
-            return self.folded(weights, 0.0)
-        texts, description = self.positions[side]
-        rows, lengths = torch.cat(texts), torch.tensor([len(text) for text in texts])
-        weight = torch.from_numpy(self.weight / np.float32(k)).to(rows)
-        bias = torch.from_numpy(bias if shift is None else bias / np.float32(k)).to(rows)
+        if side.fixed is not None:
+            return side.fixed
+        bias, k = (self.bias if shift is None else self.bias + shift), np.float32(k)
+        if side.positions is None:
+            logits = self.after(side.pooled / k + bias if shift is None else (side.pooled + bias) / k)
+            return self.folded(np.log1p(np.maximum(logits, 0, out=logits), out=logits), 0.0)
+        rows, lengths = torch.cat(side.positions), torch.tensor([len(text) for text in side.positions])
+        bias = bias if shift is None else bias / k
+        weight, bias = (torch.from_numpy(part).to(rows) for part in (self.weight / k, bias))
         with torch.inference_mode():
-            weights = packed_head(rows, lengths.to(rows.device), weight, bias, description, after=self.head.after)
+            weights = packed_head(rows, lengths.to(rows.device), weight, bias, side.description, after=self.head.after)
         return self.folded(weights.cpu().numpy(), 0.0)
 
     def after(self, logits: np.ndarray) -> np.ndarray:
@@ -114,8 +121,7 @@ class Probe:
         """The largest of each term's variants at its representative, ``fill`` at the others; (N, V)."""
         if self.folding is None:
             return values
-        representatives = torch.from_numpy(self.folding.representatives)
-        return fold_weights(torch.from_numpy(values), representatives, fill).numpy()
+        return fold_weights(torch.from_numpy(values), torch.from_numpy(self.folding.representatives), fill).numpy()
 
 
 def load_encoder(
@@ -192,67 +198,51 @@ def run_probe(
     if encoder.description.queries.times_model:
         raise ValueError("queries weighted by the model and by static weights together cannot be measured")
     query_encoder = encoder.of_queries()
-    weight, bias, folding = encoder.head.weight.detach(), encoder.head.bias, encoder.folding
+    weight, bias = encoder.head.weight.detach(), encoder.head.bias
     if mean_row is not None:
         weight = weight - torch.from_numpy(mean_row).to(weight)
-    found = _pass(encoder, documents, weight)
-    if getattr(query_encoder, "model", None) is not encoder.model:  # static, or of another model
-        static, asked = query_encoder.encode(queries).toarray(), found
-    else:
-        static, asked = None, _pass(query_encoder, queries, weight)
-    counts = found.counts
-    if folding is not None:
-        counts = np.bincount(folding.representatives, weights=counts, minlength=len(counts)).astype(np.int64)
+    if getattr(query_encoder, "model", None) is encoder.model:
+        asked = _pass(query_encoder, queries, weight)
+    else:  # static, or of another model
+        none = np.empty(0)
+        asked = Side(none, none, none, {}, none, None, None, fixed=query_encoder.encode(queries).toarray())
     return Probe(
-        queries=np.maximum(asked.content, asked.special),
-        content=found.content,
-        special=found.special,
-        weight=weight.float().cpu().numpy(),
-        bias=np.zeros(len(weight), dtype=np.float32) if bias is None else bias.detach().float().cpu().numpy(),
-        head=encoder.head,
-        used=used_rows(encoder.tokenizer, len(weight)),
-        counts=counts,
-        content_hidden=np.concatenate(found.hidden["content"]),
-        content_text=np.concatenate(found.owners),
-        special_hidden=np.concatenate(found.hidden["special"]),
-        static_queries=static,
-        positions={name: one.positions for name, one in (("queries", asked), ("documents", found)) if one.positions},
-        folding=folding,
+        asked,
+        _pass(encoder, documents, weight),
+        weight.float().cpu().numpy(),
+        np.zeros(len(weight), dtype=np.float32) if bias is None else bias.detach().float().cpu().numpy(),
+        encoder.head,
+        used_rows(encoder.tokenizer, len(weight)),
+        encoder.folding,
     )
 
 
-class _Side:
-    """What :class:`Probe` needs of the texts of one side."""
-
-    def __init__(self, size: int, vocab_size: int) -> None:
-        self.content, self.special = np.full((2, size, vocab_size), -np.inf, dtype=np.float32)
-        self.positions: Any = None
-        self.counts = np.zeros(vocab_size, dtype=np.int64)
-        self.hidden: dict[str, list[np.ndarray]] = {"content": [], "special": []}
-        self.owners: list[np.ndarray] = []
-
-
 @torch.inference_mode()
-def _pass(encoder: TextEncoder, texts: Sequence[str], weight: torch.Tensor) -> _Side:
-    side = _Side(len(texts), len(weight))
-    how = encoder.description
-    if (how.pooling, how.activation, how.position_top_k) != ("max", "relu", None):
-        side.positions = [None] * len(texts), how
+def _pass(encoder: TextEncoder, texts: Sequence[str], weight: torch.Tensor) -> Side:
+    pooled = {name: np.full((len(texts), len(weight)), -np.inf, dtype=np.float32) for name in ("content", "special")}
+    hidden: dict[str, list[np.ndarray]] = {"content": [], "special": []}
+    owners: list[np.ndarray] = []
+    counts, how = np.zeros(len(weight), dtype=np.int64), encoder.description
+    plain = (how.pooling, how.activation, how.position_top_k) == ("max", "relu", None)
+    positions: Any = None if plain else [None] * len(texts)
     for batch in encoder.head_batches(texts):
         masks = {"content": batch.mask & ~batch.special, "special": batch.special}
-        side.counts += np.bincount(batch.input_ids[masks["content"]].cpu().numpy(), minlength=len(weight))
+        counts += np.bincount(batch.input_ids[masks["content"]].cpu().numpy(), minlength=len(weight))
         for name, mask in masks.items():
-            getattr(side, name)[batch.texts] = _pool(batch, mask, weight)
+            pooled[name][batch.texts] = _pool(batch, mask, weight)
         for row, text in enumerate(batch.texts):
-            if side.positions:
-                side.positions[0][text] = batch.hidden[row][batch.mask[row]].float()
+            if not plain:
+                positions[text] = batch.hidden[row][batch.mask[row]].float()
             for name, mask in masks.items():
                 where = mask[row].nonzero().ravel()
                 where = where[spread(len(where), max(1, _POSITIONS // len(texts)))]
-                side.hidden[name].append(batch.hidden[row, where].float().cpu().numpy())
+                hidden[name].append(batch.hidden[row, where].float().cpu().numpy())
                 if name == "content":
-                    side.owners.append(np.full(len(where), text))
-    return side
+                    owners.append(np.full(len(where), text))
+    if encoder.folding is not None:
+        counts = np.bincount(encoder.folding.representatives, weights=counts, minlength=len(counts)).astype(np.int64)
+    kept = {name: np.concatenate(parts) for name, parts in hidden.items()}
+    return Side(pooled["content"], pooled["special"], counts, kept, np.concatenate(owners), positions, how)
 
 
 def _pool(batch: HeadBatch, mask: torch.Tensor, weight: torch.Tensor) -> np.ndarray:

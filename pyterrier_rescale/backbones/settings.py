@@ -17,13 +17,15 @@ _LEAST = {"steps": 1, "vocab_size": 300, "layers": 1, "hidden": 32, "batch_size"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What both ways of pretraining have, checked at creation.
+    """How a masked LM is pretrained, checked at creation.
 
     Attributes:
         seed: of initial weights, order of texts and masking.
+        steps: optimiser steps.
         batch_size: windows of text per step.
         max_length: tokens per window, [CLS] and [SEP] included.
-        warmup: share of the steps until the learning rate's peak; then it falls linearly to zero.
+        learning_rate: its peak.
+        warmup: share of the steps until the peak; then the rate falls linearly to zero.
         chosen: share of the tokens to predict.
         masked: share of the chosen tokens replaced by [MASK].
         random: share of the chosen tokens replaced by a random token. The rest stays as it is, which teaches the head
@@ -34,8 +36,10 @@ class Settings:
     """
 
     seed: int = 0
+    steps: int = 800
     batch_size: int = 16
     max_length: int = 64
+    learning_rate: float = 2e-3
     warmup: float = 0.1
     chosen: float = 0.3
     masked: float = 0.7
@@ -47,7 +51,7 @@ class Settings:
             name, value = field.name, getattr(self, field.name)
             if field.type == "int":
                 value = check_integer(name, value, _LEAST.get(name, 0))
-            elif name.endswith("learning_rate"):
+            elif name == "learning_rate":
                 value = check_number(name, value)
             elif field.type == "float":
                 value = check_share(name, value, ends=name != "chosen")
@@ -73,20 +77,16 @@ class BackboneSettings(Settings):
 
     Attributes:
         family: ``"bert"`` (WordPiece), ``"modernbert"`` or ``"roberta"`` (byte-level BPE).
-        steps: optimiser steps.
         vocab_size: entries of the vocabulary, special tokens included.
         layers: encoder layers.
         hidden: H, the size of hidden states; a multiple of 32 (the size of an attention head).
-        learning_rate: its peak.
         lowercase: fold case in the tokenizer.
     """
 
     family: str
-    steps: int = 800
     vocab_size: int = 8_000
     layers: int = 3
     hidden: int = 128
-    learning_rate: float = 2e-3
     lowercase: bool = True
 
     def __post_init__(self) -> None:
@@ -95,29 +95,3 @@ class BackboneSettings(Settings):
         super().__post_init__()
         if self.hidden % 32:
             raise ValueError(f"hidden must be a multiple of 32, got {self.hidden}")
-
-
-@dataclass(frozen=True)
-class HeadSettings(Settings):
-    """How the head of an encoder that had none is pretrained, and its body with it.
-
-    Attributes:
-        frozen_steps: steps of the head's transform and bias alone, the body (and with it the tied W) as it is.
-        joint_steps: steps of everything after that; each stage has its warm-up.
-        frozen_learning_rate: peak of the first stage.
-        head_learning_rate: of the head's transform and bias in the second stage.
-        body_learning_rate: of the body in the second stage.
-    """
-
-    frozen_steps: int = 200
-    joint_steps: int = 400
-    frozen_learning_rate: float = 2e-3
-    head_learning_rate: float = 1e-3
-    body_learning_rate: float = 3e-4
-    batch_size: int = 24
-    max_length: int = 96
-
-    @property
-    def steps(self) -> int:
-        """Steps of both stages."""
-        return self.frozen_steps + self.joint_steps

@@ -134,8 +134,8 @@ def reading(name: str, what: str) -> Iterator[None]:
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error) or 'no more data').splitlines()[0]:.160}"
         raise ValueError(
-            f"{what} of {name!r} cannot be read ({reason}): a file is damaged, cut short, or no checkpoint at all; "
-            "fetch or save it again"
+            f"{what} of {name!r} cannot be read ({reason}): a file is damaged, cut short, or no checkpoint at all, or "
+            "a library that reads it is missing; fetch or save it again"
         ) from error
 
 
@@ -149,7 +149,8 @@ def check_reloadable(model: PreTrainedModel) -> None:
 
     with torch.device("meta"):
         plain = type(model)(copy.deepcopy(model.config))
-    odd = sorted(set(model.state_dict()) ^ set(plain.state_dict()))
+    own = {_bias_key(model)} if (provenance(model) or {}).get("own_bias") else set()  # which our loading puts back
+    odd = sorted((set(model.state_dict()) ^ set(plain.state_dict())) - own)
     if odd:
         raise ValueError(
             f"model is a {type(model).__name__} with other layers than its class has ({', '.join(odd[:2])}, ...): a "
@@ -234,13 +235,17 @@ def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
     return model.eval()
 
 
+def _bias_key(model: PreTrainedModel) -> str:
+    decoder = find_head(model).decoder
+    return next(path for path, module in model.named_modules() if module is decoder) + ".bias"
+
+
 def _restore_bias(model: PreTrainedModel, name: str) -> None:
     """Give the decoder the bias that ``ties.ensure_bias`` added, which the model's class leaves in the file."""
     import torch
     from safetensors import safe_open
 
-    decoder = find_head(model).decoder
-    key = next(path for path, module in model.named_modules() if module is decoder) + ".bias"
+    decoder, key = find_head(model).decoder, _bias_key(model)
     index = read_json(name, "model.safetensors.index.json") or {"weight_map": {key: "model.safetensors"}}
     with reading(name, f"{key}, a part of the weights,"), safe_open(
         find_file(name, index["weight_map"][key]), framework="pt"

@@ -90,7 +90,7 @@ def check_shift(shift: Any) -> float | np.ndarray | None:
     if is_number(shift):
         return float(shift)
     try:
-        values = np.array(shift.detach().float().cpu() if hasattr(shift, "detach") else shift, dtype=np.float32)
+        values = np.array(shift.detach().float().cpu().numpy() if hasattr(shift, "detach") else shift, dtype=np.float32)
     except (TypeError, ValueError):
         values = np.empty(0)
     if isinstance(shift, (str, bool)) or values.ndim != 1 or not len(values) or not np.isfinite(values).all():

@@ -385,3 +385,13 @@ def test_an_encoders_folder_keeps_what_it_is(shift, tmp_path, monkeypatch):
     table, found = calibration.table.iloc[0], calibrated.encode_docs(texts)
     assert table["active_terms"] == pytest.approx(found.nnz / 48, abs=0.2)
     assert audit(calibration.apply(folder), texts).numbers["active_terms"] == pytest.approx(found.nnz / 48, abs=0.2)
+
+
+def test_special_tokens_that_are_no_terms_stay_so(bert_folder, tmp_path):
+    Splade(bert_folder, special_terms=False, max_length=64).save_pretrained(tmp_path)
+    for model, options in ((tmp_path, {}), (bert_folder, {"encoding": Description(special_terms=False)})):
+        calibration = calibrate(model, TEXTS, rate=RATE, max_length=64, **options)
+        splade = Splade(calibration.apply(model), special_terms=False if options else None)
+        vectors = splade.encode_docs(TEXTS)
+        assert vectors.nnz and not vectors[:, splade.encoder.tokenizer.all_special_ids].nnz
+        assert calibration.table["active_terms"][0] == pytest.approx(vectors.nnz / 48, rel=0.02)

@@ -140,7 +140,7 @@ def test_shares_of_corruption():
         ({"texts": ["\u200b"]}, ValueError, "no token to learn from"),
         ({"texts": "a text"}, TypeError, "texts must be a list of strings, got one string"),
         ({"texts": {"text": "b"}}, TypeError, "texts must be a list of strings, got a dict"),
-        ({"family": "minilm"}, TypeError, "steps"),
+        ({"family": "minilm", "layers": 3}, TypeError, "layers"),
     ],
 )
 def test_refusals(tmp_path, settings, error, named, monkeypatch):
