@@ -277,7 +277,7 @@ def _save_queries(
         if side.tokenizer is None:
             tokenizer.add_tokens([f"[row {i}]" for i in range(len(tokenizer.get_vocab()), len(side.weights))])
         weights = np.ascontiguousarray(side.weights[: len(tokenizer.get_vocab())])
-        _save_tokenizer(stage / name, tokenizer, side.max_length or description.max_length)
+        save_tokenizer(stage / name, tokenizer, side.max_length or description.max_length)
         save_file({"weight": torch.from_numpy(weights)}, stage / name / "model.safetensors")
         _write(stage / name / "config.json", {"frozen": False})
     _write(
@@ -293,12 +293,13 @@ def _save_queries(
 def _save_body(path: Path, model: Any, tokenizer: Any, length: int | None, query_length: int | None) -> None:
     with no_weight_bars():
         model.save_pretrained(path)
-    _save_tokenizer(path, tokenizer, length)
+    save_tokenizer(path, tokenizer, length)
     config = {"max_seq_length": length, "do_lower_case": False}  # the tokenizer does it
     _write(path / "sentence_bert_config.json", config | ({"query_length": query_length} if query_length else {}))
 
 
-def _save_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
+def save_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:
+    """Save a tokenizer that pads on the right, by a class that transformers 4 knows, too."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = max_length or tokenizer.model_max_length
     tokenizer.padding_side = "right"  # as we pad: on the left, a text's positions would follow its batch mates

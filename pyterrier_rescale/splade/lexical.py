@@ -21,6 +21,7 @@ from ..encoding.lexical import (
     token_statistics,
     vocabulary_size,
 )  # fmt: skip
+from ..encoding.saved_folder import save_tokenizer
 from ..heads.fingerprint import settings_fingerprint, tokenizer_fingerprint
 from .encoder import Splade
 
@@ -129,7 +130,7 @@ class LexicalEncoder(Splade):
         if (expand(path) / "config.json").exists():
             raise FileExistsError(f"{str(path)!r} holds a model, whose tokenizer this would replace: choose another")
         with filled(path, _FILE) as stage:
-            tokenizer.save_pretrained(stage)
+            save_tokenizer(stage, tokenizer)
             np.save(stage / _IDF_FILE, statistics.idf)
             (stage / _FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
