@@ -18,7 +18,7 @@ import numpy as np
 
 from .._utils.files import UNFINISHED, expand, filled
 from ..heads.checkpoint import no_weight_bars
-from ..heads.hub_files import Module, find_file, folder_of, modules_of, read_json
+from ..heads.hub_files import Module, find_file, folder_of, modules_of, read_json, save_tokenizer
 from ..heads.provenance import PROVENANCE
 from .description import Description, QuerySide
 
@@ -296,17 +296,6 @@ def _save_body(path: Path, model: Any, tokenizer: Any, length: int | None, query
     save_tokenizer(path, tokenizer, length)
     config = {"max_seq_length": length, "do_lower_case": False}  # the tokenizer does it
     _write(path / "sentence_bert_config.json", config | ({"query_length": query_length} if query_length else {}))
-
-
-def save_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:
-    """Save a tokenizer that pads on the right, by a class that transformers 4 knows, too."""
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.model_max_length = max_length or tokenizer.model_max_length
-    tokenizer.padding_side = "right"  # as we pad: on the left, a text's positions would follow its batch mates
-    tokenizer.save_pretrained(path)
-    config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-    if config.get("tokenizer_class") == "TokenizersBackend":  # which transformers 4 does not know
-        _write(path / "tokenizer_config.json", {**config, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def _write_pooling(path: Path, pooling: dict[str, str]) -> None:

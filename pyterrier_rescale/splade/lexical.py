@@ -21,8 +21,8 @@ from ..encoding.lexical import (
     token_statistics,
     vocabulary_size,
 )  # fmt: skip
-from ..encoding.saved_folder import save_tokenizer
 from ..heads.fingerprint import settings_fingerprint, tokenizer_fingerprint
+from ..heads.hub_files import save_tokenizer
 from .encoder import Splade
 
 if TYPE_CHECKING:
