@@ -67,8 +67,8 @@ def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: 
     ):
         screen = timed("head", lambda: Screen(weight)) if screening != "no" else None
         for _, rows, sizes in encoder._packed(iter(batches)):
-            given = rows, sizes, weight, bias, encoder.description
-            weights = timed("head", lambda g=given: packed_head(*g, screen=screen))
+            head = lambda r=rows, n=sizes: packed_head(r, n, weight, bias, encoder.description, screen=screen)  # noqa: E731
+            weights = timed("head", head)
             timed("output", lambda w=weights: to_csr(w))
             rates.append(gemm_rate(2048, SHAPES[shape][2], SHAPES[shape][3]))
             is_open.append((weights > 0).float().mean(dim=1))

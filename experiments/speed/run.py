@@ -160,7 +160,7 @@ def main() -> None:
             from breakdown import breakdown
 
             rows = [breakdown(shape, folder, options.texts, options.batch_size, screening)
-                    for screening in ("no", "bfloat16", "int8")]  # fmt: skip
+                    for screening in ("no", "bfloat16")]  # fmt: skip
         elif options.task == "memory":
             rows = memory_rows(shape, folder, given)
             draw_memory(pd.DataFrame(rows), HERE / "memory.png")

@@ -164,6 +164,7 @@ def _pretrained(
     import transformers
 
     from ..heads.checkpoint import no_weight_bars
+    from ..heads.hub_files import save_tokenizer
     from .mlm import pretrain
 
     check_is_list(texts, "strings")
@@ -186,7 +187,7 @@ def _pretrained(
             report = pretrain(model, tokenizer, texts, settings, stages, progress)
         with no_weight_bars():
             model.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
+        save_tokenizer(beside, tokenizer)
         record = {
             "settings": asdict(settings), "made_of": made_of, "versions": versions, "threads": torch.get_num_threads(),
             "texts": len(texts), **report, "note": _NOTE,

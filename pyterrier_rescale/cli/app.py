@@ -98,7 +98,7 @@ def rescale(
     from .._utils.files import whole_folder
     from ..evaluation.system import parse_rescale
     from ..heads.checkpoint import load_backbone, no_weight_bars
-    from ..heads.hub_files import modules_of
+    from ..heads.hub_files import modules_of, save_tokenizer
     from ..heads.provenance import provenance
 
     value = parse_rescale(spec)
@@ -118,7 +118,7 @@ def rescale(
             Splade(loaded, tokenizer=tokenizer, device="cpu").save_pretrained(folder)
         else:
             loaded.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            save_tokenizer(folder, tokenizer)
     done = provenance(loaded)
     norm = done["mean_row_norm_before"]
     typer.echo(f"{output}: {done['method']}, k = {done['k']:.4g}; the mean row norm was {norm:.4g}")

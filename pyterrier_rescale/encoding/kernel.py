@@ -24,12 +24,6 @@ from .description import Description
 from .screening import FEW_ROWS, Screen, make_screen
 from .top_k import activation_slope, top_k_head
 
-# Share of open terms up to which a second product over them beats a maximum with positions over all.
-_FEW_OPEN = 0.15
-# Entries of S per (row, term) from which products with a dense S beat gathering rows for each entry.
-_DENSE_ENTRIES = 1 / 64
-_DENSE_CHUNK = 512
-
 
 def packed_head(
     rows: torch.Tensor,
@@ -91,7 +85,7 @@ def _pooled(
     """Weights log1p(relu(max_i w_v . t_i + b_v)) (B, V), and the row of each maximum that is open (B, V).
 
     Only an open term has a value and a gradient. Where few are open, screening finds them in a cheap product, and
-    a second small product over the few gives value and position; where many are, one full product gives all.
+    a second small product over the few gives value and position; else one full product gives all.
     """
     dtype = accumulate_dtype(rows.dtype)
     groups = text_groups(lengths)
@@ -99,31 +93,22 @@ def _pooled(
     positions = torch.zeros(shape, dtype=torch.int32, device=rows.device) if with_positions else None
     if screen is None and len(rows) >= FEW_ROWS:
         screen = make_screen(weight.detach())
-    if screen is not None:
-        candidates = screen.candidates(rows, lengths, bias)
-        if candidates is not None:
-            weights = rows.new_zeros(shape)
-            _fill(weights, positions, candidates, rows, weight, bias, groups)
-            return weights, positions
+    candidates = None if screen is None else screen.candidates(rows, lengths, bias)
+    if candidates is not None:
+        weights = rows.new_zeros(shape)
+        _fill(weights, positions, candidates, rows, weight, bias, groups)
+        return weights, positions
     weights = rows.new_full(shape, float("-inf"), dtype=dtype)
-    few = torch.zeros(shape, dtype=torch.bool, device=rows.device) if with_positions else None
     for group, terms, logits, _ in logit_blocks(rows, weight, groups):
-        best = logits.amax(dim=1).to(dtype)
-        if bias is not None:
-            best += bias[terms].to(dtype)
-        weights[group.texts, terms] = best
-        if positions is None or few is None:
-            continue
-        is_open = ~(best <= 0)
-        if is_open.float().mean() < _FEW_OPEN:
-            few[group.texts, terms] = is_open
+        if positions is None:
+            best = logits.amax(dim=1)
         else:
-            where = torch.minimum(logits.max(dim=1).indices, group.lengths[:, None] - 1)
+            best, where = logits.max(dim=1)
+            where = torch.minimum(where, group.lengths[:, None] - 1)  # padding repeats a text's last row
             positions[group.texts, terms] = (where + group.starts[:, None]).to(torch.int32)
-    weights.clamp_min_(0).log1p_()
-    if few is not None:
-        _fill(weights, positions, few, rows, weight, bias, groups)
-    return weights, positions
+        best = best.to(dtype)
+        weights[group.texts, terms] = best if bias is None else best + bias[terms].to(dtype)
+    return weights.clamp_min_(0).log1p_(), positions
 
 
 def _fill(
@@ -176,49 +161,18 @@ class _MaxHead(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, weight, weights, positions = ctx.saved_tensors
         want_rows, want_weight, want_bias = ctx.needs_input_grad[:3]
+        texts, terms = weights.nonzero(as_tuple=True)
+        # dx/dz of an open term is 1 / (1 + z) = exp(-x)
+        entries = gradient[texts, terms] * torch.exp(-weights[texts, terms])
+        source = positions[texts, terms].long()
         d_rows = d_weight = d_bias = None
-        if int(weights.count_nonzero()) > _DENSE_ENTRIES * len(rows) * len(weight):
-            d_rows, d_weight, d_bias = _dense_gradients(rows, weight, weights, positions, gradient)
-        else:
-            texts, terms = weights.nonzero(as_tuple=True)
-            entries = gradient[texts, terms] * _slope(weights[texts, terms])
-            source = positions[texts, terms].long()
-            if want_rows:
-                d_rows = sparse_product(source, terms, entries, weight, len(rows))
-            if want_weight:
-                d_weight = sparse_product(terms, source, entries, rows, len(weight))
-            if want_bias:
-                d_bias = entries.new_zeros(len(weight)).index_add_(0, terms, entries)
-        return (
-            d_rows if want_rows else None,
-            d_weight if want_weight else None,
-            d_bias.to(ctx.bias_dtype) if want_bias else None,
-            None,
-            None,
-        )
-
-
-def _slope(weights: torch.Tensor) -> torch.Tensor:
-    """dx/dz of an open term: 1 / (1 + z) = exp(-x)."""
-    return torch.exp(-weights)
-
-
-def _dense_gradients(
-    rows: torch.Tensor, weight: torch.Tensor, weights: torch.Tensor, positions: torch.Tensor, gradient: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """dH, dW and db with S written out, a chunk of the vocabulary at a time: for many open terms of short texts."""
-    d_rows, d_weight = torch.zeros_like(rows), torch.empty_like(weight)
-    d_bias = weights.new_empty(len(weight))
-    for begin in range(0, len(weight), _DENSE_CHUNK):
-        terms = slice(begin, min(begin + _DENSE_CHUNK, len(weight)))
-        opened = weights[:, terms]
-        entries = torch.where(opened > 0, gradient[:, terms] * _slope(opened), 0)
-        d_bias[terms] = entries.sum(dim=0)
-        dense = rows.new_zeros(len(rows), opened.shape[1])
-        dense.scatter_add_(0, positions[:, terms].long(), entries.to(rows.dtype))
-        d_rows.addmm_(dense, weight[terms])
-        torch.mm(dense.t(), rows, out=d_weight[terms])
-    return d_rows, d_weight, d_bias
+        if want_rows:
+            d_rows = sparse_product(source, terms, entries, weight, len(rows))
+        if want_weight:
+            d_weight = sparse_product(terms, source, entries, rows, len(weight))
+        if want_bias:
+            d_bias = entries.new_zeros(len(weight)).index_add_(0, terms, entries).to(ctx.bias_dtype)
+        return d_rows, d_weight, d_bias, None, None
 
 
 class _SumHead(torch.autograd.Function):

@@ -18,7 +18,7 @@ import numpy as np
 
 from .._utils.files import UNFINISHED, expand, filled
 from ..heads.checkpoint import no_weight_bars
-from ..heads.hub_files import Module, find_file, folder_of, modules_of, read_json
+from ..heads.hub_files import Module, find_file, folder_of, modules_of, read_json, save_tokenizer
 from ..heads.provenance import PROVENANCE
 from .description import Description, QuerySide
 
@@ -277,7 +277,7 @@ def _save_queries(
         if side.tokenizer is None:
             tokenizer.add_tokens([f"[row {i}]" for i in range(len(tokenizer.get_vocab()), len(side.weights))])
         weights = np.ascontiguousarray(side.weights[: len(tokenizer.get_vocab())])
-        _save_tokenizer(stage / name, tokenizer, side.max_length or description.max_length)
+        save_tokenizer(stage / name, tokenizer, side.max_length or description.max_length)
         save_file({"weight": torch.from_numpy(weights)}, stage / name / "model.safetensors")
         _write(stage / name / "config.json", {"frozen": False})
     _write(
@@ -293,19 +293,9 @@ def _save_queries(
 def _save_body(path: Path, model: Any, tokenizer: Any, length: int | None, query_length: int | None) -> None:
     with no_weight_bars():
         model.save_pretrained(path)
-    _save_tokenizer(path, tokenizer, length)
+    save_tokenizer(path, tokenizer, length)
     config = {"max_seq_length": length, "do_lower_case": False}  # the tokenizer does it
     _write(path / "sentence_bert_config.json", config | ({"query_length": query_length} if query_length else {}))
-
-
-def _save_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.model_max_length = max_length or tokenizer.model_max_length
-    tokenizer.padding_side = "right"  # as we pad: on the left, a text's positions would follow its batch mates
-    tokenizer.save_pretrained(path)
-    config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-    if config.get("tokenizer_class") == "TokenizersBackend":  # which transformers 4 does not know
-        _write(path / "tokenizer_config.json", {**config, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def _write_pooling(path: Path, pooling: dict[str, str]) -> None:

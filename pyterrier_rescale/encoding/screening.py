@@ -45,7 +45,7 @@ class Screen:
         self._rest, self._resting = _REST, 0
         with torch.no_grad():
             self.rounded = self.weight.to(torch.bfloat16)
-            self.norms, self.residuals = (torch.empty(len(weight), device=weight.device) for _ in range(2))
+            self.norms, self.residuals = (self.weight.new_empty(len(weight)) for _ in range(2))
             for begin in range(0, len(weight), _SLICE):
                 part = slice(begin, begin + _SLICE)
                 self.norms[part] = self.weight[part].norm(dim=1)

@@ -73,7 +73,7 @@ class TextEncoder:
             done to copies of tokenizer and model, so that saved folders do the same everywhere.
         batch_size: texts per batch at most; on CPUs a batch is further bounded to 1,024 padded tokens, and either way
             memory is bounded whatever the number of texts.
-        device: torch device or its name; default: CUDA where present, else CPU.
+        device: torch device or its name; default: as :func:`default_device` says.
 
     Attributes:
         description: what is left to be done beside the model and its tokenizer, lengths resolved.
@@ -113,21 +113,24 @@ class TextEncoder:
                 f"tokenizer has {len(self.tokenizer)} tokens, but the model only {self.vocab_size} rows: "
                 "they do not belong together"
             )
-        queries = self._loaded(description.queries, description.lowercase)
+        queries = self._loaded(description.queries, description)
         self.description = description.replace(
             max_length=length, lowercase=False, shift=None, special_terms=True, queries=queries
         )
         self.folding = Folding(self.tokenizer, self.vocab_size) if description.fold else None
         self._told = False
 
-    def _loaded(self, side: QuerySide, lowercase: bool) -> QuerySide:
+    def _loaded(self, side: QuerySide, how: Description) -> QuerySide:
         """The query side with its model and tokenizer loaded, static weights as many as rows of the head."""
         found: dict[str, Any] = {}
         if isinstance(side.model, str):
-            found["model"] = load_model(side.model)
+            found["model"] = load_model(side.model, self.model.dtype)
+            if not how.special_terms:
+                closing = _closing(self.tokenizer.all_special_ids, None, found["model"])
+                found["model"] = shift_logits(found["model"], closing, inplace=True)
         if isinstance(side.tokenizer, str):
             tokenizer = load_tokenizer(side.tokenizer)
-            found["tokenizer"] = lowercasing(tokenizer) if lowercase and side.model is not None else tokenizer
+            found["tokenizer"] = lowercasing(tokenizer) if how.lowercase and side.model is not None else tokenizer
             if side.model is None and tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer):
                 found["tokenizer"] = None
         if side.weights is not None:
@@ -161,7 +164,7 @@ class TextEncoder:
         if side.weights is not None and not side.times_model:
             return StaticEncoder(tokenizer, side.weights, asked.max_length, self.folding)
         encoder = copy.copy(self)
-        encoder.description = asked
+        encoder.description = asked.replace(max_length=check_max_length(asked.max_length, self.model, tokenizer))
         if side.weights is None:
             return encoder
         static = StaticEncoder(tokenizer, side.weights, asked.max_length, self.folding, special=True)

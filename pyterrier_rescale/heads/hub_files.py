@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._utils.files import expand
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # What transformers and SparseEncoder ask for file by file; other files in a cache came with the whole repository.
 _ASKED_FOR = {
@@ -112,3 +116,15 @@ def model_folder(name: str | os.PathLike[str]) -> str:
     """Where the masked LM of documents lies: ``name`` itself, or the folder inside it that its router names."""
     modules = (modules_of(name) or {}).get("document")
     return folder_of(name, modules[0].path) if modules else os.fspath(name)
+
+
+def save_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:
+    """Save a tokenizer that pads on the right, by a class that transformers 4 knows, too."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = max_length or tokenizer.model_max_length
+    tokenizer.padding_side = "right"  # as we pad: on the left, a text's positions would follow its batch mates
+    tokenizer.save_pretrained(path)
+    config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":  # which transformers 4 does not know
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        (path / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ from ..encoding.lexical import (
     vocabulary_size,
 )  # fmt: skip
 from ..heads.fingerprint import settings_fingerprint, tokenizer_fingerprint
+from ..heads.hub_files import save_tokenizer
 from .encoder import Splade
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class LexicalEncoder(Splade):
         if (expand(path) / "config.json").exists():
             raise FileExistsError(f"{str(path)!r} holds a model, whose tokenizer this would replace: choose another")
         with filled(path, _FILE) as stage:
-            tokenizer.save_pretrained(stage)
+            save_tokenizer(stage, tokenizer)
             np.save(stage / _IDF_FILE, statistics.idf)
             (stage / _FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
