@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ class ExactEngine(Engine):
     def __init__(self, folder: Path, generation: Generation) -> None:
         super().__init__(folder, generation)
         self.indptr, self.documents, self.weights = read_inverted(folder)
-        self._local = threading.local()
 
     @classmethod
     def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
@@ -32,20 +30,14 @@ class ExactEngine(Engine):
 
     def search(self, weights: dict[str, float], k: int, **options: Any) -> Result:
         """See ``Engine``."""
-        from .exact_kernel import best, score
+        from .exact_kernel import best
 
         columns = self.generation.columns
         known = [(columns[term], weight / self.scale) for term, weight in weights.items() if term in columns]
         if not known:
             return nothing()
-        terms = np.array([term for term, _ in known])
-        scores = self._scores()
-        score(scores, self.documents, self.weights, self.indptr[terms], self.indptr[terms + 1], [w for _, w in known])
-        numbers, found = best(scores, k)
-        return order_by_score(numbers, found, self.generation.ranks, k)
-
-    def _scores(self) -> np.ndarray:
-        """This thread's zeros for the scores of all documents, (N,); ``best`` leaves zeros there again."""
-        if not hasattr(self._local, "scores"):
-            self._local.scores = np.zeros(len(self.generation.docnos))
-        return self._local.scores
+        terms, query = np.array([term for term, _ in known]), np.array([weight for _, weight in known])
+        k = min(k, len(self.generation.docnos))
+        spans = self.indptr[terms], self.indptr[terms + 1]
+        numbers, scores = best(self.documents, self.weights, *spans, query, len(self.generation.docnos), k)
+        return order_by_score(numbers, scores, self.generation.ranks, k)

@@ -5,63 +5,89 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-# Of a score: what `order_by_score` may round to a tie with it.
-_NEARLY = 1 - 1e-9
+BLOCK = 1 << 16  # documents scored at a time: their sums (512 kB) stay in the processor's caches
+NEARLY = 1 - 1e-9  # of a score: what `order_by_score` may round to a tie with it
 
 
 @njit(nogil=True, cache=True)
-def _score(scores, documents, weights, begins, ends, query):  # noqa: ANN001, ANN202
-    for term in range(len(query)):
-        for place in range(begins[term], ends[term]):
-            scores[documents[place]] += query[term] * weights[place]
-
-
-def score(
-    scores: np.ndarray, documents: np.ndarray, weights: np.ndarray, begins: np.ndarray, ends: np.ndarray, query: list
-) -> None:
-    """Add to the scores of all documents (N,) the products of the query's weights (T,) with each term's postings.
+def best(documents, weights, begins, ends, query, count, k):  # noqa: ANN001, ANN201
+    """All documents with a score > 0 that is nearly the k-th best or better, and their scores.
 
     Args:
-        scores: changed in place.
-        documents: document of each posting (P,).
+        documents: document of each posting (P,), ascending within a term.
         weights: of each posting (P,).
         begins: where the postings of each of the query's terms begin (T,).
         ends: where they end (T,).
         query: weight of each term (T,).
+        count: of all documents.
+        k: how many are wanted.
     """
-    _score(scores, documents, weights, begins, ends, np.array(query))
+    size = min(BLOCK, count)
+    sums, found, places = np.zeros(size), np.empty(size, np.int32), begins.copy()
+    heap = np.zeros(k)  # the k best scores so far, the least on top
+    numbers, scores, held = np.empty(2 * k + size, np.int64), np.empty(2 * k + size), 0
+    for first in range(0, count, BLOCK):
+        touched = 0
+        for term in range(len(query)):
+            begin = places[term]
+            end = begin + np.searchsorted(documents[begin : ends[term]], first + size) if count > size else ends[term]
+            _add(sums, documents, weights, begin, end, first, query[term])
+            touched += end - begin
+            places[term] = end
+        if not touched:
+            continue
+        several = _at_least(sums, heap[0] * NEARLY, found)
+        if held + several > len(numbers):  # drop what is no longer among the best; where most are ties, make room
+            kept = scores[:held] >= heap[0] * NEARLY
+            left = np.sum(kept)
+            room = max(len(numbers), 2 * (left + several))
+            numbers, scores = _moved(numbers[:held][kept], room), _moved(scores[:held][kept], room)
+            held = left
+        for place in range(several):
+            score = sums[found[place]]
+            if score >= heap[0] * NEARLY:
+                numbers[held], scores[held] = first + found[place], score
+                held += 1
+                if score > heap[0]:
+                    _replace_least(heap, score)
+        sums[:] = 0
+    kept = scores[:held] >= heap[0] * NEARLY
+    return numbers[:held][kept], scores[:held][kept]
 
 
 @njit(nogil=True, cache=True)
-def best(scores, k):  # noqa: ANN001, ANN201
-    """All documents with a score > 0 that is nearly the k-th best or better; the scores are zeros afterwards.
+def _add(sums, documents, weights, begin, end, first, query):  # noqa: ANN001, ANN202
+    for place in range(begin, end):
+        sums[documents[place] - first] += query * weights[place]
 
-    A heap of the k best holds the threshold.
-    """
-    heap = np.zeros(k)
-    for value in scores:
-        if value > heap[0]:
-            place = 0
-            while True:  # sift down
-                child = 2 * place + 1
-                if child >= k:
-                    break
-                if child + 1 < k and heap[child + 1] < heap[child]:
-                    child += 1
-                if heap[child] >= value:
-                    break
-                heap[place] = heap[child]
-                place = child
-            heap[place] = value
-    threshold = heap[0] * _NEARLY
-    count = 0
-    for value in scores:
-        count += value > 0 and value >= threshold
-    numbers, found, place = np.empty(count, np.int64), np.empty(count), 0
-    for number in range(len(scores)):
-        value = scores[number]
-        if value > 0 and value >= threshold:
-            numbers[place], found[place] = number, value
-            place += 1
-        scores[number] = 0
-    return numbers, found
+
+@njit(nogil=True, cache=True)
+def _at_least(sums, least, found):  # noqa: ANN001, ANN202
+    """Write the places of sums > 0 that are at least so large into ``found``; return their number."""
+    several = 0
+    for place in range(len(sums)):
+        if sums[place] >= least and sums[place] > 0:
+            found[several] = place
+            several += 1
+    return several
+
+
+@njit(nogil=True, cache=True)
+def _moved(values, room):  # noqa: ANN001, ANN202
+    moved = np.empty(room, values.dtype)
+    moved[: len(values)] = values
+    return moved
+
+
+@njit(nogil=True, cache=True)
+def _replace_least(heap, value):  # noqa: ANN001, ANN202
+    place = 0
+    while 2 * place + 1 < len(heap):
+        child = 2 * place + 1
+        if child + 1 < len(heap) and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= value:
+            break
+        heap[place] = heap[child]
+        place = child
+    heap[place] = value

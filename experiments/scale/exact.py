@@ -1,6 +1,6 @@
-"""The exact engine's blocks of documents against one block, on synthetic postings; results are compared, too.
+"""The exact engine against plain scipy, on synthetic postings; the results are compared, too.
 
-    python experiments/scale/blocks.py --documents 1000000 --work FOLDER
+    python experiments/scale/exact.py --documents 1000000 --work FOLDER
 
 Postings as those of run.py (Zipf's law over 30,000 terms, 150 draws per document, log-normal weights), written term by
 term, without an indexer; what is in FOLDER is used again. One thread, processor's time, in turns, the best of --rounds
@@ -10,15 +10,16 @@ per query; medians over queries.
 from __future__ import annotations
 
 import argparse
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 from run import queries
+from scipy.sparse import csc_matrix
 
-from pyterrier_rescale.indexing.engines import exact
+from pyterrier_rescale.indexing.engines.exact import ExactEngine
+from pyterrier_rescale.indexing.generation import Generation
 
 TERMS, EXPONENT, DRAWS, SCALE = 30_000, 0.8, 150, 100
 
@@ -45,16 +46,10 @@ def write(folder: Path, n: int) -> None:
     np.save(folder / "indptr.npy", np.array(indptr))
 
 
-def searcher(folder: Path, n: int) -> exact.ExactSearcher:
-    """What an index of these arrays would open."""
-    made = exact.ExactSearcher.__new__(exact.ExactSearcher)
-    made.docnos, made.ranks, made.scale = range(n), np.random.default_rng(0).permutation(n).astype(np.int32), SCALE
-    made.vocabulary = {f"t{i}": i for i in range(TERMS)}
-    made.indptr = np.load(folder / "indptr.npy")
-    for name in ("documents", "weights"):
-        setattr(made, name, np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")))
-    made._local = threading.local()
-    return made
+def by_scipy(matrix: csc_matrix, query: dict[str, float], k: int) -> np.ndarray:
+    """Scores of the k best documents: gathered columns times the weights, then a partial sort."""
+    scores = matrix[:, [int(term[1:]) for term in query]] @ (np.array(list(query.values())) / SCALE)
+    return np.sort(scores[np.argpartition(scores, -k)[-k:]])[::-1]
 
 
 def main() -> None:
@@ -68,26 +63,30 @@ def main() -> None:
     folder = a.work / str(a.documents)
     if not (folder / "indptr.npy").exists():
         write(folder, a.documents)
-    index, block = searcher(folder, a.documents), exact.BLOCK
+    generation = Generation(folder, {"scale": SCALE})
+    generation.columns, generation.docnos = {f"t{i}": i for i in range(TERMS)}, range(a.documents)
+    generation.ranks = np.random.default_rng(0).permutation(a.documents).astype(np.int32)
+    engine = ExactEngine(folder, generation)
+    matrix = csc_matrix((engine.weights, engine.documents, engine.indptr), (a.documents, TERMS), copy=False)
     for terms in a.query_terms:
         asked = queries(SimpleNamespace(queries=a.queries, query_terms=terms, terms=TERMS, exponent=EXPONENT))
         asked = asked["query_toks"].tolist()
-        postings = np.median([sum(np.diff(index.indptr)[int(term[1:])] for term in query) for query in asked])
+        postings = np.median([sum(np.diff(engine.indptr)[int(term[1:])] for term in query) for query in asked])
         for k in (10, 1000):
+            engine.search(asked[0], k)  # compiled
             times = np.full((2, len(asked), a.rounds), np.inf)
             for turn in range(a.rounds):
                 for number, query in enumerate(asked):
-                    found = []
-                    for kind, size in enumerate((a.documents, block)):
-                        exact.BLOCK = size
-                        start = time.process_time()
-                        found.append(index.search(query, k))
-                        times[kind, number, turn] = 1000 * (time.process_time() - start)
-                    assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
-            one, blocks = times.min(axis=2)
+                    start = time.process_time()
+                    _, ours = engine.search(query, k)
+                    middle = time.process_time()
+                    theirs = by_scipy(matrix, query, k)
+                    times[:, number, turn] = middle - start, time.process_time() - middle
+                    np.testing.assert_allclose(ours, theirs[theirs > 0], rtol=1e-9)
+            ours, theirs = 1000 * np.median(times.min(axis=2), axis=1)
             print(
-                f"{a.documents:,} documents, {terms} terms, {postings:,.0f} postings, top {k}: one block "
-                f"{np.median(one):.2f} ms, blocks {np.median(blocks):.2f} ms, {np.median(one / blocks):.2f}x",
+                f"{a.documents:,} documents, {terms} terms, {postings:,.0f} postings, top {k}: exact {ours:.2f} ms, "
+                f"scipy {theirs:.2f} ms, {theirs / ours:.2f}x",
                 flush=True,
             )
 
