@@ -13,7 +13,7 @@ import pyterrier as pt
 from .._utils.checks import check_choice, check_integer, check_share
 from .._utils.stages import ALL_TOKS, Stage
 from ..encoding.terms import Toks
-from .queries import query_weights
+from .intake import query_weights
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -198,7 +198,7 @@ def test_an_opened_folder_that_is_replaced_is_not_mixed(tmp_path):
         (["text"], TypeError, "document 0 must be a dict"),
         ([{"text": "x"}], KeyError, "docno"),
         ([{"docno": "a"}], KeyError, "'a' has no 'text'"),
-        ([{"docno": 1, "text": "x"}], TypeError, "docno of document 0 must be a str"),
+        ([{"docno": 1, "text": "x"}], ValueError, "docno of document 0 must be a str"),
         ([{"docno": "", "text": "x"}], ValueError, "docno of document 0"),
         ([{"docno": "a\nb", "text": "x"}], ValueError, "docno of document 0"),
         ([{"docno": "\ud800", "text": "x"}], ValueError, "docno of document 0"),

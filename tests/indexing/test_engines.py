@@ -185,7 +185,7 @@ def test_bad_arguments(tmp_path, call, error, named):
 BAD_DOCUMENTS = [
     ({"toks": {"a": 1}}, KeyError, "docno"),
     ({"docno": "d1"}, KeyError, "d1.*toks"),
-    ({"docno": 7, "toks": {"a": 1}}, TypeError, "docno of document 1"),
+    ({"docno": 7, "toks": {"a": 1}}, ValueError, "docno of document 1"),
     ({"docno": "", "toks": {"a": 1}}, ValueError, "docno of document 1"),
     ({"docno": "a b", "toks": {"a": 1}}, ValueError, "docno of document 1"),
     ({"docno": "a\u2028b", "toks": {"a": 1}}, ValueError, "docno of document 1"),
@@ -196,7 +196,7 @@ BAD_DOCUMENTS = [
         ({"docno": "d1", "toks": {"b": 2, "a": weight}}, ValueError, "'d1'.* for 'a'")
         for weight in (0, -3, 0.7, 1.5, None, float("nan"), float("inf"), "5", 2**23, 2**70, [1])
     ),
-    ({"docno": "d1", "toks": {5: 1}}, TypeError, "'d1'.*5"),
+    ({"docno": "d1", "toks": {5: 1}}, ValueError, "'d1'.*5"),
     ({"docno": "d1", "toks": {"\udc00": 1}}, ValueError, "'d1'.*UTF-8"),
     ("d1", TypeError, "document 1 must be a dict"),
     (None, ValueError, "at least one document"),
@@ -323,7 +323,7 @@ def test_bits_choose_the_scale(tmp_path, engine, bits):
         index = open_index(tmp_path / "i")
         assert index.scale == handle.scale == pytest.approx((2**bits - 1) / (largest / 10_000), rel=1e-5)
         kept = {t for d in DOCS for t, w in d["toks"].items() if round(w * (2**bits - 1) / largest) >= 1}
-        assert index.open().content["terms"] == len(kept)
+        assert (index.open().document_frequencies > 0).sum() == len(kept)
         query = QUERIES["query_toks"][0]
         exact = {
             d["docno"]: sum(w * round(d["toks"].get(t, 0) / 1e4 * index.scale) for t, w in query.items()) / index.scale
