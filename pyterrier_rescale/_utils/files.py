@@ -140,11 +140,9 @@ def filled(
     ``stale`` are removed if they are not written anew; all others stay.
 
     Raises:
-        NotADirectoryError: if ``path`` is a file.
+        FileExistsError: if ``path`` is a file.
     """
     path = expand(path)
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"path must be a folder, {str(path)!r} is a file")
     path.mkdir(parents=True, exist_ok=True)
     stage = path / f"{_STAGE}{uuid.uuid4().hex[:12]}"
     stage.mkdir()

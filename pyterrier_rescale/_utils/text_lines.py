@@ -4,60 +4,33 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
-
-from .documents import has_surrogates
-
-_GZIP_MAGIC = b"\x1f\x8b"
-_BYTE_ORDER_MARK = "\ufeff"
 
 
-def numbered_lines(file: Path, describe: Callable[[str], str] | None = None) -> Iterator[tuple[int, str]]:
+def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Iterate over (line number from 1, line without its end); byte-order marks at the start of lines are taken off.
 
-    Args:
-        file: read as gzip if its name ends in ``.gz``.
-        describe: says whose line it is (", e.g. ``" (_id 'd1')"``) from a line with undecodable bytes, for the error.
+    A file is read as gzip if it begins as gzip does, whatever its name.
 
     Raises:
         ValueError: where the file is not UTF-8, holds NUL bytes, or is a damaged archive; it names file and line.
     """
+    with open(file, "rb") as start:
+        packed = start.read(2) == b"\x1f\x8b"
+    if file.suffix == ".gz" and not packed:
+        raise ValueError(f"{file}: is no gzip file: fetch it again, or take .gz off its name")
     number = 0
     try:
-        with _open(file) as lines:
+        with gzip.open(file) if packed else open(file, "rb") as lines:
             for number, line in enumerate(lines, start=1):
-                line = line.rstrip("\r\n").lstrip(_BYTE_ORDER_MARK)  # inner marks come from files put together
-                _check(line, f"{file}, line {number}", describe)
-                yield number, line
+                text = line.decode("utf-8").rstrip("\r\n")
+                if "\0" in text:
+                    raise ValueError(f"{file}, line {number}: holds NUL bytes: the file is damaged, or not UTF-8")
+                yield number, text.lstrip("\ufeff")  # inner marks come from files put together
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}, line {number}: is not UTF-8 ({error}): save it as UTF-8") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
             f"{file}, after line {number}: cannot be read on, the gzip file is damaged or cut ({error}); fetch it again"
         ) from error
-
-
-def _open(file: Path) -> TextIO:
-    # undecodable bytes come through as surrogates, so that the error can name their line
-    how = {"encoding": "utf-8", "errors": "surrogateescape"}
-    with open(file, "rb") as binary:
-        start = binary.read(2)
-    if file.suffix != ".gz":
-        if start == _GZIP_MAGIC:
-            raise ValueError(f"{file}: is gzip, but its name does not end in .gz: rename it")
-        return open(file, **how)
-    if start != _GZIP_MAGIC:
-        what = f"it starts with {start!r}" if start else "it is empty"
-        raise ValueError(f"{file}: is not a gzip file ({what}): fetch it again, or take .gz off its name")
-    return gzip.open(file, "rt", **how)
-
-
-def _check(line: str, where: str, describe: Callable[[str], str] | None) -> None:
-    if "\0" in line:
-        raise ValueError(f"{where}: holds NUL bytes: the file is damaged, or not UTF-8")
-    if has_surrogates(line):
-        bad = next(place for place, c in enumerate(line) if "\ud800" <= c <= "\udfff")
-        of = describe(line) if describe else ""
-        raise ValueError(
-            f"{where}: is not UTF-8 (byte 0x{ord(line[bad]) - 0xDC00:02X} at character {bad + 1}){of}: save it as UTF-8"
-        )

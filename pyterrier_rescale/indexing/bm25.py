@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.files import whole_folder
-from .._utils.java import errors_only, start_java
+from .._utils.java import index_by_terrier, start_java, terrier_statistic
 from .._utils.made_from import check_same, read_record
 from .._utils.progress import progress_bar
 
@@ -70,21 +70,12 @@ def build_bm25(
         check_same(path, found, wanted)
         return False
     lengths = [len(document["docno"].encode()) for document in documents()]
-    failures = []
-
-    def fields() -> Iterator[dict[str, str]]:
-        try:
-            for document in progress_bar(documents(), desc="BM25: indexing", unit="doc", disable=not verbose):
-                yield {"docno": document["docno"], "text": _words(document["text"], tokeniser)}
-        except Exception as error:  # would end PyTerrier's writer thread without a word, and the index be cut there
-            failures.append(error)
-
-    with whole_folder(path) as folder, errors_only():
+    shown = progress_bar(documents(), desc="BM25: indexing", unit="doc", disable=not verbose)
+    fields = ({"docno": document["docno"], "text": _words(document["text"], tokeniser)} for document in shown)
+    with whole_folder(path) as folder:
         indexer = pt.terrier.TerrierIndex(folder).indexer(meta={"docno": max(lengths, default=1)}, tokeniser=tokeniser)
-        indexer.index(fields())
-        if failures:
-            raise failures[0]
-        held = _statistic(folder, "Documents")
+        index_by_terrier(indexer, fields)
+        held = terrier_statistic(folder, "Documents")
         if held != len(lengths):
             raise RuntimeError(f"Terrier indexed {held} of {len(lengths)} documents for BM25")
         (folder / _RECORD).write_text(json.dumps(wanted), encoding="utf-8")
@@ -100,7 +91,7 @@ def bm25(path: Path, num_results: int) -> pt.Transformer:
     import pyterrier as pt
 
     tokeniser = read_record(path, _RECORD)["tokeniser"]
-    if not _statistic(path, "Terms"):
+    if not terrier_statistic(path, "Terms"):
         return nothing()
     words = pt.apply.query(lambda row: _words(row["query"], tokeniser))
     return words >> pt.rewrite.tokenise(tokeniser) >> pt.terrier.TerrierIndex(path).bm25(num_results=num_results)
@@ -114,11 +105,6 @@ def nothing() -> pt.Transformer:
         return topics.iloc[:0].assign(docno="", score=0.0, rank=0)
 
     return pt.apply.generic(no_rows, required_columns=["qid", "query"])
-
-
-def _statistic(path: Path, name: str) -> int:
-    found = re.search(rf"^num\.{name}=(\d+)", (path / "data.properties").read_text(encoding="latin-1"), re.MULTILINE)
-    return int(found.group(1)) if found else 0
 
 
 def _words(text: str, tokeniser: str) -> str:

@@ -146,7 +146,7 @@ def test_one_rule_for_what_is_there(tmp_path):
     for overwrite in (True, False):
         with pytest.raises(FileExistsError, match="mine"):
             claim(tmp_path / "mine", "run.json", made_from, overwrite=overwrite)
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(FileExistsError):
         claim(tmp_path / "mine" / "thesis.tex", "run.json", made_from)
     (tmp_path / "run" / "run.json").write_text("{cut")
     with pytest.raises(ValueError, match="damaged"):

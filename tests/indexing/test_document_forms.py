@@ -54,8 +54,8 @@ def test_every_form_gives_the_same_index(splade, tmp_path, form):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (datasets.DatasetDict(train=datasets.Dataset.from_list(DOCS)), r"one split, e.g. dataset\['train'\], got a D"),
-        (DOCS[0], "documents must be an iterable of dicts, a frame or a Hugging Face Dataset, got {'docno'"),
+        (datasets.DatasetDict(train=datasets.Dataset.from_list(DOCS)), "one split of a Hugging Face dataset, got DatasetDict"),
+        (DOCS[0], "documents must be an iterable of dicts, a frame or one split of a Hugging Face dataset, got {'docno'"),
         ("corpus.jsonl", "documents must be an iterable of dicts.*got 'corpus.jsonl'"),
         (7, "documents must be an iterable of dicts.*got 7"),
     ],

@@ -38,9 +38,9 @@ class ExactEngine(Engine):
         known = [(columns[term], weight / self.scale) for term, weight in weights.items() if term in columns]
         if not known:
             return nothing()
-        terms = np.array([term for term, _ in known])
+        terms, query = np.array([term for term, _ in known]), np.array([weight for _, weight in known])
         scores = self._scores()
-        score(scores, self.documents, self.weights, self.indptr[terms], self.indptr[terms + 1], [w for _, w in known])
+        score(scores, self.documents, self.weights, self.indptr[terms], self.indptr[terms + 1], query)
         numbers, found = best(scores, k)
         return order_by_score(numbers, found, self.generation.ranks, k)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from heapq import heapreplace
+
 import numpy as np
 from numba import njit
 
@@ -10,15 +12,7 @@ _NEARLY = 1 - 1e-9
 
 
 @njit(nogil=True, cache=True)
-def _score(scores, documents, weights, begins, ends, query):  # noqa: ANN001, ANN202
-    for term in range(len(query)):
-        for place in range(begins[term], ends[term]):
-            scores[documents[place]] += query[term] * weights[place]
-
-
-def score(
-    scores: np.ndarray, documents: np.ndarray, weights: np.ndarray, begins: np.ndarray, ends: np.ndarray, query: list
-) -> None:
+def score(scores, documents, weights, begins, ends, query):  # noqa: ANN001, ANN201
     """Add to the scores of all documents (N,) the products of the query's weights (T,) with each term's postings.
 
     Args:
@@ -29,39 +23,20 @@ def score(
         ends: where they end (T,).
         query: weight of each term (T,).
     """
-    _score(scores, documents, weights, begins, ends, np.array(query))
+    for term in range(len(query)):
+        for place in range(begins[term], ends[term]):
+            scores[documents[place]] += query[term] * weights[place]
 
 
 @njit(nogil=True, cache=True)
 def best(scores, k):  # noqa: ANN001, ANN201
-    """All documents with a score > 0 that is nearly the k-th best or better; the scores are zeros afterwards.
-
-    A heap of the k best holds the threshold.
-    """
-    heap = np.zeros(k)
+    """All documents with a score > 0 that is nearly the k-th best or better; the scores are zeros afterwards."""
+    heap = [0.0] * k  # the k best so far
     for value in scores:
         if value > heap[0]:
-            place = 0
-            while True:  # sift down
-                child = 2 * place + 1
-                if child >= k:
-                    break
-                if child + 1 < k and heap[child + 1] < heap[child]:
-                    child += 1
-                if heap[child] >= value:
-                    break
-                heap[place] = heap[child]
-                place = child
-            heap[place] = value
+            heapreplace(heap, value)
     threshold = heap[0] * _NEARLY
-    count = 0
-    for value in scores:
-        count += value > 0 and value >= threshold
-    numbers, found, place = np.empty(count, np.int64), np.empty(count), 0
-    for number in range(len(scores)):
-        value = scores[number]
-        if value > 0 and value >= threshold:
-            numbers[place], found[place] = number, value
-            place += 1
-        scores[number] = 0
+    numbers = np.flatnonzero((scores > 0) & (scores >= threshold))
+    found = scores[numbers]
+    scores[:] = 0
     return numbers, found

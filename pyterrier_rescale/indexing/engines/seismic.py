@@ -14,9 +14,8 @@ import numpy as np
 
 from ..._utils.checks import check_integer, check_share
 from ..generation import Generation
-from .base import Result, nothing, order_by_score
+from .base import Result, nothing, order_by_score, silenced
 from .exact import ExactEngine
-from .quiet import silenced
 
 _NAME, _FILE = "seismic", "seismic.index.seismic"  # what Seismic makes of the name
 SMALL_VOCABULARY = 65_535  # terms beyond are numbers of more than 16 bits, which only its large classes hold
