@@ -40,21 +40,14 @@ def cache_dir(*parts: str) -> Path:
     (``~/.cache/pyterrier_rescale`` on Linux).
 
     Raises:
-        PermissionError: if the folder cannot be created or written to.
-        ValueError: if there is no home folder to put it in.
+        PermissionError: if it cannot be created.
     """
     try:
         root = expand(os.environ.get(HOME_VARIABLE) or user_cache_dir("pyterrier_rescale", appauthor=False))
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"no cache folder ({error}): set {HOME_VARIABLE} to a folder that is writable") from error
-    folder = root.joinpath(*parts)
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"cannot write to the cache folder {str(folder)!r}: set {HOME_VARIABLE} to a folder that is writable"
-        )
-    return folder
+        root.joinpath(*parts).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PermissionError(f"no cache folder ({error}): set {HOME_VARIABLE} to a folder that is writable") from error
+    return root.joinpath(*parts)
 
 
 def sync(path: str | os.PathLike[str]) -> None:

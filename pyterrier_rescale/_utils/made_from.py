@@ -31,7 +31,7 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
     """Raise ``ValueError``, which names all that differs, unless two records are the same."""
     names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     if names:
-        told = "; ".join(f"{name} was {_shown(found.get(name))}, now {_shown(wanted.get(name))}" for name in names)
+        told = "; ".join(f"{name} was {found.get(name)!r:.80}, now {wanted.get(name)!r:.80}" for name in names)
         raise ValueError(
             f"{str(path)!r} was made from other inputs: {told}. Choose another path, or start anew with overwrite=True"
         )
@@ -58,8 +58,3 @@ def claim(folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: b
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / name, json.dumps(made_from, indent=2) + "\n")
     return False
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
