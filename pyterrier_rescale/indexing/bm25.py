@@ -51,8 +51,7 @@ def build_bm25(
 ) -> bool:
     """Index ``docno`` and ``text`` with Terrier's defaults (Porter stems, stop words), or find the same index there.
 
-    ``documents`` gives a fresh iterator at each call; ``made_from``, plain JSON values, tells them from others;
-    ``tokeniser`` is what :func:`choose_tokeniser` says.
+    ``documents`` gives a fresh iterator at each call; ``made_from``, plain JSON values, tells them from others.
 
     Returns:
         Whether it was built now.

@@ -55,12 +55,11 @@ def encode(
 
     Args:
         splade: the encoder.
-        documents: dicts with ``docno`` and the encoder's text field, in an order that is the same in every run; a
-            frame of them; or a collection.
+        documents: a collection, a frame, or dicts with ``docno`` and the encoder's text field; their order must be the
+            same in every run.
         path: the folder.
         shard_size: documents per shard: what an interruption may cost, and what a process takes with ``shard``.
-        workers: processes that encode; on CPUs they share the threads of this one, where there are several GPUs they
-            get one each.
+        workers: processes that encode; on CPUs they share the threads of this one, of several GPUs they get one each.
         devices: torch devices of the workers, in turn; default: the encoder's, or all GPUs.
         shard: ``(i, n)`` or ``"i/n"``: encode only every n-th shard, from shard i on, so that n processes, on one
             machine or several, share the work on one folder. Each reads all documents. The one that ends last
