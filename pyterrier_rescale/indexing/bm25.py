@@ -7,16 +7,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+import pyterrier as pt
 
 from .._utils.files import whole_folder
 from .._utils.java import index_by_terrier, start_java, terrier_statistic
 from .._utils.made_from import check_same, read_record
 from .._utils.progress import progress_bar
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyterrier as pt
 
 _RECORD = "made-from.json"
 _SAMPLE = 1000
@@ -48,13 +47,10 @@ def build_bm25(
     tokeniser: str = "english",
     made_from: Mapping[str, Any] | None = None,
     verbose: bool = False,
-) -> bool:
+) -> None:
     """Index ``docno`` and ``text`` with Terrier's defaults (Porter stems, stop words), or find the same index there.
 
     ``documents`` gives a fresh iterator at each call; ``made_from``, plain JSON values, tells them from others.
-
-    Returns:
-        Whether it was built now.
 
     Raises:
         ValueError: the index that is there was made from other documents, or with another tokeniser.
@@ -62,12 +58,10 @@ def build_bm25(
         RuntimeError: Terrier indexed fewer documents than there are, or there is no Java.
     """
     start_java()
-    import pyterrier as pt
-
     wanted, found = {"tokeniser": tokeniser, **(made_from or {})}, read_record(path, _RECORD)
     if found is not None:
         check_same(path, found, wanted)
-        return False
+        return
     lengths = [len(document["docno"].encode()) for document in documents()]
     shown = progress_bar(documents(), desc="BM25: indexing", unit="doc", disable=not verbose)
     fields = ({"docno": document["docno"], "text": _words(document["text"], tokeniser)} for document in shown)
@@ -78,7 +72,6 @@ def build_bm25(
         if held != len(lengths):
             raise RuntimeError(f"Terrier indexed {held} of {len(lengths)} documents for BM25")
         (folder / _RECORD).write_text(json.dumps(wanted), encoding="utf-8")
-    return True
 
 
 def bm25(path: Path, num_results: int) -> pt.Transformer:
@@ -87,8 +80,6 @@ def bm25(path: Path, num_results: int) -> pt.Transformer:
     Where no document has a term (all blank, or stop words), no query finds anything.
     """
     start_java()
-    import pyterrier as pt
-
     tokeniser = read_record(path, _RECORD)["tokeniser"]
     if not terrier_statistic(path, "Terms"):
         return nothing()
@@ -98,8 +89,6 @@ def bm25(path: Path, num_results: int) -> pt.Transformer:
 
 def nothing() -> pt.Transformer:
     """A retriever that finds nothing: ``qid, query`` -> no rows."""
-    import pyterrier as pt
-
     def no_rows(topics: pd.DataFrame) -> pd.DataFrame:
         return topics.iloc[:0].assign(docno="", score=0.0, rank=0)
 

@@ -30,7 +30,7 @@ class _Role(Stage):
         """The engine's own options are arguments like the others."""
         maker, arguments = super()._maker_and_arguments()
         options, _ = arguments.pop("options")
-        return maker, {**arguments, **{name: (value, None) for name, value in (options or {}).items()}}
+        return maker, {**arguments, **{name: (value, None) for name, value in options.items()}}
 
 
 class NoTermsError(ValueError):
@@ -50,7 +50,7 @@ class Indexer(_Role, pt.Indexer):
         bits: int | None = None,
         verbose: bool = False,
         made_from: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any],
     ) -> None:
         self.target, self.mode, self.bits, self.verbose = target, mode, bits, verbose
         self.made_from, self.options = made_from, options
@@ -73,7 +73,7 @@ class Indexer(_Role, pt.Indexer):
         elif self.verbose:
             total = len(iter) if hasattr(iter, "__len__") else None
             iter = progress_bar(as_documents(iter), desc=f"indexing ({engine.name})", unit="d", total=total)
-        options = {**engine.build_options, **(self.options or {})}
+        options = {**engine.build_options, **self.options}
         artifact, overwrite = target._build_metadata(), self.mode != "create"
         with store.building(target.path, artifact, overwrite=overwrite) as (folder, content):
             old = target.open() if self.mode == "append" and len(target) else None
@@ -157,7 +157,7 @@ class Retriever(_Role):
         *,
         threads: int = 1,
         verbose: bool = False,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any],
     ) -> None:
         self.index, self.num_results = index, num_results
         self.threads, self.verbose, self.options = threads, verbose, options
@@ -183,7 +183,7 @@ class Retriever(_Role):
         ]
         if not all(hasattr(toks, "vocab") for toks in inp["query_toks"]):
             _warn_if_scaled(queries, content["scale"])
-        options = {**engine.search_options, **(self.options or {})}
+        options = {**engine.search_options, **self.options}
         found = engine.search_all(queries, self.num_results, self.threads, **options)
         if self.verbose:
             found = progress_bar(found, desc=f"retrieving ({engine.name})", unit="q", total=len(queries))
