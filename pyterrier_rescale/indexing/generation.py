@@ -114,6 +114,11 @@ class Generation:
             counts += np.bincount(vectors.indices, minlength=len(counts))
         return counts
 
+    @cached_property
+    def largest(self) -> int:
+        """The largest weight, in whole units."""
+        return max(int(vectors.data.max(initial=0)) for vectors in self.whole_blocks())
+
     def rows(self, docnos: Sequence[str] | pd.Series) -> csr_matrix:
         """The documents' vectors, shape (len(docnos), V): only the row groups that hold them are read.
 

@@ -7,7 +7,6 @@ import pytest
 from engine_data import frame, retrieved
 
 from pyterrier_rescale import open_index
-from pyterrier_rescale.indexing.engines.exact_kernel import best
 
 SCALE = 100.0
 TERMS = 30
@@ -77,27 +76,3 @@ def test_only_empty_documents(tmp_path):
     assert not len(index.retriever()(frame(QUERIES)))
     index.indexer(mode="append").index([{"docno": "x", "toks": {"x0": 50}}])
     assert retrieved(index.retriever()(frame(QUERIES)), "q0") == [("x", 0.5)]
-
-
-def test_the_best_of_every_distribution():
-    """Neither a document of the top k nor one that ties with the last of them is lost; zeros are left."""
-    rng = np.random.default_rng(3)
-    n = 5000
-    cases = {
-        "uniform": rng.random(n),
-        "ascending": np.sort(rng.random(n)),
-        "descending": np.sort(rng.random(n))[::-1].copy(),
-        "few": np.where(rng.random(n) < 0.002, rng.random(n), 0),
-        "ties": rng.integers(0, 3, n).astype(float),
-        "ties but for the last bits": rng.integers(1, 4, n) * (1 + 1e-15 * rng.integers(-2, 3, n)),
-        "the smallest numbers there are": rng.integers(0, 9, n) * 5e-324,
-        "none": np.zeros(n),
-    }
-    for name, scores in cases.items():
-        for k in (1, 2, 20, 4999, 9000):
-            kth = np.sort(scores)[::-1][min(k, n) - 1]
-            expected = np.flatnonzero((scores >= kth * (1 - 1e-9)) & (scores > 0))
-            left = scores.copy()
-            numbers, values = best(left, k)
-            assert numbers.tolist() == expected.tolist() and (values == scores[expected]).all(), (name, k)
-            assert not left.any()

@@ -34,15 +34,19 @@ class ExactEngine(Engine):
         """See ``Engine``."""
         from .exact_kernel import best, score
 
-        columns = self.generation.columns
-        known = [(columns[term], weight / self.scale) for term, weight in weights.items() if term in columns]
-        if not known:
+        terms, query = self._known(weights)
+        if not len(terms):
             return nothing()
-        terms, query = np.array([term for term, _ in known]), np.array([weight for _, weight in known])
         scores = self._scores()
         score(scores, self.documents, self.weights, self.indptr[terms], self.indptr[terms + 1], query)
         numbers, found = best(scores, k)
         return order_by_score(numbers, found, self.generation.ranks, k)
+
+    def _known(self, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """The query's known terms by column, and their weights in units of the documents' ones."""
+        columns = self.generation.columns
+        known = {columns[term]: weight / self.scale for term, weight in weights.items() if term in columns}
+        return np.array(list(known)), np.array(list(known.values()))
 
     def _scores(self) -> np.ndarray:
         """This thread's zeros for the scores of all documents, (N,); ``best`` leaves zeros there again."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,6 @@ from .base import LibraryEngine, Result
 
 # Three for each of the 20 characters that Terrier's lexicon reserves: longer terms damage it.
 _MAX_TERM_BYTES = 60
-_SEVERAL = 3
 _CONTROLS_OFF = ("terrierql", "parsecontrols", "parseql", "matchopql", "applypipeline", "decorate", "decorate_batch")
 
 
@@ -57,20 +55,17 @@ class TerrierEngine(LibraryEngine):
     def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
         """See ``Engine``."""
         start_java()
-        given = {"Documents": 0, "Pointers": 0, "Tokens": 0}
-        largest = 0
+        given = {
+            "Documents": len(generation.docnos),
+            "Pointers": int(generation.document_frequencies.sum()),
+            "Tokens": sum(int(vectors.data.sum()) for vectors in generation.whole_blocks()),
+        }
 
         def documents() -> Iterator[dict[str, Any]]:
-            nonlocal largest
+            docnos = iter(generation.docnos)
             for vectors in generation.whole_blocks():
-                toks = to_toks(generation.terms, vectors.indptr, vectors.indices, vectors.data)
-                docnos = generation.docnos[given["Documents"] : given["Documents"] + len(toks)]
-                given["Documents"] += len(toks)
-                given["Pointers"] += int(vectors.nnz)
-                given["Tokens"] += int(vectors.data.sum())
-                largest = max(largest, int(vectors.data.max(initial=0)))
-                for docno, weights in zip(docnos, toks, strict=True):
-                    yield {"docno": docno, "toks": dict(weights)}
+                for toks in to_toks(generation.terms, vectors.indptr, vectors.indices, vectors.data):
+                    yield {"docno": next(docnos), "toks": dict(toks)}
 
         longest = max(len(docno.encode("utf-16-le")) // 2 for docno in generation.docnos)
         indexer = pt.terrier.IterDictIndexer(
@@ -86,7 +81,6 @@ class TerrierEngine(LibraryEngine):
         properties = file.read_text(encoding="latin-1")
         properties = re.sub(r"^(index\.lexicon\.data-source)=.*", r"\1=fileinmem", properties, flags=re.MULTILINE)
         file.write_text(properties, encoding="latin-1")
-        _warn_of_size(generation, given["Tokens"], largest)
 
     def prepare(self, weights: dict[str, float]) -> tuple[dict[str, float], float]:
         """See ``LibraryEngine``; Terrier divides the weights by the largest, which is 1 already."""
@@ -110,18 +104,3 @@ class TerrierEngine(LibraryEngine):
             self._manager.runSearchRequest(request)
             found = request.getResultSet()
             return np.array(found.getDocids(), dtype=np.int64), np.array(found.getScores(), dtype=np.float64)
-
-
-def _warn_of_size(generation: Generation, weight_sum: int, largest: int) -> None:
-    """Tell what the inverted file takes where unary weights make it several times larger than 8 bits would."""
-    counts = generation.document_frequencies[generation.document_frequencies > 0]
-    gaps = float(np.sum(counts * (2 * np.log2(len(generation.docnos) / counts) + 1)))  # Elias gamma, at the mean gap
-    now, at_8_bits = ((gaps + weight_sum * factor) / 8e6 for factor in (1, 255 / max(largest, 255)))
-    if now >= _SEVERAL * at_8_bits:
-        scale = generation.content["scale"]
-        warnings.warn(
-            f"the inverted file takes about {now:,.1f} MB, {now / at_8_bits:.1f} times what weights of 8 bits take "
-            f"({at_8_bits:,.1f} MB): Terrier codes a weight w in w bits, and the largest is {largest} at scale "
-            f"{scale:g}. indexer(bits=8), a scale of about {scale * 255 / largest:.3g} or engine 'exact' avoid that",
-            stacklevel=2,
-        )
