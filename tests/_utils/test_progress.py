@@ -75,13 +75,6 @@ def test_a_terminal_sees_it_move(monkeypatch):
     assert sys.stderr.getvalue().count("\rmoving") >= 4 and "100%" in sys.stderr.getvalue()
 
 
-def test_disabled_leaves_nothing(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with progress_bar(total=2, disable=True) as bar:
-        bar.update()
-    assert sys.stderr.getvalue() == ""
-
-
 @pytest.mark.parametrize("depth", ["itself", "subclass"])
 def test_widgets_of_notebooks_stay(monkeypatch, depth):
     widget = type("tqdm_notebook", (), {"__module__": "tqdm.notebook", "__init__": lambda self, items, **o: None})

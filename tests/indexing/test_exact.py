@@ -68,11 +68,3 @@ def test_as_by_hand(tmp_path, largest):
             results = index.retriever(k, threads=threads)(frame(QUERIES))
             for i, query in enumerate(QUERIES):
                 assert retrieved(results, f"q{i}") == by_hand(docs, query, k), (k, threads, i)
-
-
-def test_only_empty_documents(tmp_path):
-    """No term is known: nothing is found."""
-    index = open_index(tmp_path / "i", "exact").indexer().index([{"docno": f"{i}", "toks": {}} for i in range(9)])
-    assert not len(index.retriever()(frame(QUERIES)))
-    index.indexer(mode="append").index([{"docno": "x", "toks": {"x0": 50}}])
-    assert retrieved(index.retriever()(frame(QUERIES)), "q0") == [("x", 0.5)]
