@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -108,7 +107,11 @@ def encode(
                 shard = list(itertools.islice(texts, shard_size))
                 if not shard:
                     return
-                digests.append(_digest(shard, splade.text_field, corpus))
+                digest = CorpusDigest(corpus.fields)
+                for docno, text in shard:
+                    for each in (digest, corpus):
+                        each.add({"docno": docno, splade.text_field: text})
+                digests.append(digest.value)
                 bar.update(len(shard))
                 if not _is_there(path, folder, number, digests[-1]) and number % parts == part:
                     for first in range(0, len(shard), GROUP):
@@ -118,12 +121,11 @@ def encode(
 
         with closing(_encoded(WindowEncoder(splade, *pruning), windows(), workers, devices, ray)) as encoded:
             for window, vectors in encoded:  # the first of a shard
-                with new_shard(folder / SHARDS / shard_name(window.shard)) as writer:
-                    writer.write(Block(window.docnos, vectors))
+                with new_shard(folder / SHARDS / shard_name(window.shard), digests[window.shard]) as write:
+                    write(Block(window.docnos, vectors))
                     while window.end is None:
                         window, vectors = next(encoded)
-                        writer.write(Block(window.docnos, vectors))
-                    writer.digest = window.end
+                        write(Block(window.docnos, vectors))
     if all([_is_there(path, folder, number, digest) for number, digest in enumerate(digests)]):
         _finish(path, folder, {**made_from, "corpus": corpus.value}, len(digests), corpus.count)
     return Vectors(path)
@@ -155,15 +157,6 @@ def _begin(path: Path, made_from: dict[str, Any], splade: Splade, *, resume: boo
         write_vocabulary(folder, terms.terms.tolist(), readable, splade.term_map("raw").terms.tolist())
         write_whole(folder / store.RECORD, json.dumps(made_from))
         return folder
-
-
-def _digest(shard: list[tuple[str, str]], field: str, corpus: CorpusDigest) -> str:
-    """Hash of a shard's documents, which are added to the corpus's."""
-    digest = hashlib.sha256()
-    for docno, text in shard:
-        digest.update(f"{len(docno)} {len(text)}\n{docno}{text}".encode())
-        corpus.add({"docno": docno, field: text})
-    return digest.hexdigest()
 
 
 def _is_there(path: Path, folder: Path, number: int, digest: str) -> bool:
@@ -204,21 +197,14 @@ def _encoded(
         from .ray_workers import encode_on_ray
 
         return encode_on_ray(encoder, windows, workers, None if ray is True else ray)
-    if devices is None and workers > 1:
-        devices = _gpus(encoder.splade)
+    device = getattr(encoder.splade.encoder, "device", None)  # an encoder without a model has none
+    if devices is None and workers > 1 and device is not None and device.type == "cuda":
+        import torch
+
+        devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if workers == 1 and not devices:
         return ((window, encoder(window.texts)) for window in windows)
     return encode_in_processes(encoder, windows, max(workers, len(devices or ())), devices)
-
-
-def _gpus(splade: Splade) -> list[str] | None:
-    """All GPUs, if the encoder is on one."""
-    import torch
-
-    device = getattr(splade.encoder, "device", None)  # an encoder without a model has none
-    if device is None or device.type != "cuda":
-        return None
-    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
 
 
 def _check_share(shard: Any) -> tuple[int, int]:
@@ -226,9 +212,9 @@ def _check_share(shard: Any) -> tuple[int, int]:
     if shard is None:
         return 0, 1
     try:
-        i, n = (int(part) for part in (shard.split("/") if isinstance(shard, str) else shard))
+        i, n = map(int, shard.split("/") if isinstance(shard, str) else shard)
     except (TypeError, ValueError):
-        i, n = -1, 0
+        i, n = 0, 0
     if not 0 <= i < n:
         raise ValueError(f"shard must be (i, n) or 'i/n' with 0 <= i < n, such as '0/2', got {shard!r}")
     return i, n

@@ -33,11 +33,10 @@ def checked(documents: Any, key: str) -> Iterator[tuple[str, Any]]:
     for number, document in enumerate(documents.corpus() if hasattr(documents, "corpus") else as_documents(documents)):
         if not isinstance(document, Mapping):
             raise TypeError(f"document {number} must be a dict with docno and {key}, got {type(document).__name__}")
-        missing = [name for name in ("docno", key) if name not in document]
-        if missing:
-            name = repr(document["docno"]) if "docno" in document else number
+        if missing := [name for name in ("docno", key) if name not in document]:
             hint = "; Splade(..., text_field=...) names the text's key" if missing == [key] and key != "toks" else ""
-            raise KeyError(f"document {name} has no {missing[0]!r}, it has {sorted(map(str, document))}{hint}")
+            name = document.get("docno", number)
+            raise KeyError(f"document {name!r} has no {missing[0]!r}, it has {sorted(map(str, document))}{hint}")
         docno = document["docno"]
         if not isinstance(docno, str) or docno.split() != [docno] or "\0" in docno or has_surrogates(docno):
             raise ValueError(
@@ -73,7 +72,7 @@ def query_weights(toks: Any, qid: Any, vocabulary: str | None) -> dict[str, floa
 
     Raises:
         TypeError: no dict of str -> number.
-        ValueError: weights below 0 or not finite, scaled ones, or those of another vocabulary.
+        ValueError: weights below 0 or not finite, scaled, or of another vocabulary.
     """
     if not isinstance(toks, Mapping) or not all(isinstance(term, str) for term in toks):
         raise TypeError(f"query_toks of query {qid!r} must be a dict of term (str) -> weight, got {toks!r:.80}")

@@ -33,16 +33,15 @@ class VectorScorer(Stage):
 
     _call, _label = "scorer", "vector scorer"
 
-    def __init__(self, vectors: Any, *, verbose: bool = False) -> None:
+    def __init__(self, vectors: Any) -> None:
         self.vectors = vectors
-        self.verbose = verbose
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Score each row, and rank per query; other columns stay.
 
         Raises:
             KeyError: a candidate that is not among the vectors.
-            ValueError, TypeError: query weights that are no numbers, of another vocabulary, or of several encoders.
+            ValueError, TypeError: see ``query_weights``; or query weights of several encoders.
         """
         pt.validate.columns(inp, includes=["qid", "docno", _TOKS], context=self)
         return pt.model.add_ranks(inp.assign(score=self.vectors.read(lambda vectors: _scores(inp, vectors))))
@@ -80,8 +79,7 @@ class VectorFeedback(Stage):
 
         Raises:
             KeyError: a document that is not among the vectors.
-            ValueError, TypeError: scores or query weights that are no fitting numbers, or weights of another vocabulary
-                or of several encoders.
+            ValueError, TypeError: as for ``VectorScorer``; or scores that are no numbers >= 0.
         """
         pt.validate.columns(inp, includes=["qid", "docno", "score", _TOKS], context=self)
         kept = [name for name in inp.columns if name in pt.model.query_columns(inp) and name != ALL_TOKS]

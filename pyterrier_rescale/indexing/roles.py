@@ -113,9 +113,10 @@ def _write_vectors(
 ) -> str | None:
     """Write shards and vocabulary of a new generation, after those of an ``old`` one; return the fingerprint."""
     if isinstance(documents, Vectors) and old is None:
-        write_shards(folder / SHARDS, documents.blocks(), 0)
-        write_vocabulary(folder, documents.terms, documents.readable, documents.tokens)
-        return documents.vocabulary
+        source = documents.open()
+        write_shards(folder / SHARDS, source.blocks(), 0)
+        write_vocabulary(folder, source.terms, source.readable, source.tokens)
+        return source.content["fingerprint"]
     if isinstance(documents, Vectors):
         documents = documents.documents(scale)
     if old is None:
@@ -166,7 +167,7 @@ class Retriever(_Role):
         """Retrieve for every row of a frame with qid and query_toks.
 
         Raises:
-            FileNotFoundError: the index is not built, or not to its end.
+            FileNotFoundError: there is no whole index.
             ValueError, TypeError: weights that are no numbers >= 0, or queries of another vocabulary or scale.
         """
         pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)

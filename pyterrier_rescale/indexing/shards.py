@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -35,52 +35,38 @@ class Block(NamedTuple):
     vectors: csr_matrix
 
 
-class ShardWriter:
-    """An open shard.
-
-    Attributes:
-        digest: hash of the documents that it is encoded from.
-    """
-
-    def __init__(self, file: Path) -> None:
-        import pyarrow.parquet as pq
-
-        self._writer = pq.ParquetWriter(
-            file, _schema(), compression="zstd", use_dictionary=False, write_page_checksum=True
-        )
-        self.digest = ""
-
-    def write(self, block: Block) -> None:
-        """Append documents as one row group."""
-        import pyarrow as pa
-
-        docnos, vectors = block
-        schema, offsets = _schema(), pa.array(vectors.indptr.astype(np.int32))
-        columns = [
-            pa.ListArray.from_arrays(offsets, pa.array(values.astype(dtype, copy=False)), type=schema.field(name).type)
-            for name, values, dtype in (("terms", vectors.indices, np.int32), ("weights", vectors.data, np.float32))
-        ]
-        table = pa.table([pa.array(docnos, pa.string()), *columns], schema=schema)
-        self._writer.write_table(table, row_group_size=max(1, len(docnos)))
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._writer.add_key_value_metadata({_DIGEST: self.digest.encode()})
-        self._writer.close()
-
-
 def shard_name(number: int) -> str:
     """``shard-00000.parquet``."""
     return f"shard-{number:05d}.parquet"
 
 
 @contextmanager
-def new_shard(path: Path) -> Iterator[ShardWriter]:
-    """Write a shard beside its place; it is at its place, whole and flushed, once the block ends without an error."""
+def new_shard(path: Path, digest: str = "") -> Iterator[Callable[[Block], None]]:
+    """A function that appends documents to a shard, which is at its place, whole and flushed, once all is written.
+
+    Args:
+        path: of the shard.
+        digest: hash of the documents that it is encoded from.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ints, floats = pa.list_(pa.int32()), pa.list_(pa.float32())
+    schema = pa.schema([("docno", pa.string()), ("terms", ints), ("weights", floats)])
     beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
-    writer = ShardWriter(beside)
+    writer = pq.ParquetWriter(beside, schema, compression="zstd", use_dictionary=False, write_page_checksum=True)
+
+    def write(block: Block) -> None:
+        docnos, vectors = block
+        offsets = pa.array(vectors.indptr.astype(np.int32))
+        terms = pa.ListArray.from_arrays(offsets, pa.array(vectors.indices.astype(np.int32)), type=ints)
+        weights = pa.ListArray.from_arrays(offsets, pa.array(vectors.data.astype(np.float32)), type=floats)
+        table = pa.table([pa.array(docnos, pa.string()), terms, weights], schema=schema)
+        writer.write_table(table, row_group_size=max(1, len(docnos)))
+
     try:
-        yield writer
+        yield write
+        writer.add_key_value_metadata({_DIGEST: digest.encode()})
         writer.close()
         sync(beside)
         os.replace(beside, path)
@@ -95,9 +81,9 @@ def new_shard(path: Path) -> Iterator[ShardWriter]:
 def write_shards(folder: Path, blocks: Iterator[Block], first: int) -> None:
     """Write blocks of vectors as the shards from number ``first`` on, up to 50,000 documents each."""
     for number, block in zip(itertools.count(first), blocks):  # noqa: B905
-        with new_shard(folder / shard_name(number)) as writer:
+        with new_shard(folder / shard_name(number)) as write:
             for part in itertools.chain([block], itertools.islice(blocks, 50_000 // GROUP - 1)):
-                writer.write(part)
+                write(part)
 
 
 def shard_digest(path: Path) -> str | None:
@@ -148,10 +134,3 @@ def read_block(path: Path, group: int, width: int) -> Block:
     indptr = terms.offsets.to_numpy().astype(np.int64)
     arrays = weights.flatten().to_numpy(), terms.flatten().to_numpy(), indptr - indptr[0]
     return Block(table.column("docno").to_pylist(), csr_matrix(arrays, shape=(table.num_rows, width)))
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    numbers = [("terms", pa.list_(pa.int32())), ("weights", pa.list_(pa.float32()))]
-    return pa.schema([("docno", pa.string()), *numbers])

@@ -43,8 +43,8 @@ def open_vectors(path: str | os.PathLike[str]) -> Vectors:
 class Vectors(pt.Artifact):
     """Documents' term weights in Parquet shards (docno string, terms list<int32>, weights list<float32>).
 
-    A handle stands for a path: before each use it looks whether something else is there by now, and opens that. Every
-    Parquet reader opens the shards, which lie in ``shards_path``; terms are columns, ascending.
+    A handle stands for a path: before each use it looks whether something else is there by now, and opens that. Any
+    Parquet reader opens the shards.
 
     Attributes:
         terms: the terms as engines hold them, (V,), by column.
@@ -157,23 +157,14 @@ class Vectors(pt.Artifact):
         return self._current()["documents"]
 
     def blocks(self) -> Iterator[Block]:
-        """All documents in order, up to 2,048 at a time.
-
-        Raises:
-            ValueError: a shard is damaged (its pages carry checksums).
-            FileNotFoundError: the vectors were replaced while they were read.
-        """
+        """All documents in order, up to 2,048 at a time; ``FileNotFoundError`` where they are replaced meanwhile."""
         return self.open().blocks()
 
     def to_csr(self) -> csr_matrix:
         """All vectors in memory, shape (N, V), float32, rows in the order of ``docnos``."""
-        from scipy.sparse import csr_matrix, vstack
+        from scipy.sparse import vstack
 
-        def whole(generation: Generation) -> csr_matrix:
-            parts = [vectors for _, vectors in generation.blocks()]
-            return vstack([csr_matrix((0, len(generation.terms)), dtype=np.float32), *parts], format="csr")
-
-        return self.read(whole)
+        return self.read(lambda generation: vstack([part.vectors for part in generation.blocks()], format="csr"))
 
     def rows(self, docnos: Sequence[str]) -> csr_matrix:
         """The documents' vectors, shape (len(docnos), V), float32; only the row groups that hold them are read.
@@ -189,11 +180,12 @@ class Vectors(pt.Artifact):
         Args:
             scale: units per weight; default: the index's, else 100.
         """
-        scale = self.scale or 100.0 if scale is None else check_number("scale", scale)
-        stamp = None if self.vocabulary is None else f"{self.vocabulary}:{scale:g}"
-        for docnos, vectors in self.blocks():
+        scale, generation = self._scale_or(scale), self.open()
+        fingerprint = generation.content["fingerprint"]
+        stamp = None if fingerprint is None else f"{fingerprint}:{scale:g}"
+        for docnos, vectors in generation.blocks():
             rows = whole_weights(vectors, scale)
-            toks = to_toks(self.terms, rows.indptr, rows.indices, rows.data, vocab=stamp)
+            toks = to_toks(generation.terms, rows.indptr, rows.indices, rows.data, vocab=stamp)
             for docno, weights in zip(docnos, toks, strict=True):
                 yield {"docno": docno, "toks": weights if stamp else dict(weights)}
 
@@ -203,9 +195,12 @@ class Vectors(pt.Artifact):
 
     def top_terms(self, docno: str, n: int = 10) -> list[tuple[str, float]]:
         """The n heaviest terms of a document with their weights, readable, heaviest first; errors as in ``rows``."""
-        row = self.vector(docno)
+        row, readable = self.read(lambda generation: (generation.rows([docno]), generation.readable))
         best = np.lexsort((row.indices, -row.data))[:n]
-        return [(str(self.readable[row.indices[i]]), float(row.data[i])) for i in best]
+        return [(str(readable[row.indices[i]]), float(row.data[i])) for i in best]
+
+    def _scale_or(self, scale: float | None) -> float:
+        return self.scale or 100.0 if scale is None else check_number("scale", scale)
 
     def stats(self, *, scale: float | None = None, top: int = 20) -> dict[str, Any]:
         """What engines have to hold, in one pass.
@@ -222,10 +217,10 @@ class Vectors(pt.Artifact):
             OpenSearch's ``sparse_vector`` clips them by default), refused_pgvector (documents of more than 1,000 terms,
             which pgvector's HNSW index refuses).
         """
-        scale = self.scale or 100.0 if scale is None else check_number("scale", scale)
-        counts, frequencies = [], np.zeros(len(self.terms), dtype=np.int64)
+        scale, generation = self._scale_or(scale), self.open()
+        counts, frequencies = [], np.zeros(len(generation.terms), dtype=np.int64)
         largest, sums = 0.0, np.zeros(5)
-        for _, vectors in self.blocks():
+        for _, vectors in generation.blocks():
             counts.append(np.diff(vectors.indptr))
             frequencies += np.bincount(vectors.indices, minlength=len(frequencies))
             weights = vectors.data.astype(np.float64)
@@ -251,7 +246,7 @@ class Vectors(pt.Artifact):
             "clipped_8bit": clipped / max(1, postings),
             "clipped_opensearch": above / max(1, postings),
             "refused_pgvector": float((active > 1000).mean()),
-            "frequent_terms": {str(self.readable[i]): int(frequencies[i]) for i in order if frequencies[i]},
+            "frequent_terms": {str(generation.readable[i]): int(frequencies[i]) for i in order if frequencies[i]},
         }
 
     def pruned(self, max_terms: int | None = None, min_weight: float = 0.0) -> Vectors:
@@ -265,7 +260,7 @@ class Vectors(pt.Artifact):
         few._kept = check_pruning(max_terms, min_weight)
         return few
 
-    def scorer(self, *, verbose: bool = False) -> VectorScorer:
+    def scorer(self) -> VectorScorer:
         """A stage that re-scores results (qid, query_toks, docno) by these vectors: no model, no text.
 
         ``query_encoder(max_terms=5) >> index.retriever() >> index.scorer()`` finds candidates by the heaviest terms and
@@ -273,7 +268,7 @@ class Vectors(pt.Artifact):
         """
         from .rescoring import VectorScorer
 
-        return VectorScorer(self, verbose=verbose)
+        return VectorScorer(self)
 
     def feedback(
         self, fb_docs: int = 10, fb_terms: int = 20, fb_lambda: float = 0.5, *, weighting: str = "score"

@@ -19,7 +19,7 @@ import numpy as np
 from ..generation import Generation
 from .base import LibraryEngine, Result
 
-_WHERE, _FILE = "milvus.json", "milvus.db"
+_WHERE = "milvus.json"
 _EMPTY = 2**32 - 2  # the dimension of documents without terms, which Milvus does not take; no query asks for it
 _ROWS = 1000  # sent at a time
 
@@ -84,8 +84,7 @@ class MilvusEngine(LibraryEngine):
 def _client(folder: Path, uri: str | None) -> Any:
     from pymilvus import MilvusClient
 
-    token = os.environ.get("MILVUS_TOKEN", "")
-    return MilvusClient(uri or str(folder / _FILE), **({"token": token} if token else {}))
+    return MilvusClient(uri or str(folder / "milvus.db"), token=os.environ.get("MILVUS_TOKEN", ""))
 
 
 def _create(client: Any, name: str) -> None:

@@ -27,7 +27,7 @@ class PisaEngine(LibraryEngine):
     def __init__(self, folder: Path, generation: Generation) -> None:
         super().__init__(folder, generation)
         self.terms = set((folder / "fwd.terms").read_text(encoding="utf-8").split("\n")[:-1])
-        self._opened = _retriever(folder, 1)
+        self._opened = _retriever(folder)
 
     @classmethod
     def check_term(cls, term: str) -> None:
@@ -47,7 +47,7 @@ class PisaEngine(LibraryEngine):
         metadata = {"type": "sparse_index", "format": "pisa", "package_hint": "pyterrier-pisa", "stemmer": "none"}
         (folder / "pt_meta.json").write_text(json.dumps(metadata))
         with silenced():
-            _retriever(folder, 1)
+            _retriever(folder)
         for name in ("inv.docs", "inv.freqs", "inv.sizes"):
             (folder / name).unlink()  # the uncompressed collection
 
@@ -70,10 +70,10 @@ class PisaEngine(LibraryEngine):
         return list(zip(np.split(numbers, ends[:-1]), np.split(scores, ends[:-1]), strict=True))
 
 
-def _retriever(folder: Path, num_results: int) -> Any:
+def _retriever(folder: Path) -> Any:
     """PISA's own retriever on weights: no stemming, no stopwords, and no second scaling."""
     index = importlib.import_module("pyterrier_pisa").PisaIndex(str(folder), stemmer="none", stops="none")
-    return index.quantized(num_results=num_results, query_algorithm="maxscore", toks_scale=1.0)
+    return index.quantized(num_results=1, query_algorithm="maxscore", toks_scale=1.0)
 
 
 def _write_collection(folder: Path, generation: Generation, lengths: np.ndarray) -> None:
