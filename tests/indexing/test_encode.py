@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import pickle
-import subprocess
-import sys
-import tarfile
 
 import numpy as np
 import pandas as pd
-import pyterrier as pt
 import pytest
-from lz4.frame import LZ4FrameFile
 from vector_stub import StubEncoder, StubTerms, make_documents, shards
 
 from pyterrier_rescale import Splade, Vectors, encode, open_vectors
@@ -263,24 +257,3 @@ def test_prune_keeps_the_heaviest(tmp_path):
     vectors = run(tmp_path / "v", max_terms=2, min_weight=0.5)
     full = StubEncoder().encode_docs([d["text"] for d in make_documents(60)])
     assert (vectors.to_csr() != prune(full, 2, 0.5)).nnz == 0 and vectors.stats()["active_max"] == 2
-
-
-def test_vectors_are_an_artifact(tmp_path):
-    vectors = run(tmp_path / "v")
-    assert pt.Artifact.load(str(tmp_path / "v")) == vectors
-    package = vectors.build_package(str(tmp_path / "package.tar.lz4"), verbose=False)
-    with LZ4FrameFile(package) as unpacked, tarfile.open(fileobj=unpacked) as tar:
-        tar.extractall(tmp_path / "copy", filter="data")
-    assert Vectors(tmp_path / "copy").docnos == vectors.docnos
-    again = pickle.loads(pickle.dumps(vectors))
-    assert again == vectors and again.docnos == vectors.docnos and repr(again) == f"open_vectors({str(vectors.path)!r})"
-
-
-def test_reading_needs_no_torch(tmp_path):
-    run(tmp_path / "v")
-    code = (
-        "import sys; from pyterrier_rescale import open_vectors; v = open_vectors(sys.argv[1]); "
-        "print(len(list(v.documents())), v.stats()['documents']); assert 'torch' not in sys.modules"
-    )
-    out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "v")], capture_output=True, text=True, timeout=100)
-    assert out.stdout.split() == ["60", "60"], out.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 import pandas as pd
 import pyterrier as pt
 import pytest
@@ -96,20 +95,3 @@ def test_experiments_cutoffs_and_fusion(tmp_path, collection, encoder, engine):
         table = pt.Experiment(systems, topics, qrels, [nDCG @ 5, R @ 5], baseline="splade", plan=plan).set_index("name")
         assert table.loc["splade", "nDCG@5"] == pytest.approx(1, abs=0.02)
         assert table.loc["cut", "R@5"] == pytest.approx(0.6, abs=0.02)
-
-
-def test_caching(tmp_path, collection, encoder):
-    caching = pytest.importorskip("pyterrier_caching")
-    docs, queries, _ = collection
-    index = open_index(tmp_path / "i", "exact").indexer().index(docs)
-    topics = queries[["qid", "query"]]
-    with caching.RetrieverCache(tmp_path / "cache", encoder >> index.retriever(10)) as cached:
-        first, second = cached(topics), cached(topics)
-    expected = (encoder >> index.retriever(10))(topics)
-    for found in (first, second):
-        assert found[["qid", "docno", "rank"]].values.tolist() == expected[["qid", "docno", "rank"]].values.tolist()
-        np.testing.assert_allclose(found["score"], expected["score"])
-    with caching.IndexerCache(tmp_path / "docs") as cache:
-        cache.index(docs)
-    again = open_index(tmp_path / "j", "exact").indexer().index(iter(caching.IndexerCache(tmp_path / "docs")))
-    assert again.stats()["weight_sum"] == index.stats()["weight_sum"]

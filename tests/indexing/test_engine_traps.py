@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import engine_data
 import pyterrier as pt
 import pytest
@@ -27,19 +23,6 @@ def ours(tmp_path, engine, docs, scale=100):
 
 def search(index, toks, k=10):
     return retrieved(index.retriever(k)(frame([toks])), "q0")
-
-
-def test_plain_terrier_has_the_traps(tmp_path):
-    """Three of them, so that it is seen when a release mends them."""
-    ours(tmp_path, "terrier", docs_of(d0={"a": 1}))  # starts Java
-    for number, (docs, query, expected) in enumerate((
-        (docs_of(d0={"aa": 1, "b" * 61: 3, "mm": 4, "zz": 2}, d1={"mm": 1}), {"mm": 1.0}, []),  # a lost token
-        (docs_of(d0={"a": 1.99}), {"a": 1.0}, [1.0]),  # a truncated weight
-        (docs_of(d0={"a": 300, "b": 100}), {"a": 4.0, "b": 2.0}, [350.0]),  # scores divided by the largest weight
-    )):  # fmt: skip
-        pt.terrier.TerrierIndex(tmp_path / str(number)).toks_indexer().index(docs)
-        found = pt.terrier.TerrierIndex(tmp_path / str(number)).tf()(frame([query]))
-        assert found["score"].tolist() == expected
 
 
 REFUSED = [
@@ -86,31 +69,3 @@ def test_a_failing_stream_leaves_nothing(tmp_path, engine):
     with pytest.raises(OSError, match="disk gone"):
         ours(tmp_path, engine, failing(docs_of(d0={"a": 1}, d1={"a": 2})))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_terrier_with_another_charset(tmp_path):
-    """A Java before 18 under LC_ALL=C; forced here by the JVM's option, with a JVM of its own."""
-    code = """if True:
-        import sys, warnings
-        import pandas as pd, pyterrier as pt
-        from pyterrier_rescale._utils.java import find_java_home
-        home, version = find_java_home()
-        pt.java.set_java_home(home)
-        pt.java.add_option("-Dfile.encoding=" + ("COMPAT" if version >= 18 else "US-ASCII"))
-        from pyterrier_rescale import open_index
-        pt.java.init()
-        charset = pt.java.autoclass("java.nio.charset.Charset").defaultCharset().name()
-        words = ["\\u0120hello", "hello", "caf\\u00e9", "\\u4e2d"]
-        docs = [{"docno": "d0", "toks": {w: 100 for w in words}}]
-        queries = pd.DataFrame([{"qid": w.encode("unicode_escape").decode(), "query": "", "query_toks": {w: 1.0}}
-                                for w in words])
-        ours = open_index(sys.argv[1]).indexer().index(docs).retriever()(queries)
-        print(charset, len(ours), set(ours["score"]))
-    """
-    env = {name: value for name, value in os.environ.items() if name != "JAVA_TOOL_OPTIONS"} | {"LC_ALL": "C"}
-    command = [sys.executable, "-c", code, str(tmp_path / "ours")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    charset, found, scores = done.stdout.split()[-3:]
-    assert "UTF" not in charset and (found, scores) == ("4", "{1.0}")

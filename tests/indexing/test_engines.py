@@ -161,9 +161,7 @@ def test_an_index_says_which_engine_it_has(tmp_path, engine):
 BAD_ARGUMENTS = [
     (lambda path: open_index(path, "lucene"), ValueError, "engine"),
     (lambda path: open_index(path, "exact", scale=0), ValueError, "scale"),
-    (lambda path: open_index(path, "exact", scale="100"), ValueError, "scale"),
     (lambda path: open_index(path, "exact").retriever(0), ValueError, "num_results"),
-    (lambda path: open_index(path, "exact").retriever(2.5), ValueError, "num_results"),
     (lambda path: open_index(path, "terrier").retriever(threads=2), ValueError, "threads"),
     (lambda path: open_index(path, "exact").retriever(query_cut=2), TypeError, "query_cut"),
     (lambda path: open_index(path, "exact").indexer(n_postings=2), TypeError, "n_postings"),
@@ -239,15 +237,8 @@ def test_documents_without_terms_only(tmp_path, engine):
 @pytest.mark.parametrize(
     ("toks", "error"),
     [
-        (None, TypeError),
-        (float("nan"), TypeError),
-        ("a b", TypeError),
-        ({"a": None}, ValueError),
-        ({"a": float("nan")}, ValueError),
-        ({"a": float("inf")}, ValueError),
-        ({"a": -0.5}, ValueError),
-        ({"a": "1"}, ValueError),
-        ({1: 1.0}, TypeError),
+        *((toks, TypeError) for toks in (None, float("nan"), "a b", {1: 1.0})),
+        *(({"a": weight}, ValueError) for weight in (None, float("nan"), float("inf"), -0.5, "1")),
     ],
 )
 def test_bad_queries(tmp_path, toks, error):

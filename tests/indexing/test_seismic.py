@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from engine_data import frame, make_docs, make_queries, retrieved
+from engine_data import frame, retrieved
 
 from pyterrier_rescale import open_index
 from pyterrier_rescale.indexing.engines import seismic as engine_seismic
@@ -78,18 +78,6 @@ def test_arguments_of_the_retriever(exact, index):
     for wrong in ({"query_cut": 0}, {"heap_factor": 1.5}, {"n_knn": 6}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             index.retriever(**wrong)(QUERIES)
-
-
-def test_small_indexes_are_exact(tmp_path):
-    docs = make_docs(40, vocabulary=200)
-    index = open_index(tmp_path / "i", "seismic").indexer(n_postings=100).index(docs)
-    exact = open_index(tmp_path / "e", "exact").indexer().index(index)
-    queries = make_queries(5, vocabulary=200)
-    wide = index.retriever(query_cut=100, heap_factor=1.0)
-    assert wide(queries.iloc[:0]).empty
-    found, wanted = wide(queries), exact.retriever()(queries)
-    assert recall(found, wanted) > 0.95
-    assert wide(frame([{}, {"unknown": 1.0}, {"x1": 0.0}])).empty
 
 
 def test_empty_documents_keep_their_numbers(tmp_path):
