@@ -28,8 +28,6 @@ def as_documents(documents: Any) -> Iterable[Any]:
 
 def has_surrogates(text: str) -> bool:
     """Whether text holds lone surrogates, which UTF-8 and all tokenizers refuse."""
-    if text.isascii():
-        return False
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -22,11 +22,7 @@ _STAGE = ".saving-"
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
-    """Return a path with ``~`` and ``~user`` replaced by the home folder.
-
-    Raises:
-        ValueError: if it starts so and there is no such home folder.
-    """
+    """Return a path with ``~`` and ``~user`` replaced by the home folder; ``ValueError`` if there is no such one."""
     try:
         return Path(path).expanduser()
     except (RuntimeError, KeyError) as error:
@@ -34,10 +30,7 @@ def expand(path: str | os.PathLike[str]) -> Path:
 
 
 def cache_dir(*parts: str) -> Path:
-    """Return the cache folder, or the one at ``parts`` below it, created if need be.
-
-    It is ``$PYTERRIER_RESCALE_HOME`` if that is set, else the user's cache folder of this system
-    (``~/.cache/pyterrier_rescale`` on Linux).
+    """Return the folder at ``parts`` below ``$PYTERRIER_RESCALE_HOME``, default: the user's cache; it is created.
 
     Raises:
         PermissionError: if it cannot be created.

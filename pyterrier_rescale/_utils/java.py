@@ -17,8 +17,8 @@ MIN_JAVA = 11
 # With another charset Terrier silently fails to match terms outside ASCII. -Xrs leaves SIGINT and SIGTERM alone: else
 # the JVM's own exit on Ctrl-C hangs beside Python's threads, or crashes.
 _OPTIONS = ("-Dfile.encoding=UTF-8", "-Xrs")
-# From this version on, the JVM warns about native access and sun.misc.Unsafe, which Terrier's jars cannot avoid.
-_QUIET_SINCE, _QUIET = 24, ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")
+# From Java 24 on: no warnings about native access and sun.misc.Unsafe, which Terrier's jars cannot avoid.
+_QUIET = ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")
 _LIBRARIES = ("lib/server/libjvm.*", "jre/lib/*/server/libjvm.*", "jre/lib/server/libjvm.*", "bin/server/jvm.dll")
 
 
@@ -56,11 +56,7 @@ def find_java_home() -> tuple[str, int]:
 
 
 def ensure_java() -> None:
-    """Choose the JVM and its options, before PyTerrier starts it; where it runs already, take Ctrl-C back from it.
-
-    Raises:
-        RuntimeError: see ``find_java_home``.
-    """
+    """Choose the JVM and its options, before PyTerrier starts it; where it runs already, take Ctrl-C back from it."""
     import pyterrier as pt
 
     if pt.java.started():
@@ -73,7 +69,7 @@ def ensure_java() -> None:
     if not home:
         home, version = find_java_home()
         pt.java.set_java_home(home)
-    for option in (*_OPTIONS, *(_QUIET if version >= _QUIET_SINCE else ())):
+    for option in (*_OPTIONS, *(_QUIET if version >= 24 else ())):
         if option not in pt.java.configure["options"]:
             pt.java.add_option(option)
 
@@ -135,8 +131,8 @@ def terrier_statistic(folder: Path, name: str) -> int:
 def python_signals() -> None:
     """Take Ctrl-C and SIGTERM back from a JVM that was started without ``-Xrs``, e.g. by ``pt.java.init()``.
 
-    Such a JVM answers both by its own exit, which waits for threads of Python that wait for it. Handlers set in Python
-    are installed once more; without a JVM, and outside the main thread, nothing is done.
+    Such a JVM answers both by its own exit, which waits for threads of Python that wait for it. Without a JVM, and
+    outside the main thread, nothing is done.
     """
     if "jnius" not in sys.modules or threading.current_thread() is not threading.main_thread():
         return

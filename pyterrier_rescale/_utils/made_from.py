@@ -38,11 +38,9 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
 
 
 def claim(folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: bool = False) -> bool:
-    """Make a folder that says in its record ``name`` what is made there, or find the one that the same call began.
+    """Make a folder that says in its record ``name`` what is made there; return whether the same call began it before.
 
-    Returns:
-        Whether the same call began it. With ``overwrite`` never: the record is the new one, the caller removes what the
-        former run made.
+    With ``overwrite`` none did: the record is the new one, and the caller removes what the former run made.
 
     Raises:
         FileExistsError: the folder holds something else, or is a file.

@@ -6,17 +6,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix, vstack
 
 from ..encoding.pruning import prune, whole_weights
 from .shards import Block, group_sizes, read_block, read_docnos
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from pandas.api.extensions import ExtensionArray
-    from scipy.sparse import csr_matrix
 
 #: Of a generation: the folder of its shards, and the file of its terms.
 SHARDS, VOCABULARY = "vectors", "vocabulary.json"
@@ -72,26 +69,22 @@ class Generation:
         return sorted(self.folder / name for name in names if name.startswith(f"{SHARDS}/shard-"))
 
     @cached_property
-    def docnos(self) -> ExtensionArray:
+    def docnos(self) -> pd.api.extensions.ExtensionArray:
         """The docnos as pandas holds str, by document number, (N,)."""
-        import pandas as pd
-
         docnos = [docno for shard in self.shards for docno in read_docnos(shard)]
         return pd.Series(docnos, dtype=None if docnos else object).array
 
     @cached_property
     def _numbers(self) -> pd.Index:
         """Finds a docno's number."""
-        import pandas as pd
-
         return pd.Index(self.docnos)
 
     @cached_property
     def ranks(self) -> np.ndarray:
         """Each document's place in the order of docnos, which breaks ties of scores, (N,)."""
-        ranks = np.empty(len(self.docnos), dtype=np.int32)
         docnos = list(self.docnos)
-        ranks[sorted(range(len(docnos)), key=docnos.__getitem__)] = np.arange(len(docnos), dtype=np.int32)
+        ranks = np.empty(len(docnos), dtype=np.int32)
+        ranks[sorted(range(len(docnos)), key=docnos.__getitem__)] = np.arange(len(docnos))
         return ranks
 
     def blocks(self) -> Iterator[Block]:
@@ -125,8 +118,6 @@ class Generation:
         Raises:
             KeyError: there is no such document.
         """
-        from scipy.sparse import csr_matrix, vstack
-
         numbers = self._numbers.get_indexer(docnos)
         if (numbers < 0).any():
             missing = list(docnos)[int(np.argmax(numbers < 0))]

@@ -30,8 +30,8 @@ def open_index(path: str | os.PathLike[str], engine: str | None = None, *, scale
             with, else 100. The scores are divided by it, so they are true dot products.
 
     Returns:
-        An index with ``.indexer()`` for ``(splade.doc_encoder() >> index.indexer()).index(docs)`` and ``.retriever()``
-        for ``splade.query_encoder() >> index.retriever(num_results=1000)``. It is ``Vectors``, too.
+        An index for ``(splade.doc_encoder() >> index.indexer()).index(docs)`` and ``splade.query_encoder() >>
+        index.retriever()``. It is ``Vectors``, too.
 
     Raises:
         ValueError: an unknown engine, or a scale that is no number > 0.
@@ -89,9 +89,6 @@ class Index(Vectors):
             verbose: show a progress bar.
             made_from: what the documents' weights come from, plain JSON values, kept as the index's ``made_from``.
             options: the engine's own, e.g. ``n_postings`` of Seismic.
-
-        Raises:
-            ValueError, TypeError: for arguments that cannot be.
         """
         check_choice("mode", mode, MODES)
         if bits is not None and (mode == "append" or check_integer("bits", bits) not in range(2, 17)):
@@ -109,9 +106,6 @@ class Index(Vectors):
             threads: how many queries run at once (engines exact and seismic).
             verbose: show a progress bar.
             options: the engine's own, e.g. ``query_cut`` of Seismic.
-
-        Raises:
-            ValueError, TypeError: for arguments that cannot be.
         """
         check_integer("num_results", num_results)
         if check_integer("threads", threads) > 1 and not engine_class(self.engine).concurrent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from .._utils.checks import is_number
 from .._utils.documents import as_documents, has_surrogates
+from .generation import Generation
 from .shards import GROUP, Block
 
 #: The largest weight: whole multiples of 1 / scale up to here come back exactly from float32.
@@ -95,10 +96,16 @@ def query_weights(toks: Any, qid: Any, vocabulary: str | None) -> dict[str, floa
 class ToksIntake:
     """Documents' ``toks`` ({term: int >= 1}) as blocks of vectors; terms get numbers as they come.
 
+    Args:
+        documents: see ``checked``.
+        check_term: raises ``ValueError`` for a term that the engine cannot hold.
+        scale: units per weight.
+        any_scale: take the scale of the weights, where they know it.
+        old: what is added to.
+
     Attributes:
         vocabulary: term -> column.
         fingerprint: of the vocabulary of an encoder, where the weights know it.
-        scale: units per weight; that of the weights where ``any_scale`` and they know it.
     """
 
     def __init__(
@@ -108,14 +115,12 @@ class ToksIntake:
         scale: float,
         *,
         any_scale: bool = False,
-        vocabulary: dict[str, int] | None = None,
-        fingerprint: str | None = None,
-        known: Iterable[str] = (),
+        old: Generation | None = None,
     ) -> None:
         self._documents, self._check_term, self._any_scale = documents, check_term, any_scale
-        self.vocabulary = vocabulary or {}
-        self.fingerprint, self.scale = fingerprint, scale
-        self._known = set(known)  # docnos that an index to be added to holds already
+        self.vocabulary: dict[str, int] = dict(old.columns) if old else {}
+        self.fingerprint, self.scale = old.content["fingerprint"] if old else None, scale
+        self._known = set(old.docnos if old else ())
         self._seen: str | None = None  # the stamp of the documents before
 
     def blocks(self) -> Iterator[Block]:

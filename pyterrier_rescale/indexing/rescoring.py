@@ -5,21 +5,18 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
+from scipy.sparse import csr_matrix
 
 from .._utils.checks import check_choice, check_integer, check_share
 from .._utils.stages import ALL_TOKS, Stage
 from ..encoding.terms import Toks
+from .generation import Generation
 from .intake import query_weights
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
-    from .generation import Generation
 
 _TOKS = "query_toks"
 

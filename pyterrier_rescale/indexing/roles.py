@@ -119,24 +119,18 @@ def _write_vectors(
         return source.content["fingerprint"]
     if isinstance(documents, Vectors):
         documents = documents.documents(scale)
-    if old is None:
-        intake = ToksIntake(documents, engine.check_term, scale, any_scale=any_scale)
-        write_shards(folder / SHARDS, intake.blocks(), 0)
-        write_vocabulary(folder, intake.vocabulary)
-    else:
-        for shard in old.shards:
-            try:
-                os.link(shard, folder / SHARDS / shard.name)  # takes no room
-            except OSError:  # a file system without hard links
-                shutil.copyfile(shard, folder / SHARDS / shard.name)
-        intake = ToksIntake(
-            documents, engine.check_term, scale,
-            vocabulary=dict(old.columns), fingerprint=old.content["fingerprint"], known=old.docnos,
-        )  # fmt: skip
-        write_shards(folder / SHARDS, intake.blocks(), len(old.shards))
-        new = list(intake.vocabulary)[len(old.terms) :]
-        tokens = old.tokens and [*old.tokens, *[None] * len(new)]
-        write_vocabulary(folder, intake.vocabulary, [*old.readable, *new], tokens)
+    shards = old.shards if old else []
+    for shard in shards:
+        try:
+            os.link(shard, folder / SHARDS / shard.name)  # takes no room
+        except OSError:  # a file system without hard links
+            shutil.copyfile(shard, folder / SHARDS / shard.name)
+    intake = ToksIntake(documents, engine.check_term, scale, any_scale=any_scale, old=old)
+    write_shards(folder / SHARDS, intake.blocks(), len(shards))
+    new = list(intake.vocabulary)[len(old.terms) if old else 0 :]
+    readable = [*old.readable, *new] if old else None
+    tokens = [*old.tokens, *[None] * len(new)] if old and old.tokens else None
+    write_vocabulary(folder, intake.vocabulary, readable, tokens)
     return intake.fingerprint
 
 

@@ -8,14 +8,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.sparse import csr_matrix
 
 from .._utils.files import sync
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 #: Documents of a row group, which is what is read and encoded at a time: the encoder sorts so many by length.
 GROUP = 2048
@@ -48,9 +48,6 @@ def new_shard(path: Path, digest: str = "") -> Iterator[Callable[[Block], None]]
         path: of the shard.
         digest: hash of the documents that it is encoded from.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     ints, floats = pa.list_(pa.int32()), pa.list_(pa.float32())
     schema = pa.schema([("docno", pa.string()), ("terms", ints), ("weights", floats)])
     beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
@@ -88,9 +85,6 @@ def write_shards(folder: Path, blocks: Iterator[Block], first: int) -> None:
 
 def shard_digest(path: Path) -> str | None:
     """The hash of the documents that a shard was encoded from; None if there is no shard, or it is cut short."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         return (pq.read_metadata(path).metadata or {})[_DIGEST].decode()
     except (FileNotFoundError, pa.ArrowInvalid, KeyError):
@@ -99,16 +93,12 @@ def shard_digest(path: Path) -> str | None:
 
 def read_docnos(path: Path) -> list[str]:
     """The docnos of a shard, in order."""
-    import pyarrow.parquet as pq
-
     with pq.ParquetFile(path) as file:
         return file.read(["docno"])["docno"].to_pylist()
 
 
 def group_sizes(path: Path) -> list[int]:
     """The number of documents of each row group of a shard."""
-    import pyarrow.parquet as pq
-
     layout = pq.read_metadata(path)
     return [layout.row_group(group).num_rows for group in range(layout.num_row_groups)]
 
@@ -119,10 +109,6 @@ def read_block(path: Path, group: int, width: int) -> Block:
     Raises:
         ValueError: the file is damaged (its pages carry checksums).
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from scipy.sparse import csr_matrix
-
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read_row_group(group, use_threads=False).combine_chunks()

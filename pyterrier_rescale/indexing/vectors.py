@@ -6,10 +6,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyterrier as pt
+from scipy.sparse import csr_matrix, vstack
 
 from .._utils.checks import check_number
 from .._utils.files import expand
@@ -17,12 +18,8 @@ from ..encoding.pruning import check_pruning, whole_weights
 from ..encoding.terms import to_toks
 from . import store
 from .generation import SHARDS, Generation
+from .rescoring import VectorFeedback, VectorScorer
 from .shards import Block
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
-    from .rescoring import VectorFeedback, VectorScorer
 
 T = TypeVar("T")
 _ALL = (None, 0.0)  # terms kept per document, and their least weight
@@ -162,8 +159,6 @@ class Vectors(pt.Artifact):
 
     def to_csr(self) -> csr_matrix:
         """All vectors in memory, shape (N, V), float32, rows in the order of ``docnos``."""
-        from scipy.sparse import vstack
-
         return self.read(lambda generation: vstack([part.vectors for part in generation.blocks()], format="csr"))
 
     def rows(self, docnos: Sequence[str]) -> csr_matrix:
@@ -266,8 +261,6 @@ class Vectors(pt.Artifact):
         ``query_encoder(max_terms=5) >> index.retriever() >> index.scorer()`` finds candidates by the heaviest terms and
         scores them with all.
         """
-        from .rescoring import VectorScorer
-
         return VectorScorer(self)
 
     def feedback(
@@ -275,8 +268,8 @@ class Vectors(pt.Artifact):
     ) -> VectorFeedback:
         """A stage of pseudo-relevance feedback (RM3): results to queries with the best documents' heaviest terms.
 
-        ``query_encoder() >> index.retriever(10) >> index.feedback() >> index.retriever(1000)``. The new ``query_toks``
-        sum to one; ``query_toks_0`` has those from before. A query that found nothing has no row.
+        ``query_encoder() >> index.retriever(10) >> index.feedback() >> index.retriever(1000)``. A query that found
+        nothing has no row. See :class:`~pyterrier_rescale.indexing.rescoring.VectorFeedback`.
 
         Args:
             fb_docs: documents per query that count as relevant, by score.
@@ -285,8 +278,6 @@ class Vectors(pt.Artifact):
             weighting: ``"score"``: each document counts by its share of the scores; ``"softmax"``: by their softmax,
                 which takes negative scores, too, and prefers the first.
         """
-        from .rescoring import VectorFeedback
-
         return VectorFeedback(self, fb_docs, fb_terms, fb_lambda, weighting=weighting)
 
     def __repr__(self) -> str:
