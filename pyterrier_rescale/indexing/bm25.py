@@ -18,7 +18,6 @@ from .._utils.made_from import check_same, read_record
 from .._utils.progress import progress_bar
 
 _RECORD = "made-from.json"
-_SAMPLE = 1000
 # Terrier's English tokeniser drops all but ASCII: from this share of other letters on, it does not serve.
 _FOREIGN = 0.01
 # Scripts that put no spaces between words: every character becomes one.
@@ -28,12 +27,9 @@ _UNSPACED = re.compile(
 
 
 def choose_tokeniser(documents: Iterable[str], queries: Iterable[str]) -> str:
-    """``"english"``, Terrier's default, or ``"utf"`` where texts or queries hold letters that the former drops.
-
-    The beginnings of the first thousand of both are looked at.
-    """
+    """``"english"``, Terrier's default, or ``"utf"`` where the first texts or queries hold letters that that drops."""
     for texts in (documents, queries):
-        beginnings = "".join(text[:5000] for text in islice(texts, _SAMPLE))
+        beginnings = "".join(text[:5000] for text in islice(texts, 1000))
         letters = [character.isascii() for character in beginnings if character.isalpha()]
         if letters.count(False) > _FOREIGN * len(letters):
             return "utf"

@@ -70,9 +70,6 @@ def encode(
         overwrite: start anew, whatever vectors or index are at ``path``; they stay until the new ones are whole.
         verbose: show a progress bar.
 
-    Returns:
-        the vectors, opened.
-
     Raises:
         TypeError, KeyError, ValueError: a setting or a document that cannot serve (the message names it); or what is
             at ``path`` was made by another encoder, with other settings or from other documents.

@@ -56,10 +56,7 @@ class Indexer(_Role, pt.Indexer):
         self.made_from, self.options = made_from, options
 
     def index(self, iter: Iterable[Mapping[str, Any]] | Vectors) -> Any:
-        """Index documents with docno (str) and toks ({term: int >= 1}; other keys are ignored), or vectors.
-
-        Returns:
-            the index, which now holds them.
+        """Index documents with docno (str) and toks ({term: int >= 1}), or vectors; return the index that holds them.
 
         Raises:
             ValueError, TypeError, KeyError: a document that cannot be indexed as it is; what was at the path stays.

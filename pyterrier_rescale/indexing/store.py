@@ -140,13 +140,9 @@ def begin(path: Path, manifest: Manifest) -> Path:
 
 
 def commit(path: Path, folder: Path, artifact: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-    """Flush a generation and let it count; then remove all others.
+    """Flush a generation and let it count, as ``content`` describes it; then remove all others.
 
-    Args:
-        path: the folder.
-        folder: the generation's.
-        artifact: PyTerrier's own metadata.
-        content: what describes it; ``unlisted`` names a file or folder in it whose size may change.
+    ``content["unlisted"]`` names a file or folder in it whose size may change.
     """
     settle(folder)
     files = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ class ExactEngine(Engine):
     def __init__(self, folder: Path, generation: Generation) -> None:
         super().__init__(folder, generation)
         self.indptr, self.documents, self.weights = read_inverted(folder)
-        self._local = threading.local()
 
     @classmethod
     def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
@@ -37,7 +35,7 @@ class ExactEngine(Engine):
         terms, query = self._known(weights)
         if not len(terms):
             return nothing()
-        scores = self._scores()
+        scores = np.zeros(len(self.generation.docnos))
         score(scores, self.documents, self.weights, self.indptr[terms], self.indptr[terms + 1], query)
         numbers, found = best(scores, k)
         return order_by_score(numbers, found, self.generation.ranks, k)
@@ -47,9 +45,3 @@ class ExactEngine(Engine):
         columns = self.generation.columns
         known = {columns[term]: weight / self.scale for term, weight in weights.items() if term in columns}
         return np.array(list(known)), np.array(list(known.values()))
-
-    def _scores(self) -> np.ndarray:
-        """This thread's zeros for the scores of all documents, (N,); ``best`` leaves zeros there again."""
-        if not hasattr(self._local, "scores"):
-            self._local.scores = np.zeros(len(self.generation.docnos))
-        return self._local.scores

@@ -15,13 +15,7 @@ _NEARLY = 1 - 1e-9
 def score(scores, documents, weights, begins, ends, query):  # noqa: ANN001, ANN201
     """Add to the scores of all documents (N,) the products of the query's weights (T,) with each term's postings.
 
-    Args:
-        scores: changed in place.
-        documents: document of each posting (P,).
-        weights: of each posting (P,).
-        begins: where the postings of each of the query's terms begin (T,).
-        ends: where they end (T,).
-        query: weight of each term (T,).
+    ``documents`` and ``weights`` are those of all postings (P,); those of a term lie from ``begins`` to ``ends`` (T,).
     """
     for term in range(len(query)):
         for place in range(begins[term], ends[term]):
@@ -30,13 +24,11 @@ def score(scores, documents, weights, begins, ends, query):  # noqa: ANN001, ANN
 
 @njit(nogil=True, cache=True)
 def best(scores, k):  # noqa: ANN001, ANN201
-    """All documents with a score > 0 that is nearly the k-th best or better; the scores are zeros afterwards."""
+    """All documents with a score > 0 that is nearly the k-th best or better."""
     heap = [0.0] * k  # the k best so far
     for value in scores:
         if value > heap[0]:
             heapreplace(heap, value)
     threshold = heap[0] * _NEARLY
     numbers = np.flatnonzero((scores > 0) & (scores >= threshold))
-    found = scores[numbers]
-    scores[:] = 0
-    return numbers, found
+    return numbers, scores[numbers]

@@ -88,14 +88,11 @@ class TerrierEngine(LibraryEngine):
         return {term: weight / largest for term, weight in weights.items()}, largest / self.scale
 
     def match(self, queries: list[dict[str, float]], k: int) -> list[Result]:
-        """See ``LibraryEngine``."""
-        return [self._match(query, k) for query in queries]
-
-    def _match(self, weights: dict[str, float], k: int) -> Result:
+        """See ``LibraryEngine``; of one query, as ``batch`` says."""
         with self._turn:
             request = pt.java.cast("org.terrier.querying.Request", self._manager.newSearchRequest("q"))
             terms = self._query_terms("q", request)
-            for term, weight in weights.items():
+            for term, weight in queries[0].items():
                 terms.setTermProperty(term, weight)
             request.setMatchingQueryTerms(terms)
             controls = {**dict.fromkeys(_CONTROLS_OFF, "off"), "localmatching": "on", "filters": "on", "wmodel": "Tf"}
@@ -103,4 +100,4 @@ class TerrierEngine(LibraryEngine):
                 request.setControl(control, value)
             self._manager.runSearchRequest(request)
             found = request.getResultSet()
-            return np.array(found.getDocids(), dtype=np.int64), np.array(found.getScores(), dtype=np.float64)
+            return [(np.array(found.getDocids(), dtype=np.int64), np.array(found.getScores(), dtype=np.float64))]
