@@ -75,11 +75,7 @@ def ensure_java() -> None:
 
 
 def start_java() -> None:
-    """Start PyTerrier's JVM with ``ensure_java``'s settings, unless it runs already.
-
-    Raises:
-        RuntimeError: there is no Java, or Terrier's jars are not on the machine and cannot be downloaded.
-    """
+    """Start PyTerrier's JVM with ``ensure_java``'s settings, unless it runs; ``RuntimeError`` without Java or jars."""
     import pyterrier as pt
 
     ensure_java()
@@ -131,8 +127,7 @@ def terrier_statistic(folder: Path, name: str) -> int:
 def python_signals() -> None:
     """Take Ctrl-C and SIGTERM back from a JVM that was started without ``-Xrs``, e.g. by ``pt.java.init()``.
 
-    Such a JVM answers both by its own exit, which waits for threads of Python that wait for it. Without a JVM, and
-    outside the main thread, nothing is done.
+    Such a JVM answers both by its own exit, which waits for threads of Python that wait for it.
     """
     if "jnius" not in sys.modules or threading.current_thread() is not threading.main_thread():
         return

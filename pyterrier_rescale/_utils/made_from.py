@@ -46,8 +46,7 @@ def claim(folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: b
         FileExistsError: the folder holds something else, or is a file.
         ValueError: it was made from other inputs; the message names them.
     """
-    made_from = json.loads(json.dumps(made_from))  # lists for tuples, as they come back
-    found = read_record(folder, name)
+    made_from, found = json.loads(json.dumps(made_from)), read_record(folder, name)  # tuples come back as lists
     if found is None and folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{str(folder)!r} is not empty and holds no {name}: choose another folder")
     if found is not None and not overwrite:

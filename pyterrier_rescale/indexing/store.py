@@ -162,12 +162,7 @@ def commit(path: Path, folder: Path, artifact: Mapping[str, Any], content: Mappi
 
 @contextmanager
 def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A new generation to write into, and a dict to describe it in; both count once the block ends without an error.
-
-    Raises:
-        FileExistsError: something else is there; or what was built there counts, and ``overwrite`` is False.
-        RuntimeError: another process is writing there.
-    """
+    """A new generation to write into, and a dict to describe it in; both count once the block ends without an error."""
     with locked(path):
         manifest = owned_manifest(path)
         if manifest.current and not overwrite:

@@ -245,12 +245,7 @@ class Vectors(pt.Artifact):
         }
 
     def pruned(self, max_terms: int | None = None, min_weight: float = 0.0) -> Vectors:
-        """The same documents with their heaviest terms only, read from these vectors as they are asked for.
-
-        Args:
-            max_terms: terms kept per document; default: all.
-            min_weight: terms of less weight are dropped.
-        """
+        """The same documents with their ``max_terms`` heaviest terms only, of ``min_weight`` or more, cut when read."""
         few = Vectors(self.path)
         few._kept = check_pruning(max_terms, min_weight)
         return few
