@@ -54,11 +54,7 @@ def check_is_list(texts: Any, of: str, name: str = "texts") -> None:
     """Raise ``TypeError`` for what would be iterated over by letters, keys, columns, or in no fixed order."""
     wrong = isinstance(texts, (str, bytes, Mapping, Set)) or hasattr(texts, "columns")
     if wrong or not isinstance(texts, Iterable):
-        advice = {str: "one string; wrap it: [text]", dict: "a dict; give a list of its values"}
-        what = advice.get(type(texts), type(texts).__name__)
-        if hasattr(texts, "columns"):
-            what += "; give one of its columns, e.g. frame['text']"
-        raise TypeError(f"{name} must be a list of {of}, got {what}")
+        raise TypeError(f"{name} must be a list of {of}, such as [text] or frame['text'], got {type(texts).__name__}")
 
 
 def _plain(value: Any) -> Any:

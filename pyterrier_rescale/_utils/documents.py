@@ -15,25 +15,19 @@ def as_documents(documents: Any) -> Iterable[Any]:
     Raises:
         TypeError: for anything else, such as a string, one dict, a collection, or all splits of a dataset.
     """
-    if isinstance(documents, Mapping) and hasattr(documents, "column_names"):
-        raise TypeError(
-            f"documents must be one split, e.g. dataset[{next(iter(documents), 'train')!r}], got a "
-            f"{type(documents).__name__} of {', '.join(map(str, documents)) or 'nothing'}"
-        )
     if hasattr(documents, "itertuples"):
         return documents.to_dict("records")
     if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Iterable):
         hint = ": give its corpus()" if hasattr(documents, "corpus") else ""
         raise TypeError(
-            f"documents must be an iterable of dicts, a frame or a Hugging Face Dataset, got {documents!r}"[:200] + hint
+            "documents must be an iterable of dicts, a frame or one split of a Hugging Face dataset, got "
+            f"{documents!r:.120}{hint}"
         )
     return documents
 
 
 def has_surrogates(text: str) -> bool:
     """Whether text holds lone surrogates, which UTF-8 and all tokenizers refuse."""
-    if text.isascii():
-        return False
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -22,11 +22,7 @@ _STAGE = ".saving-"
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
-    """Return a path with ``~`` and ``~user`` replaced by the home folder.
-
-    Raises:
-        ValueError: if it starts so and there is no such home folder.
-    """
+    """Return a path with ``~`` and ``~user`` replaced by the home folder; ``ValueError`` if there is no such one."""
     try:
         return Path(path).expanduser()
     except (RuntimeError, KeyError) as error:
@@ -34,27 +30,17 @@ def expand(path: str | os.PathLike[str]) -> Path:
 
 
 def cache_dir(*parts: str) -> Path:
-    """Return the cache folder, or the one at ``parts`` below it, created if need be.
-
-    It is ``$PYTERRIER_RESCALE_HOME`` if that is set, else the user's cache folder of this system
-    (``~/.cache/pyterrier_rescale`` on Linux).
+    """Return the folder at ``parts`` below ``$PYTERRIER_RESCALE_HOME``, default: the user's cache; it is created.
 
     Raises:
-        PermissionError: if the folder cannot be created or written to.
-        ValueError: if there is no home folder to put it in.
+        PermissionError: if it cannot be created.
     """
     try:
         root = expand(os.environ.get(HOME_VARIABLE) or user_cache_dir("pyterrier_rescale", appauthor=False))
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"no cache folder ({error}): set {HOME_VARIABLE} to a folder that is writable") from error
-    folder = root.joinpath(*parts)
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"cannot write to the cache folder {str(folder)!r}: set {HOME_VARIABLE} to a folder that is writable"
-        )
-    return folder
+        root.joinpath(*parts).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PermissionError(f"no cache folder ({error}): set {HOME_VARIABLE} to a folder that is writable") from error
+    return root.joinpath(*parts)
 
 
 def sync(path: str | os.PathLike[str]) -> None:
@@ -140,11 +126,9 @@ def filled(
     ``stale`` are removed if they are not written anew; all others stay.
 
     Raises:
-        NotADirectoryError: if ``path`` is a file.
+        FileExistsError: if ``path`` is a file.
     """
     path = expand(path)
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"path must be a folder, {str(path)!r} is a file")
     path.mkdir(parents=True, exist_ok=True)
     stage = path / f"{_STAGE}{uuid.uuid4().hex[:12]}"
     stage.mkdir()

@@ -24,34 +24,29 @@ def read_record(folder: Path, name: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise ValueError(f"{folder / name} is damaged ({error}): start anew with overwrite=True") from error
+        raise ValueError(f"{folder / name} is damaged ({error}): remove the folder, or choose another one") from error
 
 
 def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise ``ValueError``, which names all that differs, unless two records are the same."""
     names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     if names:
-        told = "; ".join(f"{name} was {_shown(found.get(name))}, now {_shown(wanted.get(name))}" for name in names)
+        told = "; ".join(f"{name} was {found.get(name)!r:.80}, now {wanted.get(name)!r:.80}" for name in names)
         raise ValueError(
             f"{str(path)!r} was made from other inputs: {told}. Choose another path, or start anew with overwrite=True"
         )
 
 
 def claim(folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: bool = False) -> bool:
-    """Make a folder that says in its record ``name`` what is made there, or find the one that the same call began.
+    """Make a folder that says in its record ``name`` what is made there; return whether the same call began it before.
 
-    Returns:
-        Whether the same call began it. With ``overwrite`` never: the record is the new one, the caller removes what the
-        former run made.
+    With ``overwrite`` none did: the record is the new one, and the caller removes what the former run made.
 
     Raises:
-        FileExistsError: the folder holds something else.
+        FileExistsError: the folder holds something else, or is a file.
         ValueError: it was made from other inputs; the message names them.
     """
-    made_from = json.loads(json.dumps(made_from))  # lists for tuples, as they come back
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder")
-    found = read_record(folder, name)
+    made_from, found = json.loads(json.dumps(made_from)), read_record(folder, name)  # tuples come back as lists
     if found is None and folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{str(folder)!r} is not empty and holds no {name}: choose another folder")
     if found is not None and not overwrite:
@@ -60,8 +55,3 @@ def claim(folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: b
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / name, json.dumps(made_from, indent=2) + "\n")
     return False
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

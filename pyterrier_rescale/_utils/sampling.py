@@ -18,8 +18,7 @@ def spread(length: int, most: int) -> np.ndarray:
 
 def spread_of(items: Iterable[T], most: int) -> list[T]:
     """At most ``most`` of the items, spread evenly, in their order: one pass that holds twice as many at a time."""
-    kept: list[T] = []
-    step = 1
+    kept, step = [], 1
     for number, item in enumerate(items):
         if number % step == 0:
             kept.append(item)

@@ -21,9 +21,8 @@ class Stage(pt.Transformer):
     PyTerrier names systems by the one and shares work between pipelines by the other.
     """
 
-    #: The maker's method, and the attribute that holds the maker, where that is not the parameter's name.
+    #: The maker's method.
     _call: str
-    _maker: str | None = None
     #: In a drawn pipeline, 20 characters at most.
     _label: str
 
@@ -31,7 +30,7 @@ class Stage(pt.Transformer):
         """(maker, {name: (value, default)} of all other parameters)."""
         _, maker, *parameters = inspect.signature(type(self).__init__).parameters.values()
         arguments = {p.name: (getattr(self, p.name), p.default) for p in parameters}
-        return getattr(self, self._maker or maker.name), arguments
+        return getattr(self, maker.name), arguments
 
     def subtransformers(self) -> dict[str, Any]:
         """None: the maker is not a stage of the pipeline."""

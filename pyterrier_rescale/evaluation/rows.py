@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..heads.checkpoint import load_tokenizer
 from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser, nothing
 from ..indexing.build import build_index
-from ..indexing.index import NoTermsError
 from ..indexing.own_documents import WithoutOwnDocuments
+from ..indexing.roles import NoTermsError
 from .system import System
 
 if TYPE_CHECKING:

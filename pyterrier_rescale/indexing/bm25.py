@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+import pyterrier as pt
 
 from .._utils.files import whole_folder
-from .._utils.java import errors_only, start_java
+from .._utils.java import index_by_terrier, start_java, terrier_statistic
 from .._utils.made_from import check_same, read_record
 from .._utils.progress import progress_bar
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyterrier as pt
-
 _RECORD = "made-from.json"
-_SAMPLE = 1000
 # Terrier's English tokeniser drops all but ASCII: from this share of other letters on, it does not serve.
 _FOREIGN = 0.01
 # Scripts that put no spaces between words: every character becomes one.
@@ -29,12 +27,9 @@ _UNSPACED = re.compile(
 
 
 def choose_tokeniser(documents: Iterable[str], queries: Iterable[str]) -> str:
-    """``"english"``, Terrier's default, or ``"utf"`` where texts or queries hold letters that the former drops.
-
-    The beginnings of the first thousand of both are looked at.
-    """
+    """``"english"``, Terrier's default, or ``"utf"`` where the first texts or queries hold letters that that drops."""
     for texts in (documents, queries):
-        beginnings = "".join(text[:5000] for text in islice(texts, _SAMPLE))
+        beginnings = "".join(text[:5000] for text in islice(texts, 1000))
         letters = [character.isascii() for character in beginnings if character.isalpha()]
         if letters.count(False) > _FOREIGN * len(letters):
             return "utf"
@@ -48,14 +43,10 @@ def build_bm25(
     tokeniser: str = "english",
     made_from: Mapping[str, Any] | None = None,
     verbose: bool = False,
-) -> bool:
+) -> None:
     """Index ``docno`` and ``text`` with Terrier's defaults (Porter stems, stop words), or find the same index there.
 
-    ``documents`` gives a fresh iterator at each call; ``made_from``, plain JSON values, tells them from others;
-    ``tokeniser`` is what :func:`choose_tokeniser` says.
-
-    Returns:
-        Whether it was built now.
+    ``documents`` gives a fresh iterator at each call; ``made_from``, plain JSON values, tells them from others.
 
     Raises:
         ValueError: the index that is there was made from other documents, or with another tokeniser.
@@ -63,32 +54,20 @@ def build_bm25(
         RuntimeError: Terrier indexed fewer documents than there are, or there is no Java.
     """
     start_java()
-    import pyterrier as pt
-
     wanted, found = {"tokeniser": tokeniser, **(made_from or {})}, read_record(path, _RECORD)
     if found is not None:
         check_same(path, found, wanted)
-        return False
+        return
     lengths = [len(document["docno"].encode()) for document in documents()]
-    failures = []
-
-    def fields() -> Iterator[dict[str, str]]:
-        try:
-            for document in progress_bar(documents(), desc="BM25: indexing", unit="doc", disable=not verbose):
-                yield {"docno": document["docno"], "text": _words(document["text"], tokeniser)}
-        except Exception as error:  # would end PyTerrier's writer thread without a word, and the index be cut there
-            failures.append(error)
-
-    with whole_folder(path) as folder, errors_only():
+    shown = progress_bar(documents(), desc="BM25: indexing", unit="doc", disable=not verbose)
+    fields = ({"docno": document["docno"], "text": _words(document["text"], tokeniser)} for document in shown)
+    with whole_folder(path) as folder:
         indexer = pt.terrier.TerrierIndex(folder).indexer(meta={"docno": max(lengths, default=1)}, tokeniser=tokeniser)
-        indexer.index(fields())
-        if failures:
-            raise failures[0]
-        held = _statistic(folder, "Documents")
+        index_by_terrier(indexer, fields)
+        held = terrier_statistic(folder, "Documents")
         if held != len(lengths):
             raise RuntimeError(f"Terrier indexed {held} of {len(lengths)} documents for BM25")
         (folder / _RECORD).write_text(json.dumps(wanted), encoding="utf-8")
-    return True
 
 
 def bm25(path: Path, num_results: int) -> pt.Transformer:
@@ -97,10 +76,8 @@ def bm25(path: Path, num_results: int) -> pt.Transformer:
     Where no document has a term (all blank, or stop words), no query finds anything.
     """
     start_java()
-    import pyterrier as pt
-
     tokeniser = read_record(path, _RECORD)["tokeniser"]
-    if not _statistic(path, "Terms"):
+    if not terrier_statistic(path, "Terms"):
         return nothing()
     words = pt.apply.query(lambda row: _words(row["query"], tokeniser))
     return words >> pt.rewrite.tokenise(tokeniser) >> pt.terrier.TerrierIndex(path).bm25(num_results=num_results)
@@ -108,17 +85,10 @@ def bm25(path: Path, num_results: int) -> pt.Transformer:
 
 def nothing() -> pt.Transformer:
     """A retriever that finds nothing: ``qid, query`` -> no rows."""
-    import pyterrier as pt
-
     def no_rows(topics: pd.DataFrame) -> pd.DataFrame:
         return topics.iloc[:0].assign(docno="", score=0.0, rank=0)
 
     return pt.apply.generic(no_rows, required_columns=["qid", "query"])
-
-
-def _statistic(path: Path, name: str) -> int:
-    found = re.search(rf"^num\.{name}=(\d+)", (path / "data.properties").read_text(encoding="latin-1"), re.MULTILINE)
-    return int(found.group(1)) if found else 0
 
 
 def _words(text: str, tokeniser: str) -> str:

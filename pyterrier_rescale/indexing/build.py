@@ -23,13 +23,8 @@ from .shards import GROUP
 if TYPE_CHECKING:
     from ..splade import Splade
 
-# What is a folder's name as it is; lower-case, since some file systems do not tell cases apart.
-_PLAIN = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9_])?")
-_HASHED = re.compile(r".*-[0-9a-f]{10}")
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")  # by Windows
-_LONGEST = 80
 # What vectors that an index is made of may have been pruned by; `build_index` does without.
-_WHOLE = {"max_terms": None, "min_weight": 0.0, "pruned": None, "quantised": None}
+_WHOLE = {"max_terms": None, "min_weight": 0.0, "pruned": None}
 
 
 def systems(
@@ -49,11 +44,11 @@ def systems(
     the encoder's text field count).
 
     Args:
-        encoders: ``{name: Splade}``; a ``LexicalEncoder``, or whatever else makes the same stages, will do.
+        encoders: ``{name: encoder}``: Splades, LexicalEncoders, or whatever makes the same stages.
         corpus: a collection (``load_collection``), or dicts with ``docno`` and the encoder's text field in what can be
             read several times: a list, a frame, a Hugging Face dataset.
         index_dir: a folder that gets one index per name.
-        engine: ``"terrier"``, ``"exact"``, ``"pisa"``, ``"seismic"`` or ``"milvus"``.
+        engine: as in ``open_index``.
         num_results: documents per query.
         own_documents: whether a query that is a document finds itself, too; see ``WithoutOwnDocuments``.
         overwrite: build anew where an index was made from something else.
@@ -63,11 +58,11 @@ def systems(
         ``{name: splade.query_encoder() >> index.retriever()}`` in the order given, which leave out own documents.
 
     Raises:
-        TypeError: if ``encoders`` is not a dict of names -> Splade encoders, or ``corpus`` can be read only once.
-        ValueError: for an unknown engine, an empty corpus, or an index that was made from something else; the message
+        TypeError: ``encoders`` is no dict of encoders by name, or ``corpus`` can be read only once.
+        ValueError: an unknown engine, an empty corpus, or an index that was made from something else; the message
             names what differs.
     """
-    if not isinstance(encoders, Mapping) or not all(map(_is_encoder, encoders.values())):
+    if not isinstance(encoders, Mapping) or not all(hasattr(encoder, "doc_encoder") for encoder in encoders.values()):
         raise TypeError("encoders must be a dict of name -> Splade, e.g. {'raw': splade_a, 'k=16': splade_b}")
     documents = _reiterable(corpus)
     fields = dict.fromkeys(splade.text_field for splade in encoders.values())
@@ -96,54 +91,35 @@ def build_index(
 ) -> Index:
     """The index of the documents at ``path``: that which the same call made before, else built now.
 
-    An index of vectors (``encode``) of all terms, by the same encoder from the same documents, is the same.
-
-    Args:
-        splade: the encoder.
-        documents: gives a fresh iterator at each call.
-        path: of the index.
-        engine: of the index.
-        corpus_id: ``corpus_fingerprint(documents, ("docno", splade.text_field))`` if it is known, else taken here.
-        scale: units per weight.
-        overwrite: build anew where it was made from something else.
-        verbose: show progress bars.
+    An index of vectors (``encode``) of all terms, by the same encoder from the same documents, is the same. Arguments
+    and errors are those of ``systems``; ``documents`` gives a fresh iterator at each call, and ``corpus_id`` is
+    ``corpus_fingerprint(documents, ("docno", splade.text_field))``, if it is known.
 
     Raises:
-        FileExistsError: something else is at ``path``.
-        ValueError: an index made from something else is there, and ``overwrite`` is False.
         RuntimeError: the documents that were indexed are others than ``corpus_id`` says.
     """
-    made_from = origin(splade, corpus_id or corpus_fingerprint(documents, ("docno", splade.text_field)))
+    fields, scale = ("docno", splade.text_field), float(scale)
+    made_from = {
+        "encoder": splade.fingerprint,
+        "encoder_settings": repr(splade),
+        "corpus": corpus_id or corpus_fingerprint(documents, fields),
+        "field": splade.text_field,
+    }
     index, manifest = Index(path, engine, scale=scale), store.read_manifest(Path(path))
     current = manifest and manifest.current
     if current:
-        wanted = {**_WHOLE, **made_from, "engine": engine, "scale": float(scale)}
         there = {**_WHOLE, **(current["made_from"] or {}), "engine": current["engine"], "scale": current["scale"]}
+        wanted = {**_WHOLE, **made_from, "engine": engine, "scale": scale}
         found = {name: there.get(name) for name in wanted}
-        if found["encoder"] == wanted["encoder"]:  # its settings are how it was written, no more
-            found["encoder_settings"] = wanted["encoder_settings"]
+        if found["encoder"] == wanted["encoder"]:
+            del found["encoder_settings"], wanted["encoder_settings"]  # how the encoder was written, no more
         if found == wanted and index.built:
             return index
-        if found != wanted and not overwrite:
-            check_same(Path(path), found, wanted)
-    mode = "overwrite" if current else "create"
-    indexer = index.indexer(mode=mode, verbose=verbose, made_from=made_from)
-    checked = _checked(documents(), ("docno", splade.text_field), made_from["corpus"])
+        if not overwrite:
+            check_same(path, found, wanted)
+    indexer = index.indexer(mode="overwrite" if current else "create", verbose=verbose, made_from=made_from)
+    checked = _checked(documents(), fields, made_from["corpus"])
     return (splade.doc_encoder(scale=scale, verbose=False) >> indexer).index(checked, batch_size=GROUP)
-
-
-def origin(splade: Splade, corpus_id: str) -> dict[str, str]:
-    """What an index of a corpus is made from: the ``made_from`` by which ``systems`` knows it again."""
-    return {
-        "encoder": splade.fingerprint,
-        "encoder_settings": repr(splade),
-        "corpus": corpus_id,
-        "field": splade.text_field,
-    }
-
-
-def _is_encoder(value: Any) -> bool:
-    return all(callable(getattr(value, name, None)) for name in ("doc_encoder", "query_encoder"))
 
 
 def _checked(
@@ -175,13 +151,12 @@ def _reiterable(corpus: Any) -> Callable[[], Iterable[dict[str, Any]]]:
 
 
 def slug(name: str) -> str:
-    """A name as a folder's name, another one for every name: ``bert-a`` stays, ``my bert`` is ``my-bert-3a5f...``.
+    """A name as a folder's name, another one for every name: ``bert-a`` stays, ``My bert`` is ``My-bert-3a5f...``.
 
-    Lower-case ASCII letters, digits, dots, hyphens and underscores stay as they are; a name with anything else keeps
-    what is readable of it, and gets ten hex digits of its hash. It depends on the name alone.
+    Only short names of lower-case ASCII letters, digits, dots and hyphens stay: some file systems do not tell cases
+    apart. Others keep what is readable of them, and get ten hex digits of their hash.
     """
-    if _PLAIN.fullmatch(name) and len(name) <= _LONGEST and not _HASHED.fullmatch(name) and not _RESERVED.match(name):
+    if re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}(?<![.-])", name) and not re.search(r"-[0-9a-f]{10}$", name):
         return name
-    readable = re.sub(r"[^A-Za-z0-9._]+", "-", name[:_LONGEST]).strip("-._")
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
-    return f"{readable or 'name'}-{digest}"
+    readable = re.sub(r"[^A-Za-z0-9._]+", "-", name[:80]).strip("-._")
+    return f"{readable or 'name'}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"

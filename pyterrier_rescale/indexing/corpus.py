@@ -32,10 +32,7 @@ def corpus_fingerprint(
     documents: Callable[[], Iterable[Mapping[str, Any]]] | Iterable[Mapping[str, Any]],
     fields: Sequence[str] = ("docno", "text"),
 ) -> str:
-    """The fingerprint of dicts (documents, topics, ...), a frame of them, or a function that gives them.
-
-    Two corpora have the same if exactly these fields are alike, in their order; others may differ.
-    """
+    """The fingerprint of dicts (documents, topics, ...), a frame, or what gives them, by these fields alone."""
     digest = CorpusDigest(fields)
     for document in as_documents(documents() if callable(documents) else documents):
         digest.add(document)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix, vstack
 
 from ..encoding.pruning import prune, whole_weights
-from .shards import Block, group_ends, read_blocks, read_docnos, read_record, shard_name
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from pandas.api.extensions import ExtensionArray
-    from scipy.sparse import csr_matrix
+from .shards import Block, group_sizes, read_block, read_docnos
 
 #: Of a generation: the folder of its shards, and the file of its terms.
 SHARDS, VOCABULARY = "vectors", "vocabulary.json"
-_CACHED_GROUPS = 64
 
 
 class Generation:
@@ -40,7 +36,7 @@ class Generation:
         self, folder: Path, content: dict[str, Any], kept: tuple[int | None, float] = (None, 0.0)
     ) -> None:
         self.folder, self.content, self._kept = folder, content, kept
-        self._groups: dict[int, csr_matrix] = {}
+        self._read_again = lru_cache(maxsize=64)(read_block)
 
     @cached_property
     def _vocabulary(self) -> dict[str, Any]:
@@ -73,32 +69,29 @@ class Generation:
         return sorted(self.folder / name for name in names if name.startswith(f"{SHARDS}/shard-"))
 
     @cached_property
-    def docnos(self) -> ExtensionArray:
+    def docnos(self) -> pd.api.extensions.ExtensionArray:
         """The docnos as pandas holds str, by document number, (N,)."""
-        import pandas as pd
-
         docnos = [docno for shard in self.shards for docno in read_docnos(shard)]
         return pd.Series(docnos, dtype=None if docnos else object).array
 
     @cached_property
-    def places(self) -> pd.Index:
-        """The docnos as a pandas index, which finds a docno's number."""
-        import pandas as pd
-
+    def _numbers(self) -> pd.Index:
+        """Finds a docno's number."""
         return pd.Index(self.docnos)
 
     @cached_property
     def ranks(self) -> np.ndarray:
         """Each document's place in the order of docnos, which breaks ties of scores, (N,)."""
-        ranks = np.empty(len(self.docnos), dtype=np.int32)
         docnos = list(self.docnos)
-        ranks[sorted(range(len(docnos)), key=docnos.__getitem__)] = np.arange(len(docnos), dtype=np.int32)
+        ranks = np.empty(len(docnos), dtype=np.int32)
+        ranks[sorted(range(len(docnos)), key=docnos.__getitem__)] = np.arange(len(docnos))
         return ranks
 
     def blocks(self) -> Iterator[Block]:
         """All documents in order, up to 2,048 at a time."""
         for shard in self.shards:
-            for docnos, vectors in read_blocks(shard, len(self.terms)):
+            for group in range(len(group_sizes(shard))):
+                docnos, vectors = read_block(shard, group, len(self.terms))
                 yield Block(docnos, prune(vectors, *self._kept))
 
     def whole_blocks(self) -> Iterator[csr_matrix]:
@@ -114,13 +107,10 @@ class Generation:
             counts += np.bincount(vectors.indices, minlength=len(counts))
         return counts
 
-    def numbers(self, docnos: Sequence[str] | pd.Series) -> np.ndarray:
-        """The documents' numbers; KeyError names a docno that is not there."""
-        numbers = self.places.get_indexer(docnos)
-        if (numbers < 0).any():
-            missing = list(docnos)[int(np.flatnonzero(numbers < 0)[0])]
-            raise KeyError(f"document {missing!r} is not among the {len(self.docnos):,} that are held here")
-        return numbers
+    @cached_property
+    def largest(self) -> int:
+        """The largest weight, in whole units."""
+        return max(int(vectors.data.max(initial=0)) for vectors in self.whole_blocks())
 
     def rows(self, docnos: Sequence[str] | pd.Series) -> csr_matrix:
         """The documents' vectors, shape (len(docnos), V): only the row groups that hold them are read.
@@ -128,45 +118,26 @@ class Generation:
         Raises:
             KeyError: there is no such document.
         """
-        from scipy.sparse import csr_matrix, vstack
-
-        numbers = self.numbers(docnos)
+        numbers = self._numbers.get_indexer(docnos)
+        if (numbers < 0).any():
+            missing = list(docnos)[int(np.argmax(numbers < 0))]
+            raise KeyError(f"document {missing!r} is not among the {len(self.docnos):,} that are held here")
         if not len(numbers):
             return csr_matrix((0, len(self.terms)), dtype=np.float32)
         distinct, back = np.unique(numbers, return_inverse=True)
-        groups = np.searchsorted(self._ends, distinct, side="right")
-        parts = [
-            self._group(int(group))[distinct[groups == group] - (self._ends[group - 1] if group else 0)]
-            for group in np.unique(groups)
-        ]
+        groups, firsts = self._groups
+        of_each, parts = np.searchsorted(firsts, distinct, side="right") - 1, []
+        for group in np.unique(of_each):
+            block = self._read_again(*groups[group], len(self.terms))
+            parts.append(block.vectors[distinct[of_each == group] - firsts[group]])
         return prune(vstack(parts, format="csr")[back], *self._kept)
 
     @cached_property
-    def _group_ends(self) -> list[list[int]]:
-        return [group_ends(shard) for shard in self.shards]
-
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        """Documents up to the end of each row group of all shards."""
-        first, ends = 0, []
-        for of_shard in self._group_ends:
-            ends += [first + end for end in of_shard]
-            first = ends[-1]
-        return np.array(ends)
-
-    def _group(self, number: int) -> csr_matrix:
-        """The vectors of a row group, by its number among those of all shards; the last ones read are kept."""
-        if number not in self._groups:
-            shard, place = self._group_places[number]
-            (block,) = read_blocks(self.shards[shard], len(self.terms), [place])
-            if len(self._groups) >= _CACHED_GROUPS:
-                self._groups.pop(next(iter(self._groups)), None)
-            self._groups[number] = block.vectors
-        return self._groups[number]
-
-    @cached_property
-    def _group_places(self) -> list[tuple[int, int]]:
-        return [(shard, group) for shard, ends in enumerate(self._group_ends) for group in range(len(ends))]
+    def _groups(self) -> tuple[list[tuple[Path, int]], np.ndarray]:
+        """(shard, number in it) of each row group of all shards, and the number of its first document."""
+        sizes = [(shard, group, size) for shard in self.shards for group, size in enumerate(group_sizes(shard))]
+        ends = np.cumsum([size for *_, size in sizes])
+        return [(shard, group) for shard, group, _ in sizes], np.concatenate([[0], ends[:-1]])
 
 
 def write_vocabulary(
@@ -176,11 +147,3 @@ def write_vocabulary(
     lists = {"terms": terms, "readable": readable, "tokens": tokens}
     content = {name: None if values is None else list(values) for name, values in lists.items()}
     (folder / VOCABULARY).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-
-
-def count_shards(folder: Path) -> tuple[int, int, int]:
-    """(shards, documents, postings) of a generation's folder."""
-    records = []
-    while record := read_record(folder / SHARDS / shard_name(len(records))):
-        records.append(record)
-    return len(records), sum(record.rows for record in records), sum(record.postings for record in records)

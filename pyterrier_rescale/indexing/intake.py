@@ -1,21 +1,22 @@
-"""Documents where they enter: checked one by one, and their weights made blocks of vectors."""
+"""Documents and queries where they enter: checked one by one; documents' weights made blocks of vectors."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from .._utils.checks import is_number
 from .._utils.documents import as_documents, has_surrogates
+from .generation import Generation
 from .shards import GROUP, Block
 
 #: The largest weight: whole multiples of 1 / scale up to here come back exactly from float32.
 MAX_WEIGHT = 2**22
-_MAX_SUM = 2**31 - 1  # of a document's weights, its length to Terrier and PISA
 
 
 def checked(documents: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -33,18 +34,15 @@ def checked(documents: Any, key: str) -> Iterator[tuple[str, Any]]:
     for number, document in enumerate(documents.corpus() if hasattr(documents, "corpus") else as_documents(documents)):
         if not isinstance(document, Mapping):
             raise TypeError(f"document {number} must be a dict with docno and {key}, got {type(document).__name__}")
-        missing = [name for name in ("docno", key) if name not in document]
-        if missing:
-            name = repr(document["docno"]) if "docno" in document else number
+        if missing := [name for name in ("docno", key) if name not in document]:
             hint = "; Splade(..., text_field=...) names the text's key" if missing == [key] and key != "toks" else ""
-            raise KeyError(f"document {name} has no {missing[0]!r}, it has {sorted(map(str, document))}{hint}")
+            name = document.get("docno", number)
+            raise KeyError(f"document {name!r} has no {missing[0]!r}, it has {sorted(map(str, document))}{hint}")
         docno = document["docno"]
-        if not isinstance(docno, str):
-            raise TypeError(f"docno of document {number} must be a str, got {docno!r}")
-        if docno.split() != [docno] or "\0" in docno or has_surrogates(docno):
+        if not isinstance(docno, str) or docno.split() != [docno] or "\0" in docno or has_surrogates(docno):
             raise ValueError(
-                f"docno of document {number} must be valid UTF-8 of at least one character and without white space, at "
-                f"which runs and qrels are split, got {docno[:80]!r}"
+                f"docno of document {number} must be a str of valid UTF-8, not empty and without white space, at which "
+                f"runs and qrels are split, got {docno!r:.80}"
             )
         if docno in seen:
             raise ValueError(f"docno {docno!r} occurs twice (again as document {number}): docnos must be unique")
@@ -65,22 +63,49 @@ def checked_texts(documents: Any, field: str) -> Iterator[tuple[str, str]]:
         yield docno, text
 
 
-def parse_stamp(toks: Mapping) -> tuple[str, float] | None:
-    """(vocabulary fingerprint, scale) of weights that an encoder made, which know both; None for plain dicts."""
-    stamp = getattr(toks, "vocab", None)
-    if stamp is None:
-        return None
-    fingerprint, _, scale = stamp.rpartition(":")
-    return fingerprint, float(scale)
+def query_weights(toks: Any, qid: Any, vocabulary: str | None) -> dict[str, float]:
+    """A query's terms of weight > 0.
+
+    Args:
+        toks: {term: weight >= 0}, unscaled.
+        qid: of the query, for messages.
+        vocabulary: fingerprint of the documents' vocabulary, if it is known.
+
+    Raises:
+        TypeError: no dict of str -> number.
+        ValueError: weights below 0 or not finite, scaled, or of another vocabulary.
+    """
+    if not isinstance(toks, Mapping) or not all(isinstance(term, str) for term in toks):
+        raise TypeError(f"query_toks of query {qid!r} must be a dict of term (str) -> weight, got {toks!r:.80}")
+    stamp = _stamp(toks)
+    if stamp and vocabulary and stamp[0] != vocabulary:
+        raise ValueError(
+            f"query {qid!r} was encoded with another vocabulary ({stamp[0]}) than the documents ({vocabulary}): encode "
+            "it again, with the query encoder of the model that encoded the documents"
+        )
+    if stamp and stamp[1] != 1:
+        raise ValueError(
+            f"query {qid!r} was encoded at scale {stamp[1]:g}, unscaled weights are needed: use query_encoder(scale=1)"
+        )
+    for term, weight in toks.items():
+        if not is_number(weight) or weight < 0:
+            raise ValueError(f"query {qid!r}: weights must be finite numbers >= 0, got {weight!r} for {term!r}")
+    return {term: float(weight) for term, weight in toks.items() if weight > 0}
 
 
 class ToksIntake:
     """Documents' ``toks`` ({term: int >= 1}) as blocks of vectors; terms get numbers as they come.
 
+    Args:
+        documents: see ``checked``.
+        check_term: raises ``ValueError`` for a term that the engine cannot hold.
+        scale: units per weight.
+        any_scale: take the scale of the weights, where they know it.
+        old: what is added to.
+
     Attributes:
         vocabulary: term -> column.
         fingerprint: of the vocabulary of an encoder, where the weights know it.
-        scale: units per weight; that of the weights where ``any_scale`` and they know it.
     """
 
     def __init__(
@@ -90,15 +115,13 @@ class ToksIntake:
         scale: float,
         *,
         any_scale: bool = False,
-        vocabulary: dict[str, int] | None = None,
-        fingerprint: str | None = None,
-        known: Iterable[str] = (),
+        old: Generation | None = None,
     ) -> None:
         self._documents, self._check_term, self._any_scale = documents, check_term, any_scale
-        self.vocabulary = vocabulary or {}
-        self.fingerprint, self.scale = fingerprint, scale
-        self._known = set(known)  # docnos that an index to be added to holds already
-        self._stamp: str | None = None
+        self.vocabulary: dict[str, int] = dict(old.columns) if old else {}
+        self.fingerprint, self.scale = old.content["fingerprint"] if old else None, scale
+        self._known = set(old.docnos if old else ())
+        self._seen: str | None = None  # the stamp of the documents before
 
     def blocks(self) -> Iterator[Block]:
         """All documents, some at a time.
@@ -123,33 +146,29 @@ class ToksIntake:
             indptr.append(len(columns))
         for term in itertools.islice(self.vocabulary, known, None):
             self._check_new(term, documents)
-        values = _checked_weights(weights, np.array(indptr), documents)
-        docnos = [docno for docno, _ in documents]
-        data = (values / self.scale).astype(np.float32)
+        data = (_checked_weights(weights, documents) / self.scale).astype(np.float32)
         width = max(columns, default=0) + 1
-        matrix = csr_matrix((data, np.array(columns, dtype=np.int32), np.array(indptr)), (len(docnos), width))
+        matrix = csr_matrix((data, np.array(columns, dtype=np.int32), np.array(indptr)), (len(documents), width))
         matrix.sort_indices()
-        return Block(docnos, matrix)
+        return Block([docno for docno, _ in documents], matrix)
 
     def _check_new(self, term: Any, documents: list[tuple[str, Any]]) -> None:
         try:
-            if not isinstance(term, str):
-                raise TypeError(f"a term must be a str, got {term!r}")
-            if has_surrogates(term):
-                raise ValueError(f"the term {term!r} cannot be written as UTF-8")
+            if not isinstance(term, str) or has_surrogates(term):
+                raise ValueError(f"a term must be a str of valid UTF-8, got {term!r}")
             self._check_term(term)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             docno = next(docno for docno, toks in documents if term in toks)
-            raise type(error)(f"document {docno!r}: {error}") from None
+            raise ValueError(f"document {docno!r}: {error}") from None
 
     def _check_stamp(self, toks: Mapping, docno: str) -> None:
         stamp = getattr(toks, "vocab", None)
-        if stamp is None or stamp == self._stamp:
+        if stamp is None or stamp == self._seen:
             return
-        fingerprint, scale = parse_stamp(toks)
-        if self._any_scale and self._stamp is None:
+        fingerprint, scale = _stamp(toks)
+        if self._any_scale and self._seen is None:
             self.scale = scale
-        self._stamp = stamp
+        self._seen = stamp
         if not math.isclose(scale, self.scale, rel_tol=1e-4):
             raise ValueError(
                 f"document {docno!r} was encoded at scale {scale:g}, the index is at scale {self.scale:g}: "
@@ -163,29 +182,28 @@ class ToksIntake:
         self.fingerprint = fingerprint
 
 
-def _checked_weights(weights: list[Any], indptr: np.ndarray, documents: list[tuple[str, Any]]) -> np.ndarray:
-    """The weights of a block (P,), float64; ValueError names a document whose weights are no whole numbers >= 1."""
-    try:
-        values = np.array(weights, dtype=np.float64) if not any(isinstance(w, str) for w in weights) else None
-    except (TypeError, ValueError, OverflowError):
-        values = None
-    if values is None or not ((values >= 1) & (values <= MAX_WEIGHT) & (values == np.rint(values))).all():
-        for docno, toks in documents:
-            for term, weight in toks.items():
-                if isinstance(weight, str) or not _is_weight(weight):
-                    raise ValueError(
-                        f"document {docno!r}: the weight of a term must be an int from 1 to {MAX_WEIGHT}, got "
-                        f"{weight!r} for {term!r}. doc_encoder(scale=100) makes such weights"
-                    )
-    sums = np.diff(np.concatenate([[0.0], np.cumsum(values)])[indptr])
-    if (sums > _MAX_SUM).any():
-        docno = documents[int(np.argmax(sums))][0]
-        raise ValueError(f"document {docno!r}: the weights sum to {sums.max():.0f}, engines hold up to {_MAX_SUM}")
-    return values
+def _stamp(toks: Mapping) -> tuple[str, float] | None:
+    """(vocabulary fingerprint, scale) of weights that an encoder made, which know both; None for plain dicts."""
+    stamp = getattr(toks, "vocab", None)
+    if stamp is None:
+        return None
+    fingerprint, _, scale = stamp.rpartition(":")
+    return fingerprint, float(scale)
 
 
-def _is_weight(weight: Any) -> bool:
+def _checked_weights(weights: list[Any], documents: list[tuple[str, Any]]) -> np.ndarray:
+    """The weights of a block (P,), float64; ``ValueError`` names a document whose weights are no whole numbers >= 1."""
     try:
-        return 1 <= weight <= MAX_WEIGHT and float(weight).is_integer()
+        values = np.array(weights).astype(np.float64, casting="safe")  # strings and None are not cast
+        if ((values >= 1) & (values <= MAX_WEIGHT) & (values == np.rint(values))).all():
+            return values
     except (TypeError, ValueError):
-        return False
+        pass
+    docno, term, weight = next(
+        (docno, term, weight) for docno, toks in documents for term, weight in toks.items()
+        if not is_number(weight) or not 1 <= weight <= MAX_WEIGHT or weight != int(weight)
+    )  # fmt: skip
+    raise ValueError(
+        f"document {docno!r}: the weight of a term must be an int from 1 to {MAX_WEIGHT}, got {weight!r} for {term!r}. "
+        "doc_encoder(scale=100) makes such weights"
+    )

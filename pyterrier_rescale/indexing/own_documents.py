@@ -23,17 +23,21 @@ def own_documents(topics: pd.DataFrame, documents: Iterable[Mapping[str, Any]]) 
         documents: dicts with docno, text, and perhaps title or body.
     """
     queries = {qid: _plain(query) for qid, query in zip(topics["qid"], topics["query"], strict=True)}
-    return frozenset(
-        document["docno"] for document in documents
-        if queries.get(document["docno"]) and queries[document["docno"]] in _texts(document)
-    )  # fmt: skip
+    own = set()
+    for document in documents:
+        if query := queries.get(document["docno"]):
+            text, title = document.get("text", ""), document.get("title") or ""
+            body = document.get("body") or text.removeprefix(title)
+            if query in map(_plain, (text, body, f"{title} {text}")):
+                own.add(document["docno"])
+    return frozenset(own)
 
 
 class WithoutOwnDocuments(pt.Transformer):
     """Drops each query's own document from its results (see :func:`own_documents`), and says so once.
 
     Args:
-        documents: gives a fresh iterator over the documents at each call; read where a qid is among its docnos.
+        documents: gives a fresh iterator over the documents at each call; it is called where a query finds its id.
         num_results: of the other results, so many are kept per query.
     """
 
@@ -68,20 +72,12 @@ class WithoutOwnDocuments(pt.Transformer):
         dropped = hits[hits["qid"].isin(self.own(hits))]
         if len(dropped):
             results = results.drop(index=dropped.index)
-            places = dict(zip(dropped["qid"], dropped["rank"], strict=True))
-            pairs = zip(results["qid"], results["rank"], strict=True)
-            results = results.assign(rank=[rank - (rank > places.get(qid, rank)) for qid, rank in pairs])
+            results = results.assign(rank=results.groupby("qid")["rank"].rank(method="first").astype(int) - 1)
         return results[results["rank"] < self.num_results]
 
     def schematic(self, *, input_columns: list[str] | None = None) -> dict[str, Any]:
         """The box in a drawn pipeline, made offline."""
         return schematic(self, "own documents out")
-
-
-def _texts(document: Mapping[str, Any]) -> set[str]:
-    text, title = document.get("text", ""), document.get("title") or ""
-    body = document.get("body") or text.removeprefix(title)
-    return {_plain(text), _plain(body), _plain(f"{title} {text}")}
 
 
 def _plain(text: str) -> str:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
+from scipy.sparse import csr_matrix
 
 from .._utils.checks import check_choice, check_integer, check_share
 from .._utils.stages import ALL_TOKS, Stage
 from ..encoding.terms import Toks
-from .queries import query_weights
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
-    from .generation import Generation
+from .generation import Generation
+from .intake import query_weights
 
 _TOKS = "query_toks"
 
@@ -32,16 +30,15 @@ class VectorScorer(Stage):
 
     _call, _label = "scorer", "vector scorer"
 
-    def __init__(self, vectors: Any, *, verbose: bool = False) -> None:
+    def __init__(self, vectors: Any) -> None:
         self.vectors = vectors
-        self.verbose = verbose
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Score each row, and rank per query; other columns stay.
 
         Raises:
             KeyError: a candidate that is not among the vectors.
-            ValueError, TypeError: query weights that are no numbers, of another vocabulary, or of several encoders.
+            ValueError, TypeError: see ``query_weights``; or query weights of several encoders.
         """
         pt.validate.columns(inp, includes=["qid", "docno", _TOKS], context=self)
         return pt.model.add_ranks(inp.assign(score=self.vectors.read(lambda vectors: _scores(inp, vectors))))
@@ -79,8 +76,7 @@ class VectorFeedback(Stage):
 
         Raises:
             KeyError: a document that is not among the vectors.
-            ValueError, TypeError: scores or query weights that are no fitting numbers, or weights of another vocabulary
-                or of several encoders.
+            ValueError, TypeError: as for ``VectorScorer``; or scores that are no numbers >= 0.
         """
         pt.validate.columns(inp, includes=["qid", "docno", "score", _TOKS], context=self)
         kept = [name for name in inp.columns if name in pt.model.query_columns(inp) and name != ALL_TOKS]
@@ -88,16 +84,26 @@ class VectorFeedback(Stage):
         old = [_toks(results) for _, results in groups]
         new = self.vectors.read(lambda vectors: [self._expanded(*group, vectors) for group in groups])
         queries = inp.drop_duplicates("qid")[kept].drop(columns=_TOKS).reset_index(drop=True)
-        queries = queries.rename(columns=lambda name: re.sub(rf"^{_TOKS}_(\d+)$", _next, name))
+        queries = queries.rename(
+            columns=lambda name: re.sub(rf"^{_TOKS}_(\d+)$", lambda found: f"{_TOKS}_{int(found[1]) + 1}", name)
+        )
         return queries.assign(**{f"{_TOKS}_0": pd.Series(old, dtype=object), _TOKS: pd.Series(new, dtype=object)})
 
     def _expanded(self, qid: Any, results: pd.DataFrame, vectors: Generation) -> Toks:
         toks = _toks(results)
-        best = results.sort_values("score", ascending=False, kind="stable").head(self.fb_docs)
-        rows = _rows(vectors, best["docno"])
         query = query_weights(toks, qid, vectors.content["fingerprint"])
-        shares = score_shares(best["score"], qid, self.weighting)
-        weights = rm3(query, rows, shares, vectors.terms, self.fb_terms, self.fb_lambda)
+        best = results.sort_values("score", ascending=False, kind="stable").head(self.fb_docs)
+        scores = best["score"].to_numpy(dtype=float)
+        finite = np.isfinite(scores).all()
+        if self.weighting == "softmax" and finite:
+            scores = np.exp(scores - scores.max())
+        if not finite or scores.min() < 0 or not scores.sum():
+            raise ValueError(
+                f"query {qid!r}: scores must be finite numbers >= 0, and one of them > 0, got {scores.tolist()}; "
+                'feedback(weighting="softmax") takes negative ones, too'
+            )
+        rows = _rows(vectors, best["docno"])
+        weights = rm3(query, rows, scores / scores.sum(), vectors.terms, self.fb_terms, self.fb_lambda)
         return Toks(weights.items(), getattr(toks, "vocab", None))
 
 
@@ -117,27 +123,18 @@ def rm3(
     lengths = np.asarray(rows.sum(axis=1)).ravel()
     relevance = rows.T @ np.divide(shares, lengths, out=np.zeros(len(shares)), where=lengths > 0)
     columns = np.flatnonzero(relevance)
-    heaviest = sorted(zip(terms[columns].tolist(), relevance[columns].tolist(), strict=True), key=_heaviest)[:fb_terms]
+    found = _heaviest_first(dict(zip(terms[columns].tolist(), relevance[columns].tolist(), strict=True)))
+    found = dict(itertools.islice(found.items(), fb_terms))
     mixed: dict[str, float] = {}
-    for part, share in ((query, 1 - fb_lambda), (dict(heaviest), fb_lambda)):
-        total = sum(part.values())
+    for part, share in ((query, 1 - fb_lambda), (found, fb_lambda)):
+        total = sum(part.values()) or 1.0
         for term, weight in part.items():
-            mixed[term] = mixed.get(term, 0.0) + (share * weight / total if total else 0.0)
-    return dict(sorted(((term, weight) for term, weight in mixed.items() if weight > 0), key=_heaviest))
+            mixed[term] = mixed.get(term, 0.0) + share * weight / total
+    return _heaviest_first({term: weight for term, weight in mixed.items() if weight > 0})
 
 
-def score_shares(scores: pd.Series, qid: Any, weighting: str) -> np.ndarray:
-    """What each document counts for, (n,), in sum 1: its share of the scores, or their softmax."""
-    values = scores.to_numpy(dtype=float)
-    finite = np.isfinite(values).all()
-    if weighting == "softmax" and finite:
-        values = np.exp(values - values.max())
-    if not finite or values.min() < 0 or not values.sum():
-        raise ValueError(
-            f"query {qid!r}: scores must be finite numbers >= 0, and one of them > 0, got {values.tolist()}; "
-            'feedback(weighting="softmax") takes negative ones, too'
-        )
-    return values / values.sum()
+def _heaviest_first(weights: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(weights.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _scores(inp: pd.DataFrame, vectors: Generation) -> np.ndarray:
@@ -169,11 +166,3 @@ def _toks(results: pd.DataFrame) -> Any:
             "encoders: encode the query again, (A | B) >> splade.query_encoder() >> index.scorer()"
         )
     return first
-
-
-def _heaviest(pair: tuple[str, float]) -> tuple[float, str]:
-    return -pair[1], pair[0]
-
-
-def _next(name: re.Match) -> str:
-    return f"{_TOKS}_{int(name[1]) + 1}"

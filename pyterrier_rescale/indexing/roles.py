@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,12 @@ import pyterrier as pt
 from .._utils.documents import as_documents
 from .._utils.progress import progress_bar
 from .._utils.stages import Stage
-from .generation import Generation
-from .queries import query_weights
+from . import store
+from .engines import engine_class
+from .engines.base import Engine
+from .generation import SHARDS, Generation, write_vocabulary
+from .intake import ToksIntake, query_weights
+from .shards import write_shards
 from .vectors import Vectors
 
 
@@ -23,47 +30,71 @@ class _Role(Stage):
         """The engine's own options are arguments like the others."""
         maker, arguments = super()._maker_and_arguments()
         options, _ = arguments.pop("options")
-        return maker, {**arguments, **{name: (value, None) for name, value in (options or {}).items()}}
+        return maker, {**arguments, **{name: (value, None) for name, value in options.items()}}
+
+
+class NoTermsError(ValueError):
+    """No document has any term, and the engine cannot hold an index without one."""
 
 
 class Indexer(_Role, pt.Indexer):
     """Writes documents into an index: all of them or, with an exception, none."""
 
-    _maker, _call = "_index", "indexer"
+    _call = "indexer"
 
     def __init__(
         self,
-        index: Any,
+        target: Any,
         *,
         mode: str = "create",
         bits: int | None = None,
         verbose: bool = False,
         made_from: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any],
     ) -> None:
-        self._index = index
-        self.mode, self.bits, self.verbose = mode, bits, verbose
+        self.target, self.mode, self.bits, self.verbose = target, mode, bits, verbose
         self.made_from, self.options = made_from, options
 
     def index(self, iter: Iterable[Mapping[str, Any]] | Vectors) -> Any:
-        """Index documents with docno (str) and toks ({term: int >= 1}; other keys are ignored), or vectors.
-
-        Returns:
-            the index, which now holds them.
+        """Index documents with docno (str) and toks ({term: int >= 1}), or vectors; return the index that holds them.
 
         Raises:
             ValueError, TypeError, KeyError: a document that cannot be indexed as it is; what was at the path stays.
             FileExistsError: something is at the path already (and mode is "create"), or something that is not ours.
             RuntimeError: another process is writing there.
         """
-        made_from = self.made_from
+        target, engine, made_from = self.target, engine_class(self.target.engine), self.made_from
         if isinstance(iter, Vectors):
             if made_from is None and self.mode != "append":  # what is added to is no longer made from one thing
                 made_from = iter.made_from
         elif self.verbose:
             total = len(iter) if hasattr(iter, "__len__") else None
-            iter = progress_bar(as_documents(iter), desc=f"indexing ({self._index.engine})", unit="d", total=total)
-        return self._index.build(iter, mode=self.mode, bits=self.bits, made_from=made_from, options=self.options)
+            iter = progress_bar(as_documents(iter), desc=f"indexing ({engine.name})", unit="d", total=total)
+        options = {**engine.build_options, **self.options}
+        artifact, overwrite = target._build_metadata(), self.mode != "create"
+        with store.building(target.path, artifact, overwrite=overwrite) as (folder, content):
+            old = target.open() if self.mode == "append" and len(target) else None
+            (folder / SHARDS).mkdir()
+            fingerprint = _write_vectors(folder, iter, engine, target.scale, old, any_scale=self.bits is not None)
+            content |= {"engine": engine.name, "scale": target.scale, "options": options}
+            content |= {"fingerprint": fingerprint, "made_from": made_from}
+            generation = Generation(folder, content)
+            content["documents"] = len(generation.docnos)
+            if self.bits is not None:
+                largest = max(float(vectors.data.max(initial=0)) for _, vectors in generation.blocks())
+                content["scale"] = float(f"{((1 << self.bits) - 1) / (largest or 1):.6g}")
+            used = generation.terms[generation.document_frequencies > 0]
+            for term in used if isinstance(iter, Vectors) else ():
+                engine.check_term(term)
+            if engine.needs_terms and not len(used):
+                raise NoTermsError("no document has any term (toks is empty in all of them)")
+            (folder / engine.name).mkdir()
+            engine.build(folder / engine.name, generation, **options)
+            content["unlisted"] = None if engine.listed else engine.name
+        target.close()
+        if self.bits is not None:
+            target.asked.pop("scale", None)
+        return target
 
     def index_inputs(self) -> list[list[str]]:
         """The columns that documents need."""
@@ -71,7 +102,33 @@ class Indexer(_Role, pt.Indexer):
 
     @property
     def _label(self) -> str:
-        return f"{self._index.engine} indexer"
+        return f"{self.target.engine} indexer"
+
+
+def _write_vectors(
+    folder: Path, documents: Any, engine: type[Engine], scale: float, old: Generation | None, *, any_scale: bool
+) -> str | None:
+    """Write shards and vocabulary of a new generation, after those of an ``old`` one; return the fingerprint."""
+    if isinstance(documents, Vectors) and old is None:
+        source = documents.open()
+        write_shards(folder / SHARDS, source.blocks(), 0)
+        write_vocabulary(folder, source.terms, source.readable, source.tokens)
+        return source.content["fingerprint"]
+    if isinstance(documents, Vectors):
+        documents = documents.documents(scale)
+    shards = old.shards if old else []
+    for shard in shards:
+        try:
+            os.link(shard, folder / SHARDS / shard.name)  # takes no room
+        except OSError:  # a file system without hard links
+            shutil.copyfile(shard, folder / SHARDS / shard.name)
+    intake = ToksIntake(documents, engine.check_term, scale, any_scale=any_scale, old=old)
+    write_shards(folder / SHARDS, intake.blocks(), len(shards))
+    new = list(intake.vocabulary)[len(old.terms) if old else 0 :]
+    readable = [*old.readable, *new] if old else None
+    tokens = [*old.tokens, *[None] * len(new)] if old and old.tokens else None
+    write_vocabulary(folder, intake.vocabulary, readable, tokens)
+    return intake.fingerprint
 
 
 class Retriever(_Role):
@@ -92,7 +149,7 @@ class Retriever(_Role):
         *,
         threads: int = 1,
         verbose: bool = False,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any],
     ) -> None:
         self.index, self.num_results = index, num_results
         self.threads, self.verbose, self.options = threads, verbose, options
@@ -101,7 +158,7 @@ class Retriever(_Role):
         """Retrieve for every row of a frame with qid and query_toks.
 
         Raises:
-            FileNotFoundError: the index is not built, or not to its end.
+            FileNotFoundError: there is no whole index.
             ValueError, TypeError: weights that are no numbers >= 0, or queries of another vocabulary or scale.
         """
         pt.validate.query_frame(inp, extra_columns=["query_toks"], context=self)
@@ -118,7 +175,7 @@ class Retriever(_Role):
         ]
         if not all(hasattr(toks, "vocab") for toks in inp["query_toks"]):
             _warn_if_scaled(queries, content["scale"])
-        options = {**engine.search_options, **(self.options or {})}
+        options = {**engine.search_options, **self.options}
         found = engine.search_all(queries, self.num_results, self.threads, **options)
         if self.verbose:
             found = progress_bar(found, desc=f"retrieving ({engine.name})", unit="q", total=len(queries))

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from .._utils.files import settle, write_whole
+from .._utils.made_from import read_record
 
 MANIFEST, LOCK = "pt_meta.json", "write.lock"
 #: In the folder of a generation that ``encode`` writes: what it is made from.
@@ -40,11 +41,13 @@ class Manifest(NamedTuple):
     """What the manifest says.
 
     Attributes:
+        artifact: PyTerrier's own metadata.
         current: of the generation that counts: its name (``generation``), sizes of its ``files``, and all that
             describes it; None while the first one is not finished.
         others: names of generations that may go: unfinished ones and replaced ones.
     """
 
+    artifact: dict[str, Any]
     current: dict[str, Any] | None
     others: list[str]
 
@@ -55,14 +58,8 @@ def read_manifest(path: Path) -> Manifest | None:
     Raises:
         ValueError: it is damaged, or of another version of the format.
     """
-    try:
-        text = (path / MANIFEST).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        found = json.loads(text).get(_KEY)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path / MANIFEST} is damaged, it is not JSON ({error}): build anew elsewhere") from error
+    artifact = read_record(path, MANIFEST) or {}
+    found = artifact.pop(_KEY, None)
     if found is None:
         return None
     if found.get("version") != VERSION:
@@ -70,7 +67,7 @@ def read_manifest(path: Path) -> Manifest | None:
             f"what is at {path} has format {found.get('version')}, this version reads format {VERSION}: build it anew "
             "at another path"
         )
-    return Manifest(found["current"], found["others"])
+    return Manifest(artifact, found["current"], found["others"])
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:
@@ -93,20 +90,19 @@ def check_files(path: Path, current: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if need be.
+def locked(path: Path, patience: float = 0) -> Iterator[None]:
+    """Hold the lock of a folder, which is made if need be; wait for it so many seconds.
 
     Where the file system has no locks nothing is held: the last of two builds to finish counts.
 
     Raises:
-        RuntimeError: another process holds it.
+        FileExistsError: there is a file.
+        RuntimeError: another process holds the lock.
     """
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file, not a folder")
     path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except filelock.Timeout as error:
         raise RuntimeError(f"another process is writing at {path}: wait for it or stop it") from error
     except OSError as error:
@@ -118,23 +114,16 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def check_vacant(path: Path, *, overwrite: bool) -> Manifest:
-    """The manifest of a folder that may be built in.
+def owned_manifest(path: Path) -> Manifest:
+    """The manifest of a folder, an empty one where the folder is empty.
 
     Raises:
-        FileExistsError: it holds something else; or what was built there counts, and ``overwrite`` is False.
+        FileExistsError: the folder holds something that is not ours.
     """
     manifest = read_manifest(path)
-    if manifest is None:
-        if any(file.name != LOCK and not file.name.startswith(_BESIDE) for file in path.iterdir()):
-            raise FileExistsError(f"{path} is not empty and nothing in it is ours: choose another path")
-        return Manifest(None, [])
-    if not overwrite:
-        if manifest.current is not None:
-            raise FileExistsError(f"something was built at {path} already: overwrite it, or choose another path")
-        if unfinished(path, manifest):
-            raise FileExistsError(f"encode() has not finished at {path}: give the same call again, or overwrite it")
-    return manifest
+    if manifest is None and any(file.name != LOCK and not file.name.startswith(_BESIDE) for file in path.iterdir()):
+        raise FileExistsError(f"{path} is not empty and nothing in it is ours: choose another path")
+    return manifest or Manifest({}, None, [])
 
 
 def unfinished(path: Path, manifest: Manifest) -> list[Path]:
@@ -142,74 +131,62 @@ def unfinished(path: Path, manifest: Manifest) -> list[Path]:
     return [path / name for name in manifest.others if (path / name / RECORD).is_file()]
 
 
-def begin(path: Path, manifest: Manifest, artifact: Mapping[str, Any], name: str) -> Path:
+def begin(path: Path, manifest: Manifest) -> Path:
     """Name a new generation in the manifest, and make its folder."""
-    others = [other for other in manifest.others if (path / other).exists() and other != name]
-    _write(path, artifact, manifest.current, [*others, name])
-    (path / name).mkdir(exist_ok=True)
-    return path / name
+    folder = path / f"g-{uuid.uuid4().hex[:12]}"
+    _write(path, manifest._replace(others=[*_present(path, manifest.others), folder.name]))
+    folder.mkdir()
+    return folder
 
 
-def commit(path: Path, artifact: Mapping[str, Any], folder: Path, content: Mapping[str, Any]) -> None:
-    """Flush a generation and let it count; then remove all others.
+def commit(path: Path, folder: Path, artifact: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """Flush a generation and let it count, as ``content`` describes it; then remove all others.
 
-    Args:
-        path: the folder.
-        artifact: PyTerrier's own metadata.
-        folder: the generation's.
-        content: what describes it; ``unlisted`` names a file or folder in it whose size may change.
+    ``content["unlisted"]`` names a file or folder in it whose size may change.
     """
     settle(folder)
-    unlisted = content.get("unlisted")
     files = {
         file.relative_to(folder).as_posix(): file.stat().st_size
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and (unlisted is None or unlisted not in file.relative_to(folder).parts)
+        if file.is_file() and content.get("unlisted") not in file.relative_to(folder).parts
     }
-    manifest = read_manifest(path) or Manifest(None, [])
-    former = [manifest.current["generation"]] if manifest.current else []
-    others = [name for name in {*manifest.others, *former} if name != folder.name and (path / name).exists()]
-    _write(path, artifact, {"generation": folder.name, **content, "files": files}, others)
+    _, former, others = owned_manifest(path)
+    names = {*others, *([former["generation"]] if former else [])} - {folder.name}
+    others = _present(path, sorted(names))
+    _write(path, Manifest(dict(artifact), {"generation": folder.name, **content, "files": files}, others))
     for name in others:  # what is still open on Windows stays until the next build
         shutil.rmtree(path / name, ignore_errors=True)
     for beside in path.glob(f"{_BESIDE}*"):  # of killed builds
         beside.unlink(missing_ok=True)
 
 
-def abandon(path: Path, folder: Path) -> None:
-    """Remove a generation that was not finished, and the whole folder where nothing else is in it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    manifest = read_manifest(path)
-    if manifest and manifest.current is None and {file.name for file in path.iterdir()} <= {MANIFEST, LOCK}:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 @contextmanager
 def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A new generation to write into, and a dict to describe it in; both count once the block ends without an error.
-
-    Raises:
-        FileExistsError: see ``check_vacant``.
-        RuntimeError: another process is writing there.
-    """
-    fresh = not path.exists()
+    """A new generation to write into, and a dict to describe it in; both count once the block ends without an error."""
     with locked(path):
-        try:
-            manifest = check_vacant(path, overwrite=overwrite)
-        except BaseException:
-            if fresh:
-                shutil.rmtree(path, ignore_errors=True)
-            raise
-        folder = begin(path, manifest, artifact, f"g-{uuid.uuid4().hex[:12]}")
+        manifest = owned_manifest(path)
+        if manifest.current and not overwrite:
+            raise FileExistsError(f"something was built at {path} already: overwrite it, or choose another path")
+        if unfinished(path, manifest) and not overwrite:
+            raise FileExistsError(f"encode() has not finished at {path}: give the same call again, or overwrite it")
+        folder = begin(path, manifest)
         content: dict[str, Any] = {}
         try:
             yield folder, content
-            commit(path, artifact, folder, content)
+            commit(path, folder, artifact, content)
         except BaseException:
-            abandon(path, folder)
+            current = owned_manifest(path).current
+            if current is None or current["generation"] != folder.name:  # else it counts, and the rest was interrupted
+                shutil.rmtree(folder, ignore_errors=True)
+            if current is None and {file.name for file in path.iterdir()} <= {MANIFEST, LOCK}:
+                shutil.rmtree(path, ignore_errors=True)
             raise
 
 
-def _write(path: Path, artifact: Mapping[str, Any], current: Mapping[str, Any] | None, others: list[str]) -> None:
-    ours = {"version": VERSION, "current": current, "others": sorted(others)}
-    write_whole(path / MANIFEST, json.dumps({**artifact, _KEY: ours}, indent=1, ensure_ascii=False) + "\n")
+def _present(path: Path, names: list[str]) -> list[str]:
+    return [name for name in names if (path / name).exists()]
+
+
+def _write(path: Path, manifest: Manifest) -> None:
+    ours = {"version": VERSION, "current": manifest.current, "others": manifest.others}
+    write_whole(path / MANIFEST, json.dumps({**manifest.artifact, _KEY: ours}, indent=1, ensure_ascii=False) + "\n")

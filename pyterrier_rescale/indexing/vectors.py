@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyterrier as pt
+from scipy.sparse import csr_matrix, vstack
 
 from .._utils.checks import check_number
 from .._utils.files import expand
@@ -18,12 +18,8 @@ from ..encoding.pruning import check_pruning, whole_weights
 from ..encoding.terms import to_toks
 from . import store
 from .generation import SHARDS, Generation
-from .shards import Block, shard_name
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
-    from .rescoring import VectorFeedback, VectorScorer
+from .rescoring import VectorFeedback, VectorScorer
+from .shards import Block
 
 T = TypeVar("T")
 _ALL = (None, 0.0)  # terms kept per document, and their least weight
@@ -44,8 +40,8 @@ def open_vectors(path: str | os.PathLike[str]) -> Vectors:
 class Vectors(pt.Artifact):
     """Documents' term weights in Parquet shards (docno string, terms list<int32>, weights list<float32>).
 
-    A handle stands for a path: before each use it looks whether something else is there by now, and opens that. Every
-    Parquet reader opens the shards, which lie in ``shards_path``; terms are columns, ascending.
+    A handle stands for a path: before each use it looks whether something else is there by now, and opens that. Any
+    Parquet reader opens the shards.
 
     Attributes:
         terms: the terms as engines hold them, (V,), by column.
@@ -61,6 +57,7 @@ class Vectors(pt.Artifact):
     ARTIFACT_TYPE = "sparse_vectors"
     ARTIFACT_FORMAT = "rescale"
     ARTIFACT_PACKAGE_HINT = "pyterrier-rescale"
+    _noun, _made_by = "vectors", "encode(splade, documents, path)"
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(expand(path).absolute())
@@ -80,20 +77,19 @@ class Vectors(pt.Artifact):
             ValueError: it is damaged, or of another format.
         """
         with self._opening:
-            stamp = store.stamp(self.path)
-            while self._opened is None or stamp != self._stamp:
-                current = self._current()
-                before, self._opened, self._stamp = self._opened, None, stamp
-                if before is not None and before.folder.name == current["generation"]:
-                    self._opened = before
-                    break
-                try:
-                    self._opened = self._open(current)
-                except (FileNotFoundError, ValueError):  # gone, or half removed, by now?
-                    if store.stamp(self.path) == stamp:
-                        raise
+            while True:
                 stamp = store.stamp(self.path)
-            return self._opened
+                if self._opened is not None and stamp == self._stamp:
+                    return self._opened
+                current = self._current()
+                if self._opened is None or self._opened.folder.name != current["generation"]:
+                    self._opened = None  # closes its files
+                    try:
+                        self._opened = self._open(current)
+                    except (FileNotFoundError, ValueError):  # perhaps replaced meanwhile, and half removed
+                        if store.stamp(self.path) == stamp:
+                            raise
+                self._stamp = stamp
 
     def _open(self, current: dict[str, Any]) -> Generation:
         store.check_files(self.path, current)
@@ -101,18 +97,12 @@ class Vectors(pt.Artifact):
 
     def _current(self) -> dict[str, Any]:
         manifest = store.read_manifest(self.path)
-        if manifest is not None and manifest.current is not None:
+        if manifest and manifest.current:
             return manifest.current
+        state = "not finished" if manifest else "not there"
         for folder in store.unfinished(self.path, manifest) if manifest else ():
-            done = len(list((folder / SHARDS).glob(shard_name(0).replace("00000", "*"))))
-            raise FileNotFoundError(
-                f"the vectors at {self.path} are not finished ({done} shards are there): give the same encode() again"
-            )
-        raise FileNotFoundError(self._absence(manifest is not None))
-
-    def _absence(self, begun: bool) -> str:
-        what = "are not finished" if begun else "are not there"
-        return f"the vectors at {self.path} {what}: make them with encode(splade, documents, path)"
+            state += f" ({len(list((folder / SHARDS).glob('shard-*')))} shards are there)"
+        raise FileNotFoundError(f"{self._noun} at {self.path}: {state}. {self._made_by} makes what is missing")
 
     def read(self, function: Callable[[Generation], T]) -> T:
         """What a function makes of what is at the path, all of one build: again if it was replaced meanwhile."""
@@ -133,7 +123,7 @@ class Vectors(pt.Artifact):
     def complete(self) -> bool:
         """Whether all is there; else other processes still work on their shares."""
         manifest = store.read_manifest(self.path)
-        return manifest is not None and manifest.current is not None
+        return bool(manifest and manifest.current)
 
     terms = property(lambda self: self.open().terms)
     readable = property(lambda self: self.open().readable)
@@ -164,23 +154,12 @@ class Vectors(pt.Artifact):
         return self._current()["documents"]
 
     def blocks(self) -> Iterator[Block]:
-        """All documents in order, up to 2,048 at a time.
-
-        Raises:
-            ValueError: a shard is damaged (its pages carry checksums).
-            FileNotFoundError: the vectors were replaced while they were read.
-        """
+        """All documents in order, up to 2,048 at a time; ``FileNotFoundError`` where they are replaced meanwhile."""
         return self.open().blocks()
 
     def to_csr(self) -> csr_matrix:
         """All vectors in memory, shape (N, V), float32, rows in the order of ``docnos``."""
-        from scipy.sparse import csr_matrix, vstack
-
-        def whole(generation: Generation) -> csr_matrix:
-            parts = [vectors for _, vectors in generation.blocks()]
-            return vstack([csr_matrix((0, len(generation.terms)), dtype=np.float32), *parts], format="csr")
-
-        return self.read(whole)
+        return self.read(lambda generation: vstack([part.vectors for part in generation.blocks()], format="csr"))
 
     def rows(self, docnos: Sequence[str]) -> csr_matrix:
         """The documents' vectors, shape (len(docnos), V), float32; only the row groups that hold them are read.
@@ -196,31 +175,27 @@ class Vectors(pt.Artifact):
         Args:
             scale: units per weight; default: the index's, else 100.
         """
-        scale = self.scale or 100.0 if scale is None else check_number("scale", scale)
-        stamp = None if self.vocabulary is None else f"{self.vocabulary}:{scale:g}"
-        for docnos, vectors in self.blocks():
+        scale, generation = self._scale_or(scale), self.open()
+        fingerprint = generation.content["fingerprint"]
+        stamp = None if fingerprint is None else f"{fingerprint}:{scale:g}"
+        for docnos, vectors in generation.blocks():
             rows = whole_weights(vectors, scale)
-            toks = to_toks(self.terms, rows.indptr, rows.indices, rows.data, vocab=stamp)
+            toks = to_toks(generation.terms, rows.indptr, rows.indices, rows.data, vocab=stamp)
             for docno, weights in zip(docnos, toks, strict=True):
                 yield {"docno": docno, "toks": weights if stamp else dict(weights)}
 
     def vector(self, docno: str) -> csr_matrix:
-        """One document's vector, shape (1, V).
-
-        Raises:
-            KeyError: there is no such document.
-        """
+        """One document's vector, shape (1, V); errors as in ``rows``."""
         return self.rows([docno])
 
     def top_terms(self, docno: str, n: int = 10) -> list[tuple[str, float]]:
-        """The n heaviest terms of a document with their weights, readable, heaviest first.
-
-        Raises:
-            KeyError: there is no such document.
-        """
-        row = self.vector(docno)
+        """The n heaviest terms of a document with their weights, readable, heaviest first; errors as in ``rows``."""
+        row, readable = self.read(lambda generation: (generation.rows([docno]), generation.readable))
         best = np.lexsort((row.indices, -row.data))[:n]
-        return [(str(self.readable[row.indices[i]]), float(row.data[i])) for i in best]
+        return [(str(readable[row.indices[i]]), float(row.data[i])) for i in best]
+
+    def _scale_or(self, scale: float | None) -> float:
+        return self.scale or 100.0 if scale is None else check_number("scale", scale)
 
     def stats(self, *, scale: float | None = None, top: int = 20) -> dict[str, Any]:
         """What engines have to hold, in one pass.
@@ -230,78 +205,66 @@ class Vectors(pt.Artifact):
             top: how many frequent terms are named.
 
         Returns:
-            documents, postings, terms (that occur), empty (documents without terms), active_mean, active_p99,
-            active_max (active terms per document), weight_mean, weight_max, weight_sum (in units), scale, dropped
-            (share of weights that round to zero at this scale), clipped_8bit (share of those that round to more than
-            255), clipped_opensearch (share of weights above 3, where OpenSearch's ``sparse_vector`` clips them unless
-            its mapping says otherwise), refused_pgvector (share of documents of more than 1,000 terms, which an HNSW
-            index of pgvector refuses), frequent_terms ({readable term: documents that have it}, most frequent first).
+            documents, postings, terms (that occur), empty (documents without terms); active_mean, active_p99 and
+            active_max (terms per document); weight_mean, weight_max, weight_sum (in units), scale; ``frequent_terms``
+            ({readable term: documents that have it}, most frequent first); and shares: dropped (weights that round to
+            zero), clipped_8bit (those that round to more than 255), clipped_opensearch (weights above 3, where
+            OpenSearch's ``sparse_vector`` clips them by default), refused_pgvector (documents of more than 1,000 terms,
+            which pgvector's HNSW index refuses).
         """
-        scale = self.scale or 100.0 if scale is None else check_number("scale", scale)
-        active, frequencies = np.zeros(1, dtype=np.int64), np.zeros(len(self.terms), dtype=np.int64)
-        total, largest, units, dropped, clipped, above = 0.0, 0.0, 0, 0, 0, 0
-        for _, vectors in self.blocks():
-            counted = np.bincount(np.diff(vectors.indptr), minlength=len(active))
-            counted[: len(active)] += active
-            active = counted
+        scale, generation = self._scale_or(scale), self.open()
+        counts, frequencies = [], np.zeros(len(generation.terms), dtype=np.int64)
+        largest, sums = 0.0, np.zeros(5)
+        for _, vectors in generation.blocks():
+            counts.append(np.diff(vectors.indptr))
             frequencies += np.bincount(vectors.indices, minlength=len(frequencies))
-            total += float(vectors.data.sum(dtype=np.float64))
-            largest = max(largest, float(vectors.data.max(initial=0)))
-            rounded = np.rint(vectors.data.astype(np.float64) * scale)
-            units += int(rounded.sum())
-            dropped += int((rounded < 1).sum())
-            clipped += int((rounded > 255).sum())
-            above += int((vectors.data > 3).sum())
-        documents, postings = int(active.sum()), int(frequencies.sum())
+            weights = vectors.data.astype(np.float64)
+            rounded = np.rint(weights * scale)
+            largest = max(largest, float(weights.max(initial=0)))
+            sums += [part.sum() for part in (weights, rounded, rounded < 1, rounded > 255, weights > 3)]
+        active, (total, units, dropped, clipped, above) = np.concatenate(counts), sums.tolist()
+        documents, postings = len(active), int(frequencies.sum())
         order = np.argsort(-frequencies, kind="stable")[:top]
-        reached = np.cumsum(active) >= math.ceil(0.99 * documents)
         return {
             "documents": documents,
             "postings": postings,
             "terms": int((frequencies > 0).sum()),
-            "empty": int(active[0]),
-            "active_mean": postings / documents if documents else 0.0,
-            "active_p99": int(reached.argmax()),
-            "active_max": len(active) - 1 if documents else 0,
-            "weight_mean": total / postings if postings else 0.0,
+            "empty": int((active == 0).sum()),
+            "active_mean": postings / documents,
+            "active_p99": int(np.percentile(active, 99, method="inverted_cdf")),
+            "active_max": int(active.max()),
+            "weight_mean": total / max(1, postings),
             "weight_max": largest,
-            "weight_sum": units,
+            "weight_sum": int(units),
             "scale": scale,
-            "dropped": dropped / postings if postings else 0.0,
-            "clipped_8bit": clipped / postings if postings else 0.0,
-            "clipped_opensearch": above / postings if postings else 0.0,
-            "refused_pgvector": int(active[1001:].sum()) / documents if documents else 0.0,
-            "frequent_terms": {str(self.readable[i]): int(frequencies[i]) for i in order if frequencies[i]},
+            "dropped": dropped / max(1, postings),
+            "clipped_8bit": clipped / max(1, postings),
+            "clipped_opensearch": above / max(1, postings),
+            "refused_pgvector": float((active > 1000).mean()),
+            "frequent_terms": {str(generation.readable[i]): int(frequencies[i]) for i in order if frequencies[i]},
         }
 
     def pruned(self, max_terms: int | None = None, min_weight: float = 0.0) -> Vectors:
-        """The same documents with their heaviest terms only, read from these vectors as they are asked for.
-
-        Args:
-            max_terms: terms kept per document; default: all.
-            min_weight: terms of less weight are dropped.
-        """
+        """The same documents with their ``max_terms`` heaviest terms only, of ``min_weight`` or more, cut when read."""
         few = Vectors(self.path)
         few._kept = check_pruning(max_terms, min_weight)
         return few
 
-    def scorer(self, *, verbose: bool = False) -> VectorScorer:
+    def scorer(self) -> VectorScorer:
         """A stage that re-scores results (qid, query_toks, docno) by these vectors: no model, no text.
 
         ``query_encoder(max_terms=5) >> index.retriever() >> index.scorer()`` finds candidates by the heaviest terms and
         scores them with all.
         """
-        from .rescoring import VectorScorer
-
-        return VectorScorer(self, verbose=verbose)
+        return VectorScorer(self)
 
     def feedback(
         self, fb_docs: int = 10, fb_terms: int = 20, fb_lambda: float = 0.5, *, weighting: str = "score"
     ) -> VectorFeedback:
         """A stage of pseudo-relevance feedback (RM3): results to queries with the best documents' heaviest terms.
 
-        ``query_encoder() >> index.retriever(10) >> index.feedback() >> index.retriever(1000)``. The new ``query_toks``
-        sum to one; ``query_toks_0`` has those from before. A query that found nothing has no row.
+        ``query_encoder() >> index.retriever(10) >> index.feedback() >> index.retriever(1000)``. A query that found
+        nothing has no row. See :class:`~pyterrier_rescale.indexing.rescoring.VectorFeedback`.
 
         Args:
             fb_docs: documents per query that count as relevant, by score.
@@ -310,8 +273,6 @@ class Vectors(pt.Artifact):
             weighting: ``"score"``: each document counts by its share of the scores; ``"softmax"``: by their softmax,
                 which takes negative scores, too, and prefers the first.
         """
-        from .rescoring import VectorFeedback
-
         return VectorFeedback(self, fb_docs, fb_terms, fb_lambda, weighting=weighting)
 
     def __repr__(self) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 
 from .._utils.files import expand
-from .._utils.text_lines import numbered_lines
 from ..collections import load_collection
 from ..collections.base import hint_at_levels
+from ..collections.files import numbered_lines
 from ..encoding.texts import check_texts
 from .config import TrainConfig
 from .distributed import world

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pyterrier_rescale._utils.files import cache_dir, expand, filled, settle, whole_folder, write_whole
+from pyterrier_rescale._utils.files import cache_dir, filled, settle, whole_folder, write_whole
 from pyterrier_rescale._utils.made_from import claim
 from pyterrier_rescale.collections import load_collection
 
@@ -28,8 +28,7 @@ def test_cache_dir(tmp_path, monkeypatch):
         assert cache_dir("a") == tmp_path / ".cache" / "pyterrier_rescale" / "a"
 
 
-@pytest.fixture
-def no_home(monkeypatch):
+def test_no_home_folder_is_one_clear_error(monkeypatch):
     """A user whom neither HOME nor the password file knows, as in containers."""
 
     def unknown(uid):
@@ -38,21 +37,11 @@ def no_home(monkeypatch):
     for variable in ("HOME", "XDG_CACHE_HOME", "PYTERRIER_HOME", "IR_DATASETS_HOME", "PYTERRIER_RESCALE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-
-
-@pytest.mark.parametrize(
-    ("call", "told"),
-    [
-        (lambda: cache_dir("a"), "PYTERRIER_RESCALE_HOME"),
-        (lambda: expand("~/zoo"), "~/zoo.*no such home folder"),
-        (lambda: load_collection("~/zoo"), "~/zoo.*no such home folder"),
-        (lambda: load_collection("vaswani").topics(), "vaswani.*home"),
-        (lambda: load_collection("irds:vaswani").topics(), "vaswani.*home"),
-    ],
-)
-def test_no_home_folder_is_one_clear_error(no_home, call, told):
-    with pytest.raises(ValueError, match=told):
-        call()
+    with pytest.raises(PermissionError, match="set PYTERRIER_RESCALE_HOME"):
+        cache_dir("a")
+    for call in (lambda: load_collection("~/zoo"), lambda: load_collection("vaswani").topics()):
+        with pytest.raises(ValueError, match="home"):
+            call()
 
 
 def test_a_whole_folder_is_whole_or_absent(tmp_path, monkeypatch):
@@ -146,7 +135,7 @@ def test_one_rule_for_what_is_there(tmp_path):
     for overwrite in (True, False):
         with pytest.raises(FileExistsError, match="mine"):
             claim(tmp_path / "mine", "run.json", made_from, overwrite=overwrite)
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(FileExistsError):
         claim(tmp_path / "mine" / "thesis.tex", "run.json", made_from)
     (tmp_path / "run" / "run.json").write_text("{cut")
     with pytest.raises(ValueError, match="damaged"):

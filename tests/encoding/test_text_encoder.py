@@ -91,10 +91,10 @@ def test_texts_must_be_strings(bad, bert_folder):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("one string", r"got one string; wrap it: \[text\]"),
+        ("one string", r"such as \[text\] .*, got str"),
         (b"bytes", "got bytes"),
-        ({"a": "first", "b": "second"}, "got a dict; give a list of its values"),
-        (pd.DataFrame({"text": ["a", "b"]}), r"got DataFrame; give one of its columns"),
+        ({"a": "first", "b": "second"}, "got dict"),
+        (pd.DataFrame({"text": ["a", "b"]}), r"frame\['text'\], got DataFrame"),
         ({"a", "b"}, "got set"),
         (None, "got NoneType"),
         (7, "got int"),

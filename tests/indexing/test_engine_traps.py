@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import warnings
-
 import engine_data
-import pandas as pd
 import pyterrier as pt
 import pytest
 from engine_data import ENGINES, frame, retrieved
 
 from pyterrier_rescale import open_index
-from pyterrier_rescale.encoding.terms import Toks
 
 pytestmark = pytest.mark.filterwarnings("ignore:all query weights are whole numbers")
 needs_pisa = pytest.mark.skipif(not engine_data.HAS_PISA, reason="no pyterrier-pisa")
@@ -30,19 +23,6 @@ def ours(tmp_path, engine, docs, scale=100):
 
 def search(index, toks, k=10):
     return retrieved(index.retriever(k)(frame([toks])), "q0")
-
-
-def test_plain_terrier_has_the_traps(tmp_path):
-    """Three of them, so that it is seen when a release mends them."""
-    ours(tmp_path, "terrier", docs_of(d0={"a": 1}))  # starts Java
-    for number, (docs, query, expected) in enumerate((
-        (docs_of(d0={"aa": 1, "b" * 61: 3, "mm": 4, "zz": 2}, d1={"mm": 1}), {"mm": 1.0}, []),  # a lost token
-        (docs_of(d0={"a": 1.99}), {"a": 1.0}, [1.0]),  # a truncated weight
-        (docs_of(d0={"a": 300, "b": 100}), {"a": 4.0, "b": 2.0}, [350.0]),  # scores divided by the largest weight
-    )):  # fmt: skip
-        pt.terrier.TerrierIndex(tmp_path / str(number)).toks_indexer().index(docs)
-        found = pt.terrier.TerrierIndex(tmp_path / str(number)).tf()(frame([query]))
-        assert found["score"].tolist() == expected
 
 
 REFUSED = [
@@ -71,28 +51,6 @@ def test_terms_at_the_edge_are_found(tmp_path):
         assert {t: search(index, {t: 1.0}) for t in toks} == {t: [("d0", w)] for t, w in toks.items()}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_scores_are_true(tmp_path, engine):
-    """Whatever the query weights: small ones, of many decimals, zero, unknown terms; and ties in docno order."""
-    docs = docs_of(d0={"a": 300, "b": 100}, d1={"a": 100, "b": 500})
-    index = ours(tmp_path, engine, docs)
-    assert search(index, {"a": 4.0, "b": 2.0}) == [("d0", pytest.approx(14)), ("d1", pytest.approx(14))]
-    assert search(index, {"a": 4.0, "b": 2.5, "unknown": 9.0})[0] == ("d1", pytest.approx(16.5, rel=1e-3))
-    assert search(index, {"a": 1e-7, "b": 1e-7}) == [("d1", pytest.approx(6e-7)), ("d0", pytest.approx(4e-7))]
-    assert search(index, {"a": 0.0}) == [] == search(index, {})
-    ties = open_index(tmp_path / "t", engine).indexer().index(docs_of(**{f"d{i}": {"a": 3} for i in (5, 3, 1, 2)}))
-    assert [d for d, _ in search(ties, {"a": 1.0}, k=2)] == ["d1", "d2"]
-
-
-@pytest.mark.parametrize(
-    ("weight", "error"),
-    [(float("nan"), ValueError), (float("inf"), ValueError), (-1.0, ValueError), ("1", ValueError), (None, ValueError)],
-)
-def test_odd_query_weights_are_refused(tmp_path, weight, error):
-    with pytest.raises(error, match="query 'q0'"):
-        search(ours(tmp_path, "exact", docs_of(d0={"a": 3})), {"a": weight})
-
-
 def test_long_docnos_are_kept_whole(tmp_path):
     names = ["d0", "d" * 20 + "one", "d" * 20 + "two", "e" * 9000]
     index = ours(tmp_path, "terrier", docs_of(**{name: {"a": 4 - i} for i, name in enumerate(names)}))
@@ -111,43 +69,3 @@ def test_a_failing_stream_leaves_nothing(tmp_path, engine):
     with pytest.raises(OSError, match="disk gone"):
         ours(tmp_path, engine, failing(docs_of(d0={"a": 1}, d1={"a": 2})))
     assert not list(tmp_path.iterdir())
-
-
-def test_what_cannot_be_ranked_again_or_was_encoded_by_others(tmp_path):
-    index = ours(tmp_path, "terrier", docs_of(d0=Toks({"x17": 300}.items(), "model1:100")))
-    with pytest.raises(ValueError, match="another vocabulary"):
-        search(index, Toks({"x17": 1.0}.items(), "model2:1"))
-    candidates = pd.DataFrame({"qid": "1", "query": "b", "query_toks": [{"a": 1.0}], "docno": ["d0"]})
-    with pytest.raises(pt.validate.InputValidationError, match="docno"):
-        index.retriever()(candidates)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert search(index, {}) == []
-
-
-@pytest.mark.slow
-def test_terrier_with_another_charset(tmp_path):
-    """A Java before 18 under LC_ALL=C; forced here by the JVM's option, with a JVM of its own."""
-    code = """if True:
-        import sys, warnings
-        import pandas as pd, pyterrier as pt
-        from pyterrier_rescale._utils.java import find_java_home
-        home, version = find_java_home()
-        pt.java.set_java_home(home)
-        pt.java.add_option("-Dfile.encoding=" + ("COMPAT" if version >= 18 else "US-ASCII"))
-        from pyterrier_rescale import open_index
-        pt.java.init()
-        charset = pt.java.autoclass("java.nio.charset.Charset").defaultCharset().name()
-        words = ["\\u0120hello", "hello", "caf\\u00e9", "\\u4e2d"]
-        docs = [{"docno": "d0", "toks": {w: 100 for w in words}}]
-        queries = pd.DataFrame([{"qid": w.encode("unicode_escape").decode(), "query": "", "query_toks": {w: 1.0}}
-                                for w in words])
-        ours = open_index(sys.argv[1]).indexer().index(docs).retriever()(queries)
-        print(charset, len(ours), set(ours["score"]))
-    """
-    env = {name: value for name, value in os.environ.items() if name != "JAVA_TOOL_OPTIONS"} | {"LC_ALL": "C"}
-    command = [sys.executable, "-c", code, str(tmp_path / "ours")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    charset, found, scores = done.stdout.split()[-3:]
-    assert "UTF" not in charset and (found, scores) == ("4", "{1.0}")

@@ -47,14 +47,6 @@ def test_as_the_exact_engine(tmp_path, index):
     assert back.retriever(20)(QUERIES).equals(exact.retriever(20)(QUERIES))
 
 
-@pytest.mark.slow
-def test_as_the_exact_engine_on_20_000_documents(tmp_path):
-    docs = make_docs(20_000, vocabulary=5000, terms=60)
-    exact = open_index(tmp_path / "e", "exact").indexer().index(docs)
-    index = open_index(tmp_path / "i", "milvus").indexer().index(docs)
-    assert_as_exact(index, exact, make_queries(20, vocabulary=5000), 100)
-
-
 def test_ties_in_docno_order(tmp_path):
     docs = [{"docno": f"d{(i * 7) % 60:02}", "toks": {"a": 3}} for i in range(60)]
     index = open_index(tmp_path / "i", "milvus").indexer().index(docs)

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from engine_data import frame, make_docs, make_queries, retrieved
+from engine_data import frame, retrieved
 
 from pyterrier_rescale import open_index
 from pyterrier_rescale.indexing.engines import seismic as engine_seismic
@@ -80,23 +80,8 @@ def test_arguments_of_the_retriever(exact, index):
             index.retriever(**wrong)(QUERIES)
 
 
-def test_small_indexes_are_exact(tmp_path):
-    docs = make_docs(40, vocabulary=200)
-    index = open_index(tmp_path / "i", "seismic").indexer(n_postings=100).index(docs)
-    exact = open_index(tmp_path / "e", "exact").indexer().index(index)
-    queries = make_queries(5, vocabulary=200)
-    wide = index.retriever(query_cut=100, heap_factor=1.0)
-    assert wide(queries.iloc[:0]).empty
-    found, wanted = wide(queries), exact.retriever()(queries)
-    assert recall(found, wanted) > 0.95
-    assert wide(frame([{}, {"unknown": 1.0}, {"x1": 0.0}])).empty
-
-
 def test_empty_documents_keep_their_numbers(tmp_path):
     """Seismic leaves out documents without terms: by place, all later ones would have another's docno."""
-    dataset = seismic.SeismicDataset(dim=3)
-    arrays = (np.array([1, 2]), np.array([1, 1], dtype=np.float32), np.array([0, 1, 1, 2]))
-    assert dataset.add_documents_by_id(["a", "b", "c"], *arrays) == 2
     docs = [{"docno": "a", "toks": {"x": 1}}, {"docno": "b", "toks": {}}, {"docno": "c", "toks": {"y": 1}}]
     index = open_index(tmp_path / "i", "seismic").indexer().index(docs)
     assert retrieved(index.retriever()(frame([{"y": 100.0}])), "q0") == [("c", 1.0)]
@@ -106,13 +91,6 @@ def test_empty_documents_keep_their_numbers(tmp_path):
 
 def test_large_weights_do_not_overflow(tmp_path):
     """Seismic's weights are 16-bit floats: 70,000 is infinite to it, 2,049 is 2,048."""
-    dataset = seismic.SeismicDataset(dim=2)
-    dataset.add_documents_by_id(
-        ["0", "1"], np.array([1, 1]), np.array([70_000, 2049], dtype=np.float32), np.array([0, 1, 2])
-    )
-    plain = seismic.SeismicIndex.build_from_dataset(dataset)
-    query = (np.array(["1"], dtype=seismic.get_seismic_string()), np.ones(1, dtype=np.float32))
-    assert [score for _, score, _ in plain.search("q", *query, 2, 1, 1.0)] == [np.inf, 2048]
     docs = [{"docno": "a", "toks": {"x": 2**22}}, {"docno": "b", "toks": {"x": 2049}}]
     index = open_index(tmp_path / "i", "seismic", scale=1).indexer().index(docs)
     assert retrieved(index.retriever()(frame([{"x": 2.0}])), "q0") == [("a", 2.0**23), ("b", 4098)]
@@ -121,10 +99,6 @@ def test_large_weights_do_not_overflow(tmp_path):
 @pytest.mark.parametrize("terms", [600, pytest.param(66_000, marks=pytest.mark.slow)])
 def test_vocabularies_of_more_than_16_bits_and_long_terms(tmp_path, monkeypatch, terms):
     """Its standard classes number terms up to 65,535; its tokens are of 100 characters, ours are numbers."""
-    with pytest.raises(ValueError, match="exceeds the component type"):
-        seismic.SeismicDataset(dim=70_000).add_documents_by_id(
-            ["0"], np.array([69_999]), np.ones(1, dtype=np.float32), np.array([0, 1])
-        )
     if terms < 65_536:  # a millisecond per term: the large classes by a smaller number
         monkeypatch.setattr(engine_seismic, "SMALL_VOCABULARY", terms // 2)
         monkeypatch.setattr(seismic, "SeismicDataset", None)

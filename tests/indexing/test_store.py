@@ -87,6 +87,20 @@ def test_killed_at_every_moment(tmp_path, monkeypatch, mode):
     assert step >= 8 and outcomes == {len(before), len(after)}
 
 
+def test_ctrl_c_while_the_former_index_is_removed(tmp_path, monkeypatch):
+    """The new one counts already: it stays."""
+    index = open_index(tmp_path / "i", "exact").indexer().index(OLD)
+
+    def interrupted(*_, **__):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        index.indexer(mode="overwrite").index(NEW)
+    assert found(open_index(tmp_path / "i")) == truth(NEW)
+
+
 def test_an_encode_killed_at_every_moment_goes_on(tmp_path, monkeypatch):
     documents, whole = make_documents(40), None
     for step in range(1000):
@@ -99,7 +113,7 @@ def test_an_encode_killed_at_every_moment_goes_on(tmp_path, monkeypatch):
             except Killed:
                 ended = False
         vectors = encode(StubEncoder(), documents, path, shard_size=16, verbose=False)
-        files = {p.relative_to(path): p.read_bytes() for p in path.rglob("*.parquet")}
+        files = {p.name: p.read_bytes() for p in path.rglob("*.parquet")}
         assert len(vectors) == 40 and (whole is None or files == whole), step
         whole = files
         if ended:
@@ -153,13 +167,11 @@ def test_a_real_kill_and_one_writer_at_a_time(tmp_path):
 def test_killed_at_random_moments(tmp_path, engine):
     """20 kills -9, each over an index of 100 documents: what opens has 100 or 3,000, and is whole."""
     rng, outcomes = random.Random(7), []
-    started = time.monotonic()
     process = build_process(tmp_path / "timing", engine, 3000)
     wait_for(process, "start")
     begun = time.monotonic()
     wait_for(process, "done")
     span = time.monotonic() - begun
-    assert begun > started
     whole = open_index(tmp_path / "timing").retriever(20)(frame([{"x5": 1.0, "x500": 2.0}]))
     for _ in range(20):
         path = tmp_path / "i"
@@ -232,14 +244,6 @@ def test_handles_and_stages_follow_what_is_at_the_path(tmp_path, engine):
         retriever(query)
 
 
-def test_a_relative_path_stays_what_it_was(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    index = open_index("i", "exact").indexer().index(OLD)
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert found(index) == truth(OLD)
-
-
 # What is not ours
 
 
@@ -253,12 +257,12 @@ def test_folders_of_others_stay(tmp_path):
     (tmp_path / "thesis" / "g-0123456789ab" / "thesis.txt").write_text("years of work")
     (tmp_path / "file").write_text("years of work")
     before = tree(tmp_path)
-    for mode in ("create", "overwrite", "append"):
-        for name, error in (("thesis", FileExistsError), ("file", NotADirectoryError)):
-            with pytest.raises(error, match=name):
+    for name in ("thesis", "file"):
+        for mode in ("create", "overwrite", "append"):
+            with pytest.raises(FileExistsError, match=name):
                 open_index(tmp_path / name, "exact").indexer(mode=mode).index(OLD)
-            with pytest.raises(error, match=name):
-                encode(StubEncoder(), make_documents(3), tmp_path / name, overwrite=True, verbose=False)
+        with pytest.raises(FileExistsError, match=name):
+            encode(StubEncoder(), make_documents(3), tmp_path / name, overwrite=True, verbose=False)
     left = tree(tmp_path)
     assert {name: text for name, text in left.items() if not name.endswith(store.LOCK)} == before
 
@@ -320,11 +324,11 @@ def test_all_files_are_flushed_before_they_count(tmp_path, monkeypatch, engine):
         synced.add(os.fstat(descriptor).st_ino)
         fsync(descriptor)
 
-    def commit(path, artifact, current, others):
-        if current:
-            files = [p for p in (path / current["generation"]).rglob("*") if p.is_file()]
+    def commit(path, manifest):
+        if manifest.current:
+            files = [p for p in (path / manifest.current["generation"]).rglob("*") if p.is_file()]
             assert files and {p.stat().st_ino for p in files} <= synced
-        write(path, artifact, current, others)
+        write(path, manifest)
 
     monkeypatch.setattr(os, "fsync", record)
     monkeypatch.setattr(store, "_write", commit)

@@ -74,5 +74,5 @@ def make_documents(n: int) -> list[dict[str, str]]:
 
 
 def shards(path: Path) -> dict[str, bytes]:
-    """All shards, of whatever generation, hidden ones included."""
-    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if "shard-" in f.name}
+    """All shards, hidden ones included."""
+    return {f.name: f.read_bytes() for f in path.rglob("*") if "shard-" in f.name}

@@ -10,14 +10,10 @@ from ..._utils.checks import check_choice
 if TYPE_CHECKING:
     from .base import Engine
 
-#: name -> (module, class, the package that it needs), or a class
-ENGINES: dict[str, tuple[str, str, str] | type[Engine]] = {
-    "terrier": ("terrier", "TerrierEngine", ""),
-    "pisa": ("pisa", "PisaEngine", "pyterrier_pisa"),
-    "exact": ("exact", "ExactEngine", ""),
-    "seismic": ("seismic", "SeismicEngine", "seismic"),
-    "milvus": ("milvus", "MilvusEngine", "pymilvus"),
-}
+#: name -> the package that its module of this name needs, or a class
+ENGINES: dict[str, str | type[Engine]] = {
+    "terrier": "", "pisa": "pyterrier_pisa", "exact": "", "seismic": "seismic", "milvus": "pymilvus"
+}  # fmt: skip
 
 
 def engine_class(name: str) -> type[Engine]:
@@ -27,15 +23,12 @@ def engine_class(name: str) -> type[Engine]:
         ValueError: an unknown engine.
         ImportError: the package that it needs is not installed; the message names the extra.
     """
-    entry = ENGINES[check_choice("engine", name, sorted(ENGINES))]
-    if isinstance(entry, type):
-        return entry
-    module, kind, package = entry
-    if package:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f"engine {name!r} needs {package}: pip install pyterrier-rescale[{name}] ({error})"
-            ) from error
-    return getattr(importlib.import_module(f".{module}", __name__), kind)
+    package = ENGINES[check_choice("engine", name, sorted(ENGINES))]
+    if isinstance(package, type):
+        return package
+    try:
+        importlib.import_module(package or __name__)
+    except ImportError as error:
+        told = f"engine {name!r} needs {package}: pip install pyterrier-rescale[{name}] ({error})"
+        raise ImportError(told) from error
+    return getattr(importlib.import_module(f".{name}", __name__), f"{name.capitalize()}Engine")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +16,7 @@ import numpy as np
 from ..generation import Generation
 
 Result = tuple[np.ndarray, np.ndarray]  # (document numbers, scores)
+_NEARLY = 1 - 1e-9  # of a score: what `order_by_score` may round to a tie with it
 
 
 class Engine:
@@ -65,10 +70,47 @@ class Engine:
         if threads == 1:
             yield from map(one, queries)
             return
-        from concurrent.futures import ThreadPoolExecutor
-
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(one, queries)
+
+
+class LibraryEngine(Engine):
+    """An engine of another library: it takes some queries at a time, and breaks ties by document number."""
+
+    batch: ClassVar[int] = 1  # queries at a time
+    most_results: ClassVar[int] = 2**31 - 1  # of a query
+
+    def prepare(self, weights: dict[str, float]) -> tuple[dict[Any, float], float]:
+        """The query as the library takes it, empty where no term is known; and what makes its scores true ones."""
+        raise NotImplementedError
+
+    def match(self, queries: list[dict[Any, float]], k: int) -> list[Result]:
+        """The library's k best documents of each prepared query, best first, ties in any order."""
+        raise NotImplementedError
+
+    def search_all(
+        self, queries: list[dict[str, float]], k: int, threads: int = 1, **options: Any
+    ) -> Iterable[Result]:
+        """See ``Engine``."""
+        if k > self.most_results:
+            raise ValueError(f"num_results must be at most {self.most_results} with engine {self.name!r}, got {k}")
+        for first in range(0, len(queries), self.batch):
+            yield from self._search_batch(queries[first : first + self.batch], min(k, len(self.generation.docnos)))
+
+    def _search_batch(self, queries: list[dict[str, float]], k: int) -> list[Result]:
+        prepared, factors = zip(*(self.prepare(query) if query else ({}, 1.0) for query in queries), strict=True)
+        results = [nothing()] * len(queries)
+        todo, wanted = [i for i, query in enumerate(prepared) if query], min(k + 16, self.most_results)
+        while todo:
+            undecided = []
+            for i, (numbers, scores) in zip(todo, self.match([prepared[i] for i in todo], wanted), strict=True):
+                # ask for more where what is cut off scores as much as what is kept
+                if len(numbers) == wanted < self.most_results and scores[k - 1] * _NEARLY <= scores[-1]:
+                    undecided.append(i)
+                else:
+                    results[i] = order_by_score(numbers, scores * factors[i], self.generation.ranks, k)
+            todo, wanted = undecided, min(2 * wanted, self.most_results)
+        return results
 
 
 def nothing() -> Result:
@@ -89,3 +131,21 @@ def order_by_score(numbers: np.ndarray, scores: np.ndarray, ranks: np.ndarray, k
         order = np.lexsort((ranks[numbers], -scores))
     order = order[:k]
     return numbers[order], scores[order]
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Drop what native code prints, past Python, to stdout and stderr in the block."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        yield
+    finally:
+        for fd, saved in zip((1, 2), kept, strict=True):
+            os.dup2(saved, fd)
+            os.close(saved)
+        os.close(sink)

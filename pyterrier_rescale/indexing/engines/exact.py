@@ -32,12 +32,16 @@ class ExactEngine(Engine):
         """See ``Engine``."""
         from .exact_kernel import best
 
-        columns = self.generation.columns
-        known = [(columns[term], weight / self.scale) for term, weight in weights.items() if term in columns]
-        if not known:
+        terms, query = self._known(weights)
+        if not len(terms):
             return nothing()
-        terms, query = np.array([term for term, _ in known]), np.array([weight for _, weight in known])
-        k = min(k, len(self.generation.docnos))
+        count = len(self.generation.docnos)
         spans = self.indptr[terms], self.indptr[terms + 1]
-        numbers, scores = best(self.documents, self.weights, *spans, query, len(self.generation.docnos), k)
+        numbers, scores = best(self.documents, self.weights, *spans, query, count, min(k, count))
         return order_by_score(numbers, scores, self.generation.ranks, k)
+
+    def _known(self, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """The query's known terms by column, and their weights in units of the documents' ones."""
+        columns = self.generation.columns
+        known = {columns[term]: weight / self.scale for term, weight in weights.items() if term in columns}
+        return np.array(list(known)), np.array(list(known.values()))

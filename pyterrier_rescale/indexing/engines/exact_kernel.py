@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from heapq import heapreplace
+
 import numpy as np
 from numba import njit
 
@@ -24,7 +26,7 @@ def best(documents, weights, begins, ends, query, count, k):  # noqa: ANN001, AN
     """
     size = min(BLOCK, count)
     sums, found, places = np.zeros(size), np.empty(size, np.int32), begins.copy()
-    heap = np.zeros(k)  # the k best scores so far, the least on top
+    heap = [0.0 for _ in range(k)]  # the k best scores so far, the least on top
     numbers, scores, held = np.empty(2 * k + size, np.int64), np.empty(2 * k + size), 0
     for first in range(0, count, BLOCK):
         touched = 0
@@ -49,7 +51,7 @@ def best(documents, weights, begins, ends, query, count, k):  # noqa: ANN001, AN
                 numbers[held], scores[held] = first + found[place], score
                 held += 1
                 if score > heap[0]:
-                    _replace_least(heap, score)
+                    heapreplace(heap, score)
         sums[:] = 0
     kept = scores[:held] >= heap[0] * NEARLY
     return numbers[:held][kept], scores[:held][kept]
@@ -77,17 +79,3 @@ def _moved(values, room):  # noqa: ANN001, ANN202
     moved = np.empty(room, values.dtype)
     moved[: len(values)] = values
     return moved
-
-
-@njit(nogil=True, cache=True)
-def _replace_least(heap, value):  # noqa: ANN001, ANN202
-    place = 0
-    while 2 * place + 1 < len(heap):
-        child = 2 * place + 1
-        if child + 1 < len(heap) and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= value:
-            break
-        heap[place] = heap[child]
-        place = child
-    heap[place] = value

@@ -11,25 +11,24 @@ import itertools
 import json
 import os
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..generation import Generation
-from .base import Engine, Result, nothing, order_by_score
+from .base import LibraryEngine, Result
 
-_WHERE, _FILE = "milvus.json", "milvus.db"
-MOST_RESULTS = 16_384  # of a query, in Milvus
+_WHERE = "milvus.json"
 _EMPTY = 2**32 - 2  # the dimension of documents without terms, which Milvus does not take; no query asks for it
-_ROWS, _QUERIES = 1000, 64
+_ROWS = 1000  # sent at a time
 
 
-class MilvusEngine(Engine):
+class MilvusEngine(LibraryEngine):
     """A collection of Milvus. Scores are float32: equal to engine exact's to six digits, which each build checks."""
 
     name = "milvus"
+    batch, most_results = 64, 16_384
     needs_terms = False
     listed = False
 
@@ -66,44 +65,26 @@ class MilvusEngine(Engine):
         client.close()
         (folder / _WHERE).write_text(json.dumps({"uri": uri, "collection": collection}))
 
-    def search(self, weights: dict[str, float], k: int, **options: Any) -> Result:
-        """See ``Engine``."""
-        return self._search_batch([weights], k)[0]
-
-    def search_all(
-        self, queries: list[dict[str, float]], k: int, threads: int = 1, **options: Any
-    ) -> Iterator[Result]:
-        """See ``Engine``."""
-        for first in range(0, len(queries), _QUERIES):
-            yield from self._search_batch(queries[first : first + _QUERIES], k)
-
-    def _search_batch(self, queries: list[dict[str, float]], k: int) -> list[Result]:
-        if k > MOST_RESULTS:
-            raise ValueError(f"num_results must be at most {MOST_RESULTS} with engine 'milvus', got {k}")
+    def prepare(self, weights: dict[str, float]) -> tuple[dict[int, float], float]:
+        """See ``LibraryEngine``."""
         columns = self.generation.columns
-        vectors = [{columns[t]: w for t, w in query.items() if t in columns} for query in queries]
-        results: list[Result] = [nothing()] * len(queries)
-        todo, wanted = [i for i, vector in enumerate(vectors) if vector], min(k + 16, MOST_RESULTS)
-        while todo:
-            # Milvus breaks ties by number: ask for more where what is cut off scores as much as what is kept.
-            undecided, asked, count = [], [vectors[i] for i in todo], wanted
-            for i, hits in zip(todo, _search(self._client, self._collection, asked, count), strict=True):
-                numbers = np.array([hit["id"] for hit in hits], dtype=np.int64)
-                scores = np.array([hit["distance"] for hit in hits], dtype=np.float64)
-                numbers, scores = numbers[scores > 0], _six_digits(scores[scores > 0])
-                if len(scores) == wanted < MOST_RESULTS and scores[k - 1] == scores[-1]:
-                    undecided.append(i)
-                else:
-                    results[i] = order_by_score(numbers, scores / self.scale, self.generation.ranks, k)
-            todo, wanted = undecided, min(wanted * 2, MOST_RESULTS)
+        return {columns[term]: weight for term, weight in weights.items() if term in columns}, 1 / self.scale
+
+    def match(self, queries: list[dict[int, float]], k: int) -> list[Result]:
+        """See ``LibraryEngine``; scores are rounded to six digits of the largest: equal sums of float32 differ."""
+        results = []
+        for hits in _search(self._client, self._collection, queries, k):
+            numbers = np.array([hit["id"] for hit in hits if hit["distance"] > 0], dtype=np.int64)
+            scores = np.array([hit["distance"] for hit in hits if hit["distance"] > 0])
+            digits = 6 - int(np.ceil(np.log10(scores.max(initial=1e-300))))
+            results.append((numbers, np.round(scores, digits)))
         return results
 
 
 def _client(folder: Path, uri: str | None) -> Any:
     from pymilvus import MilvusClient
 
-    token = os.environ.get("MILVUS_TOKEN", "")
-    return MilvusClient(uri or str(folder / _FILE), **({"token": token} if token else {}))
+    return MilvusClient(uri or str(folder / "milvus.db"), token=os.environ.get("MILVUS_TOKEN", ""))
 
 
 def _create(client: Any, name: str) -> None:
@@ -131,7 +112,3 @@ def _check_scores(client: Any, name: str, rows: list[dict]) -> None:
         if score is None or abs(score - expected) > 1e-3 * expected:
             raise RuntimeError(f"Milvus gives document {row['id']} the score {score}, its inner product is {expected}")
 
-
-def _six_digits(scores: np.ndarray) -> np.ndarray:
-    """Scores in six digits of the largest: sums of float32 that are equal differ in their last bits."""
-    return np.round(scores, 6 - int(np.ceil(np.log10(scores.max())))) if len(scores) else scores

@@ -14,9 +14,8 @@ import numpy as np
 
 from ..._utils.checks import check_integer, check_share
 from ..generation import Generation
-from .base import Result, nothing, order_by_score
+from .base import Result, nothing, order_by_score, silenced
 from .exact import ExactEngine
-from .quiet import silenced
 
 _NAME, _FILE = "seismic", "seismic.index.seismic"  # what Seismic makes of the name
 SMALL_VOCABULARY = 65_535  # terms beyond are numbers of more than 16 bits, which only its large classes hold
@@ -25,18 +24,16 @@ SMALL_VOCABULARY = 65_535  # terms beyond are numbers of more than 16 bits, whic
 class SeismicEngine(ExactEngine):
     """The files of engine exact, and beside them Seismic's: clusters of each term's heaviest postings, in memory.
 
-    Seismic holds weights in 16-bit floats and finds the candidates; their scores are then worked out from the whole
-    weights, so they are true dot products. What it can miss are documents: ``experiments/scale`` states the share of
-    the exact top that the default options find.
+    Seismic finds the candidates; their scores are true dot products, worked out from the whole weights. It can miss
+    documents: ``experiments/scale`` states the share of the exact top that the default options find.
 
-    Options of the indexer: ``n_postings``, how many postings Seismic keeps of a term on average: 3,500 to 6,000 for ten
-    million documents, 60,000 and more for a hundred million; ``n_knn``, how many near neighbours of each document are
-    kept (takes a search per document).
+    Options of the indexer: ``n_postings``, how many postings are kept of a term on average: 3,500 to 6,000 for ten
+    million documents, 60,000 and more for a hundred million; ``n_knn``, how many near neighbours are kept of each
+    document (takes a search per document).
 
-    Options of the retriever, of which smaller numbers are faster and find less: ``query_cut``, so many of the query's
-    heaviest terms are looked up (all count in the scores); ``heap_factor``, above 0, up to 1: a cluster is left out if
-    this share of its summary's score, or less, reaches the best found so far; ``n_knn``, so many near neighbours of
-    each document found are looked at, too.
+    Options of the retriever, of which smaller numbers are faster and find less: ``query_cut``, how many of the query's
+    heaviest terms are looked up (all count in the scores); ``heap_factor``, above 0, up to 1, as Seismic defines it;
+    ``n_knn``, how many near neighbours of each document found are looked at, too.
     """
 
     name = "seismic"
@@ -56,13 +53,12 @@ class SeismicEngine(ExactEngine):
         n_knn = check_integer("n_knn", options["n_knn"], 0)
         super().build(folder, generation)
         dataset = _class("Dataset", generation)(dim=max(1, len(generation.terms)))
-        largest = max((int(vectors.data.max(initial=0)) for vectors in generation.whole_blocks()), default=0) or 1
         first = given = 0
         for block in generation.whole_blocks():
             # Seismic leaves out documents without terms, so they are known to it by number, and its weights overflow
             # above 65,504, so they are shares of the largest.
             numbers = [str(number) for number in range(first, first + block.shape[0])]
-            values = (block.data / largest).astype(np.float32)
+            values = (block.data / generation.largest).astype(np.float32)
             columns, ends = (array.astype(np.int64) for array in (block.indices, block.indptr))
             given += int((np.diff(ends) > 0).sum())
             dataset.add_documents_by_id(numbers, columns, values, ends)
@@ -79,18 +75,16 @@ class SeismicEngine(ExactEngine):
         heap_factor, n_knn = check_share("heap_factor", options["heap_factor"]), options["n_knn"]
         if n_knn > self.generation.content["options"]["n_knn"]:
             raise ValueError(f"n_knn must be at most the index's, got {n_knn}: build it with indexer(n_knn={n_knn})")
-        columns = self.generation.columns
-        known = [(columns[term], weight) for term, weight in weights.items() if term in columns]
-        if not known:
+        terms, query = self._known(weights)
+        if not len(terms):
             return nothing()
-        terms, values = np.array([t for t, _ in known]), np.array([w for _, w in known])
         # Some more, since its scores are not quite these.
         wanted = min(k + 16, len(self.generation.docnos))
-        shares = (values / values.max()).astype(np.float32)
+        shares = (query / query.max()).astype(np.float32)
         found = self._opened.search("", terms.astype(self._string), shares, wanted, query_cut, heap_factor, n_knn, True)
         # Of the postings' type: else a search among them would convert them all.
         numbers = np.sort(np.array([int(number) for _, _, number in found], dtype=self.documents.dtype))
-        scores = self._scores_of(numbers, terms, values / self.scale)
+        scores = self._scores_of(numbers, terms, query)
         shared = scores > 0  # neighbours (n_knn) may share no term with the query
         return order_by_score(numbers[shared], scores[shared], self.generation.ranks, k)
 

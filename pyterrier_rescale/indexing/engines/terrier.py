@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,18 +13,17 @@ from typing import Any
 import numpy as np
 import pyterrier as pt
 
-from ..._utils.java import errors_only, start_java
+from ..._utils.java import index_by_terrier, start_java, terrier_statistic
 from ...encoding.terms import to_toks
 from ..generation import Generation
-from .base import Engine, Result, order_by_score
+from .base import LibraryEngine, Result
 
 # Three for each of the 20 characters that Terrier's lexicon reserves: longer terms damage it.
 _MAX_TERM_BYTES = 60
-_SEVERAL = 3
 _CONTROLS_OFF = ("terrierql", "parsecontrols", "parseql", "matchopql", "applypipeline", "decorate", "decorate_batch")
 
 
-class TerrierEngine(Engine):
+class TerrierEngine(LibraryEngine):
     """A Terrier index of whole weights; plain PyTerrier reads it, too: ``pt.terrier.TerrierIndex(index.engine_path)``.
 
     It is asked with weighted terms directly (no query language, no stemming, no stopwords). Threads take turns: Terrier
@@ -41,7 +39,8 @@ class TerrierEngine(Engine):
         self._manager = pt.terrier.Retriever(self._index, wmodel="Tf").manager
         self._query_terms = pt.java.autoclass("org.terrier.matching.MatchingQueryTerms")
         self._turn = threading.Lock()
-        weakref.finalize(self, _close, self._index).atexit = False
+        # Java would hold the files open for good
+        weakref.finalize(self, lambda index: index.close(), self._index).atexit = False
 
     @classmethod
     def check_term(cls, term: str) -> None:
@@ -56,58 +55,44 @@ class TerrierEngine(Engine):
     def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
         """See ``Engine``."""
         start_java()
-        given = {"Documents": 0, "Pointers": 0, "Tokens": 0}
-        largest, failures = 0, []
+        given = {
+            "Documents": len(generation.docnos),
+            "Pointers": int(generation.document_frequencies.sum()),
+            "Tokens": sum(int(vectors.data.sum()) for vectors in generation.whole_blocks()),
+        }
 
         def documents() -> Iterator[dict[str, Any]]:
-            nonlocal largest
-            try:
-                for vectors in generation.whole_blocks():
-                    toks = to_toks(generation.terms, vectors.indptr, vectors.indices, vectors.data)
-                    docnos = generation.docnos[given["Documents"] : given["Documents"] + len(toks)]
-                    given["Documents"] += len(toks)
-                    given["Pointers"] += int(vectors.nnz)
-                    given["Tokens"] += int(vectors.data.sum())
-                    largest = max(largest, int(vectors.data.max(initial=0)))
-                    for docno, weights in zip(docnos, toks, strict=True):
-                        yield {"docno": docno, "toks": dict(weights)}
-            except Exception as error:  # it would end PyTerrier's writer thread without a word
-                failures.append(error)
+            docnos = iter(generation.docnos)
+            for vectors in generation.whole_blocks():
+                for toks in to_toks(generation.terms, vectors.indptr, vectors.indices, vectors.data):
+                    yield {"docno": next(docnos), "toks": dict(toks)}
 
         longest = max(len(docno.encode("utf-16-le")) // 2 for docno in generation.docnos)
-        with errors_only():
-            pt.terrier.IterDictIndexer(
-                str(folder), meta={"docno": longest}, meta_reverse=[], pretokenised=True,
-                type=pt.terrier.IndexingType.SINGLEPASS,
-            ).index(documents())  # fmt: skip
-        if failures:
-            raise failures[0]
-        properties = (folder / "data.properties").read_text(encoding="latin-1")
-        held = {name: int(re.search(rf"^num\.{name}=(\d+)", properties, re.MULTILINE)[1]) for name in given}
+        indexer = pt.terrier.IterDictIndexer(
+            str(folder), meta={"docno": longest}, meta_reverse=[], pretokenised=True,
+            type=pt.terrier.IndexingType.SINGLEPASS,
+        )  # fmt: skip
+        index_by_terrier(indexer, documents())
+        held = {name: terrier_statistic(folder, name) for name in given}
         if held != given:
             raise RuntimeError(f"Terrier's index does not hold what it was given: {held} of {given}")
         # On disk, where Terrier leaves it, each look-up of a term is a search in a file.
+        file = folder / "data.properties"
+        properties = file.read_text(encoding="latin-1")
         properties = re.sub(r"^(index\.lexicon\.data-source)=.*", r"\1=fileinmem", properties, flags=re.MULTILINE)
-        (folder / "data.properties").write_text(properties, encoding="latin-1")
-        _warn_of_size(generation, given["Tokens"], largest)
+        file.write_text(properties, encoding="latin-1")
 
-    def search(self, weights: dict[str, float], k: int, **options: Any) -> Result:
-        """See ``Engine``."""
-        largest, k = max(weights.values()), min(k, len(self.generation.docnos))
-        wanted = k + 16  # Terrier breaks ties by document number: more, until what is cut off scores less
-        while True:
-            numbers, scores = self._match({term: weight / largest for term, weight in weights.items()}, wanted)
-            if len(numbers) < wanted or scores[k - 1] * (1 - 1e-9) > scores[-1]:
-                break
-            wanted *= 2
-        # Terrier divides the weights by the largest once more, which is 1 now.
-        return order_by_score(numbers, scores * (largest / self.scale), self.generation.ranks, k)
+    def prepare(self, weights: dict[str, float]) -> tuple[dict[str, float], float]:
+        """See ``LibraryEngine``; Terrier divides the weights by the largest, which is 1 already."""
+        largest = max(weights.values())
+        return {term: weight / largest for term, weight in weights.items()}, largest / self.scale
 
-    def _match(self, weights: dict[str, float], k: int) -> Result:
+    def match(self, queries: list[dict[str, float]], k: int) -> list[Result]:
+        """See ``LibraryEngine``; of one query, as ``batch`` says."""
         with self._turn:
             request = pt.java.cast("org.terrier.querying.Request", self._manager.newSearchRequest("q"))
             terms = self._query_terms("q", request)
-            for term, weight in weights.items():
+            for term, weight in queries[0].items():
                 terms.setTermProperty(term, weight)
             request.setMatchingQueryTerms(terms)
             controls = {**dict.fromkeys(_CONTROLS_OFF, "off"), "localmatching": "on", "filters": "on", "wmodel": "Tf"}
@@ -115,24 +100,4 @@ class TerrierEngine(Engine):
                 request.setControl(control, value)
             self._manager.runSearchRequest(request)
             found = request.getResultSet()
-            return np.array(found.getDocids(), dtype=np.int64), np.array(found.getScores(), dtype=np.float64)
-
-
-def _close(index: Any) -> None:
-    """Close the files that Java would hold open for good."""
-    index.close()
-
-
-def _warn_of_size(generation: Generation, weight_sum: int, largest: int) -> None:
-    """Tell what the inverted file takes where unary weights make it several times larger than 8 bits would."""
-    counts = generation.document_frequencies[generation.document_frequencies > 0]
-    gaps = float(np.sum(counts * (2 * np.log2(len(generation.docnos) / counts) + 1)))  # Elias gamma, at the mean gap
-    now, at_8_bits = ((gaps + weight_sum * factor) / 8e6 for factor in (1, 255 / max(largest, 255)))
-    if now >= _SEVERAL * at_8_bits:
-        scale = generation.content["scale"]
-        warnings.warn(
-            f"the inverted file takes about {now:,.1f} MB, {now / at_8_bits:.1f} times what weights of 8 bits take "
-            f"({at_8_bits:,.1f} MB): Terrier codes a weight w in w bits, and the largest is {largest} at scale "
-            f"{scale:g}. indexer(bits=8), a scale of about {scale * 255 / largest:.3g} or engine 'exact' avoid that",
-            stacklevel=2,
-        )
+            return [(np.array(found.getDocids(), dtype=np.int64), np.array(found.getScores(), dtype=np.float64))]

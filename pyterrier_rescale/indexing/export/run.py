@@ -14,7 +14,7 @@ import numpy as np
 from ..._utils.checks import check_choice, check_integer, check_number
 from ..._utils.documents import as_documents
 from ..._utils.files import expand, whole_folder
-from ..queries import query_weights
+from ..intake import query_weights
 from . import Source, ciff, databases, heaviest, opensearch, toolkits
 
 if TYPE_CHECKING:
