@@ -240,9 +240,8 @@ class DevWatch:
         if score > self.best:
             self.best = score
             save_whole(self.folder / BEST_FILE, {"score": score, "module": module.state_dict()})
-        log = Log(self.folder / DEV_FILE, ("step", MEASURE), step - 1)  # a resumed run repeats some steps
-        log.write({"step": step, MEASURE: score})
-        log.close()
+        # a resumed run repeats some steps
+        Log(self.folder / DEV_FILE, ("step", MEASURE), step - 1).write({"step": step, MEASURE: score})
 
     def restore_best(self, module: SparseHead) -> None:
         """Go back to the best state."""

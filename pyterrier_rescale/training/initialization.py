@@ -41,11 +41,7 @@ _PADDING_ERROR = 0.05
 
 
 def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
-    """What training starts from: a backbone (a loaded one is copied, never changed), its head rescaled.
-
-    Raises:
-        TypeError, ValueError, FileNotFoundError: as ``rescale``, ``calibrate`` and ``load_backbone``.
-    """
+    """What training starts from: a backbone (a loaded one is copied, never changed), its head rescaled."""
     model, tokenizer = starting_model(backbone, tokenizer, config)
     return trainable(model, tokenizer, rows, config, starting_description(backbone, model, tokenizer, rows, config))
 
@@ -83,11 +79,7 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
 def trainable(
     model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, description: Description
 ) -> SparseHead:
-    """Shift and rescale the head of a model that may be changed, and wrap it for training.
-
-    Raises:
-        TypeError, ValueError: as ``rescale``, ``calibrate`` and ``shift_logits``.
-    """
+    """Shift and rescale the head of a model that may be changed, and wrap it for training."""
     shift = check_shift(config.shift)
     if shift is not None:
         shift_logits(model, shift, inplace=True)  # first, so that ``rescale="auto"`` measures what it gives
@@ -105,20 +97,18 @@ def starting_description(
         return config.description()
     weights = describe(backbone).queries.weights
     if weights is None:
-        weights = idf_weights(rows, tokenizer, len(find_head(model).weight), max_length=config.max_length)
-    return config.description(np.pad(weights, (0, len(find_head(model).weight) - len(weights))))
+        weights = idf_weights(rows, tokenizer, config.max_length)
+    return config.description(np.pad(weights, (0, len(find_head(model).weight) - len(weights))))  # 0 without a token
 
 
-def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> np.ndarray:
+def idf_weights(rows: Rows, tokenizer: Any, max_length: int) -> np.ndarray:
     """ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); 0 for special ones.
 
-    That is BM25's, which stays above zero; rows of W without a token get 0, too. At most 50,000 rows spread evenly are
-    looked at, each document once.
+    That is BM25's, which stays above zero. At most 50,000 rows, spread evenly, are looked at, each document once.
     """
     places = spread(len(rows), _IDF_ROWS)
     documents = list({text: None for place in places for text in rows[int(place)].documents})
-    idf = token_statistics(tokenizer, documents, max_length).idf
-    return np.pad(idf, (0, vocab_size - len(idf))).astype(np.float32)
+    return token_statistics(tokenizer, documents, max_length).idf.astype(np.float32)
 
 
 def rescale_head(

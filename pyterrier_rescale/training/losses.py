@@ -6,7 +6,6 @@ To add a loss, write a subclass of :class:`Loss` and one line in ``LOSSES``; its
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from .distributed import gather, world
-from .regularizers import REGULARIZERS, Ramp
+from .regularizers import REGULARIZERS, ramp_share
 
 
 class Targets(NamedTuple):
@@ -98,15 +97,10 @@ class KLDistillation(Loss):
         return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-LOSSES: dict[str, type[Loss]] = {
-    "infonce": InfoNCE,
-    "margin_mse": MarginMSE,
-    "kl": KLDistillation,
-}
+LOSSES: dict[str, type[Loss]] = {"infonce": InfoNCE, "margin_mse": MarginMSE, "kl": KLDistillation}
 
 
-@dataclass
-class StepParts:
+class StepParts(NamedTuple):
     """Parts of one micro-batch's objective; tensors are detached.
 
     Attributes:
@@ -130,7 +124,6 @@ class Objective(nn.Module):
         self.ranking = LOSSES[config.loss](config.temperature)
         self.query_regularizer = REGULARIZERS[config.query_regularizer or config.regularizer](vocab_size)
         self.document_regularizer = REGULARIZERS[config.regularizer](vocab_size)
-        self.ramp = Ramp(config.ramp_steps, config.ramp)
 
     def forward(
         self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets, step: int
@@ -140,7 +133,7 @@ class Objective(nn.Module):
         static = self.config.queries == "static"  # their terms are those of the text whatever their weights
         query_penalty = queries.new_zeros(()) if static else self.query_regularizer(queries)
         document_penalty = self.document_regularizer(documents)
-        share = self.ramp(step)
+        share = ramp_share(step, self.config.ramp_steps, self.config.ramp)
         losses = torch.stack([ranking.detach(), query_penalty.detach(), document_penalty.detach()]).float()
         penalty = self.config.query_lambda * query_penalty + self.config.lambda_d * document_penalty
         return ranking + share * penalty, StepParts(queries.detach(), documents.detach(), losses, share)

@@ -14,8 +14,8 @@ from pyterrier_rescale import train
 from pyterrier_rescale.collections import BeirCollection
 from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.fit import Batches
-from pyterrier_rescale.training.loading import check_rows, load_rows
-from pyterrier_rescale.training.rows import Row, text_id
+from pyterrier_rescale.training.loading import load_rows
+from pyterrier_rescale.training.rows import Row, check_rows, text_id
 
 TRIPLES = [("q1", "d1", "n1"), ("q2", "d2", "n2")]
 ROWS = [Row("q1", ("d1", "n1")), Row("q2", ("d2", "n2"))]
@@ -201,8 +201,6 @@ def test_a_collection_gives_the_topics_of_all_splits(tmp_path):
     rows = load_rows(IDS, BeirCollection(tmp_path))
     assert list(rows)[1] == Row("find q2", ("a title d4", "a title d5"))
     assert list(load_rows(str(tmp_path))) == [Row("find q1", ("a title d2",))]
-    with pytest.raises(TypeError, match="leave texts out"):
-        load_rows(BeirCollection(tmp_path), BeirCollection(tmp_path))
 
 
 HALF = "half \ud83d of it"
@@ -218,16 +216,16 @@ TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
         (["only a string"], None, TypeError, "row 0 of data must be a tuple"),
         ([("q",)], None, ValueError, "row 0 of data must hold a query and a positive"),
         ([("q", 3)], None, ValueError, "row 0 of data must hold a query and a positive"),
-        ([("q", "d", 3, "x")], None, TypeError, "row 0 of data: document must be a string, got 3"),
+        ([("q", "d", 3, "x")], None, ValueError, "row 0 of data: text 2 must be a string, got 3"),
         ([("q", "d", "n", [3, 1, 2])], None, ValueError, "row 0 of data: 2 documents need 2 scores, got 3"),
         ([("q", "d", "n", "m", 3.0)], None, ValueError, "row 0 of data: 3 documents need 3 scores, got 1"),
-        ([{"query": "q", "positive": "d", "negative": "n", "score": "high"}], None, ValueError, "score must be a num"),
+        ([{"query": "q", "positive": "d", "negative": "n", "score": "high"}], None, ValueError, "to float: .high"),
         (pd.DataFrame({"query": ["q"], "title": ["d"]}), None, ValueError, "data has no positive column"),
         ([{"text": "d"}], None, ValueError, "data has no query column"),
         (QRELS, None, ValueError, "if they hold ids, say where the texts stand, with texts="),
         ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "query of every row is a number.* with texts="),
         ([("q", "d", "n", "2.5"), ("r", "e", "m", "-4")], None, ValueError, "document 3 of every row is a number"),
-        ([("a", "b"), ("c", HALF)], None, ValueError, "row 1 of data: document holds half a character"),
+        ([("a", "b"), ("c", HALF)], None, ValueError, "row 1 of data: text 1 holds half a character"),
         ([], TEXTS, ValueError, "data must hold at least one pair .* but it is empty"),
         ([("x", "y")], TEXTS, ValueError, "but all 1 rows were dropped"),
         (IDS, "msmarco", TypeError, r"texts must be a collection or a tuple \(documents, topics\), got str"),
@@ -236,7 +234,7 @@ TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
         ([("q", "d")], (TWICE, {"q": "a"}), ValueError, "docno 'd' was there before"),
         (QRELS.rename(columns={"label": "score"}).assign(rank=0), TEXTS, ValueError, "data hold a run"),
         (QRELS.assign(label=12.3), TEXTS, ValueError, "label of a pair must be a whole number, got 12.3"),
-        ("no-such.tsv", TEXTS, FileNotFoundError, "'no-such.tsv' does not exist"),
+        ("no-such.tsv", TEXTS, FileNotFoundError, "no-such.tsv"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*training rows dropped")

@@ -26,7 +26,7 @@ class Poison:
             loss, parts = forward(objective, *arguments)
             self.calls += 1
             if where in ("loss", "shown loss") and self.calls == (step - 1) * accumulation + 1:
-                parts.losses = parts.losses * value
+                parts = parts._replace(losses=parts.losses * value)
                 loss = loss if where == "shown loss" else loss * value  # the gradient is finite
             return loss, parts
 

@@ -11,7 +11,7 @@ from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.initialization import sample_pairs
 from pyterrier_rescale.training.losses import LOSSES, StepParts, Targets
 from pyterrier_rescale.training.monitor import Judge, measure
-from pyterrier_rescale.training.regularizers import REGULARIZERS, Ramp
+from pyterrier_rescale.training.regularizers import REGULARIZERS, ramp_share
 from pyterrier_rescale.training.rows import Row, Rows
 
 
@@ -116,10 +116,9 @@ def test_df_flops_remembers_frequencies():
 
 
 def test_ramp_is_in_absolute_steps():
-    quadratic, linear = Ramp(100), Ramp(100, "linear")
-    assert [quadratic(step) for step in (0, 10, 50, 100, 500)] == pytest.approx([0, 0.01, 0.25, 1, 1])
-    assert [linear(step) for step in (0, 10, 50, 100, 500)] == pytest.approx([0, 0.1, 0.5, 1, 1])
-    assert Ramp(0)(0) == 1
+    for shape, expected in (("quadratic", [0, 0.01, 0.25, 1, 1]), ("linear", [0, 0.1, 0.5, 1, 1])):
+        assert [ramp_share(step, 100, shape) for step in (0, 10, 50, 100, 500)] == pytest.approx(expected)
+    assert ramp_share(0, 0, "quadratic") == 1
 
 
 def test_config_round_trip(tmp_path):
@@ -131,7 +130,7 @@ def test_config_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "infonec"}, "loss must be one of 'infonce', 'kl', 'margin_mse', got 'infonec'"),
+        ({"loss": "infonec"}, "loss must be one of 'infonce', 'margin_mse', 'kl', got 'infonec'"),
         ({"regularizer": "flop"}, "regularizer must be one of .*flops.*, got 'flop'"),
         ({"rescale": -1.0}, "rescale must be None, a number > 0 or one of auto, calibrated, learned, got -1.0"),
         ({"rescale": "big"}, "rescale must be .*, got 'big'"),

@@ -66,8 +66,8 @@ def test_static_queries(family, request, tmp_path):
     assert {row["penalty_q"] for row in rows} == {row["lambda_q"] for row in rows} == {0.0}
     assert rows[-1]["lambda_d"] > 0
     model, tokenizer = load_backbone(backbone)
-    start = idf_weights(load_rows(PAIRS), tokenizer, splade.encoder.vocab_size, max_length=32)
-    moved = splade.description.queries.weights != start
+    start = idf_weights(load_rows(PAIRS), tokenizer, 32)
+    moved = splade.description.queries.weights[: len(start)] != start
     assert moved.any() and not moved.all()  # tokens that no query has keep their IDF
     assert (splade.description.queries.weights >= 0).all()
 
@@ -80,7 +80,7 @@ def test_static_queries(family, request, tmp_path):
 def test_idf_by_hand(bert_folder):
     _, tokenizer = load_backbone(bert_folder)
     rows = load_rows([("q", "the the index"), ("r", "the query"), ("s", "the query")])  # two different documents
-    idf = idf_weights(rows, tokenizer, 400, max_length=32)
+    idf = idf_weights(rows, tokenizer, 32)
     the, absent = tokenizer.convert_tokens_to_ids(["the", "vocabulary"])
     assert float(idf[the]) == pytest.approx(np.log(1 + 0.5 / 2.5))
     assert float(idf[absent]) == pytest.approx(np.log(1 + 2.5 / 0.5))
