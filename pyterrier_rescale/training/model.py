@@ -68,7 +68,7 @@ class SparseHead(nn.Module):
             return_token_type_ids=False,
             return_tensors="pt",
         )
-        return {**features, "queries": queries}
+        return {**features.to(self.head.weight.device), "queries": queries}
 
     def forward(self, sides: Sequence[dict[str, Any]], mini_batch_size: int | None = None) -> list[torch.Tensor]:
         """The term weights x (B, V) of each side, as :meth:`tokenise` gives it.

@@ -141,7 +141,7 @@ def test_all_that_a_run_writes_has_the_umasks_mode(bert_folder, tmp_path, monkey
 def test_an_interrupted_run_needs_as_many_processes(bert_folder, tmp_path, monkeypatch):
     begin(False, monkeypatch, bert_folder, PAIRS, tmp_path)
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    torch.save({**kept, "random": kept["random"] * 2}, tmp_path / "checkpoint.pt")
+    torch.save({**kept, "processes": 2}, tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match=r"begun by 2 process\(es\), now there are 1"):
         train(bert_folder, PAIRS, tmp_path, **OPTIONS)
 
