@@ -52,9 +52,9 @@ def fit(
     steps = config.max_steps or max(1, int(config.epochs * len(batches)) // accumulation)
     warmup = math.ceil(0.1 * steps) if config.warmup_steps is None else config.warmup_steps
     done = load_checkpoint(folder, module, objective, optimizer)
-    main, one = world()[0] == 0, world()[1] == 1
-    watch = DevWatch(dev, folder) if dev is not None and main else None
-    model = module if one else torch.nn.parallel.DistributedDataParallel(module)
+    rank, processes = world()
+    watch = DevWatch(dev, folder) if dev is not None and rank == 0 else None
+    model = module if processes == 1 else torch.nn.parallel.DistributedDataParallel(module)
     monitor = Monitor(module, config, folder, done=done, steps=steps, warmup=warmup, verbose=verbose)
     try:
         for step in range(done + 1, steps + 1):
@@ -62,7 +62,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
             # dropout is of the step's own seed, so that a resumed run needs no state of generators
-            torch.manual_seed((config.seed * 1_000_003 + step) * world()[1] + world()[0])
+            torch.manual_seed((config.seed * 1_000_003 + step) * processes + rank)
             optimizer.zero_grad()
             parts = []
             for number in range((step - 1) * accumulation, step * accumulation):
@@ -82,7 +82,7 @@ def fit(
             save = config.save_steps and step % config.save_steps == 0 and step < steps
             if evaluate or save or step == steps:
                 monitor.check_weights(step)
-            if save and main:
+            if save and rank == 0:
                 save_checkpoint(folder, step, module, objective, optimizer)
             if evaluate and watch is not None:
                 watch(module, step)
@@ -170,9 +170,7 @@ def save_checkpoint(
     })  # fmt: skip
 
 
-def load_checkpoint(
-    folder: Path, module: SparseHead, objective: Objective, optimizer: torch.optim.Optimizer
-) -> int:
+def load_checkpoint(folder: Path, module: SparseHead, objective: Objective, optimizer: torch.optim.Optimizer) -> int:
     """Go back to the checkpoint in the folder, if any; returns the steps made."""
     if not (folder / CHECKPOINT_FILE).exists():
         return 0

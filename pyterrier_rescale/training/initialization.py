@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,11 +46,7 @@ def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConf
 
 
 def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[PreTrainedModel, Any]:
-    """The backbone as it is (a copy of a loaded one) and the tokenizer, both found fit for the options.
-
-    Raises:
-        TypeError, ValueError, FileNotFoundError: as ``load_backbone``.
-    """
+    """The backbone as it is (a copy of a loaded one) and the tokenizer, both found fit for the options."""
     model, tokenizer = load_backbone(backbone, tokenizer)
     check_reloadable(model)
     if model is backbone:
@@ -80,13 +75,35 @@ def trainable(
     model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, description: Description
 ) -> SparseHead:
     """Shift and rescale the head of a model that may be changed, and wrap it for training."""
-    shift = check_shift(config.shift)
+    shift, how = check_shift(config.shift), config.rescale
     if shift is not None:
         shift_logits(model, shift, inplace=True)  # first, so that ``rescale="auto"`` measures what it gives
-    rescale_head(model, tokenizer, config, rows, description)
+    if how == "learned":
+        refuse_rescaled(model)
+        before = mean_row_norm(find_head(model).weight)
+        untie(model)
+        record(model, k=LEARNED_START, method=how, bias=False, mean_row_norm_before=before)
+    elif isinstance(how, str):
+        from ..analysis.calibration import calibrate
+
+        pairs = sample_pairs(rows)
+        calibrate(
+            model,
+            pairs,
+            tokenizer=tokenizer,
+            offset=how == "calibrated",
+            rate=max(_FIRING_RATE, 1 / len(pairs)),
+            margin=_teachers_margin(rows, config),
+            temperature=config.temperature,
+            max_length=config.max_length,
+            encoding=description,
+            device=config.device,
+        ).apply(model, inplace=True)
+    elif how is not None:
+        rescale(model, how, inplace=True)
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
-    return SparseHead(model, tokenizer, description, learned_k=LEARNED_START if config.rescale == "learned" else None)
+    return SparseHead(model, tokenizer, description, learned_k=LEARNED_START if how == "learned" else None)
 
 
 def starting_description(
@@ -111,38 +128,6 @@ def idf_weights(rows: Rows, tokenizer: Any, max_length: int) -> np.ndarray:
     return token_statistics(tokenizer, documents, max_length).idf.astype(np.float32)
 
 
-def rescale_head(
-    model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, description: Description
-) -> None:
-    """Apply the option ``rescale`` to a model that may be changed; measured ones look at the training pairs."""
-    how = config.rescale
-    if how is None:
-        return
-    if how == "learned":
-        refuse_rescaled(model)
-        before = mean_row_norm(find_head(model).weight)
-        untie(model)
-        record(model, k=LEARNED_START, method=how, bias=False, mean_row_norm_before=before)
-    elif isinstance(how, str):
-        from ..analysis.calibration import calibrate
-
-        pairs = sample_pairs(rows)
-        calibrate(
-            model,
-            pairs,
-            tokenizer=tokenizer,
-            offset=how == "calibrated",
-            rate=max(_FIRING_RATE, 1 / len(pairs)),
-            margin=_teachers_margin(rows, config),
-            temperature=config.temperature,
-            max_length=config.max_length,
-            encoding=description,
-            device=config.device,
-        ).apply(model, inplace=True)
-    else:
-        rescale(model, how, inplace=True)
-
-
 def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, str]]:
     """At most ``size`` pairs of query and positive, spread evenly over all rows, each document once."""
     looked_at = (rows[int(place)] for place in spread(len(rows), 16 * size))  # rows may share documents
@@ -154,12 +139,7 @@ def _teachers_margin(rows: Rows, config: TrainConfig) -> float | None:
     """What calibration aims at for losses that distil: the root mean square of the teacher's margins."""
     if not LOSSES[config.loss].needs_scores:
         return None
-    margins = [
-        row.scores[0] - score
-        for row in (rows[int(place)] for place in spread(len(rows), _CALIBRATION_PAIRS))
-        if row.scores is not None
-        for score in row.scores[1:]
-    ]
-    margin = math.sqrt(sum(margin * margin for margin in margins) / len(margins))
+    scores = [rows[int(place)].scores or () for place in spread(len(rows), _CALIBRATION_PAIRS)]
+    margin = float(np.sqrt(np.mean([(own[0] - other) ** 2 for own in scores for other in own[1:]])))
     # MarginMSE divides the student's scores alone by the temperature
     return max(margin, 1e-3) * (config.temperature if config.loss == "margin_mse" else 1.0)

@@ -17,11 +17,10 @@ from .regularizers import REGULARIZERS, ramp_share
 
 
 class Targets(NamedTuple):
-    """What a batch of B queries with D = B * (1 + n) documents says about them.
+    """What the data say about a batch of B queries with D = B * (1 + n) documents.
 
     Attributes:
-        positives: ids of all documents that are no negatives of each query, (B, P), padded with -1: those known to be
-            relevant to it, and its own text.
+        positives: ids of the documents that are no negatives of each query, (B, P), padded with -1.
         document_ids: ids of the documents, (D,); equal texts have equal ids.
         scores: the teacher's scores of each query's own documents, (B, 1 + n), or ``None``.
     """
@@ -101,18 +100,12 @@ LOSSES: dict[str, type[Loss]] = {"infonce": InfoNCE, "margin_mse": MarginMSE, "k
 
 
 class StepParts(NamedTuple):
-    """Parts of one micro-batch's objective; tensors are detached.
+    """Parts of one micro-batch's objective; tensors are detached."""
 
-    Attributes:
-        queries, documents: term weights, (B, V) and (B * (1 + n), V).
-        losses: ranking loss, penalty of queries and of documents, (3,), penalties not yet weighted.
-        share: of lambda in force.
-    """
-
-    queries: torch.Tensor
-    documents: torch.Tensor
-    losses: torch.Tensor
-    share: float
+    queries: torch.Tensor  # (B, V)
+    documents: torch.Tensor  # (B * (1 + n), V)
+    losses: torch.Tensor  # ranking loss, penalty of queries and of documents (not yet weighted), (3,)
+    share: float  # of lambda in force
 
 
 class Objective(nn.Module):
