@@ -18,7 +18,7 @@ from .dev_evaluation import MEASURE, DevSet
 from .distributed import world
 from .losses import Objective, Targets
 from .model import SparseHead
-from .monitor import Log, Monitor
+from .monitor import Monitor, forget_steps, write_row
 from .rows import Row, Rows, text_id
 
 #: Name of the checkpoint in the output folder: the last one, whole; it is removed once the encoder is saved.
@@ -53,7 +53,8 @@ def fit(
     warmup = math.ceil(0.1 * steps) if config.warmup_steps is None else config.warmup_steps
     done = load_checkpoint(folder, module, objective, optimizer)
     rank, processes = world()
-    watch = DevWatch(dev, folder) if dev is not None and rank == 0 else None
+    found = best_state(folder)
+    best = -math.inf if found is None else found["score"]
     model = module if processes == 1 else torch.nn.parallel.DistributedDataParallel(module)
     monitor = Monitor(module, config, folder, done=done, steps=steps, warmup=warmup, verbose=verbose)
     try:
@@ -84,12 +85,12 @@ def fit(
                 monitor.check_weights(step)
             if save and rank == 0:
                 save_checkpoint(folder, step, module, objective, optimizer)
-            if evaluate and watch is not None:
-                watch(module, step)
+            if evaluate and rank == 0:
+                best = keep_best(dev, module, folder, step, best)
     finally:
         monitor.close()
-    if watch is not None:
-        watch.restore_best(module)
+    if dev is not None and rank == 0:
+        module.load_state_dict(best_state(folder)["module"])
     optimizer.zero_grad()
     module.eval()
 
@@ -195,26 +196,18 @@ def save_whole(path: Path, state: dict[str, Any]) -> None:
     sync(path.parent)
 
 
-class DevWatch:
-    """Scores a run on ``dev``, writes ``dev.csv``, and keeps the best state."""
+def best_state(folder: Path) -> dict[str, Any] | None:
+    """The best state on ``dev`` so far with its score, if there is one."""
+    path = folder / BEST_FILE
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
-    def __init__(self, dev: DevSet, folder: Path) -> None:
-        self.dev, self.folder = dev, folder
-        self.best = float("-inf")
-        if (folder / BEST_FILE).exists():
-            self.best = torch.load(folder / BEST_FILE, map_location="cpu", weights_only=True)["score"]
 
-    def __call__(self, module: SparseHead, step: int) -> None:
-        """Score, log, and keep the state if it is the best."""
-        score = self.dev.score(module)
-        module.train()
-        if score > self.best:
-            self.best = score
-            save_whole(self.folder / BEST_FILE, {"score": score, "module": module.state_dict()})
-        # a resumed run repeats some steps
-        Log(self.folder / DEV_FILE, ("step", MEASURE), step - 1).write({"step": step, MEASURE: score})
-
-    def restore_best(self, module: SparseHead) -> None:
-        """Go back to the best state."""
-        kept = torch.load(self.folder / BEST_FILE, map_location="cpu", weights_only=True)
-        module.load_state_dict(kept["module"])
+def keep_best(dev: DevSet, module: SparseHead, folder: Path, step: int, best: float) -> float:
+    """Score the state on ``dev``, log the score, and save the state if it is the best; returns the best score."""
+    score = dev.score(module)
+    module.train()
+    if score > best:
+        save_whole(folder / BEST_FILE, {"score": score, "module": module.state_dict()})
+    forget_steps(folder / DEV_FILE, step - 1)
+    write_row(folder / DEV_FILE, {"step": step, MEASURE: score})
+    return max(score, best)

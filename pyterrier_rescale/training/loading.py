@@ -71,22 +71,17 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     if not len(rows):
         what = f"all {dropped} rows were dropped" if dropped else "it is empty"
         raise ValueError(f"data must hold at least one pair of a query and a document, but {what}")
-    _refuse_numbers(rows)
-    return rows
-
-
-def _refuse_numbers(rows: Rows) -> None:
-    """Raise ``ValueError`` where a query or document is a number in every row: an id, a label or a score."""
-    places = range(len(rows[0].documents) + 1)
+    places = range(1 + len(rows[0].documents))  # of a text that is a number in every row: an id, a label or a score
     for row in rows:
-        texts = (row.query, *row.documents)
-        places = [place for place in places if place < len(texts) and _NUMBER.fullmatch(texts[place])]
+        row_texts = (row.query, *row.documents)
+        places = [place for place in places if place < len(row_texts) and _NUMBER.fullmatch(row_texts[place])]
     if places:
         what = f"document {places[0]}" if places[0] else "query"
         raise ValueError(
             f"data hold ids or scores where texts are needed: the {what} of every row is a number. If they are ids, "
             "say where the texts stand, with texts=; scores go into a column 'scores'"
         )
+    return rows
 
 
 def _examples(data: Any, columns: Sequence[str] | None, min_label: int, ids: bool) -> Iterable[Any]:

@@ -47,10 +47,9 @@ class Loss:
 
 
 class InfoNCE(Loss):
-    """Cross-entropy of the positive among all documents of the batch (arXiv:1807.03748, equation 4).
+    """Cross-entropy of the positive among the documents of the batch, of all processes (arXiv:1807.03748, equation 4).
 
-    A document that the training data call relevant to the query is no negative of it: other documents with the id of
-    one of its positives are left out of its softmax. With several processes the documents of all are negatives.
+    Other documents with the id of one of the query's positives are no negatives of it.
     """
 
     def __call__(self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets) -> torch.Tensor:

@@ -50,7 +50,7 @@ pipeline_tag: feature-extraction
 
 # SPLADE from {name}
 
-A sparse encoder trained with `pyterrier_rescale`; its masked-LM head was {head}.{sides}
+A sparse encoder trained with `pyterrier_rescale`; its masked-LM head was {head}.{own}
 
 ```python
 from pyterrier_rescale import Splade
@@ -91,10 +91,9 @@ def write_card(
     folder: Path, sources: dict[str, Any], model: PreTrainedModel, rows: Rows, config: TrainConfig,
     audits: Sequence[HeadAudit],
 ) -> None:  # fmt: skip
-    """Write ``README.md``, with the metadata that model hubs read, and ``head_audit.json`` into the encoder's folder.
+    """Write ``README.md``, with the metadata that model hubs read, and ``head_audit.json`` (before and after training).
 
-    ``sources`` are the arguments ``backbone``, ``data``, ``texts``, ``tokenizer``, ``dev`` of ``train``; the audits are
-    of the head before and after training.
+    ``sources`` are the arguments ``backbone``, ``data``, ``texts``, ``tokenizer``, ``dev`` of ``train``.
     """
     name, card = _name(sources["backbone"]), folder / CARD_FILE
     frames = [one.to_frame().assign(model=name) for one in audits]
@@ -104,12 +103,13 @@ def write_card(
         return  # somebody's own
     with (folder / LOG_FILE).open(newline="", encoding="utf-8") as file:
         log = list(csv.DictReader(file))
+    own = [f"`{one}={value!r}`" for one in ("position_top_k", "fold") if (value := getattr(config, one)) is not None]
     packages = ("pyterrier-rescale", "transformers", "torch")
     write_whole(card, _CARD.format(
         base_model=f"base_model: {name}\n" if _is_hub_name(sources["backbone"]) else "",
         name=name,
         head=_head(provenance(model) or {}),
-        sides=_sides(config),
+        own=f" `Splade` follows its {', '.join(own)}; other tools ignore that." if own else "",
         audits=_table(_HEAD_FIGURES, {"before training": before, "after": after}),
         before=before["verdict"],
         after=after["verdict"],
@@ -144,18 +144,6 @@ def _head(record: dict[str, Any]) -> str:
     if shift is not None:
         how += f", its logits lowered ({shift if isinstance(shift, str) else f'by {shift:g}'}, stored in the bias)"
     return how
-
-
-def _sides(config: TrainConfig) -> str:
-    """How queries differ from documents, and what other tools do not know."""
-    told = ""
-    if config.queries == "static":
-        told = " Queries need no inference: their terms are their tokens, with trained weights."
-    elif config.query_pooling not in (None, config.pooling):
-        told = f" Documents are pooled by `{config.pooling}`, queries by `{config.query_pooling}`."
-    own = {"position_top_k": config.position_top_k, "fold": config.fold}
-    given = ", ".join(f"`{name}={value!r}`" for name, value in own.items() if value is not None)
-    return told + (f" It has {given}, which `Splade` follows and other tools ignore." if given else "")
 
 
 def _data(sources: dict[str, Any], rows: Rows) -> str:

@@ -7,7 +7,6 @@ import math
 import time
 import warnings
 from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,6 @@ from .model import SparseHead
 
 #: Name of the log in the output folder.
 LOG_FILE = "monitor.csv"
-#: Columns of ``monitor.csv``.
-COLUMNS = (
-    "step", "loss", "ranking", "penalty_q", "penalty_d", "lambda_q", "lambda_d", "regularizer_share",
-    "active_q", "active_d", "mean_weight", "max_weight", "positive_score", "margin", "score_std", "saturation",
-    "contrast", "accuracy", "cosine", "grad_norm", "head_norm", "finite", "lr", "k", "seconds",
-)  # fmt: skip
-
 # Rows of W whose norms are followed, enough for a mean.
 _SAMPLED_ROWS = 1024
 # Loss in units of chance above which scores are larger than the softmax can use.
@@ -103,12 +95,7 @@ def measure(parts: StepParts, temperature: float) -> dict[str, float]:
 class Monitor:
     """Watches every step of :func:`~pyterrier_rescale.training.fit.fit`: log, bar, trackers, verdicts.
 
-    Args:
-        module, config: what is trained, and how.
-        folder: of ``monitor.csv``.
-        done, steps: updates that are made already, and all of them.
-        warmup: of them, those until the learning rate's peak.
-        verbose: show a bar.
+    Of ``steps`` updates ``done`` are made already; ``warmup`` are those until the learning rate's peak.
     """
 
     def __init__(
@@ -121,17 +108,15 @@ class Monitor:
         self._warned: set[str] = set()
         self._started = time.perf_counter()
         main = world()[0] == 0
-        self._log = Log(folder / LOG_FILE, COLUMNS, done) if main else None
+        self._log = folder / LOG_FILE if main else None
+        if main:
+            forget_steps(folder / LOG_FILE, done)
         self._tracker = _tracker(config.report_to, folder) if main and config.report_to else None
-        self._bar = progress_bar(
-            total=steps, initial=done, desc="training", unit="step", disable=not (main and verbose)
-        )
+        shown = main and verbose
+        self._bar = progress_bar(total=steps, initial=done, desc="training", unit="step", disable=not shown)
 
     def look(self, step: int, parts: list[StepParts], norm: float, rate: float) -> bool:
-        """Note the figures of a step before it is made: norm of its gradient, and learning rate.
-
-        Returns:
-            Whether all is finite, so that the step may be made.
+        """Note a step before it is made; returns whether all is finite, so that it may be made.
 
         Raises:
             CollapseError: if the run has collapsed.
@@ -144,7 +129,7 @@ class Monitor:
             row = self._figures(step, parts[-1], losses, norm, rate)
             finite = finite and bool(row["finite"])
             if self._log is not None:
-                self._log.write(row)
+                write_row(self._log, row)
             if self._tracker is not None:
                 self._tracker.log({name: value for name, value in row.items() if name != "step"}, step=step)
             self._bar.set_postfix_str(
@@ -170,7 +155,6 @@ class Monitor:
         rows = weight[:: max(1, len(weight) // _SAMPLED_ROWS)].float()
         k = 1.0 if log_k is None else math.exp(float(log_k.detach()))
         return {
-            **measure(parts, self.config.temperature),
             "step": step,
             "loss": loss,
             "ranking": ranking,
@@ -179,6 +163,7 @@ class Monitor:
             "lambda_q": lambda_q,
             "lambda_d": lambda_d,
             "regularizer_share": penalty / loss if loss else 0.0,
+            **measure(parts, self.config.temperature),
             "grad_norm": norm,
             "head_norm": float(torch.linalg.vector_norm(rows, dim=1).mean()) / k,
             "finite": int(all(map(math.isfinite, (loss, norm)))),
@@ -230,26 +215,25 @@ def _tracker(name: str, folder: Path) -> Any:
     return tracker
 
 
-class Log:
-    """A CSV file of one row per logged step; resumed runs go on where the checkpoint was."""
-
-    def __init__(self, path: Path, columns: Sequence[str], done: int) -> None:
-        self.path, self.columns = path, columns
-        kept = []
-        if done and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:  # its last line may be cut off
-                rows = [row for row in csv.DictReader(file) if None not in row.values()]
-            kept = [row for row in rows if int(row["step"]) <= done]
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
+def write_row(log: Path, row: dict[str, Any]) -> None:
+    """Append a row to a CSV file, which begins with the names of its columns."""
+    new = not log.exists()
+    with log.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, row)
+        if new:
             writer.writeheader()
-            writer.writerows(kept)
+        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Append a row, which a reader finds at once."""
-        shown = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerow(shown)
+
+def forget_steps(log: Path, done: int) -> None:
+    """Take the steps behind ``done`` out of a log: a run that goes on from there repeats them."""
+    if log.exists():
+        with log.open(newline="", encoding="utf-8") as file:  # its last line may be cut off
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        log.unlink()
+        for row in rows:
+            if int(row["step"]) <= done:
+                write_row(log, row)
 
 
 class Judge:
