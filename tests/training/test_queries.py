@@ -12,15 +12,12 @@ from test_run import FAST, PAIRS, log_of
 
 from pyterrier_rescale import Splade, train
 from pyterrier_rescale.analysis.head_statistics import random_saturation
-from pyterrier_rescale.encoding.description import Description, QuerySide
 from pyterrier_rescale.encoding.lexical import StaticEncoder
-from pyterrier_rescale.encoding.saved_folder import describe
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.checkpoint import load_backbone
 from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.initialization import idf_weights, starting_module
 from pyterrier_rescale.training.loading import load_rows
-from pyterrier_rescale.training.model import SparseHead
 
 QUERIES = [query for query, _ in PAIRS] + ["Sparse sparse SPARSE [SEP] café", "x " * 60, tiny.TEXTS[4]]
 TEXTS = [text for _, text in PAIRS]
@@ -111,22 +108,6 @@ def test_query_pooling(pooling, query_pooling, bert_folder, tmp_path):
     check_same(Splade(tmp_path / "again"), tmp_path / "again")
     clone = Splade(out, pooling=splade.pooling, max_length=splade.max_length)
     assert (clone.encode_queries(QUERIES) != splade.encode_queries(QUERIES)).nnz == 0
-    card = (out / "README.md").read_text()
-    assert f"Documents are pooled by `{pooling}`, queries by `{query_pooling}`." in card
-
-
-def test_query_pooling_in_training_is_that_of_the_encoder(bert_folder):
-    model, tokenizer = load_backbone(bert_folder)
-    module = SparseHead(model, tokenizer, Description(queries=QuerySide(pooling="sum"))).eval()
-    got = module([module.tokenise(TEXTS, 32, queries=True)])[0].detach().numpy()
-    expected = Splade(bert_folder, pooling="sum", max_length=32).encode_queries(TEXTS).toarray()
-    np.testing.assert_allclose(got, expected, atol=1e-4)
-
-
-def test_the_same_pooling_keeps_the_plain_layout(bert_folder, tmp_path):
-    train(bert_folder, PAIRS, tmp_path / "out", query_pooling="max", **FAST)
-    assert describe(tmp_path / "out").queries.alike
-    assert len(json.loads((tmp_path / "out" / "modules.json").read_text())) == 2
 
 
 def test_a_sum_that_no_k_mends_is_refused(bert_folder, tmp_path):
@@ -160,8 +141,6 @@ def test_measured_rescalings_aim_at_what_is_trained(how, options, tmp_path):
         asked = start.tokenise([query for query, _ in PAIRS], 32, queries=True)
         queries, documents = start.eval()([asked, start.tokenise(TEXTS, 32)])
     assert record["measured"] == pytest.approx(random_saturation((queries @ documents.T).double().numpy()), rel=1e-3)
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "both sides encoded as in training" in card
 
 
 @pytest.mark.parametrize("options", [{}, {"query_pooling": "sum"}])

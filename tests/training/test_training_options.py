@@ -111,7 +111,7 @@ def test_options_are_trained_saved_scored_and_told(size, modernbert_folder, tmp_
     splade = train(modernbert_folder, PAIRS, tmp_path / "out", dev=dev_split(), **options)
     assert (splade.position_top_k, splade.fold) == (12, "case")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "It has `position_top_k=12`, `fold='case'`, which `Splade` follows" in card
+    assert "`Splade` follows its `position_top_k=12`, `fold='case'`; other tools ignore that." in card
     stored = pd.read_csv(tmp_path / "out" / "dev.csv")["nDCG@10"].max()
     config = TrainConfig(rescale=None, max_length=32, position_top_k=12, fold="case")
     module = starting_module(splade.encoder.model, splade.encoder.tokenizer, load_rows(PAIRS), config)
@@ -162,7 +162,7 @@ def test_a_shift_of_each_term_is_plain_json(bert_folder, tmp_path):
     assert TrainConfig.from_json(tmp_path / "c.json") == config
     train(bert_folder, PAIRS, tmp_path / "out", shift=values, **FAST)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert '"shift": "one for each of 397 terms"' in card and "shift=shift" in card
+    assert "shift=shift" in card
     assert "its logits lowered (one for each term, stored in the bias)" in card
 
 
