@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -76,16 +74,14 @@ class SparseHead(nn.Module):
         With ``mini_batch_size``, so many texts run at a time, and again in the backward pass: GradCache
         (arXiv:2101.06983), where memory holds one mini-batch.
         """
-        static = [side["queries"] and self.query_weights is not None for side in sides]
-        encoded = [side["input_ids"] for side, without in zip(sides, static, strict=True) if not without]
-        lookup = SharedLookup(self.mlm.get_input_embeddings(), encoded)
         vectors = [
-            self._static(side) if without else self._encoded(side, lookup, mini_batch_size)
-            for side, without in zip(sides, static, strict=True)
-        ]
+            self._static(side) if side["queries"] and self.query_weights is not None
+            else self._encoded(side, mini_batch_size)
+            for side in sides
+        ]  # fmt: skip
         return [fold_weights(one, self.representatives) for one in vectors]
 
-    def _encoded(self, side: dict[str, Any], lookup: SharedLookup, mini_batch_size: int | None) -> torch.Tensor:
+    def _encoded(self, side: dict[str, Any], mini_batch_size: int | None) -> torch.Tensor:
         """Weights (B, V) by the model: texts of like length run together, their positions go through one head."""
         ids, mask = side["input_ids"], side["attention_mask"]
         lengths = mask.sum(dim=1)
@@ -94,7 +90,7 @@ class SparseHead(nn.Module):
         rows = []
         for members in parts:
             longest = max(1, int(lengths[members].max())) if len(parts) > 1 else mask.shape[1]
-            part = ids[members, :longest], mask[members, :longest], lookup
+            part = ids[members, :longest], mask[members, :longest]
             rows.append(checkpoint(self._hidden, *part, use_reentrant=False) if again else self._hidden(*part))
         hidden, order, head = torch.cat(rows), torch.cat(parts), self.head
         if self.log_k is not None:
@@ -103,10 +99,9 @@ class SparseHead(nn.Module):
         found = packed_head(hidden, lengths[order], head.weight, head.bias, how, after=head.after)
         return found[torch.argsort(order)]
 
-    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, lookup: SharedLookup) -> torch.Tensor:
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The decoder's input t at the attended positions of some texts (B, L), text after text, (T, H)."""
-        with lookup():
-            return head_input(self.mlm, input_ids=ids, attention_mask=mask)[mask.bool()]
+        return head_input(self.mlm, input_ids=ids, attention_mask=mask)[mask.bool()]
 
     def _static(self, side: dict[str, Any]) -> torch.Tensor:
         """relu(weight_v) where v is among the tokens of a text, else 0; (B, V)."""
@@ -145,35 +140,3 @@ def split(lengths: torch.Tensor, size: int | None, tokens: int | None) -> list[t
         parts.append(order[:count])
         order = order[count:]
     return parts
-
-
-class SharedLookup:
-    """The word embeddings of a step's distinct tokens, looked up once for all parts (``ids``, any shapes).
-
-    The gradient of a lookup is a (V, H) matrix. A lookup for each part would give as many of them; so there is one, and
-    each part's gradient is of the distinct tokens only. On a CPU a step takes three quarters of the time.
-    """
-
-    def __init__(self, embeddings: nn.Module, ids: Sequence[torch.Tensor]) -> None:
-        self.embeddings = embeddings
-        trained = isinstance(embeddings, nn.Embedding) and embeddings.weight.requires_grad and torch.is_grad_enabled()
-        self.shared = bool(ids) and trained
-        if self.shared:
-            tokens = torch.unique(torch.cat([part.flatten() for part in ids]))
-            self.rows = embeddings(tokens)
-            self.places = torch.zeros(len(embeddings.weight), dtype=torch.long, device=tokens.device)
-            self.places[tokens] = torch.arange(len(tokens), device=tokens.device)
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Let the embeddings answer with the rows that were looked up."""
-        if not self.shared:
-            yield
-            return
-        hook = self.embeddings.register_forward_hook(
-            lambda _, given, __: functional.embedding(self.places[given[0]], self.rows)
-        )
-        try:
-            yield
-        finally:
-            hook.remove()
