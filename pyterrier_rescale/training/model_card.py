@@ -30,6 +30,7 @@ CARD_FILE = "README.md"
 AUDITS_FILE = "head_audit.json"
 # Pairs of the training data that a head is measured on: seconds, whatever the backbone.
 _PAIRS = 32
+_PACKAGES = ("transformers", "torch")
 # Rows of the card's tables, by their names in monitor.csv and head_audit.json.
 _RUN_FIGURES = (
     "ranking", "contrast", "score_std", "saturation", "active_q", "active_d", "cosine", "grad_norm", "head_norm",
@@ -104,7 +105,6 @@ def write_card(
     with (folder / LOG_FILE).open(newline="", encoding="utf-8") as file:
         log = list(csv.DictReader(file))
     own = [f"`{one}={value!r}`" for one in ("position_top_k", "fold") if (value := getattr(config, one)) is not None]
-    packages = ("pyterrier-rescale", "transformers", "torch")
     write_whole(card, _CARD.format(
         base_model=f"base_model: {name}\n" if _is_hub_name(sources["backbone"]) else "",
         name=name,
@@ -116,7 +116,7 @@ def write_card(
         data=_data(sources, rows),
         run=_table(_RUN_FIGURES, {f"step {row['step']}": row for row in (log[0], log[-1])}),
         call=_call(name, sources, config),
-        versions=", ".join(f"{package} {version(package)}" for package in packages),
+        versions=", ".join(f"{package} {version(package)}" for package in ("pyterrier-rescale", *_PACKAGES)),
     ))  # fmt: skip
 
 
