@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._utils.checks import check_choice, check_integer, check_number
+from .._utils.checks import check_choice, check_integer, check_number, is_number
 from .._utils.files import expand, write_whole
 from ..encoding.description import ACTIVATIONS, FOLDS, POOLINGS, Description, QuerySide
 from ..encoding.saved_folder import describe
@@ -28,6 +28,40 @@ RESCALES = ("auto", "calibrated", "learned")
 _HARMLESS = {"monitor", "log_steps", "save_steps", "device", "report_to", "gradient_checkpointing"}
 
 
+def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
+    """An option with its default, and the check that returns its value as a plain one."""
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+def _one_of(choices: Iterable[Any], *others: Any) -> Callable[[str, Any], Any]:
+    """Check for a choice; a table of losses or regularisers may grow later."""
+    return lambda name, value: check_choice(name, value, [*others, *choices])
+
+
+def _rescale(name: str, value: Any) -> Any:
+    if value is None or (isinstance(value, str) and value in RESCALES):
+        return value
+    if not is_number(value) or value <= 0:
+        raise ValueError(f"rescale must be None, a number > 0 or one of {', '.join(RESCALES)}, got {value!r}")
+    return check_number(name, value)
+
+
+def _shift(_: str, value: Any) -> Any:
+    shift = check_shift(value)
+    return tuple(shift.tolist()) if isinstance(shift, np.ndarray) else shift
+
+
+def _bias_rate(name: str, value: Any) -> Any:
+    return None if value is None else check_number(name, value, zero=True)
+
+
+_count = partial(check_integer, least=0)
+_integer_or_none = partial(check_integer, optional=True)
+_count_or_none = partial(check_integer, least=0, optional=True)
+_weight = partial(check_number, zero=True)
+_yes_or_no = _one_of((True, False))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Options of :func:`~pyterrier_rescale.train`, which documents them; plain JSON values, checked at creation.
@@ -36,55 +70,56 @@ class TrainConfig:
         ValueError, TypeError: for a value that cannot be used, naming the option.
     """
 
-    rescale: float | str | None = 16.0
-    loss: str = "infonce"
-    batch_size: int = 32
-    learning_rate: float = 2e-5
-    max_steps: int | None = None
-    epochs: int = 1
-    lambda_q: float = 5e-4
-    lambda_d: float = 3e-4
-    regularizer: str = "flops"
-    query_regularizer: str | None = None
-    ramp_steps: int = 1000
-    ramp: str = "quadratic"
-    temperature: float = 1.0
-    max_length: int = 256
-    query_max_length: int | None = None
-    pooling: str = "max"
-    query_pooling: str | None = None
-    activation: str = "relu"
-    query_activation: str | None = None
-    queries: str = "model"
-    lowercase: bool = False
-    min_label: int = 1
-    negatives: int | None = None
-    mine_negatives: int = 0
-    warmup_steps: int | None = None
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    scale_learning_rate: float = 1e-2
-    static_learning_rate: float = 1e-3
-    gradient_accumulation: int = 1
-    mini_batch_size: int | None = None
-    gradient_checkpointing: bool = False
-    bf16: bool = False
-    seed: int = 0
-    monitor: bool | str = True
-    log_steps: int = 1
-    save_steps: int = 500
-    eval_steps: int | None = None
-    device: str | None = None
+    rescale: float | str | None = _option(16.0, _rescale)
+    loss: str = _option("infonce", _one_of(LOSSES))
+    batch_size: int = _option(32, check_integer)
+    learning_rate: float = _option(2e-5, check_number)
+    max_steps: int | None = _option(None, _integer_or_none)
+    epochs: int = _option(1, check_number)
+    lambda_q: float = _option(5e-4, _weight)
+    lambda_d: float = _option(3e-4, _weight)
+    regularizer: str = _option("flops", _one_of(REGULARIZERS))
+    query_regularizer: str | None = _option(None, _one_of(REGULARIZERS, None))
+    ramp_steps: int = _option(1000, _count)
+    ramp: str = _option("quadratic", _one_of(RAMPS))
+    temperature: float = _option(1.0, check_number)
+    max_length: int = _option(256, check_integer)
+    query_max_length: int | None = _option(None, _integer_or_none)
+    pooling: str = _option("max", _one_of(POOLINGS))
+    query_pooling: str | None = _option(None, _one_of(POOLINGS, None))
+    activation: str = _option("relu", _one_of(ACTIVATIONS))
+    query_activation: str | None = _option(None, _one_of(ACTIVATIONS, None))
+    queries: str = _option("model", _one_of(("model", "static")))
+    lowercase: bool = _option(False, _yes_or_no)
+    min_label: int = _option(1, check_integer)
+    negatives: int | None = _option(None, _count_or_none)
+    mine_negatives: int = _option(0, _count)
+    warmup_steps: int | None = _option(None, _count_or_none)
+    weight_decay: float = _option(0.01, _weight)
+    max_grad_norm: float = _option(1.0, _weight)
+    scale_learning_rate: float = _option(1e-2, check_number)
+    static_learning_rate: float = _option(1e-3, check_number)
+    gradient_accumulation: int = _option(1, check_integer)
+    mini_batch_size: int | None = _option(None, _integer_or_none)
+    gradient_checkpointing: bool = _option(False, _yes_or_no)
+    bf16: bool = _option(False, _yes_or_no)
+    seed: int = _option(0, _count)
+    monitor: bool | str = _option(True, _one_of((True, False, "warn")))
+    log_steps: int = _option(1, check_integer)
+    save_steps: int = _option(500, _count)
+    eval_steps: int | None = _option(None, _integer_or_none)
+    device: str | None = _option(None, _one_of((None, "cpu", "cuda", "mps")))
     report_to: str | None = None
-    shift: float | tuple[float, ...] | None = None
-    position_top_k: int | None = None
-    fold: str | None = None
-    bias_learning_rate: float | None = None
+    shift: float | tuple[float, ...] | None = _option(None, _shift)
+    position_top_k: int | None = _option(None, _integer_or_none)
+    fold: str | None = _option(None, _one_of(FOLDS, None))
+    bias_learning_rate: float | None = _option(None, _bias_rate)
 
     def __post_init__(self) -> None:
         """Check every value; numpy's numbers become Python's, which JSON can hold."""
-        for name, check in _checks().items():
-            object.__setattr__(self, name, check(name, getattr(self, name)))
+        for option in dataclasses.fields(self):
+            if "check" in option.metadata:
+                object.__setattr__(self, option.name, option.metadata["check"](option.name, getattr(self, option.name)))
         for wrong, why in (
             *((self.queries == "static" and getattr(self, name) is not None,
                f"{name} must be None for queries='static', got {getattr(self, name)!r}")
@@ -128,10 +163,7 @@ class TrainConfig:
     @classmethod
     def from_json(cls, path: str | Path) -> TrainConfig:
         """Read a configuration that :meth:`to_json` wrote; unknown options are an error."""
-        values = json.loads(expand(path).read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError(f"{str(path)!r} must hold a JSON object of options, got {type(values).__name__}")
-        return cls.from_dict(values)
+        return cls.from_dict(json.loads(expand(path).read_text(encoding="utf-8")))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
@@ -155,32 +187,6 @@ class TrainConfig:
         write_whole(expand(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
 
-def _checks() -> dict[str, Callable[[str, Any], Any]]:
-    """What checks each option, and returns it as a plain value; losses and regularisers may be added at any time."""
-
-    def one_of(*choices: Any) -> Callable[[str, Any], Any]:
-        return partial(check_choice, choices=choices)
-
-    maybe = partial(check_integer, optional=True)
-    by_check = (
-        (_check_rescale, "rescale"), (_check_shift, "shift"), (_check_bias_rate, "bias_learning_rate"),
-        (one_of(None, *FOLDS), "fold"),
-        (one_of(True, False, "warn"), "monitor"), (one_of(None, "cpu", "cuda", "mps"), "device"),
-        (one_of(*POOLINGS), "pooling"), (one_of(None, *POOLINGS), "query_pooling"),
-        (one_of(*ACTIVATIONS), "activation"), (one_of(None, *ACTIVATIONS), "query_activation"),
-        (one_of(*sorted(REGULARIZERS)), "regularizer"), (one_of(None, *sorted(REGULARIZERS)), "query_regularizer"),
-        (one_of(*sorted(LOSSES)), "loss"), (one_of(*RAMPS), "ramp"), (one_of("model", "static"), "queries"),
-        (one_of(True, False), "lowercase bf16 gradient_checkpointing"),
-        (check_integer, "batch_size max_length gradient_accumulation log_steps min_label"),
-        (partial(check_integer, least=0), "ramp_steps mine_negatives seed save_steps"),
-        (maybe, "max_steps query_max_length mini_batch_size eval_steps position_top_k"),
-        (partial(maybe, least=0), "warmup_steps negatives"),
-        (check_number, "learning_rate temperature scale_learning_rate static_learning_rate epochs"),
-        (partial(check_number, zero=True), "lambda_q lambda_d weight_decay max_grad_norm"),
-    )  # fmt: skip
-    return {name: check for check, names in by_check for name in names.split()}
-
-
 def saved_options(backbone: Any) -> dict[str, Any]:
     """The options that an encoder's folder or hub name was saved with, which its training keeps; else none.
 
@@ -196,26 +202,3 @@ def saved_options(backbone: Any) -> dict[str, Any]:
     asked = {f"query_{name}": getattr(side, name) for name in ("pooling", "activation", "max_length")}
     options |= {name: value for name, value in asked.items() if value is not None}
     return options | ({"queries": "static"} if side.weights is not None else {})
-
-
-def shown(value: Any) -> Any:
-    """An option's value for people: a number for each term is told by their count."""
-    return f"one for each of {len(value)} terms" if isinstance(value, tuple) else value
-
-
-def _check_rescale(name: str, value: Any) -> Any:
-    if value is None or (isinstance(value, str) and value in RESCALES):
-        return value
-    try:
-        return check_number(name, value)
-    except ValueError:
-        raise ValueError(f"rescale must be None, a number > 0 or one of {', '.join(RESCALES)}, got {value!r}") from None
-
-
-def _check_bias_rate(name: str, value: Any) -> Any:
-    return None if value is None else check_number(name, value, zero=True)
-
-
-def _check_shift(_: str, value: Any) -> Any:
-    shift = check_shift(value)
-    return tuple(shift.tolist()) if isinstance(shift, np.ndarray) else shift

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -71,12 +70,17 @@ class DevSet:
         """nDCG@10 of the module as it is now."""
         import ir_measures
 
-        with _folded(module):
-            encoder = TextEncoder(module.mlm, module.tokenizer, module.described(), device=module.head.weight.device)
+        weight = module.head.weight
+        original = weight.data
+        if module.log_k is not None:  # divided into W for a while; afterwards W is bit for bit what it was
+            weight.data = original / torch.exp(module.log_k.detach()).to(original.dtype)
+        try:
+            encoder = TextEncoder(module.mlm, module.tokenizer, module.described(), device=weight.device)
             documents, queries = encoder.encode(self.texts), encoder.of_queries().encode(self.queries)
-        run = list(self._run(queries, documents))
+        finally:
+            weight.data = original
         measure = ir_measures.parse_measure(MEASURE)
-        return float(ir_measures.calc_aggregate([measure], self.qrels, run)[measure])
+        return float(ir_measures.calc_aggregate([measure], self.qrels, list(self._run(queries, documents)))[measure])
 
     def _run(self, queries: Any, documents: Any) -> Iterator[Any]:
         """The ten best documents of each query."""
@@ -91,18 +95,3 @@ class DevSet:
                 for place in np.argpartition(-row, depth - 1)[:depth]:
                     if row[place] > 0:
                         yield ir_measures.ScoredDoc(qid, self.docnos[place], float(row[place]))
-
-
-@contextmanager
-def _folded(module: SparseHead) -> Iterator[None]:
-    """While open, a learned k is divided into W; afterwards W is bit for bit what it was."""
-    if module.log_k is None:
-        yield
-        return
-    weight = module.head.weight
-    original = weight.data
-    weight.data = original / torch.exp(module.log_k.detach()).to(original.dtype)
-    try:
-        yield
-    finally:
-        weight.data = original

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_norm_
 
 from .._utils.files import sync
 from .._utils.java import python_signals
@@ -19,7 +18,7 @@ from .dev_evaluation import MEASURE, DevSet
 from .distributed import world
 from .losses import Objective, Targets
 from .model import SparseHead
-from .monitor import Log, Monitor
+from .monitor import Monitor, forget_steps, write_row
 from .rows import Row, Rows, text_id
 
 #: Name of the checkpoint in the output folder: the last one, whole; it is removed once the encoder is saved.
@@ -34,15 +33,8 @@ def fit(
 ) -> None:  # fmt: skip
     """Train a module in place, from the checkpoint in the folder on if there is one.
 
-    Args:
-        module: on any device.
-        rows: training data.
-        config: the options.
-        folder: of ``monitor.csv``, ``dev.csv`` and checkpoints.
-        device: to train on.
-        negatives: per query.
-        dev: what the state that is best in the end is chosen by.
-        verbose: show a bar.
+    The folder gets ``monitor.csv``, ``dev.csv`` and checkpoints; ``negatives`` are per query; the best state on ``dev``
+    is the one that remains.
 
     Raises:
         CollapseError: if the run collapses.
@@ -59,20 +51,23 @@ def fit(
     accumulation = config.gradient_accumulation
     steps = config.max_steps or max(1, int(config.epochs * len(batches)) // accumulation)
     warmup = math.ceil(0.1 * steps) if config.warmup_steps is None else config.warmup_steps
-    torch.manual_seed(config.seed + world()[0])  # dropout
     done = load_checkpoint(folder, module, objective, optimizer)
-    watch = DevWatch(dev, folder) if dev is not None and world()[0] == 0 else None
-    model = module if world()[1] == 1 else torch.nn.parallel.DistributedDataParallel(module)
+    rank, processes = world()
+    found = best_state(folder)
+    best = -math.inf if found is None else found["score"]
+    model = module if processes == 1 else torch.nn.parallel.DistributedDataParallel(module)
     monitor = Monitor(module, config, folder, done=done, steps=steps, warmup=warmup, verbose=verbose)
     try:
         for step in range(done + 1, steps + 1):
             share = rate_share(step - 1, warmup, steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
+            # dropout is of the step's own seed, so that a resumed run needs no state of generators
+            torch.manual_seed((config.seed * 1_000_003 + step) * processes + rank)
             optimizer.zero_grad()
             parts = []
             for number in range((step - 1) * accumulation, step * accumulation):
-                sides, targets = batches(number, device)
+                sides, targets = batches(number)
                 last = (number + 1) % accumulation == 0
                 # gradients of several processes are averaged once
                 with nullcontext() if last or model is module else model.no_sync():
@@ -81,21 +76,21 @@ def fit(
                     loss, part = objective(queries.float(), documents.float(), targets, step - 1)
                     (loss / accumulation).backward()
                 parts.append(part)
-            norm = clip_gradient(module, config.max_grad_norm)
+            norm = float(clip_grad_norm_(module.parameters(), config.max_grad_norm or math.inf))
             if monitor.look(step, parts, norm, share * config.learning_rate):
                 optimizer.step()
             evaluate = dev is not None and (step % (config.eval_steps or 100) == 0 or step == steps)
             save = config.save_steps and step % config.save_steps == 0 and step < steps
             if evaluate or save or step == steps:
                 monitor.check_weights(step)
-            if save:
+            if save and rank == 0:
                 save_checkpoint(folder, step, module, objective, optimizer)
-            if evaluate and watch is not None:
-                watch(module, step)
+            if evaluate and rank == 0:
+                best = keep_best(dev, module, folder, step, best)
     finally:
         monitor.close()
-    if watch is not None:
-        watch.restore_best(module)
+    if dev is not None and rank == 0:
+        module.load_state_dict(best_state(folder)["module"])
     optimizer.zero_grad()
     module.eval()
 
@@ -124,27 +119,25 @@ class Batches:
         start = (place * self.processes + self.rank) * self.config.batch_size
         return self._order[start : start + self.config.batch_size].tolist()
 
-    def __call__(self, number: int, device: torch.device) -> tuple[list[dict[str, Any]], Targets]:
+    def __call__(self, number: int) -> tuple[list[dict[str, Any]], Targets]:
         """Both sides of a batch, and what its data say."""
-        sides, targets = self.collate([self.rows[place] for place in self.places(number)])
-        there = [{name: value.to(device) if torch.is_tensor(value) else value for name, value in side.items()}
-                 for side in sides]  # fmt: skip
-        return there, Targets(*(None if value is None else value.to(device) for value in targets))
+        return self.collate([self.rows[place] for place in self.places(number)])
 
     def collate(self, batch: list[Row]) -> tuple[list[dict[str, Any]], Targets]:
         """Tokens of queries and of documents, and what is known of them."""
         documents = [text for row in batch for text in row.documents[: 1 + self.negatives]]
         known = [sorted(self.rows.no_negatives(row.query) | {text_id(row.documents[0])}) for row in batch]
         width = max(map(len, known))
-        scored = all(row.scores is not None for row in batch)
-        length = self.config.max_length
-        return [
+        scores = [row.scores[: 1 + self.negatives] for row in batch if row.scores is not None]
+        length, device = self.config.max_length, self.module.head.weight.device
+        sides = [
             self.module.tokenise([row.query for row in batch], self.config.query_max_length or length, queries=True),
             self.module.tokenise(documents, length),
-        ], Targets(
-            torch.tensor([ids + [-1] * (width - len(ids)) for ids in known]),
-            torch.tensor([text_id(text) for text in documents]),
-            torch.tensor([row.scores[: 1 + self.negatives] for row in batch]) if scored else None,  # type: ignore[index]
+        ]
+        return sides, Targets(
+            torch.tensor([ids + [-1] * (width - len(ids)) for ids in known], device=device),
+            torch.tensor([text_id(text) for text in documents], device=device),
+            torch.tensor(scores, device=device) if len(scores) == len(batch) else None,
         )
 
 
@@ -168,50 +161,29 @@ def rate_share(step: int, warmup: int, steps: int) -> float:
     return step / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
 
 
-def clip_gradient(module: torch.nn.Module, max_norm: float) -> float:
-    """Scale the gradient down to ``max_norm`` (0: leave it) and return its norm before."""
-    norm = get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
-    if max_norm and norm > max_norm:  # no pass over all gradients where there is nothing to do
-        clip_grads_with_norm_(module.parameters(), max_norm, norm)
-    return float(norm)
-
-
 def save_checkpoint(
     folder: Path, step: int, module: SparseHead, objective: Objective, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Replace the run's checkpoint: all that the steps behind ``step`` depend on, of all processes."""
-    state = [torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.empty(0)]
-    rank, processes = world()
-    states: list[Any] = [state] * processes
-    if processes > 1:
-        dist.all_gather_object(states, state)
-    if rank == 0:
-        save_whole(folder / CHECKPOINT_FILE, {
-            "step": step, "random": states, "module": module.state_dict(), "objective": objective.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        })  # fmt: skip
+    """Replace the run's checkpoint: all that the steps behind ``step`` depend on."""
+    save_whole(folder / CHECKPOINT_FILE, {
+        "step": step, "processes": world()[1], "module": module.state_dict(), "objective": objective.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    })  # fmt: skip
 
 
-def load_checkpoint(
-    folder: Path, module: SparseHead, objective: Objective, optimizer: torch.optim.Optimizer
-) -> int:
+def load_checkpoint(folder: Path, module: SparseHead, objective: Objective, optimizer: torch.optim.Optimizer) -> int:
     """Go back to the checkpoint in the folder, if any; returns the steps made."""
     if not (folder / CHECKPOINT_FILE).exists():
         return 0
-    rank, processes = world()
-    kept = torch.load(folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
-    if len(kept["random"]) != processes:
+    kept, processes = torch.load(folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True), world()[1]
+    if kept["processes"] != processes:
         raise ValueError(
-            f"the run in {str(folder)!r} was begun by {len(kept['random'])} process(es), now there are {processes}: go "
+            f"the run in {str(folder)!r} was begun by {kept['processes']} process(es), now there are {processes}: go "
             "on with as many, or start anew with overwrite=True"
         )
     module.load_state_dict(kept["module"])
     objective.load_state_dict(kept["objective"])
     optimizer.load_state_dict(kept["optimizer"])
-    cpu, cuda = kept["random"][rank]
-    torch.set_rng_state(cpu)
-    if len(cuda) and torch.cuda.is_available():
-        torch.cuda.set_rng_state(cuda)
     return kept["step"]
 
 
@@ -224,27 +196,18 @@ def save_whole(path: Path, state: dict[str, Any]) -> None:
     sync(path.parent)
 
 
-class DevWatch:
-    """Scores a run on ``dev``, writes ``dev.csv``, and keeps the best state."""
+def best_state(folder: Path) -> dict[str, Any] | None:
+    """The best state on ``dev`` so far with its score, if there is one."""
+    path = folder / BEST_FILE
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
-    def __init__(self, dev: DevSet, folder: Path) -> None:
-        self.dev, self.folder = dev, folder
-        self.best = float("-inf")
-        if (folder / BEST_FILE).exists():
-            self.best = torch.load(folder / BEST_FILE, map_location="cpu", weights_only=True)["score"]
 
-    def __call__(self, module: SparseHead, step: int) -> None:
-        """Score, log, and keep the state if it is the best."""
-        score = self.dev.score(module)
-        module.train()
-        if score > self.best:
-            self.best = score
-            save_whole(self.folder / BEST_FILE, {"score": score, "module": module.state_dict()})
-        log = Log(self.folder / DEV_FILE, ("step", MEASURE), step - 1)  # a resumed run repeats some steps
-        log.write({"step": step, MEASURE: score})
-        log.close()
-
-    def restore_best(self, module: SparseHead) -> None:
-        """Go back to the best state."""
-        kept = torch.load(self.folder / BEST_FILE, map_location="cpu", weights_only=True)
-        module.load_state_dict(kept["module"])
+def keep_best(dev: DevSet, module: SparseHead, folder: Path, step: int, best: float) -> float:
+    """Score the state on ``dev``, log the score, and save the state if it is the best; returns the best score."""
+    score = dev.score(module)
+    module.train()
+    if score > best:
+        save_whole(folder / BEST_FILE, {"score": score, "module": module.state_dict()})
+    forget_steps(folder / DEV_FILE, step - 1)
+    write_row(folder / DEV_FILE, {"step": step, MEASURE: score})
+    return max(score, best)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,21 +40,13 @@ _PADDING_ERROR = 0.05
 
 
 def starting_module(backbone: Any, tokenizer: Any, rows: Rows, config: TrainConfig) -> SparseHead:
-    """What training starts from: a backbone (a loaded one is copied, never changed), its head rescaled.
-
-    Raises:
-        TypeError, ValueError, FileNotFoundError: as ``rescale``, ``calibrate`` and ``load_backbone``.
-    """
+    """What training starts from: a backbone (a loaded one is copied, never changed), its head rescaled."""
     model, tokenizer = starting_model(backbone, tokenizer, config)
     return trainable(model, tokenizer, rows, config, starting_description(backbone, model, tokenizer, rows, config))
 
 
 def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[PreTrainedModel, Any]:
-    """The backbone as it is (a copy of a loaded one) and the tokenizer, both found fit for the options.
-
-    Raises:
-        TypeError, ValueError, FileNotFoundError: as ``load_backbone``.
-    """
+    """The backbone as it is (a copy of a loaded one) and the tokenizer, both found fit for the options."""
     model, tokenizer = load_backbone(backbone, tokenizer)
     check_reloadable(model)
     if model is backbone:
@@ -83,51 +74,10 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
 def trainable(
     model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig, description: Description
 ) -> SparseHead:
-    """Shift and rescale the head of a model that may be changed, and wrap it for training.
-
-    Raises:
-        TypeError, ValueError: as ``rescale``, ``calibrate`` and ``shift_logits``.
-    """
-    shift = check_shift(config.shift)
+    """Shift and rescale the head of a model that may be changed, and wrap it for training."""
+    shift, how = check_shift(config.shift), config.rescale
     if shift is not None:
         shift_logits(model, shift, inplace=True)  # first, so that ``rescale="auto"`` measures what it gives
-    rescale_head(model, tokenizer, config, rows, description)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.float()
-    return SparseHead(model, tokenizer, description, learned_k=LEARNED_START if config.rescale == "learned" else None)
-
-
-def starting_description(
-    backbone: Any, model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig
-) -> Description:
-    """How texts are encoded at the first step; static queries with the weights of their folder, or with their IDF."""
-    if config.queries != "static":
-        return config.description()
-    weights = describe(backbone).queries.weights
-    if weights is None:
-        weights = idf_weights(rows, tokenizer, len(find_head(model).weight), max_length=config.max_length)
-    return config.description(np.pad(weights, (0, len(find_head(model).weight) - len(weights))))
-
-
-def idf_weights(rows: Rows, tokenizer: Any, vocab_size: int, *, max_length: int) -> np.ndarray:
-    """ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); 0 for special ones.
-
-    That is BM25's, which stays above zero; rows of W without a token get 0, too. At most 50,000 rows spread evenly are
-    looked at, each document once.
-    """
-    places = spread(len(rows), _IDF_ROWS)
-    documents = list({text: None for place in places for text in rows[int(place)].documents})
-    idf = token_statistics(tokenizer, documents, max_length).idf
-    return np.pad(idf, (0, vocab_size - len(idf))).astype(np.float32)
-
-
-def rescale_head(
-    model: PreTrainedModel, tokenizer: Any, config: TrainConfig, rows: Rows, description: Description
-) -> None:
-    """Apply the option ``rescale`` to a model that may be changed; measured ones look at the training pairs."""
-    how = config.rescale
-    if how is None:
-        return
     if how == "learned":
         refuse_rescaled(model)
         before = mean_row_norm(find_head(model).weight)
@@ -149,8 +99,33 @@ def rescale_head(
             encoding=description,
             device=config.device,
         ).apply(model, inplace=True)
-    else:
+    elif how is not None:
         rescale(model, how, inplace=True)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()
+    return SparseHead(model, tokenizer, description, learned_k=LEARNED_START if how == "learned" else None)
+
+
+def starting_description(
+    backbone: Any, model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig
+) -> Description:
+    """How texts are encoded at the first step; static queries with the weights of their folder, or with their IDF."""
+    if config.queries != "static":
+        return config.description()
+    weights = describe(backbone).queries.weights
+    if weights is None:
+        weights = idf_weights(rows, tokenizer, config.max_length)
+    return config.description(np.pad(weights, (0, len(find_head(model).weight) - len(weights))))  # 0 without a token
+
+
+def idf_weights(rows: Rows, tokenizer: Any, max_length: int) -> np.ndarray:
+    """ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); 0 for special ones.
+
+    That is BM25's, which stays above zero. At most 50,000 rows, spread evenly, are looked at, each document once.
+    """
+    places = spread(len(rows), _IDF_ROWS)
+    documents = list({text: None for place in places for text in rows[int(place)].documents})
+    return token_statistics(tokenizer, documents, max_length).idf.astype(np.float32)
 
 
 def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, str]]:
@@ -164,12 +139,7 @@ def _teachers_margin(rows: Rows, config: TrainConfig) -> float | None:
     """What calibration aims at for losses that distil: the root mean square of the teacher's margins."""
     if not LOSSES[config.loss].needs_scores:
         return None
-    margins = [
-        row.scores[0] - score
-        for row in (rows[int(place)] for place in spread(len(rows), _CALIBRATION_PAIRS))
-        if row.scores is not None
-        for score in row.scores[1:]
-    ]
-    margin = math.sqrt(sum(margin * margin for margin in margins) / len(margins))
+    scores = [rows[int(place)].scores or () for place in spread(len(rows), _CALIBRATION_PAIRS)]
+    margin = float(np.sqrt(np.mean([(own[0] - other) ** 2 for own in scores for other in own[1:]])))
     # MarginMSE divides the student's scores alone by the temperature
     return max(margin, 1e-3) * (config.temperature if config.loss == "margin_mse" else 1.0)

@@ -6,7 +6,6 @@ To add a loss, write a subclass of :class:`Loss` and one line in ``LOSSES``; its
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -14,15 +13,14 @@ from torch import nn
 from torch.nn import functional
 
 from .distributed import gather, world
-from .regularizers import REGULARIZERS, Ramp
+from .regularizers import REGULARIZERS, ramp_share
 
 
 class Targets(NamedTuple):
-    """What a batch of B queries with D = B * (1 + n) documents says about them.
+    """What the data say about a batch of B queries with D = B * (1 + n) documents.
 
     Attributes:
-        positives: ids of all documents that are no negatives of each query, (B, P), padded with -1: those known to be
-            relevant to it, and its own text.
+        positives: ids of the documents that are no negatives of each query, (B, P), padded with -1.
         document_ids: ids of the documents, (D,); equal texts have equal ids.
         scores: the teacher's scores of each query's own documents, (B, 1 + n), or ``None``.
     """
@@ -49,10 +47,9 @@ class Loss:
 
 
 class InfoNCE(Loss):
-    """Cross-entropy of the positive among all documents of the batch (arXiv:1807.03748, equation 4).
+    """Cross-entropy of the positive among the documents of the batch, of all processes (arXiv:1807.03748, equation 4).
 
-    A document that the training data call relevant to the query is no negative of it: other documents with the id of
-    one of its positives are left out of its softmax. With several processes the documents of all are negatives.
+    Other documents with the id of one of the query's positives are no negatives of it.
     """
 
     def __call__(self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets) -> torch.Tensor:
@@ -98,27 +95,16 @@ class KLDistillation(Loss):
         return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-LOSSES: dict[str, type[Loss]] = {
-    "infonce": InfoNCE,
-    "margin_mse": MarginMSE,
-    "kl": KLDistillation,
-}
+LOSSES: dict[str, type[Loss]] = {"infonce": InfoNCE, "margin_mse": MarginMSE, "kl": KLDistillation}
 
 
-@dataclass
-class StepParts:
-    """Parts of one micro-batch's objective; tensors are detached.
+class StepParts(NamedTuple):
+    """Parts of one micro-batch's objective; tensors are detached."""
 
-    Attributes:
-        queries, documents: term weights, (B, V) and (B * (1 + n), V).
-        losses: ranking loss, penalty of queries and of documents, (3,), penalties not yet weighted.
-        share: of lambda in force.
-    """
-
-    queries: torch.Tensor
-    documents: torch.Tensor
-    losses: torch.Tensor
-    share: float
+    queries: torch.Tensor  # (B, V)
+    documents: torch.Tensor  # (B * (1 + n), V)
+    losses: torch.Tensor  # ranking loss, penalty of queries and of documents (not yet weighted), (3,)
+    share: float  # of lambda in force
 
 
 class Objective(nn.Module):
@@ -130,7 +116,6 @@ class Objective(nn.Module):
         self.ranking = LOSSES[config.loss](config.temperature)
         self.query_regularizer = REGULARIZERS[config.query_regularizer or config.regularizer](vocab_size)
         self.document_regularizer = REGULARIZERS[config.regularizer](vocab_size)
-        self.ramp = Ramp(config.ramp_steps, config.ramp)
 
     def forward(
         self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets, step: int
@@ -140,7 +125,7 @@ class Objective(nn.Module):
         static = self.config.queries == "static"  # their terms are those of the text whatever their weights
         query_penalty = queries.new_zeros(()) if static else self.query_regularizer(queries)
         document_penalty = self.document_regularizer(documents)
-        share = self.ramp(step)
+        share = ramp_share(step, self.config.ramp_steps, self.config.ramp)
         losses = torch.stack([ranking.detach(), query_penalty.detach(), document_penalty.detach()]).float()
         penalty = self.config.query_lambda * query_penalty + self.config.lambda_d * document_penalty
         return ranking + share * penalty, StepParts(queries.detach(), documents.detach(), losses, share)

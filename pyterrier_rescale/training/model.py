@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -68,55 +66,46 @@ class SparseHead(nn.Module):
             return_token_type_ids=False,
             return_tensors="pt",
         )
-        return {**features, "queries": queries}
+        return {**features.to(self.head.weight.device), "queries": queries}
 
     def forward(self, sides: Sequence[dict[str, Any]], mini_batch_size: int | None = None) -> list[torch.Tensor]:
         """The term weights x (B, V) of each side, as :meth:`tokenise` gives it.
 
-        All sides share one lookup of embeddings and one head for each pooling, so that W has one gradient of each.
         With ``mini_batch_size``, so many texts run at a time, and again in the backward pass: GradCache
         (arXiv:2101.06983), where memory holds one mini-batch.
         """
-        vectors: list[Any] = [None] * len(sides)
-        asked, alike = self.description.of_queries(), self.description.queries.alike
-        pooled: dict[bool, list[int]] = {}  # whether otherwise than documents
-        for number, side in enumerate(sides):
-            if side["queries"] and self.query_weights is not None:
-                vectors[number] = self._static(side["input_ids"], side["attention_mask"])
-            else:
-                pooled.setdefault(side["queries"] and not alike, []).append(number)
-        encoded = [sides[number]["input_ids"] for numbers in pooled.values() for number in numbers]
-        lookup = SharedLookup(self.mlm.get_input_embeddings(), encoded)
-        for otherwise, numbers in pooled.items():
-            rows, lengths, orders = [], [], []
-            for number in numbers:
-                ids, mask = sides[number]["input_ids"], sides[number]["attention_mask"]
-                parts = split(mask.sum(dim=1), mini_batch_size, _CPU_TOKENS if mask.device.type == "cpu" else None)
-                for members in parts:
-                    part_mask = mask[members]
-                    longest = max(1, int(part_mask.sum(dim=1).max())) if len(parts) > 1 else mask.shape[1]
-                    part = ids[members, :longest], part_mask[:, :longest], lookup
-                    again = mini_batch_size is not None and len(parts) > 1 and torch.is_grad_enabled()
-                    rows.append(checkpoint(self._hidden, *part, use_reentrant=False) if again else self._hidden(*part))
-                    lengths.append(part_mask.sum(dim=1))
-                orders.append(torch.argsort(torch.cat(parts)))
-            hidden = torch.cat(rows)
-            if self.log_k is not None:
-                hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)  # t (W / k)^T = (t / k) W^T
-            how = asked if otherwise else self.description
-            head = self.head
-            found = packed_head(hidden, torch.cat(lengths), head.weight, head.bias, how, after=head.after)
-            for number, order, part in zip(numbers, orders, found.split([len(o) for o in orders]), strict=True):
-                vectors[number] = part[order]
-        return [fold_weights(part, self.representatives) for part in vectors]
+        vectors = [
+            self._static(side) if side["queries"] and self.query_weights is not None
+            else self._encoded(side, mini_batch_size)
+            for side in sides
+        ]  # fmt: skip
+        return [fold_weights(one, self.representatives) for one in vectors]
 
-    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, lookup: SharedLookup) -> torch.Tensor:
+    def _encoded(self, side: dict[str, Any], mini_batch_size: int | None) -> torch.Tensor:
+        """Weights (B, V) by the model: texts of like length run together, their positions go through one head."""
+        ids, mask = side["input_ids"], side["attention_mask"]
+        lengths = mask.sum(dim=1)
+        parts = split(lengths, mini_batch_size, _CPU_TOKENS if mask.device.type == "cpu" else None)
+        again = mini_batch_size is not None and len(parts) > 1 and torch.is_grad_enabled()
+        rows = []
+        for members in parts:
+            longest = max(1, int(lengths[members].max())) if len(parts) > 1 else mask.shape[1]
+            part = ids[members, :longest], mask[members, :longest]
+            rows.append(checkpoint(self._hidden, *part, use_reentrant=False) if again else self._hidden(*part))
+        hidden, order, head = torch.cat(rows), torch.cat(parts), self.head
+        if self.log_k is not None:
+            hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)  # t (W / k)^T = (t / k) W^T
+        how = self.description.of_queries() if side["queries"] else self.description
+        found = packed_head(hidden, lengths[order], head.weight, head.bias, how, after=head.after)
+        return found[torch.argsort(order)]
+
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The decoder's input t at the attended positions of some texts (B, L), text after text, (T, H)."""
-        with lookup():
-            return head_input(self.mlm, input_ids=ids, attention_mask=mask)[mask.bool()]
+        return head_input(self.mlm, input_ids=ids, attention_mask=mask)[mask.bool()]
 
-    def _static(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _static(self, side: dict[str, Any]) -> torch.Tensor:
         """relu(weight_v) where v is among the tokens of a text, else 0; (B, V)."""
+        ids, mask = side["input_ids"], side["attention_mask"]
         present = torch.zeros(len(ids), self.vocab_size, device=ids.device)
         # ids of a batch of empty texts come as floats
         present = present.scatter_add(1, ids.long(), mask.to(present.dtype)).clamp_max(1)
@@ -151,40 +140,3 @@ def split(lengths: torch.Tensor, size: int | None, tokens: int | None) -> list[t
         parts.append(order[:count])
         order = order[count:]
     return parts
-
-
-class SharedLookup:
-    """The word embeddings of a step's distinct tokens, looked up once for all parts.
-
-    The gradient of a lookup is a (V, H) matrix. A lookup for each part would give as many of them; so there is one, and
-    each part's gradient is of the distinct tokens only. On a CPU a step takes three quarters of the time.
-
-    Args:
-        embeddings: the model's.
-        ids: all token ids of the step, any shapes.
-    """
-
-    def __init__(self, embeddings: nn.Module, ids: Sequence[torch.Tensor]) -> None:
-        self.embeddings = embeddings
-        self.rows: torch.Tensor | None = None
-        trained = isinstance(embeddings, nn.Embedding) and embeddings.weight.requires_grad and torch.is_grad_enabled()
-        if ids and trained:
-            tokens = torch.unique(torch.cat([part.flatten() for part in ids]))
-            self.rows = embeddings(tokens)
-            self.places = torch.zeros(len(embeddings.weight), dtype=torch.long, device=tokens.device)
-            self.places[tokens] = torch.arange(len(tokens), device=tokens.device)
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Let the embeddings answer with the rows that were looked up."""
-        rows = self.rows
-        if rows is None:
-            yield
-            return
-        hook = self.embeddings.register_forward_hook(
-            lambda _, given, __: functional.embedding(self.places[given[0]], rows)
-        )
-        try:
-            yield
-        finally:
-            hook.remove()

@@ -7,12 +7,12 @@ import math
 import time
 import warnings
 from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .._utils.checks import check_choice
 from .._utils.progress import progress_bar
 from .config import TrainConfig
 from .distributed import batch_mean, world
@@ -21,14 +21,7 @@ from .model import SparseHead
 
 #: Name of the log in the output folder.
 LOG_FILE = "monitor.csv"
-#: Columns of ``monitor.csv``.
-COLUMNS = (
-    "step", "loss", "ranking", "penalty_q", "penalty_d", "lambda_q", "lambda_d", "regularizer_share",
-    "active_q", "active_d", "mean_weight", "max_weight", "positive_score", "margin", "score_std", "saturation",
-    "contrast", "accuracy", "cosine", "grad_norm", "head_norm", "finite", "lr", "k", "seconds",
-)  # fmt: skip
-
-# Rows of W whose norms are followed: enough for a mean, at no cost.
+# Rows of W whose norms are followed, enough for a mean.
 _SAMPLED_ROWS = 1024
 # Loss in units of chance above which scores are larger than the softmax can use.
 _SATURATED = 2.0
@@ -60,11 +53,8 @@ class CollapseError(RuntimeError):
     """
 
     def __init__(self, verdict: str, step: int, message: str) -> None:
-        super().__init__(verdict, step, message)
-        self.verdict, self.step, self.message = verdict, step, message
-
-    def __str__(self) -> str:
-        return self.message
+        super().__init__(message)
+        self.verdict, self.step = verdict, step
 
 
 @torch.no_grad()
@@ -75,50 +65,37 @@ def measure(parts: StepParts, temperature: float) -> dict[str, float]:
     over pairs of documents, weights are means and maxima over non-zeros of documents.
     """
     queries, documents = parts.queries, parts.documents
-    own = len(documents) // len(queries)
-    labels = torch.arange(len(queries), device=queries.device) * own
+    number = len(documents)
+    each = torch.arange(len(queries), device=queries.device)
+    labels = each * (number // len(queries))
     scores = queries @ documents.t()
     logits = scores / temperature
-    positive = scores[torch.arange(len(queries), device=queries.device), labels]
-    others = scores.scatter(1, labels[:, None], float("-inf"))
-    best_other = others.max(dim=1).values if scores.shape[1] > 1 else positive
+    positive = scores[each, labels]
+    best_other = scores.scatter(1, labels[:, None], float("-inf")).max(dim=1).values if number > 1 else positive
     active = torch.count_nonzero(documents)
+    unit = torch.nn.functional.normalize(documents, dim=1)
+    # the sum over all pairs is the squared norm of the sum of unit vectors
+    cosines = unit.sum(dim=0).square().sum() - unit.square().sum()
     figures = {
         "active_q": torch.count_nonzero(queries) / len(queries),
-        "active_d": active / len(documents),
+        "active_d": active / number,
         "mean_weight": documents.sum() / active.clamp_min(1),
         "max_weight": documents.max(),
         "positive_score": positive.mean(),
         "margin": (positive - best_other).mean(),
         "score_std": scores.std(),
         "saturation": logits.softmax(dim=1).max(dim=1).values.mean(),
-        "contrast": torch.nn.functional.cross_entropy(logits, labels) / math.log(max(2, scores.shape[1])),
+        "contrast": torch.nn.functional.cross_entropy(logits, labels) / math.log(max(2, number)),
         "accuracy": (scores.argmax(dim=1) == labels).float().mean(),
-        "cosine": mean_cosine(documents),
+        "cosine": cosines / max(1, number * (number - 1)),
     }
     return dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))  # one copy off the device
-
-
-def mean_cosine(vectors: torch.Tensor) -> torch.Tensor:
-    """Mean cosine over pairs of different rows of (B, V): 0 for zero vectors."""
-    unit = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(1e-12)
-    size = len(unit)
-    if size < 2:
-        return unit.new_zeros(())
-    # the sum over all pairs is the squared norm of the sum of unit vectors
-    total = unit.sum(dim=0).square().sum() - unit.square().sum()
-    return total / (size * (size - 1))
 
 
 class Monitor:
     """Watches every step of :func:`~pyterrier_rescale.training.fit.fit`: log, bar, trackers, verdicts.
 
-    Args:
-        module, config: what is trained, and how.
-        folder: of ``monitor.csv``.
-        done, steps: updates that are made already, and all of them.
-        warmup: of them, those until the learning rate's peak.
-        verbose: show a bar.
+    Of ``steps`` updates ``done`` are made already; ``warmup`` are those until the learning rate's peak.
     """
 
     def __init__(
@@ -130,19 +107,16 @@ class Monitor:
         self._judge = Judge(module.term_count, config.ramp_steps, warmup)
         self._warned: set[str] = set()
         self._started = time.perf_counter()
-        self._log = self._bar = self._tracker = None
-        if world()[0] == 0:
-            self._log = Log(folder / LOG_FILE, COLUMNS, done)
-            if verbose:
-                self._bar = progress_bar(total=steps, initial=done, desc="training", unit="step")
-            if config.report_to:
-                self._tracker = _tracker(config.report_to, folder)
+        main = world()[0] == 0
+        self._log = folder / LOG_FILE if main else None
+        if main:
+            forget_steps(folder / LOG_FILE, done)
+        self._tracker = _tracker(config.report_to, folder) if main and config.report_to else None
+        shown = main and verbose
+        self._bar = progress_bar(total=steps, initial=done, desc="training", unit="step", disable=not shown)
 
     def look(self, step: int, parts: list[StepParts], norm: float, rate: float) -> bool:
-        """Note the figures of a step before it is made: norm of its gradient, and learning rate.
-
-        Returns:
-            Whether all is finite, so that the step may be made.
+        """Note a step before it is made; returns whether all is finite, so that it may be made.
 
         Raises:
             CollapseError: if the run has collapsed.
@@ -150,47 +124,46 @@ class Monitor:
         # over micro-batches and processes, so that all leave out the same steps
         losses = batch_mean(torch.stack([part.losses for part in parts])).tolist()
         finite = all(map(math.isfinite, (norm, *losses)))
-        row = {}
+        self._bar.update()
         if not finite or step % self.config.log_steps == 0 or step in (1, self.steps):
             row = self._figures(step, parts[-1], losses, norm, rate)
             finite = finite and bool(row["finite"])
             if self._log is not None:
-                self._log.write(row)
+                write_row(self._log, row)
             if self._tracker is not None:
                 self._tracker.log({name: value for name, value in row.items() if name != "step"}, step=step)
+            self._bar.set_postfix_str(
+                f"loss {row['loss']:.3g}, active q/d {row['active_q']:.0f}/{row['active_d']:.0f}, "
+                f"score std {row['score_std']:.3g}",
+                refresh=False,
+            )
             verdict = self._judge(row) if self.config.monitor else None
             if verdict is not None and self.config.monitor is True:
                 raise verdict
             if verdict is not None and verdict.verdict not in self._warned:
                 self._warned.add(verdict.verdict)
                 warnings.warn(str(verdict), stacklevel=2)
-        if not finite:
-            self.left_out += 1
-        if self._bar is not None:
-            self._bar.update()
-            if row:
-                self._bar.set_postfix_str(
-                    f"loss {row['loss']:.3g}, active q/d {row['active_q']:.0f}/{row['active_d']:.0f}, "
-                    f"score std {row['score_std']:.3g}",
-                    refresh=False,
-                )
+        self.left_out += not finite
         return finite
 
     def _figures(self, step: int, parts: StepParts, losses: list[float], norm: float, rate: float) -> dict[str, Any]:
-        row: dict[str, Any] = measure(parts, self.config.temperature)
-        row.update(zip(("ranking", "penalty_q", "penalty_d"), losses, strict=True))
+        ranking, penalty_q, penalty_d = losses
         lambda_q, lambda_d = self.config.query_lambda * parts.share, self.config.lambda_d * parts.share
-        penalty = lambda_q * row["penalty_q"] + lambda_d * row["penalty_d"]
-        loss = row["ranking"] + penalty
+        penalty = lambda_q * penalty_q + lambda_d * penalty_d
+        loss = ranking + penalty
         weight, log_k = self.module.head.weight.detach(), self.module.log_k
         rows = weight[:: max(1, len(weight) // _SAMPLED_ROWS)].float()
         k = 1.0 if log_k is None else math.exp(float(log_k.detach()))
-        return row | {
+        return {
             "step": step,
             "loss": loss,
+            "ranking": ranking,
+            "penalty_q": penalty_q,
+            "penalty_d": penalty_d,
             "lambda_q": lambda_q,
             "lambda_d": lambda_d,
             "regularizer_share": penalty / loss if loss else 0.0,
+            **measure(parts, self.config.temperature),
             "grad_norm": norm,
             "head_norm": float(torch.linalg.vector_norm(rows, dim=1).mean()) / k,
             "finite": int(all(map(math.isfinite, (loss, norm)))),
@@ -202,23 +175,20 @@ class Monitor:
     def check_weights(self, step: int) -> None:
         """Raise :class:`CollapseError` where nothing can become of the weights, before they are scored or saved."""
         broken = not_finite(self.module)
+        left_out = f"{self.left_out} of {step} steps were left out, as their loss or gradient was not finite"
         if broken:
-            raise CollapseError(
-                "nan", step,
-                f"step {step}: weights are not finite: {broken}; they are not saved. Lower learning_rate, or set "
-                "max_grad_norm",
-            )  # fmt: skip
+            told = f"weights are not finite: {broken}; they are not saved. Lower learning_rate, or set max_grad_norm"
+            raise CollapseError("nan", step, f"step {step}: {told}")
+        if self.left_out == step == self.steps:
+            raise CollapseError("nan", step, f"{left_out}: nothing was learnt, and nothing is saved")
         if step == self.steps and self.left_out:
-            told = f"{self.left_out} of {step} steps were left out, as their loss or gradient was not finite"
-            if self.left_out == step:
-                raise CollapseError("nan", step, f"{told}: nothing was learnt, and nothing is saved")
-            warnings.warn(told, stacklevel=2)
+            warnings.warn(left_out, stacklevel=2)
 
     def close(self) -> None:
-        """Close log, bar and tracker, however the run ended."""
-        for opened, end in ((self._log, "close"), (self._bar, "close"), (self._tracker, "finish")):
-            if opened is not None:
-                getattr(opened, end)()
+        """Close bar and tracker, however the run ended."""
+        self._bar.close()
+        if self._tracker is not None:
+            self._tracker.finish()
 
 
 def not_finite(module: torch.nn.Module) -> str:
@@ -232,11 +202,7 @@ def check_tracker(name: str | None) -> None:
     if name is not None:
         from accelerate.tracking import get_available_trackers
 
-        installed = [str(one) for one in get_available_trackers()]
-        if name not in installed:
-            raise ValueError(
-                f"report_to must be a tracker that is installed ({', '.join(installed) or 'none is'}), got {name!r}"
-            )
+        check_choice("report_to", name, [None, *map(str, get_available_trackers())])
 
 
 def _tracker(name: str, folder: Path) -> Any:
@@ -249,31 +215,25 @@ def _tracker(name: str, folder: Path) -> Any:
     return tracker
 
 
-class Log:
-    """A CSV file of one row per logged step, flushed at once; resumed runs go on where the checkpoint was."""
+def write_row(log: Path, row: dict[str, Any]) -> None:
+    """Append a row to a CSV file, which begins with the names of its columns."""
+    new = not log.exists()
+    with log.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, row)
+        if new:
+            writer.writeheader()
+        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
 
-    def __init__(self, path: Path, columns: Sequence[str], done: int) -> None:
-        kept = []
-        if done and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:  # its last line may be cut off
-                rows = [row for row in csv.DictReader(file) if None not in row.values()]
-            kept = [row for row in rows if int(row["step"]) <= done]
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, columns)
-        self._writer.writeheader()
-        self._writer.writerows(kept)
-        self._file.flush()
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Append a row."""
-        self._writer.writerow({
-            name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()
-        })
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+def forget_steps(log: Path, done: int) -> None:
+    """Take the steps behind ``done`` out of a log: a run that goes on from there repeats them."""
+    if log.exists():
+        with log.open(newline="", encoding="utf-8") as file:  # its last line may be cut off
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        log.unlink()
+        for row in rows:
+            if int(row["step"]) <= done:
+                write_row(log, row)
 
 
 class Judge:
@@ -294,40 +254,30 @@ class Judge:
 
     def __call__(self, row: dict[str, Any]) -> CollapseError | None:
         """The verdict after a step, or ``None``."""
-        step = int(row["step"])
-        if self._first is None:
-            self._first = row["contrast"]
+        step, contrast = int(row["step"]), row["contrast"]
+        self._first = contrast if self._first is None else self._first
         if not row["finite"]:
             names = ("ranking", "penalty_q", "penalty_d", "max_weight", "grad_norm")
             parts = ", ".join(name for name in names if not math.isfinite(row[name])) or "loss"
             return CollapseError("nan", step, f"step {step}: not finite: {parts}; {_REMEDIES['nan']}")
-        for verdict, bad in self._signs(row).items():
-            if not bad:
-                self._since.pop(verdict, None)
-                continue
-            first = self._since.setdefault(verdict, step)
-            if step - first + 1 >= self.patience[verdict]:
-                return CollapseError(verdict, step, self._message(verdict, first, row))
-        return None
-
-    def _signs(self, row: dict[str, Any]) -> dict[str, bool]:
-        step = int(row["step"])
-        self._contrast.append((step, row["contrast"]))
-        while self._contrast and self._contrast[0][0] <= step - self.patience["saturated"]:
+        self._contrast.append((step, contrast))
+        while self._contrast[0][0] <= step - self.patience["saturated"]:
             self._contrast.popleft()
-        falling = row["contrast"] < 0.5 * self._contrast[0][1]
-        return {
+        falling = contrast < 0.5 * self._contrast[0][1]
+        signs = {
             "zero": row["active_d"] < 1 or row["active_q"] < 1,
-            "saturated": row["contrast"] > _SATURATED and row["saturation"] > 0.8 and not falling,
-            "alike": step > self.warmup_steps and row["cosine"] > 0.98 and row["contrast"] > 0.95,
+            "saturated": contrast > _SATURATED and row["saturation"] > 0.8 and not falling,
+            "alike": step > self.warmup_steps and row["cosine"] > 0.98 and contrast > 0.95,
             "dense": step > self.ramp_steps and row["lambda_d"] > 0 and row["active_d"] > 0.5 * self.vocab_size,
         }
-
-    def _message(self, verdict: str, first: int, row: dict[str, Any]) -> str:
-        kind = verdict
-        if verdict == "zero" and first == 1:
-            kind = "zero from the start"
-        if verdict == "alike" and self._first > _SATURATED:
-            kind = "alike out of scale"
-        told = _REMEDIES[kind].format(**row, start=self._first)
-        return f"step {row['step']} (since step {first}): {told}"
+        self._since = {verdict: self._since.get(verdict, step) for verdict, bad in signs.items() if bad}
+        for verdict, first in self._since.items():
+            if step - first + 1 >= self.patience[verdict]:
+                kind = verdict
+                if verdict == "zero" and first == 1:
+                    kind = "zero from the start"
+                if verdict == "alike" and self._first > _SATURATED:
+                    kind = "alike out of scale"
+                told = _REMEDIES[kind].format(**row, start=self._first)
+                return CollapseError(verdict, step, f"step {step} (since step {first}): {told}")
+        return None

@@ -7,7 +7,6 @@ To add one, write a subclass of :class:`Regularizer` and one line in ``REGULARIZ
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,17 +15,14 @@ from .distributed import batch_mean, world
 
 
 class Regularizer(nn.Module):
-    """A penalty on the term weights of a batch.
-
-    Queries and documents have an object each, so it may keep buffers; they are saved with checkpoints.
-    """
+    """A penalty on term weights; queries and documents have one each, whose buffers are saved with checkpoints."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
         self.vocab_size = vocab_size
 
     def forward(self, weights: torch.Tensor) -> torch.Tensor:
-        """The penalty of x (B, V), a scalar; averages go through ``batch_mean``, to be right over processes."""
+        """The penalty of x (B, V), a scalar; averages go through ``batch_mean``, which is over all processes."""
         raise NotImplementedError
 
 
@@ -98,20 +94,9 @@ REGULARIZERS: dict[str, type[Regularizer]] = {
 RAMPS = {"quadratic": 2, "linear": 1}
 
 
-@dataclass(frozen=True)
-class Ramp:
-    """Share of lambda in force: min(1, step / steps) ** power (SPLADE, arXiv:2107.05720, section 3: quadratic).
+def ramp_share(step: int, steps: int, shape: str) -> float:
+    """Share of lambda in force at an optimizer step: min(1, step / steps) ** power, 1 if ``steps`` is 0.
 
-    Attributes:
-        steps: optimizer steps until the full weight; 0 for the full weight from the start.
-        shape: ``"quadratic"`` or ``"linear"``.
+    It grows from 0 at the first step (SPLADE, arXiv:2107.05720, section 3: quadratically).
     """
-
-    steps: int
-    shape: str = "quadratic"
-
-    def __call__(self, step: int) -> float:
-        """The share in force at an optimizer step; the first step is 0."""
-        if step >= self.steps:
-            return 1.0
-        return (step / self.steps) ** RAMPS[self.shape]
+    return 1.0 if step >= steps else (step / steps) ** RAMPS[shape]

@@ -1,24 +1,25 @@
-"""Training data in one shape: rows of a query, its positive, hard negatives, and teacher scores where there are any."""
+"""Training data in one shape: rows of texts, whether they suit what is to be learnt, and hard negatives for them."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-import re
+import random
 import struct
-from collections import Counter, defaultdict
+import tempfile
+import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
-from .._utils.documents import has_surrogates
+import pandas as pd
 
-# Columns of texts and of ids; of each kind the first that is there is read.
-_QUERIES, _POSITIVES = ("query", "anchor", "question"), ("positive", "text", "document", "passage", "answer")
-_QUERY_IDS = ("qid", "query_id", "query-id")
-_DOCUMENT_IDS = ("docno", "positive_id", "pos_id", "doc_id", "corpus-id")
-_SCORES = ("scores", "score", "labels", "label", "relevance")
-_NEGATIVE = re.compile(r"negatives?(_\d+)?")
-_NEGATIVE_ID = re.compile(r"negative_(ids?|id_\d+|\d+_id)")
+from .config import TrainConfig
+from .distributed import world
+from .losses import LOSSES
+
+# Results of BM25 beyond those wanted: room for the positives among them.
+_SPARE = 20
 
 
 class Row(NamedTuple):
@@ -61,164 +62,102 @@ class Rows(Sequence[Row]):
 
 def packed(texts: Sequence[str], numbers: Sequence[float] = ()) -> bytes:
     """Texts and numbers as bytes that no others have, to be hashed."""
-    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
+    parts = [text.encode() for text in texts]
     sizes = [len(parts), len(numbers), *map(len, parts)]
     return struct.pack(f"<{len(sizes)}q{len(numbers)}d", *sizes, *numbers) + b"".join(parts)
 
 
 def text_id(text: str) -> int:
     """A 63-bit id of a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def identifier(value: Any) -> str | None:
-    """An id as a string; ``None`` for a missing one. Frames turn integers beside missing values into floats."""
-    if _missing(value):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip() or None
+def check_rows(rows: Rows, config: TrainConfig) -> int:
+    """Check that the rows suit the loss and fill a batch.
 
+    Returns:
+        n, the number of hard negatives per query in every row that training will use.
 
-class _Layout(NamedTuple):
-    """Columns of an example."""
-
-    query: str
-    positive: str
-    negatives: list[str]
-    scores: str | None
-
-
-class Reader:
-    """Turns an example of any form into a row of texts, or of ids as strings; ``None`` where something is missing.
-
-    Attributes:
-        skipped: rows left out, by reason.
-        unused: columns that were not read.
-        labels: of pairs, all that occur.
+    Raises:
+        ValueError: if there are too few rows, negatives or teacher scores, or nothing to learn from them.
     """
+    loss, (_, processes) = LOSSES[config.loss], world()
+    negatives = [len(row.documents) - 1 for row in rows]
+    least, most, first = min(negatives), max(negatives), negatives.index(min(negatives))
+    unscored = next((place for place, row in enumerate(rows) if row.scores is None), None)
+    used = least if config.negatives is None else config.negatives
+    batch = config.batch_size * processes
+    for wrong, why in (
+        (used > least, f"negatives must be at most {least}, the number that row {first} of data has, got {used}"),
+        (used < loss.least_negatives,
+         f"loss={config.loss!r} needs at least {loss.least_negatives} negative(s) per query, got {used}"),
+        (loss.needs_scores and unscored is not None,
+         f"loss={config.loss!r} needs teacher scores, and row {unscored} of data has none"),
+        (len(rows) < batch,
+         f"batch_size must be at most {len(rows) // processes}, the number of training rows (by {processes} "
+         f"process(es)), got {config.batch_size}"),
+        (config.loss == "infonce" and not used and batch < 2,
+         f"batch_size must be at least 2 for loss='infonce' without hard negatives, got {config.batch_size}"),
+        (all(row.query == row.documents[0] for row in rows),
+         "the query and the document of every pair of data are the same text: check the columns"),
+    ):  # fmt: skip
+        if wrong:
+            raise ValueError(why)
+    if config.negatives is None and least < most:
+        warnings.warn(f"rows of data have {least} to {most} negatives: {least} of each are used", stacklevel=3)
+    return used
 
-    def __init__(self, *, ids: bool, min_label: int) -> None:
-        self.ids, self.min_label = ids, min_label
-        self.skipped: Counter[str] = Counter()
-        self.unused: set[str] = set()
-        self.labels: set[int] = set()
-        self._layouts: dict[tuple[Any, ...], _Layout] = {}
-        self._known: dict[str, str] = {}  # each text or id once in memory
 
-    def __call__(self, example: Any, number: int) -> Row | None:
-        """The row of an example, the data's ``number``-th."""
-        query, documents, scores = self._parts(example, number)
-        values = [self._value(query, "query", number), *(self._value(text, "document", number) for text in documents)]
-        for value, what in zip(values, ("query", *["document"] * len(documents)), strict=True):
-            if value is None or not value.strip():
-                missing = "missing" if value is None else "blank"
-                self.skipped[f"a {missing} {what}{' id' if self.ids else ''}"] += 1
-                return None
-        if scores is None:
-            return Row(values[0], tuple(values[1:]))
-        return self._scored(values[0], tuple(values[1:]), _numbers(scores, number), number)
+def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = False) -> Rows:
+    """Add ``number`` hard negatives to every row: the best documents by BM25 that no row calls relevant to its query.
 
-    def _parts(self, example: Any, number: int) -> tuple[Any, list[Any], Any]:
-        if hasattr(example, "relevance") and hasattr(example, "_asdict"):
-            example = example._asdict()  # a judgement of ir_datasets
-        if isinstance(example, Mapping):
-            names = tuple(example)
-            layout = self._layouts.get(names) or self._layouts.setdefault(names, self._layout(names))
-            negatives = []
-            for name in layout.negatives:
-                value = _plain(example[name])
-                negatives.extend(value if isinstance(value, (list, tuple)) else [value])
-            scores = None if layout.scores is None else example[layout.scores]
-            return example[layout.query], [example[layout.positive], *negatives], scores
-        if isinstance(example, (str, bytes)) or not isinstance(example, Sequence):
-            raise TypeError(
-                f"row {number} of data must be a tuple (query, positive[, negative, ...]), got {example!r}"[:300]
-            )
-        parts = [_plain(value) for value in example]
-        kinds = (list, tuple, float) if self.ids else (list, tuple, float, int)  # an integer may be an id
-        scores = parts.pop() if parts and isinstance(parts[-1], kinds) and not _missing(parts[-1]) else None
-        if len(parts) < 2:
-            raise ValueError(f"row {number} of data must hold a query and a positive, got {example!r}"[:300])
-        return parts[0], parts[1:], scores
+    The documents searched are all those in the rows; a query's own text is no negative of it. A query for which BM25
+    finds fewer gets random documents (of ``seed``) for the rest, which a warning tells. Teacher scores are dropped.
 
-    def _layout(self, names: tuple[Any, ...]) -> _Layout:
-        queries, positives = (_QUERY_IDS + _QUERIES, _DOCUMENT_IDS + _POSITIVES) if self.ids else (_QUERIES, _POSITIVES)
-        query, positive, scores = (
-            next((one for one in known if one in names), None) for known in (queries, positives, _SCORES)
-        )
-        text = [name for name in names if _NEGATIVE.fullmatch(str(name))]
-        ids = [name for name in names if _NEGATIVE_ID.fullmatch(str(name))]
-        negatives = ids or text if self.ids else text
-        for column, known, what in ((query, queries, "query"), (positive, positives, "positive")):
-            if column is None:
-                hint = "name those of a file without a header with columns="
-                if not self.ids and {*_QUERY_IDS, *_DOCUMENT_IDS} & set(names):
-                    hint = "if they hold ids, say where the texts stand, with texts="
-                raise ValueError(
-                    f"data has no {what} column (one of {', '.join(known)}); its columns are "
-                    f"{', '.join(map(str, names))}: {hint}"
-                )
-        if self.ids and "rank" in names and not negatives:
-            raise ValueError("data hold a run (column 'rank'): what was retrieved is not what is relevant; give qrels")
-        used = {query, positive, scores, *negatives, *_QUERY_IDS, *_DOCUMENT_IDS, "iteration"}
-        used |= {*queries, *positives} if self.ids else set()
-        self.unused |= {str(name) for name in names if name not in used}
-        return _Layout(query, positive, negatives, scores)
-
-    def _value(self, value: Any, what: str, number: int) -> str | None:
-        if self.ids:
-            value = identifier(value)
-        if _missing(value):
-            return None
-        if not isinstance(value, str):
-            raise TypeError(f"row {number} of data: {what} must be a string, got {value!r}"[:300])
-        if has_surrogates(value):
-            raise ValueError(f"row {number} of data: {what} holds half a character (a lone surrogate): {value!r:.80}")
-        return self._known.setdefault(value, value)
-
-    def _scored(self, query: str, documents: tuple[str, ...], scores: Any, number: int) -> Row | None:
-        """A row with its teacher's scores; of a pair one number is its label, with one negative it is the margin."""
-        if isinstance(scores, float) and len(documents) == 1:
-            if math.isnan(scores):
-                self.skipped["a missing label"] += 1
-                return None
-            if not scores.is_integer():
-                raise ValueError(f"row {number} of data: the label of a pair must be a whole number, got {scores}")
-            self.labels.add(int(scores))
-            if scores < self.min_label:
-                self.skipped[f"a label below {self.min_label}"] += 1
-                return None
-            return Row(query, documents)
-        values = (scores, 0.0) if isinstance(scores, float) and len(documents) == 2 else scores
-        if isinstance(values, float) or len(values) != len(documents):
-            count = 1 if isinstance(values, float) else len(values)
+    Raises:
+        ValueError: if there are not enough different documents.
+    """
+    documents = list(dict.fromkeys(text for row in rows for text in row.documents))
+    ids = [text_id(text) for text in documents]
+    ranked = _bm25(documents, list(dict.fromkeys(row.query for row in rows)), number + _SPARE, verbose)
+    draw, known = random.Random(seed), set(ids)
+    mined: list[Row] = []
+    drawn = 0
+    for row in rows:
+        excluded = rows.no_negatives(row.query) | {text_id(text) for text in row.documents}
+        others = len(known - excluded)
+        if others < number:
             raise ValueError(
-                f"row {number} of data: {len(documents)} documents need {len(documents)} scores, got {count}"
+                f"mine_negatives must be at most {others}, the number of documents of data that may be negatives of "
+                f"{row.query[:60]!r}, got {number}"
             )
-        if not all(map(math.isfinite, values)):
-            self.skipped["a missing teacher score"] += 1
-            return None
-        return Row(query, documents, tuple(values))
+        negatives = [place for place in ranked[row.query] if ids[place] not in excluded][:number]
+        drawn += number - len(negatives)
+        while len(negatives) < number:
+            place = draw.randrange(len(documents))
+            if ids[place] not in excluded and place not in negatives:
+                negatives.append(place)
+        mined.append(Row(row.query, (*row.documents, *(documents[place] for place in negatives))))
+    if drawn:
+        told = f"BM25 found too few negatives: {drawn} of {number * len(mined)} are random documents"
+        warnings.warn(told, stacklevel=3)
+    return Rows(mined, rows.skipped)
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
+def _bm25(documents: list[str], queries: list[str], depth: int, verbose: bool) -> dict[str, list[int]]:
+    """Places of the best documents of each query by Terrier's BM25, best first."""
+    from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser
 
-
-def _missing(value: Any) -> bool:
-    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
-
-
-def _numbers(value: Any, number: int) -> float | tuple[float, ...]:
-    """A number, or several: of a file also ``"1.5"``, ``"[2, 1.5]"``, ``"2 1.5"``."""
-    value = _plain(value)
-    if isinstance(value, str):
-        parts = re.split(r"[\s,]+", value.strip("[] \t"))
-        value = parts if len(parts) > 1 else parts[0]
-    if isinstance(value, (list, tuple)):
-        return tuple(_numbers(one, number) for one in value)  # type: ignore[misc]
-    try:
-        return math.nan if _missing(value) else float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"row {number} of data: a score must be a number, got {value!r}") from None
+    frame = pd.DataFrame({"qid": [str(number) for number in range(len(queries))], "query": queries})
+    sample = documents[:: max(1, len(documents) // 1000)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "index"
+        build_bm25(
+            lambda: ({"docno": str(place), "text": text} for place, text in enumerate(documents)), path,
+            tokeniser=choose_tokeniser(sample, queries), verbose=verbose,
+        )  # fmt: skip
+        results = bm25(path, depth)(frame).sort_values(["qid", "rank"])
+    ranked: dict[str, list[int]] = defaultdict(list)
+    for qid, docno in zip(results["qid"], results["docno"], strict=True):
+        ranked[queries[int(qid)]].append(int(docno))
+    return ranked

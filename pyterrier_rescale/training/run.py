@@ -83,55 +83,45 @@ def train(
         resume: if false, a folder that holds a run is refused.
         overwrite: start anew where ``output_dir`` holds a run already; what the run has written is removed.
         verbose: show a progress bar.
-        **options: see below; all are plain values.
+        **options: see below; plain values.
 
-    The options, with their defaults (an encoder's folder as ``backbone`` keeps what it was saved with, unless
-    it is given here or by ``config``):
+    The options, with their defaults; an encoder's folder as ``backbone`` keeps what it was saved with:
 
     - ``rescale=16.0``: None, a number (W <- W / k), ``"auto"`` (k measured on the training documents),
-      ``"calibrated"`` (k and per-term offset measured) or ``"learned"`` (k is trained, too).
-    - ``shift=None``: weights are log(1 + relu(x - shift)), a number or one for each term (SPARSEUP, Linkup 2026: 15),
-      applied to the logits of the rescaled head; stored in its bias, so that every tool follows it.
-    - ``position_top_k=None``: of each position only so many logits, the largest, take part in pooling (SPARSEUP: 12);
-      ``fold=None``, or ``"case"``: variants of a term in case and word start are one, whose weight is the largest of
-      theirs. ``Splade`` follows the saved folder in both, other tools do not know them.
-    - ``loss="infonce"``: or ``"margin_mse"``, ``"kl"`` (both need teacher scores); ``temperature=1.0``.
-    - ``batch_size=32`` queries per step (and process), ``gradient_accumulation=1`` such batches per update,
-      ``mini_batch_size=None``: texts in memory at a time (GradCache), for large batches.
-    - ``gradient_checkpointing=False``: if true, layers keep their inputs alone and run again in the backward pass:
-      less memory, the same numbers.
-    - ``learning_rate=2e-5``, ``warmup_steps=None`` (a tenth of the steps), then linear decay; ``weight_decay=0.01``,
-      ``max_grad_norm=1.0`` (0: no clipping), ``scale_learning_rate=1e-2`` of a learned k, ``bias_learning_rate=None``
-      of the head's output bias (None: like all; 0: it stays).
-    - ``max_steps=None`` updates, or ``epochs=1``.
-    - ``lambda_q=5e-4``, ``lambda_d=3e-4``: weight of the regulariser for queries and documents, reached after
-      ``ramp_steps=1000`` updates whatever the length of the run (``ramp="quadratic"`` or ``"linear"``).
-    - ``regularizer="flops"`` (``query_regularizer=None``: the same): see
-      :mod:`~pyterrier_rescale.training.regularizers`.
-    - ``max_length=256``, ``query_max_length=None`` (the same): tokens (of the saved folder ``SparseEncoder`` knows the
-      documents' alone, ``Splade`` both); ``pooling="max"`` or ``"sum"``,
-      ``query_pooling=None`` (the same); ``lowercase=False``.
-    - ``activation="relu"``: log(1 + relu(z)); or ``"log1p_relu"``: log(1 + log(1 + relu(z))), as of OpenSearch's v3
-      models; ``query_activation=None`` (the same).
+      ``"calibrated"`` (k and an offset per term measured) or ``"learned"`` (k is trained, too).
+    - ``shift=None``: is subtracted from the logits of the rescaled head, a number or one per term (SPARSEUP, Linkup
+      2026: 15); stored in its bias, so that every tool follows it.
+    - ``position_top_k=None``: of each position only so many logits, the largest, are pooled (SPARSEUP: 12);
+      ``fold="case"``: variants of a term in case and word start are one. Tools other than ``Splade`` ignore both.
+    - ``activation="relu"``: log(1 + relu(z)), or ``"log1p_relu"``: log(1 + log(1 + relu(z))) (OpenSearch's v3 models);
+      ``pooling="max"`` or ``"sum"``; ``query_activation``, ``query_pooling``: of queries, if otherwise.
+    - ``max_length=256`` tokens, ``query_max_length=None`` (the same; only ``Splade`` keeps it); ``lowercase=False``.
     - ``queries="model"``, or ``"static"``: inference-free queries, whose terms are their tokens, with trained weights
-      that start from the documents' IDF and have ``static_learning_rate=1e-3``. ``lambda_q`` is of no use then.
-    - ``min_label=1``: of data with labels (judgements, pairs with a label), pairs below it are left out.
-    - ``negatives=None``: hard negatives used per query (default: as many as every row has);
-      ``mine_negatives=0``: so many more found by BM25 (Terrier) among the documents of the data.
-    - ``seed=0``; ``bf16=False``; ``device=None``.
-    - ``monitor=True``: stop a collapsed run with a diagnosis; ``"warn"``: only warn; ``False``: never mind. A step
-      whose loss or gradient is not finite is never made, and weights that are not finite are never saved.
-      ``log_steps=1``, ``save_steps=500`` (0: no checkpoints), ``report_to=None`` (``"tensorboard"``, ``"wandb"`` and
-      other trackers of accelerate).
+      that start from the documents' IDF (``static_learning_rate=1e-3``); ``lambda_q`` is of no use then.
+    - ``loss="infonce"``, or ``"margin_mse"``, ``"kl"`` (both need teacher scores); ``temperature=1.0``.
+    - ``regularizer="flops"``, ``query_regularizer=None`` (the same): see
+      :mod:`~pyterrier_rescale.training.regularizers`; their weights ``lambda_q=5e-4`` and ``lambda_d=3e-4`` are reached
+      after ``ramp_steps=1000`` updates (``ramp="quadratic"`` or ``"linear"``), however long the run.
+    - ``max_steps=None`` updates, or ``epochs=1``; ``batch_size=32`` queries per step and process,
+      ``gradient_accumulation=1`` such batches per update.
+    - ``learning_rate=2e-5``, ``warmup_steps=None`` (a tenth of the steps), then linear decay; ``weight_decay=0.01``;
+      ``max_grad_norm=1.0`` (0: no clipping); ``scale_learning_rate=1e-2`` of a learned k; ``bias_learning_rate=None``
+      of the head's bias (None: like all; 0: it stays).
+    - ``negatives=None``: hard negatives used per query (as many as every row has); ``mine_negatives=0``: so many more,
+      found by BM25 among the documents of the data; ``min_label=1``: pairs with a label below it are left out.
+    - ``bf16=False``; to save memory ``mini_batch_size=None`` texts at a time (GradCache) and
+      ``gradient_checkpointing=False`` (layers run again in the backward pass), which give the same numbers.
+    - ``monitor=True``: a collapsed run stops with a diagnosis; ``"warn"``: only warn; ``False``: never mind. A step
+      whose loss or gradient is not finite is never made.
+    - ``log_steps=1``, ``save_steps=500`` (0: no checkpoints), ``report_to=None`` (a tracker of accelerate, such as
+      ``"tensorboard"``), ``seed=0``, ``device=None``.
 
     Returns:
         The trained encoder, loaded from ``output_dir``.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError: for options, data or a backbone that cannot serve; the folder is not
-            touched then.
-        ValueError: if the run in ``output_dir`` was made from other inputs, naming them, or ``output_dir`` is the
-            backbone's folder.
+        ValueError, TypeError, FileNotFoundError: for options, data or a backbone that cannot serve (the folder is not
+            touched then); if the run in ``output_dir`` was made from other inputs, naming them.
         FileExistsError: if ``output_dir`` is not empty and holds no run; with ``resume=False`` also where it holds one.
         CollapseError: if the run collapses (``monitor=True``), or its weights are not finite; ``monitor.csv`` holds it
             up to the last step.
@@ -148,9 +138,10 @@ def train(
     from .dev_evaluation import DevSet
     from .fit import BEST_FILE, CHECKPOINT_FILE, DEV_FILE, fit
     from .initialization import starting_description, starting_model, trainable
-    from .loading import check_rows, load_rows
+    from .loading import load_rows
     from .model_card import AUDITS_FILE, measure_head, write_card
     from .monitor import LOG_FILE, check_tracker
+    from .rows import check_rows, mine_negatives
 
     check_tracker(config.report_to)
     rows = given = load_rows(data, texts, columns=columns, min_label=config.min_label)
@@ -163,8 +154,6 @@ def train(
         if (folder / _MARK).exists():
             return Splade(folder, device=config.device)
     if config.mine_negatives:
-        from .negatives import mine_negatives
-
         rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
     negatives = check_rows(rows, config)
 
@@ -200,19 +189,20 @@ def train(
 
 
 def _check_folder(folder: Path, backbone: Any, resume: bool, overwrite: bool) -> None:
-    """Raise where nothing may be trained into a folder."""
+    """Refuse at once a folder that nothing may be trained into; ``claim`` comes only after the head is measured."""
     if isinstance(backbone, (str, os.PathLike)):
         of_backbone, of_run = expand(backbone).resolve(), folder.resolve()
         if of_backbone.is_dir() and (of_backbone == of_run or of_backbone in of_run.parents):
             raise ValueError(f"output_dir {str(folder)!r} is in the backbone's folder: choose one beside it")
-    begun = read_record(folder, INPUTS_FILE) is not None
-    if not begun and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
-        raise FileExistsError(f"output_dir {str(folder)!r} is not empty and holds no training run: choose another")
-    if begun and not resume and not overwrite:
-        raise FileExistsError(
-            f"output_dir {str(folder)!r} holds a training run already: resume=True goes on with it, overwrite=True "
-            "starts anew, or choose another folder"
+    taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    ours = read_record(folder, INPUTS_FILE) is not None
+    if taken and not (ours and (resume or overwrite)):
+        what = (
+            "holds a training run already: resume=True goes on with it, overwrite=True starts anew, or"
+            if ours
+            else "is not empty and holds no training run:"
         )
+        raise FileExistsError(f"output_dir {str(folder)!r} {what} choose another folder")
 
 
 def _fingerprints(

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pyterrier_rescale import train
 from pyterrier_rescale.collections import BeirCollection
 from pyterrier_rescale.training.config import TrainConfig
-from pyterrier_rescale.training.fit import Batches
-from pyterrier_rescale.training.loading import check_rows, load_rows
-from pyterrier_rescale.training.rows import Row, text_id
+from pyterrier_rescale.training.loading import load_rows
+from pyterrier_rescale.training.rows import Row, check_rows, text_id
 
 TRIPLES = [("q1", "d1", "n1"), ("q2", "d2", "n2")]
 ROWS = [Row("q1", ("d1", "n1")), Row("q2", ("d2", "n2"))]
@@ -35,17 +33,7 @@ class WithPairs:
         return [("q1", "d1"), ("q2", "d2")][min_label - 1 :]
 
 
-class DocPair(NamedTuple):
-    query_id: str
-    doc_id_a: str
-    doc_id_b: str
-
-
-class TrecQrel(NamedTuple):
-    query_id: str
-    doc_id: str
-    relevance: int
-    iteration: str
+SimpleQrel = namedtuple("SimpleQrel", "query_id doc_id relevance")  # of ir_datasets
 
 
 @pytest.mark.parametrize(
@@ -53,7 +41,6 @@ class TrecQrel(NamedTuple):
     [
         TRIPLES,
         iter(TRIPLES),
-        [list(row) for row in TRIPLES],
         [{"query": q, "positive": p, "negative": n} for q, p, n in TRIPLES],
         [{"question": q, "answer": p, "negatives": [n]} for q, p, n in TRIPLES],
         pd.DataFrame(TRIPLES, columns=["query", "positive", "negative_1"]),
@@ -97,18 +84,12 @@ def test_files(tmp_path, packed):
         rows = load_rows(write(tmp_path / (name + packed), text), columns=columns)
         assert [rows[1], rows[0]] == [ROWS[1], ROWS[0]] and len(rows) == 2
         assert rows.no_negatives("q1") == {text_id("q1"), text_id("d1")}
-    plain, objects = plain.translate({ord("q"): "", ord("d"): "", ord("n"): ""}), [
-        {"qid": int(q), "docno": int(p), "negative": int(n)} for q, p, n in IDS
-    ]  # fmt: skip
-    lists = [[*map(int, row), [2.0, 1.0]] for row in IDS]
+    lists = "\n".join(json.dumps([*map(int, row), [2.0, 1.0]]) for row in IDS)
     for name, text, columns in (
-        ("f.tsv", "\n".join("\t".join(row) for row in IDS), ("qid", "docno", "negative")),
-        ("g.jsonl", "\n".join(map(json.dumps, objects)), None),
-        ("h.jsonl", "\n".join(map(json.dumps, lists)), None),
-    ):
-        assert [row[:2] for row in load_rows(write(tmp_path / (name + packed), text), TEXTS, columns=columns)] == [
-            row[:2] for row in ID_ROWS
-        ]
+        ("f.tsv", "\n".join("\t".join(row) for row in IDS), ("qid", "docno", "negative")), ("h.jsonl", lists, None),
+    ):  # fmt: skip
+        rows = load_rows(write(tmp_path / (name + packed), text), TEXTS, columns=columns)
+        assert [row[:2] for row in rows] == [row[:2] for row in ID_ROWS]
 
 
 def test_scores_and_margins(tmp_path):
@@ -147,7 +128,6 @@ def test_what_is_missing_is_counted():
     [
         [tuple(map(int, row)) for row in IDS],
         [tuple(map(np.int64, row)) for row in IDS],
-        [DocPair(*row) for row in IDS],
         [{"qid": q, "docno": p, "negatives": [n]} for q, p, n in IDS],
         ID_FRAME,
         ID_FRAME.assign(query="the text itself", negative=ID_FRAME["negative"].astype(float)),
@@ -168,13 +148,11 @@ TREC = ("qid", "iteration", "docno", "label")
 JUDGEMENTS = {
     "trec.tsv": ("".join(f"{q}\t0\t{d}\t{label}\n" for q, d, label in JUDGED), TREC),
     "spaces.txt": ("".join(f"{q} Q0 {d} {label}\n" for q, d, label in JUDGED), TREC),
-    "three.tsv.gz": ("".join(f"{q}\t{d}\t{label}\n" for q, d, label in JUDGED), ("qid", "docno", "label")),
     "beir.tsv": ("query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{d}\t{label}\n" for q, d, label in JUDGED), None),
     "beir.jsonl": ("".join(json.dumps({"query-id": q, "corpus-id": d, "score": s}) + "\n" for q, d, s in JUDGED), None),
     "frame": (QRELS, None),
-    "strings": (QRELS.astype("string"), None),
     "irds frame": (QRELS.rename(columns={"label": "relevance"}).assign(iteration="0"), None),
-    "irds": ([TrecQrel(q, d, label, "0") for q, d, label in JUDGED], None),
+    "irds": ([SimpleQrel(*one) for one in JUDGED], None),
 }
 
 
@@ -201,8 +179,6 @@ def test_a_collection_gives_the_topics_of_all_splits(tmp_path):
     rows = load_rows(IDS, BeirCollection(tmp_path))
     assert list(rows)[1] == Row("find q2", ("a title d4", "a title d5"))
     assert list(load_rows(str(tmp_path))) == [Row("find q1", ("a title d2",))]
-    with pytest.raises(TypeError, match="leave texts out"):
-        load_rows(BeirCollection(tmp_path), BeirCollection(tmp_path))
 
 
 HALF = "half \ud83d of it"
@@ -214,21 +190,17 @@ TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
     [
         ([], None, ValueError, "data must hold at least one pair .* but it is empty"),
         (42, None, TypeError, "data must be a collection with train_pairs.*got int"),
-        ({"query": ["q"]}, None, TypeError, "data must be .*got dict"),
         (["only a string"], None, TypeError, "row 0 of data must be a tuple"),
         ([("q",)], None, ValueError, "row 0 of data must hold a query and a positive"),
-        ([("q", 3)], None, ValueError, "row 0 of data must hold a query and a positive"),
-        ([("q", "d", 3, "x")], None, TypeError, "row 0 of data: document must be a string, got 3"),
+        ([("q", "d", 3, "x")], None, ValueError, "row 0 of data: text 2 must be a string, got 3"),
         ([("q", "d", "n", [3, 1, 2])], None, ValueError, "row 0 of data: 2 documents need 2 scores, got 3"),
         ([("q", "d", "n", "m", 3.0)], None, ValueError, "row 0 of data: 3 documents need 3 scores, got 1"),
-        ([{"query": "q", "positive": "d", "negative": "n", "score": "high"}], None, ValueError, "score must be a num"),
+        ([{"query": "q", "positive": "d", "negative": "n", "score": "high"}], None, ValueError, "to float: .high"),
         (pd.DataFrame({"query": ["q"], "title": ["d"]}), None, ValueError, "data has no positive column"),
-        ([{"text": "d"}], None, ValueError, "data has no query column"),
         (QRELS, None, ValueError, "if they hold ids, say where the texts stand, with texts="),
         ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "query of every row is a number.* with texts="),
         ([("q", "d", "n", "2.5"), ("r", "e", "m", "-4")], None, ValueError, "document 3 of every row is a number"),
-        ([("a", "b"), ("c", HALF)], None, ValueError, "row 1 of data: document holds half a character"),
-        ([], TEXTS, ValueError, "data must hold at least one pair .* but it is empty"),
+        ([("a", "b"), ("c", HALF)], None, ValueError, "row 1 of data: text 1 holds half a character"),
         ([("x", "y")], TEXTS, ValueError, "but all 1 rows were dropped"),
         (IDS, "msmarco", TypeError, r"texts must be a collection or a tuple \(documents, topics\), got str"),
         (IDS, (DOCUMENTS, ["q1"]), ValueError, "topics must be a frame with columns qid and query"),
@@ -236,7 +208,7 @@ TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
         ([("q", "d")], (TWICE, {"q": "a"}), ValueError, "docno 'd' was there before"),
         (QRELS.rename(columns={"label": "score"}).assign(rank=0), TEXTS, ValueError, "data hold a run"),
         (QRELS.assign(label=12.3), TEXTS, ValueError, "label of a pair must be a whole number, got 12.3"),
-        ("no-such.tsv", TEXTS, FileNotFoundError, "'no-such.tsv' does not exist"),
+        ("no-such.tsv", TEXTS, FileNotFoundError, "no-such.tsv"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*training rows dropped")
@@ -252,14 +224,10 @@ def test_refused_data(data, texts, error, message):
         ("b.jsonl", b"", "it is empty"),
         ("c.parquet", b"q", "data file must end in .jsonl"),
         ("d.tsv", b"query\ttitle\nq\tt\n", "no positive column .*; its columns are query, title"),
-        ("e.tsv", b"", "it is empty|no query column"),
         ("f.tsv", b"a query\ta document\nanother\ttext\n", "no query column.* file without a header with columns="),
-        ("g.jsonl.gz", gzip.compress(b""), "it is empty"),
         ("h.jsonl.gz", gzip.compress(b'["q", "d"]\n' * 99)[:-9], "h.jsonl.gz, after line .* damaged or cut"),
         ("i.tsv", b"query\tpositive\tnegative\nq\td\n", "i.tsv': 2 fields, columns are query, positive, negative"),
         ("j.tsv", "query\tpositive\nq\tcafé\n".encode("latin-1"), "j.tsv, line 2: is not UTF-8"),
-        ("k.tsv", "query\tpositive\nq\td\n".encode("utf-16"), "k.tsv, line 1: .* not UTF-8"),
-        ("l.csv", "query,positive\nq,d\n".encode("utf-16-le"), "l.csv, line 1: .* not UTF-8"),
     ],
 )
 def test_refused_files(name, content, message, tmp_path):
@@ -317,25 +285,3 @@ def test_ragged_negatives_use_the_smallest_number():
     with pytest.warns(UserWarning, match="1 to 2 negatives: 1 of each are used"):
         assert check_rows(rows, TrainConfig(batch_size=2)) == 1
     assert check_rows(rows, TrainConfig(batch_size=2, negatives=0)) == 0
-
-
-def test_batches_are_full_shuffled_and_repeatable(monkeypatch):
-    rows = load_rows([(f"q{i}", f"d{i}") for i in range(20)])
-    config = TrainConfig(batch_size=4, seed=1)
-    batches = Batches(rows, None, config, 0)
-    first = [batches.places(number) for number in range(5)]
-    assert len(batches) == 5 and sorted(sum(first, [])) == list(range(20))
-    assert [batches.places(number) for number in range(5, 10)] != first
-    assert [Batches(rows, None, config, 0).places(number) for number in range(5)] == first
-    parts = []
-    for rank in range(2):  # two processes share the batch of one
-        monkeypatch.setattr("pyterrier_rescale.training.fit.world", lambda rank=rank: (rank, 2))
-        half = Batches(rows, None, TrainConfig(batch_size=2, seed=1), 0)
-        parts.append([half.places(number) for number in range(len(half))])
-    assert [a + b for a, b in zip(*parts, strict=True)] == first
-
-
-def test_train_takes_ids(bert_folder, tmp_path):
-    splade = train(bert_folder, IDS, tmp_path / "out", texts=TEXTS, max_steps=1, batch_size=2, max_length=16,
-                   verbose=False)  # fmt: skip
-    assert splade.encode_docs(["d1"]).nnz > 0

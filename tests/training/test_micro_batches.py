@@ -6,17 +6,7 @@ import torch
 
 from pyterrier_rescale import Splade, train
 from pyterrier_rescale.training import model as training_model
-from pyterrier_rescale.training.model import SharedLookup, SparseHead, split
-
-
-@pytest.mark.parametrize("size", [None, 1, 3])
-def test_every_text_is_in_one_part_of_few_tokens(size):
-    lengths = torch.tensor([3, 9, 1, 30, 9, 2, 0, 4])
-    parts = split(lengths, size, 20)
-    assert sorted(torch.cat(parts).tolist()) == list(range(8))
-    for part in parts:
-        assert len(part) == 1 or len(part) * lengths[part].max() <= 20
-        assert size is None or len(part) <= size
+from pyterrier_rescale.training.model import SparseHead
 
 
 @pytest.mark.parametrize("mini_batch_size", [None, 2])
@@ -47,21 +37,6 @@ def test_gradients_of_parts_are_those_of_the_whole(family, mini_batch_size, monk
         if name in grads:
             scale = float(parameter.grad.abs().max().clamp_min(1e-3))
             torch.testing.assert_close(grads[name] / scale, parameter.grad / scale, atol=1e-4, rtol=1e-3, msg=name)
-
-
-def test_one_lookup_gives_one_gradient_of_the_embeddings():
-    embeddings = torch.nn.Embedding(10, 4, padding_idx=0)
-    ids = torch.tensor([[3, 5, 0], [5, 7, 7]])
-    plain = embeddings(ids)
-    plain.square().sum().backward()
-    expected, embeddings.weight.grad = embeddings.weight.grad, None
-    lookup = SharedLookup(embeddings, [ids])
-    with lookup():
-        parts = [embeddings(ids[:1]), embeddings(ids[1:])]
-    torch.testing.assert_close(torch.cat(parts), plain)
-    sum(part.square().sum() for part in parts).backward()
-    torch.testing.assert_close(embeddings.weight.grad, expected)
-    assert not embeddings._forward_hooks
 
 
 @pytest.mark.parametrize("mini_batch_size", [None, 2])

@@ -20,34 +20,27 @@ def table(card):
     return {what: values for what, *values in rows}
 
 
-def test_audits_before_and_after(bert_folder, tmp_path):
+def test_audits_before_and_after_in_the_card_and_as_json(bert_folder, tmp_path):
     train(bert_folder, PAIRS, tmp_path / "out", rescale=4.0, **FAST)
     card = (tmp_path / "out" / "README.md").read_text()
-    rows = table(card)
-    before, after = audit(bert_folder, PAIRS, max_length=32), audit(str(tmp_path / "out"), PAIRS, max_length=32)
-    for name in ("row_norm_mean", "active_terms", "active_terms_query", "random_std"):
-        for got, head in zip(rows[name], (before, after), strict=True):
-            assert float(got) == pytest.approx(head.numbers[name], rel=1e-2)
-    assert [float(k) for k in rows["suggested_k"]] == pytest.approx([before.suggested_k, after.suggested_k], rel=1e-2)
-    assert rows["verdict"] == [", ".join(head.findings) or "fine" for head in (before, after)]
-    assert f"Before training: {before.verdict.split(':')[0]}" in card
-
-
-def test_audits_are_kept_as_json(bert_folder, tmp_path):
-    train(bert_folder, PAIRS, tmp_path / "out", rescale=4.0, **FAST)
     text = (tmp_path / "out" / "head_audit.json").read_text()
     kept = json.loads(text, parse_constant=lambda name: pytest.fail(name))  # NaN is no JSON
-    for when, model in (("before", bert_folder), ("after", str(tmp_path / "out"))):
-        (row,) = audit(model, PAIRS, max_length=32).to_frame().to_dict("records")
+    heads = audit(bert_folder, PAIRS, max_length=32), audit(str(tmp_path / "out"), PAIRS, max_length=32)
+    for column, (when, head) in enumerate(zip(("before", "after"), heads, strict=True)):
+        (row,) = head.to_frame().to_dict("records")
         assert kept[when].keys() == row.keys() and kept[when]["model"] == Path(bert_folder).name
         for name in row.keys() - {"model", "verdict"}:
             value = kept[when][name]
-            if isinstance(row[name], str):
-                assert value == row[name]
-            else:
-                expected = pytest.approx(row[name], rel=1e-3, abs=1e-5, nan_ok=True)
-                assert (math.nan if value is None else value) == expected, name
-        assert kept[when]["verdict"].split(":")[0] == row["verdict"].split(":")[0]
+            expected = row[name]
+            if not isinstance(expected, str):
+                value = math.nan if value is None else value
+                expected = pytest.approx(expected, rel=1e-3, abs=1e-5, nan_ok=True)
+            assert value == expected, name
+        for name in ("row_norm_mean", "active_terms", "active_terms_query", "random_std", "suggested_k"):
+            assert float(table(card)[name][column]) == pytest.approx(row[name], rel=1e-2)
+        assert f"{when.capitalize()}{' training' * (when == 'before')}: {row['verdict'].split(':')[0]}" in " ".join(
+            card.split()
+        )
     assert kept["before"]["rescaled_by"] is None and kept["after"]["rescaled_by"] == 4
 
 

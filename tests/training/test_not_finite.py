@@ -20,21 +20,21 @@ class Poison:
 
     def __init__(self, monkeypatch, where, value, step=3, accumulation=1):
         self.calls, self.states = 0, []
-        forward, clip, look, close = Objective.forward, fit.clip_gradient, Monitor.look, Monitor.close
+        forward, clip, look, close = Objective.forward, fit.clip_grad_norm_, Monitor.look, Monitor.close
 
         def spoiled(objective, *arguments):
             loss, parts = forward(objective, *arguments)
             self.calls += 1
             if where in ("loss", "shown loss") and self.calls == (step - 1) * accumulation + 1:
-                parts.losses = parts.losses * value
+                parts = parts._replace(losses=parts.losses * value)
                 loss = loss if where == "shown loss" else loss * value  # the gradient is finite
             return loss, parts
 
-        def clip_gradient(module, max_norm):
+        def clipped(parameters, max_norm):
+            parameters = list(parameters)
             if where in ("gradient", "weights") and self.calls == step:
-                parameter = next(module.parameters())
-                (parameter.grad if where == "gradient" else parameter.data).flatten()[3] = value
-            return clip(module, max_norm)
+                (parameters[0].grad if where == "gradient" else parameters[0].data).flatten()[3] = value
+            return clip(parameters, max_norm)
 
         def looked(monitor, *arguments):
             self.states.append(self.copy(monitor.module))
@@ -45,7 +45,7 @@ class Poison:
             close(monitor)
 
         monkeypatch.setattr(Objective, "forward", spoiled)
-        monkeypatch.setattr(fit, "clip_gradient", clip_gradient)
+        monkeypatch.setattr(fit, "clip_grad_norm_", clipped)
         monkeypatch.setattr(Monitor, "look", looked)
         monkeypatch.setattr(Monitor, "close", closed)
 

@@ -8,11 +8,9 @@ import torch
 from scipy.special import logsumexp
 
 from pyterrier_rescale.training.config import TrainConfig
-from pyterrier_rescale.training.initialization import sample_pairs
 from pyterrier_rescale.training.losses import LOSSES, StepParts, Targets
 from pyterrier_rescale.training.monitor import Judge, measure
-from pyterrier_rescale.training.regularizers import REGULARIZERS, Ramp
-from pyterrier_rescale.training.rows import Row, Rows
+from pyterrier_rescale.training.regularizers import REGULARIZERS, ramp_share
 
 
 @pytest.fixture
@@ -79,22 +77,6 @@ def test_flops_l1_antizero(vectors):
     assert float(REGULARIZERS["anti_zero"](20)(x * 0)) > 1e6
 
 
-@pytest.mark.parametrize("number", [1, 7, 512, 513, 1000, 1023, 1500, 5000])
-def test_pairs_are_spread_over_all_rows(number):
-    rows = Rows(Row(f"q{i}", (f"d{i}",)) for i in range(number))
-    places = [int(document[1:]) for _, document in sample_pairs(rows)]
-    assert len(places) == len(set(places)) == min(number, 512) and places == sorted(places)
-    gaps = np.diff([-1, *places, number])
-    assert gaps.max() <= np.ceil(number / 512) + 1  # head, middle and end alike
-
-
-def test_pairs_of_rows_that_share_documents():
-    rows = Rows(Row(f"q{i}", (f"d{i // 100}",)) for i in range(2000))  # 20 documents
-    pairs = sample_pairs(rows, 8)
-    assert len({document for _, document in pairs}) == len(pairs) == 8
-    assert pairs[-1][1] in ("d18", "d19") and all(int(d[1:]) == int(q[1:]) // 100 for q, d in pairs)
-
-
 def test_df_flops(vectors):
     _, documents = vectors
     regularizer = REGULARIZERS["df_flops"](20)
@@ -116,10 +98,9 @@ def test_df_flops_remembers_frequencies():
 
 
 def test_ramp_is_in_absolute_steps():
-    quadratic, linear = Ramp(100), Ramp(100, "linear")
-    assert [quadratic(step) for step in (0, 10, 50, 100, 500)] == pytest.approx([0, 0.01, 0.25, 1, 1])
-    assert [linear(step) for step in (0, 10, 50, 100, 500)] == pytest.approx([0, 0.1, 0.5, 1, 1])
-    assert Ramp(0)(0) == 1
+    for shape, expected in (("quadratic", [0, 0.01, 0.25, 1, 1]), ("linear", [0, 0.1, 0.5, 1, 1])):
+        assert [ramp_share(step, 100, shape) for step in (0, 10, 50, 100, 500)] == pytest.approx(expected)
+    assert ramp_share(0, 0, "quadratic") == 1
 
 
 def test_config_round_trip(tmp_path):
@@ -131,22 +112,16 @@ def test_config_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "infonec"}, "loss must be one of 'infonce', 'kl', 'margin_mse', got 'infonec'"),
+        ({"loss": "infonec"}, "loss must be one of 'infonce', 'margin_mse', 'kl', got 'infonec'"),
         ({"regularizer": "flop"}, "regularizer must be one of .*flops.*, got 'flop'"),
         ({"rescale": -1.0}, "rescale must be None, a number > 0 or one of auto, calibrated, learned, got -1.0"),
-        ({"rescale": "big"}, "rescale must be .*, got 'big'"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number > 0, got nan"),
-        ({"static_learning_rate": 0}, "static_learning_rate must be a finite number > 0"),
         ({"lambda_d": -0.1}, "lambda_d must be a finite number >= 0, got -0.1"),
-        ({"temperature": 0}, "temperature must be a finite number > 0, got 0"),
         ({"pooling": "mean"}, "pooling must be .*, got 'mean'"),
-        ({"query_pooling": "mean"}, "query_pooling must be .*, got 'mean'"),
         ({"queries": "idf"}, "queries must be 'model' or 'static', got 'idf'"),
         ({"queries": "static", "query_pooling": "sum"}, "query_pooling must be None for queries='static'"),
-        ({"queries": "static", "query_regularizer": "l1"}, "query_regularizer must be None for queries='static'"),
         ({"monitor": "stop"}, "monitor must be one of True, False, 'warn', got 'stop'"),
-        ({"bf16": "yes"}, "bf16 must be True or False, got 'yes'"),
         ({"device": "tpu"}, "device must be one of .* got 'tpu'"),
         ({"loss": "kl", "mine_negatives": 2}, "mine_negatives has no teacher scores"),
         ({"shift": "15"}, "shift must be a finite number"),
@@ -200,8 +175,8 @@ HEALTHY = {
 )
 def test_verdicts_need_patience_and_name_a_remedy(bad, verdict, remedy):
     judge = Judge(vocab_size=1000, ramp_steps=0)
-    for step in range(1, 20):
-        assert judge({**HEALTHY, "step": step}) is None
+    for step in range(1, 20):  # one good step clears the suspicion
+        assert judge({**HEALTHY, **(bad if step == 18 and verdict != "nan" else {}), "step": step}) is None
     patience = 1 if verdict == "nan" else Judge.patience[verdict]
     for step in range(20, 20 + patience - 1):
         assert judge({**HEALTHY, **bad, "step": step}) is None
@@ -232,10 +207,3 @@ def test_what_is_allowed_while_it_lasts():
         assert judge({**HEALTHY, "cosine": 0.999, "contrast": 1.0, "active_d": 900.0, "step": step}) is None
     for step in range(151, 400):
         assert judge({**HEALTHY, "active_d": 900.0, "lambda_d": 0.0, "step": step}) is None
-
-
-def test_one_good_step_clears_the_suspicion():
-    judge = Judge(vocab_size=1000, ramp_steps=0)
-    for step in range(1, 200):
-        empty = {"active_q": 0.0} if step % 9 else {}
-        assert judge({**HEALTHY, **empty, "step": step}) is None

@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from dense import dense_weights
 from test_run import FAST, PAIRS, log_of
+from transformers import AutoModelForMaskedLM
 
 from pyterrier_rescale import Splade, train
 from pyterrier_rescale.analysis.head_statistics import random_saturation
-from pyterrier_rescale.encoding.description import Description, QuerySide
 from pyterrier_rescale.encoding.lexical import StaticEncoder
-from pyterrier_rescale.encoding.saved_folder import describe
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.checkpoint import load_backbone
 from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.initialization import idf_weights, starting_module
 from pyterrier_rescale.training.loading import load_rows
-from pyterrier_rescale.training.model import SparseHead
 
 QUERIES = [query for query, _ in PAIRS] + ["Sparse sparse SPARSE [SEP] café", "x " * 60, tiny.TEXTS[4]]
 TEXTS = [text for _, text in PAIRS]
@@ -41,17 +40,6 @@ def check_same(splade, folder):
     np.testing.assert_allclose(splade.encode_docs(TEXTS).toarray(), documents, atol=1e-4)
 
 
-def check_masked_lm(splade, folder):
-    """AutoModelForMaskedLM loads the documents' model from the same folder."""
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-    model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    with torch.no_grad():
-        logits = model(**tokenizer(TEXTS[:1], return_tensors="pt")).logits[0]
-    expected = torch.log1p(torch.relu(logits.amax(dim=0))).numpy()
-    np.testing.assert_allclose(splade.encode_docs(TEXTS[:1]).toarray()[0], expected, atol=1e-4)
-
-
 @pytest.mark.parametrize("family", ["bert", "modernbert"])  # the latter has padding rows in its head
 def test_static_queries(family, request, tmp_path):
     backbone = request.getfixturevalue(f"{family}_folder")
@@ -61,13 +49,16 @@ def test_static_queries(family, request, tmp_path):
     )  # fmt: skip
     assert isinstance(splade.queries_encoder, StaticEncoder) and splade.queries_encoder.max_length == 24
     check_same(splade, tmp_path / "out")
-    check_masked_lm(splade, tmp_path / "out")
+    logits = dense_weights(  # AutoModelForMaskedLM loads the documents' model from the same folder
+        AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval(), splade.encoder.tokenizer, TEXTS, max_length=32
+    ).detach()  # fmt: skip
+    np.testing.assert_allclose(splade.encode_docs(TEXTS).toarray(), logits, atol=1e-4)
     rows = log_of(tmp_path / "out")
     assert {row["penalty_q"] for row in rows} == {row["lambda_q"] for row in rows} == {0.0}
     assert rows[-1]["lambda_d"] > 0
     model, tokenizer = load_backbone(backbone)
-    start = idf_weights(load_rows(PAIRS), tokenizer, splade.encoder.vocab_size, max_length=32)
-    moved = splade.description.queries.weights != start
+    start = idf_weights(load_rows(PAIRS), tokenizer, 32)
+    moved = splade.description.queries.weights[: len(start)] != start
     assert moved.any() and not moved.all()  # tokens that no query has keep their IDF
     assert (splade.description.queries.weights >= 0).all()
 
@@ -80,17 +71,18 @@ def test_static_queries(family, request, tmp_path):
 def test_idf_by_hand(bert_folder):
     _, tokenizer = load_backbone(bert_folder)
     rows = load_rows([("q", "the the index"), ("r", "the query"), ("s", "the query")])  # two different documents
-    idf = idf_weights(rows, tokenizer, 400, max_length=32)
+    idf = idf_weights(rows, tokenizer, 32)
     the, absent = tokenizer.convert_tokens_to_ids(["the", "vocabulary"])
     assert float(idf[the]) == pytest.approx(np.log(1 + 0.5 / 2.5))
     assert float(idf[absent]) == pytest.approx(np.log(1 + 2.5 / 0.5))
     assert float(idf[tokenizer.sep_token_id]) == 0.0
 
 
-def test_static_module_equals_the_encoder(bert_folder):
+@pytest.mark.parametrize("fold", [None, "case"])
+def test_static_module_equals_the_encoder(fold, modernbert_folder):
     """In training as in use; two copies of a token count once, and a negative weight is no weight."""
-    config = TrainConfig(queries="static", max_length=32)
-    module = starting_module(bert_folder, None, load_rows(PAIRS), config)
+    config = TrainConfig(queries="static", max_length=32, fold=fold)
+    module = starting_module(modernbert_folder, None, load_rows(PAIRS), config)
     with torch.no_grad():
         module.query_weights[::3] = -1.0
     got = module([module.tokenise(QUERIES, 32, queries=True)])[0].detach().numpy()
@@ -111,22 +103,6 @@ def test_query_pooling(pooling, query_pooling, bert_folder, tmp_path):
     check_same(Splade(tmp_path / "again"), tmp_path / "again")
     clone = Splade(out, pooling=splade.pooling, max_length=splade.max_length)
     assert (clone.encode_queries(QUERIES) != splade.encode_queries(QUERIES)).nnz == 0
-    card = (out / "README.md").read_text()
-    assert f"Documents are pooled by `{pooling}`, queries by `{query_pooling}`." in card
-
-
-def test_query_pooling_in_training_is_that_of_the_encoder(bert_folder):
-    model, tokenizer = load_backbone(bert_folder)
-    module = SparseHead(model, tokenizer, Description(queries=QuerySide(pooling="sum"))).eval()
-    got = module([module.tokenise(TEXTS, 32, queries=True)])[0].detach().numpy()
-    expected = Splade(bert_folder, pooling="sum", max_length=32).encode_queries(TEXTS).toarray()
-    np.testing.assert_allclose(got, expected, atol=1e-4)
-
-
-def test_the_same_pooling_keeps_the_plain_layout(bert_folder, tmp_path):
-    train(bert_folder, PAIRS, tmp_path / "out", query_pooling="max", **FAST)
-    assert describe(tmp_path / "out").queries.alike
-    assert len(json.loads((tmp_path / "out" / "modules.json").read_text())) == 2
 
 
 def test_a_sum_that_no_k_mends_is_refused(bert_folder, tmp_path):
@@ -160,8 +136,6 @@ def test_measured_rescalings_aim_at_what_is_trained(how, options, tmp_path):
         asked = start.tokenise([query for query, _ in PAIRS], 32, queries=True)
         queries, documents = start.eval()([asked, start.tokenise(TEXTS, 32)])
     assert record["measured"] == pytest.approx(random_saturation((queries @ documents.T).double().numpy()), rel=1e-3)
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "both sides encoded as in training" in card
 
 
 @pytest.mark.parametrize("options", [{}, {"query_pooling": "sum"}])
