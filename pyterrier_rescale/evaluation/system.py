@@ -9,22 +9,16 @@ from typing import Any
 
 from .._utils.files import expand
 
-NAMED_RESCALINGS = ("auto", "calibrated", "learned")
+_NAMED = ("auto", "calibrated", "learned")
 
 
 @dataclass(frozen=True)
 class System:
-    """One row of a comparison.
+    """One row of a comparison."""
 
-    Attributes:
-        backbone: name of the backbone.
-        rescale: ``None``, a number, ``"auto"``, ``"calibrated"`` or ``"learned"``.
-        trained: whether SPLADE training followed.
-    """
-
-    backbone: str
+    backbone: str  # its name
     rescale: float | str | None
-    trained: bool = True
+    trained: bool = True  # whether SPLADE training followed
 
     @property
     def name(self) -> str:
@@ -53,13 +47,12 @@ def parse_rescale(value: float | str | None) -> float | str | None:
 
     if value is None or value in ("none", "raw"):
         return None
-    if value in NAMED_RESCALINGS:
+    if value in _NAMED:
         return value
     try:
         return check_k(float(value) if isinstance(value, str) else value)
     except (ValueError, TypeError) as error:
-        known = ", ".join(NAMED_RESCALINGS)
-        raise ValueError(f"rescale must be none, a number > 0, {known}; got {value!r}") from error
+        raise ValueError(f"rescale must be none, a number > 0, {', '.join(_NAMED)}; got {value!r}") from error
 
 
 def check_backbones(backbones: Mapping[str, Any]) -> None:
