@@ -104,8 +104,8 @@ def rescale(
 
     value = parse_rescale(spec)
     measured = value in ("auto", "calibrated")
-    if measured != (texts is not None) or measured and bias:
-        raise ValueError(f"--rescale auto and calibrated take --texts and no --bias, a number no --texts; got {spec!r}")
+    if value in (None, "learned") or measured != (texts is not None) or measured and bias:
+        raise ValueError(f"--rescale must be a number, or auto or calibrated with --texts, no --bias; got {spec!r}")
     with whole_folder(output) as folder, no_weight_bars():
         if measured:
             loaded = calibrate(model, _sample(texts, n_texts), offset=value == "calibrated").apply(model)

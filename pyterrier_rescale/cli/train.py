@@ -49,6 +49,7 @@ def train(
     from .. import load_collection
     from .. import train as run
     from ..evaluation.system import parse_rescale
+    from ..heads.checkpoint import check_source
     from ..training import TrainConfig
 
     given = {
@@ -57,6 +58,7 @@ def train(
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     options |= settings_of(settings, options)
+    check_source(backbone, "model")  # before the data are read
     if "rescale" in options:
         options["rescale"] = parse_rescale(options["rescale"])
     source = data if texts is not None or Path(data).is_file() else load_collection(data)

@@ -27,13 +27,12 @@ MAX_BODY_CHARACTERS = 1_500
 QUERY_WORDS = (4, 30)
 BOILERPLATE_DOCUMENTS = 8  # a line of text in more documents than this is boilerplate
 REPEATED_SHARE = 0.5  # a document with more of its text than this in lines seen before is a near-duplicate
-# Package -> distribution. A fixed list: what else is installed does not change the collection.
-PACKAGES = {
-    "numpy": "numpy", "pandas": "pandas", "scipy": "scipy", "sklearn": "scikit-learn", "torch": "torch",
-    "transformers": "transformers", "sentence_transformers": "sentence-transformers", "pyterrier": "pyterrier",
-    "matplotlib": "matplotlib", "networkx": "networkx", "datasets": "datasets", "huggingface_hub": "huggingface-hub",
-    "accelerate": "accelerate", "jinja2": "jinja2", "PIL": "pillow",
-}  # fmt: skip
+# A fixed list: what else is installed does not change the collection.
+PACKAGES = (
+    "numpy", "pandas", "scipy", "sklearn", "torch", "transformers", "sentence_transformers", "pyterrier", "matplotlib",
+    "networkx", "datasets", "huggingface_hub", "accelerate", "jinja2", "PIL",
+)  # fmt: skip
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}  # where the name is another one
 STDLIB = "python"
 _SKIPPED_EVERYWHERE = {"tests", "test", "testing", "site-packages", "dist-packages", "_vendor", "vendored", "externals"}
 # Generated code, copies of each other, and internals that nobody would search for: a third of the files' bytes.
@@ -164,9 +163,9 @@ def _words(lines: list[tuple[str, str]]) -> int:
 def versions() -> dict[str, str]:
     """Return the version of Python and of each package of the list that is installed."""
     found = {STDLIB: platform.python_version()}
-    for package, distribution in PACKAGES.items():
+    for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(distribution)
+            found[package] = importlib.metadata.version(_DISTRIBUTIONS.get(package, package))
     return found
 
 

@@ -59,6 +59,8 @@ def check_backbones(backbones: Mapping[str, Any]) -> None:
     """Check that backbones are folders or hub names, by names that can name files."""
     from pyterrier.io import ok_filename
 
+    from ..heads.checkpoint import check_source
+
     if not isinstance(backbones, Mapping) or not backbones:
         raise TypeError(f"backbones must be a dict of name -> folder or hub name, with one at least, got {backbones!r}")
     for name, model in backbones.items():
@@ -66,6 +68,7 @@ def check_backbones(backbones: Mapping[str, Any]) -> None:
             raise ValueError(f"the name of a backbone must be fit to name files (no /, :, %, <, >), got {name!r}")
         if not isinstance(model, (str, os.PathLike)):
             raise TypeError(f"backbone {name!r} must be a folder or a hub name, got {type(model).__name__}")
+        check_source(model, "backbone")
 
 
 def named_backbones(items: Sequence[str]) -> dict[str, str]:
