@@ -39,11 +39,6 @@ def test_there_are_five_walks_and_the_rooms_of_the_picture():
     }
 
 
-def test_files_that_are_named_exist():
-    for name in re.findall(r"`((?:tests|experiments|\.ci)/[\w./]+)`|\]\((\w[\w/.-]+)\)", TEXT):
-        assert (ROOT / (name[0] or name[1])).exists(), name
-
-
 def test_the_example_of_an_engine_ranks_as_the_exact_one(tmp_path, monkeypatch):
     scope = {"__name__": "example"}
     exec(re.search(r"```python\n(.*?)```", TEXT, re.S).group(1), scope)

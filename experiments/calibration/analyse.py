@@ -15,7 +15,7 @@ from run import finished
 from scipy.stats import ttest_rel
 
 from pyterrier_rescale.analysis.verdict import judge
-from pyterrier_rescale.evaluation.significance import holm
+from pyterrier_rescale.evaluation.experiment import holm
 
 HERE = Path(__file__).parent
 #: Runs of another experiment that the monitor watched, too.

@@ -15,7 +15,7 @@ from data import UNSEEN
 from run import HERE, existing, finished
 from runs import ARMS, QUERY_IDF, RATES, STARTS
 
-from pyterrier_rescale.evaluation.significance import holm
+from pyterrier_rescale.evaluation.experiment import holm
 
 #: Fields that tell one system from another; seeds and topics are what is averaged over.
 SYSTEM = ("backbone", "collection", "start", "recipe", "steps", "rate", "penalty", "ramp", "batch_size", "shift",

@@ -184,7 +184,7 @@ def collect(settings: dict[str, Any], work: Path) -> pd.DataFrame:
     """A row per finished system and task, with p-values against the raw twin (paired t-test, Holm within a task)."""
     import pandas as pd
 
-    from pyterrier_rescale.evaluation.significance import holm_against_twins
+    from pyterrier_rescale.evaluation.experiment import holm_against_twins
 
     rows = []
     for task in settings["tasks"]:

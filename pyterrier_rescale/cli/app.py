@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from .. import __version__
 from .search import search
@@ -34,11 +35,11 @@ for verb, example in (
 ):
     app.command(epilog=f"Example: pyterrier-rescale {example}")(verb)
 
-Texts = Annotated[str | None, typer.Option(help="A collection: measure on its documents.")]
-NumberOfTexts = Annotated[int, typer.Option(help="Of so many of them.", min=2)]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
-#: The pretraining steps of the backbone that the notebooks use.
-NOTEBOOK_STEPS = 400
+Texts = Annotated[str | None, Option(help="A collection: measure on its documents.")]
+NumberOfTexts = Annotated[int, Option(help="Of so many of them.", min=2)]
+Seed = Annotated[int, Option(help="Random seed.")]
+_NOTEBOOK_STEPS = 400  # of pretraining, as in the notebooks
+_TYPED = shlex.join(["pyterrier-rescale", *sys.argv[1:]])
 
 
 def _version(show: bool) -> None:
@@ -49,19 +50,19 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    traceback: Annotated[bool, Option("--traceback", help="Show where an error came from.")] = False,
 ) -> None:
     """Options of the command itself."""
 
 
 @app.command(epilog="Example: pyterrier-rescale audit answerdotai/ModernBERT-base google-bert/bert-base-uncased")
 def audit(
-    models: Annotated[list[str], typer.Argument(help="Hub names or folders of masked LMs.", show_default=False)],
+    models: Annotated[list[str], Argument(help="Hub names or folders of masked LMs.")],
     texts: Texts = None,
     n_texts: NumberOfTexts = 128,
-    plot: Annotated[Path | None, typer.Option(help="Write the figure here (.png, .svg, .pdf).")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the table here.")] = None,
+    plot: Annotated[Path | None, Option(help="Write the figure here (.png, .svg, .pdf).")] = None,
+    csv: Annotated[Path | None, Option(help="Write the table here.")] = None,
 ) -> None:
     """Measure heads: row norms, scores at the start, sinks; a verdict and a k for each."""
     from .. import audit as run
@@ -83,14 +84,14 @@ def audit(
 
 @app.command(epilog="Example: pyterrier-rescale rescale answerdotai/ModernBERT-base modernbert-k16 --rescale 16")
 def rescale(
-    model: Annotated[str, typer.Argument(help="Hub name or folder of a masked LM.", show_default=False)],
-    output: Annotated[Path, typer.Argument(help="Folder of the rescaled model.", show_default=False)],
+    model: Annotated[str, Argument(help="Hub name or folder of a masked LM.")],
+    output: Annotated[Path, Argument(help="Folder of the rescaled model.")],
     spec: Annotated[
-        str, typer.Option("--rescale", help="A number (k), auto (k measured) or calibrated (k and offsets measured).")
+        str, Option("--rescale", help="A number (k), auto (k measured) or calibrated (k and offsets measured).")
     ] = "16",
     texts: Texts = None,
     n_texts: NumberOfTexts = 256,
-    bias: Annotated[bool, typer.Option("--bias", help="Divide the bias, too (fixed k only).")] = False,
+    bias: Annotated[bool, Option("--bias", help="Divide the bias, too (fixed k only).")] = False,
 ) -> None:
     """Divide a head and save the model with its tokenizer: a backbone that stock tools load."""
     from .. import calibrate
@@ -102,12 +103,11 @@ def rescale(
     from ..heads.provenance import provenance
 
     value = parse_rescale(spec)
-    if value in (None, "learned") or isinstance(value, str) != (texts is not None) or isinstance(value, str) and bias:
-        raise ValueError(
-            f"--rescale must be a number, or auto or calibrated with --texts and without --bias, got {spec!r}"
-        )
+    measured = value in ("auto", "calibrated")
+    if value in (None, "learned") or measured != (texts is not None) or measured and bias:
+        raise ValueError(f"--rescale must be a number, or auto or calibrated with --texts, no --bias; got {spec!r}")
     with whole_folder(output) as folder, no_weight_bars():
-        if isinstance(value, str):
+        if measured:
             loaded = calibrate(model, _sample(texts, n_texts), offset=value == "calibrated").apply(model)
         else:
             loaded = run(model, value, bias=bias)
@@ -120,8 +120,9 @@ def rescale(
             loaded.save_pretrained(folder)
             save_tokenizer(folder, tokenizer)
     done = provenance(loaded)
-    norm = done["mean_row_norm_before"]
-    typer.echo(f"{output}: {done['method']}, k = {done['k']:.4g}; the mean row norm was {norm:.4g}")
+    typer.echo(
+        f"{output}: {done['method']}, k = {done['k']:.4g}; the mean row norm was {done['mean_row_norm_before']:.4g}"
+    )
 
 
 @app.command(
@@ -130,24 +131,24 @@ def rescale(
 )
 def compare(
     collection: CollectionName,
-    output: Annotated[Path, typer.Argument(help="Folder for tables, figures, runs, encoders.", show_default=False)],
+    output: Annotated[Path, Argument(help="Folder for tables, figures, runs, encoders.")],
     backbone: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=MODEL or MODEL, repeatable; default: two small ones pretrained on the collection."),
+        Option(help="NAME=MODEL or MODEL, repeatable; default: two small ones pretrained on the collection."),
     ] = None,
     rescale: Annotated[
-        list[str] | None, typer.Option(help=f"{RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC")
+        list[str] | None, Option(help=f"{RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split that is scored.")] = "test",
+    split: Annotated[str, Option(help="Split that is scored.")] = "test",
     engine: Engine = "terrier",
-    untrained: Annotated[bool, typer.Option("--untrained", help="Score the encoders before training, too.")] = False,
-    model_free: Annotated[bool, typer.Option(help="Score the word pieces without a model, too.")] = True,
-    min_label: Annotated[int, typer.Option(help="Lower labels are not relevant.", min=1)] = 1,
-    drop_own: Annotated[bool, typer.Option(help="Leave topics that are documents out of their results.")] = True,
-    max_steps: Annotated[int, typer.Option(help="Training steps of each encoder.", min=1)] = 250,
-    batch_size: Annotated[int, typer.Option(help="Queries per step.", min=2)] = 32,
-    learning_rate: Annotated[float, typer.Option(help="5e-4 suits the small backbones, 2e-5 full-size ones.")] = 5e-4,
-    max_length: Annotated[int, typer.Option(help="Tokens per text.", min=3)] = 128,
+    untrained: Annotated[bool, Option("--untrained", help="Score the encoders before training, too.")] = False,
+    model_free: Annotated[bool, Option(help="Score the word pieces without a model, too.")] = True,
+    min_label: Annotated[int, Option(help="Lower labels are not relevant.", min=1)] = 1,
+    drop_own: Annotated[bool, Option(help="Leave topics that are documents out of their results.")] = True,
+    max_steps: Annotated[int, Option(help="Training steps of each encoder.", min=1)] = 250,
+    batch_size: Annotated[int, Option(help="Queries per step.", min=2)] = 32,
+    learning_rate: Annotated[float, Option(help="5e-4 suits the small backbones, 2e-5 full-size ones.")] = 5e-4,
+    max_length: Annotated[int, Option(help="Tokens per text.", min=3)] = 128,
     seed: Seed = 0,
     settings: Settings = None,
     overwrite: Overwrite = False,
@@ -167,17 +168,17 @@ def compare(
         loaded, models or small_backbones(loaded, seed=seed, verbose=not quiet), output,
         rescalings=rescale or ["none", "16", "calibrated"], split=split, engine=engine, untrained=untrained,
         model_free=model_free, min_label=min_label, drop_own=drop_own, max_length=max_length, seed=seed,
-        training=training, overwrite=overwrite, say=_clock(), command=_typed(), verbose=not quiet,
+        training=training, overwrite=overwrite, say=_clock(), command=_TYPED, verbose=not quiet,
     )  # fmt: skip
     _show(comparison)
 
 
 @app.command(epilog="Example: pyterrier-rescale demo --output demo")
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for tables, figures, runs, encoders.")] = Path("demo"),
-    docs: Annotated[int, typer.Option(help="Documents that are indexed.", min=10)] = 1500,
-    topics: Annotated[int, typer.Option(help="Topics that are scored.", min=2)] = 100,
-    steps: Annotated[int, typer.Option(help="Training steps of each encoder.", min=1)] = 100,
+    output: Annotated[Path, Option(help="Folder for tables, figures, runs, encoders.")] = Path("demo"),
+    docs: Annotated[int, Option(help="Documents that are indexed.", min=10)] = 1500,
+    topics: Annotated[int, Option(help="Topics that are scored.", min=2)] = 100,
+    steps: Annotated[int, Option(help="Training steps of each encoder.", min=1)] = 100,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -191,15 +192,15 @@ def demo(
 
     comparison = run(
         output, n_docs=docs, n_topics=topics, steps=steps, seed=seed, overwrite=overwrite, say=_clock(),
-        command=_typed(), verbose=not quiet,
+        command=_TYPED, verbose=not quiet,
     )  # fmt: skip
     _show(comparison, LESSON)
 
 
 @app.command(epilog="Example: pyterrier-rescale teach my-lecture")
 def teach(
-    directory: Annotated[Path, typer.Argument(help="Folder that gets the notebooks.")] = Path("rescale-notebooks"),
-    warm_only: Annotated[bool, typer.Option("--warm-only", help="Copy nothing; warm the caches.")] = False,
+    directory: Annotated[Path, Argument(help="Folder that gets the notebooks.")] = Path("rescale-notebooks"),
+    warm_only: Annotated[bool, Option("--warm-only", help="Copy nothing; warm the caches.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Copy the four notebooks and prepare what they use: docstrings, and a small backbone (about a minute)."""
@@ -214,7 +215,7 @@ def teach(
     typer.echo("docstrings: reading the installed packages (once, then kept)")
     texts = [document["text"] for document in load_collection("docstrings").corpus()]
     typer.echo("backbone: pretraining a small masked LM (once, then kept)")
-    folder = small_backbone("modernbert", texts, steps=NOTEBOOK_STEPS, verbose=not quiet)
+    folder = small_backbone("modernbert", texts, steps=_NOTEBOOK_STEPS, verbose=not quiet)
     typer.echo(f"the backbone is in {folder}")
     if not warm_only:  # last: interrupted before, the same command goes on
         directory.mkdir(parents=True, exist_ok=True)
@@ -223,26 +224,18 @@ def teach(
         typer.echo(f"next: {shlex.join(['jupyter', 'lab', str(directory)])}, and begin with notebook 1")
 
 
-def _typed() -> str:
-    """This command as it was typed."""
-    return shlex.join(["pyterrier-rescale", *sys.argv[1:]])
-
-
 def _clock() -> Callable[[str], None]:
     """Print lines with the time since now in front."""
     start = time.monotonic()
     return lambda line: typer.echo(f"{time.monotonic() - start:5.0f} s  {line}")
 
 
-def _show(comparison: Any, lesson: str = "") -> None:
+def _show(comparison: Any, *lesson: str) -> None:
     from ..evaluation.figures import TABLE_KEY, markdown_table
-    from ..evaluation.report import REPORT_FILE
 
-    typer.echo(markdown_table(comparison.results))
-    typer.echo(f"\n{TABLE_KEY}\n")
-    if lesson:
-        typer.echo(f"{lesson}\n")
-    typer.echo(f"to look at: {comparison.output_dir / REPORT_FILE}; everything else is in {comparison.output_dir}/")
+    folder = comparison.output_dir
+    last = f"to look at: {folder / 'report.html'}; everything else is in {folder}/"
+    typer.echo("\n\n".join([markdown_table(comparison.results), TABLE_KEY, *lesson, last]))
 
 
 def _sample(collection: str | None, n: int) -> list[str] | None:

@@ -32,14 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Ctrl-C ends with status 130, SIGTERM with 143, a wrong usage with 2.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    former, usual = signal.signal(signal.SIGTERM, _terminate), warnings.formatwarning
+    signal.signal(signal.SIGTERM, _terminate)
     warnings.formatwarning = _format_warning
-    try:
-        status = _run(list(sys.argv[1:] if arguments is None else arguments))
-    finally:
-        signal.signal(signal.SIGTERM, former)
-        warnings.formatwarning = usual
-    sys.exit(status)
+    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def _run(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,16 +16,16 @@ _SHOWN = 8
 
 
 def search(
-    path: Annotated[Path, typer.Argument(help="Folder of an index.", metavar="PATH", show_default=False)],
-    encoder: Annotated[str, typer.Argument(help="The encoder that the index was made with.", show_default=False)],
-    query: Annotated[str | None, typer.Argument(help="A query; or use --topics.", show_default=False)] = None,
-    topics: Annotated[str | None, typer.Option(help="A collection: search all its topics.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the topics.")] = "test",
-    run_file: Annotated[Path | None, typer.Option("--run", help="Write a TREC run here.")] = None,
+    path: Annotated[Path, Argument(help="Folder of an index.", metavar="PATH")],
+    encoder: Annotated[str, Argument(help="The encoder that the index was made with.")],
+    query: Annotated[str | None, Argument(help="A query; or use --topics.")] = None,
+    topics: Annotated[str | None, Option(help="A collection: search all its topics.")] = None,
+    split: Annotated[str, Option(help="Split of the topics.")] = "test",
+    run_file: Annotated[Path | None, Option("--run", help="Write a TREC run here.")] = None,
     n: Annotated[
-        int | None, typer.Option("-n", help="Documents per query; default: 10, and 1000 for --topics.", min=1)
+        int | None, Option("-n", help="Documents per query; default: 10, and 1000 for --topics.", min=1)
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the terms that make each score.")] = False,
+    explain: Annotated[bool, Option("--explain", help="Show the terms that make each score.")] = False,
 ) -> None:
     """Search an index, for one query or for all topics of a collection."""
     import pandas as pd
@@ -34,10 +35,12 @@ def search(
     from .._utils.files import expand
 
     if (query is None) == (topics is None):
-        raise ValueError(f"give INDEX ENCODER QUERY, or INDEX ENCODER --topics COLLECTION; got index {str(path)!r}, "
-                         f"encoder {encoder!r}")  # fmt: skip
+        raise ValueError("give INDEX ENCODER QUERY, or INDEX ENCODER --topics COLLECTION")
     index, splade = open_index(path), Splade(encoder)
-    _warn_of_another_encoder(splade, index)
+    made_from = index.made_from or {}
+    if made_from.get("encoder") not in (None, splade.fingerprint):
+        made_by = made_from.get("encoder_settings", "without a name")
+        warnings.warn(f"the index was made by another encoder, {made_by}: scores may mean nothing", stacklevel=2)
     if topics is None:
         frame = pd.DataFrame({"qid": ["1"], "query": [query]})
     else:
@@ -52,14 +55,6 @@ def search(
     typer.echo(shown.to_string(index=False) if len(shown) else "no document shares a term with the query")
     if explain:
         _explain(results, splade, index)
-
-
-def _warn_of_another_encoder(splade: Any, index: Any) -> None:
-    """Scores of one encoder's queries and another one's documents are numbers, too, but mean little."""
-    made_from = index.made_from or {}
-    if made_from.get("encoder") not in (None, splade.fingerprint):
-        made_by = made_from.get("encoder_settings", "without a name")
-        warnings.warn(f"the index was made by another encoder, {made_by}: scores may mean nothing", stacklevel=2)
 
 
 def _explain(results: pd.DataFrame, splade: Any, index: Any) -> None:

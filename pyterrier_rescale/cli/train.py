@@ -8,42 +8,36 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from .vectors import Overwrite, Quiet
 
 #: What ``--rescale`` takes, in the words of the help.
 RESCALINGS = "none, a number (k), auto (k measured), calibrated (k and offsets measured) or learned"
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Any other option of train(), NAME=VALUE; repeatable.", metavar="N=V")
+    list[str] | None, Option("--set", help="Any other option of train(), NAME=VALUE; repeatable.", metavar="N=V")
 ]
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 def train(
-    backbone: Annotated[str, typer.Argument(help="Hub name or folder of a masked LM.", show_default=False)],
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="A collection, or a .jsonl or .tsv file of pairs or triples, of texts or ids.", show_default=False
-        ),
-    ],
-    output: Annotated[Path, typer.Argument(help="Folder of the encoder.", show_default=False)],
-    rescale: Annotated[str | None, typer.Option(help=f"{RESCALINGS} [16].", metavar="SPEC")] = None,
-    texts: Annotated[str | None, typer.Option(help="Collection with the texts, if the data are ids.")] = None,
+    backbone: Annotated[str, Argument(help="Hub name or folder of a masked LM.")],
+    data: Annotated[str, Argument(help="A collection, or a .jsonl or .tsv file of pairs or triples, of texts or ids.")],
+    output: Annotated[Path, Argument(help="Folder of the encoder.")],
+    rescale: Annotated[str | None, Option(help=f"{RESCALINGS} [16].", metavar="SPEC")] = None,
+    texts: Annotated[str | None, Option(help="Collection with the texts, if the data are ids.")] = None,
     columns: Annotated[
-        str | None, typer.Option(help="Columns of a file without a header, e.g. query,positive,negative.")
+        str | None, Option(help="Columns of a file without a header, e.g. query,positive,negative.")
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Updates; default: by epochs.", min=1)] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data [1].", min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Queries per step [32].", min=1)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Its peak [2e-5].")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens per text [256].", min=3)] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed [0].")] = None,
-    queries: Annotated[str | None, typer.Option(help="model, or static: inference-free [model].")] = None,
-    loss: Annotated[str | None, typer.Option(help="infonce, margin_mse or kl [infonce].")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="train_config.json of another run; options given here win.")
-    ] = None,
+    max_steps: Annotated[int | None, Option(help="Updates; default: by epochs.", min=1)] = None,
+    epochs: Annotated[int | None, Option(help="Passes over the data [1].", min=1)] = None,
+    batch_size: Annotated[int | None, Option(help="Queries per step [32].", min=1)] = None,
+    learning_rate: Annotated[float | None, Option(help="Its peak [2e-5].")] = None,
+    max_length: Annotated[int | None, Option(help="Tokens per text [256].", min=3)] = None,
+    seed: Annotated[int | None, Option(help="Random seed [0].")] = None,
+    queries: Annotated[str | None, Option(help="model, or static: inference-free [model].")] = None,
+    loss: Annotated[str | None, Option(help="infonce, margin_mse or kl [infonce].")] = None,
+    config: Annotated[Path | None, Option(help="train_config.json of another run; options given here win.")] = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -55,6 +49,7 @@ def train(
     from .. import load_collection
     from .. import train as run
     from ..evaluation.system import parse_rescale
+    from ..heads.checkpoint import check_source
     from ..training import TrainConfig
 
     given = {
@@ -63,6 +58,7 @@ def train(
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     options |= settings_of(settings, options)
+    check_source(backbone, "model")  # before the data are read
     if "rescale" in options:
         options["rescale"] = parse_rescale(options["rescale"])
     source = data if texts is not None or Path(data).is_file() else load_collection(data)

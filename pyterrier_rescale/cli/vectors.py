@@ -6,30 +6,27 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-CollectionName = Annotated[
-    str, typer.Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.", show_default=False)
-]
-Engine = Annotated[str, typer.Option(help="terrier, pisa, exact, seismic or milvus.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew, if something else of ours is there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-BatchSize = Annotated[int, typer.Option(help="Texts per batch.", min=1)]
+CollectionName = Annotated[str, Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.")]
+Engine = Annotated[str, Option(help="terrier, pisa, exact, seismic or milvus.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Start anew, if something else of ours is there.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress bars.")]
+BatchSize = Annotated[int, Option(help="Texts per batch.", min=1)]
 
 
 def encode(
-    encoder: Annotated[str, typer.Argument(help="Folder or hub name of a SPLADE encoder.", show_default=False)],
+    encoder: Annotated[str, Argument(help="Folder or hub name of a SPLADE encoder.")],
     collection: CollectionName,
-    output: Annotated[Path, typer.Argument(help="Folder of the vectors.", show_default=False)],
-    workers: Annotated[int, typer.Option(help="Processes, or actors with --ray.", min=1)] = 1,
+    output: Annotated[Path, Argument(help="Folder of the vectors.")],
+    workers: Annotated[int, Option(help="Processes, or actors with --ray.", min=1)] = 1,
     shard: Annotated[
-        str | None, typer.Option(help="I/N: only every N-th shard, from I on; others do the rest.", metavar="I/N")
+        str | None, Option(help="I/N: only every N-th shard, from I on; others do the rest.", metavar="I/N")
     ] = None,
-    ray: Annotated[
-        str | None, typer.Option(help="On a Ray cluster: its address, or auto.", metavar="ADDRESS")
-    ] = None,
-    max_terms: Annotated[int | None, typer.Option(help="Heaviest terms kept per document.", min=1)] = None,
-    min_weight: Annotated[float, typer.Option(help="Terms of less weight are dropped.", min=0)] = 0.0,
-    shard_size: Annotated[int, typer.Option(help="Documents per shard.", min=1)] = 50_000,
+    ray: Annotated[str | None, Option(help="On a Ray cluster: its address, or auto.", metavar="ADDRESS")] = None,
+    max_terms: Annotated[int | None, Option(help="Heaviest terms kept per document.", min=1)] = None,
+    min_weight: Annotated[float, Option(help="Terms of less weight are dropped.", min=0)] = 0.0,
+    shard_size: Annotated[int, Option(help="Documents per shard.", min=1)] = 50_000,
     batch_size: BatchSize = 32,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -52,15 +49,14 @@ def encode(
 def index(
     source: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             help="Folder or hub name of a SPLADE encoder, and a collection; or a folder of vectors; or an index.",
             metavar="ENCODER COLLECTION | VECTORS",
-            show_default=False,
         ),
     ],
-    path: Annotated[Path, typer.Argument(help="Folder of the index.", metavar="PATH", show_default=False)],
+    path: Annotated[Path, Argument(help="Folder of the index.", metavar="PATH")],
     engine: Engine = "terrier",
-    scale: Annotated[float, typer.Option(help="Units per weight.")] = 100,
+    scale: Annotated[float, Option(help="Units per weight.")] = 100,
     batch_size: BatchSize = 32,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -92,25 +88,25 @@ def index(
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="Folder of vectors, or of an index.", show_default=False)],
-    output: Annotated[Path, typer.Argument(help="Folder that is written; with ciff, a file.", show_default=False)],
+    source: Annotated[Path, Argument(help="Folder of vectors, or of an index.")],
+    output: Annotated[Path, Argument(help="Folder that is written; with ciff, a file.")],
     format: Annotated[
         str,
-        typer.Option(
+        Option(
             help="anserini, ciff, lsr-benchmark, opensearch, opensearch-ann, pgvector or qdrant.", show_default=False
         ),
     ],
-    scale: Annotated[float | None, typer.Option(help="Units per weight (anserini, ciff) [100].")] = None,
-    topics: Annotated[str | None, typer.Option(help="A collection: its topics are written, too.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the topics.")] = "test",
-    encoder: Annotated[str | None, typer.Option(help="The encoder of the topics.")] = None,
-    max_terms: Annotated[int | None, typer.Option(help="Heaviest terms kept of each topic.", min=1)] = None,
-    terms: Annotated[str, typer.Option(help="safe; raw (tokens) for engines that encode queries themselves.")] = "safe",
+    scale: Annotated[float | None, Option(help="Units per weight (anserini, ciff) [100].")] = None,
+    topics: Annotated[str | None, Option(help="A collection: its topics are written, too.")] = None,
+    split: Annotated[str, Option(help="Split of the topics.")] = "test",
+    encoder: Annotated[str | None, Option(help="The encoder of the topics.")] = None,
+    max_terms: Annotated[int | None, Option(help="Heaviest terms kept of each topic.", min=1)] = None,
+    terms: Annotated[str, Option(help="safe; raw (tokens) for engines that encode queries themselves.")] = "safe",
     documents: Annotated[
-        str | None, typer.Option(help="The collection that was encoded: its texts are written, too.")
+        str | None, Option(help="The collection that was encoded: its texts are written, too.")
     ] = None,
-    text: Annotated[str, typer.Option(help="The field of the text in these documents.")] = "text",
-    title: Annotated[str, typer.Option(help="The field of the title.")] = "title",
+    text: Annotated[str, Option(help="The field of the text in these documents.")] = "text",
+    title: Annotated[str, Option(help="The field of the title.")] = "title",
 ) -> None:
     """Write vectors, or what an index holds, for other engines: Anserini, OpenSearch, Elasticsearch, Qdrant, ..."""
     from .. import Splade, load_collection, open_vectors

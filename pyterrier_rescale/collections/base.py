@@ -14,7 +14,7 @@ import pandas as pd
 
 from .._utils.checks import check_integer
 from .._utils.documents import as_documents
-from .files import check_id, check_label
+from .files import check_id, check_label, check_text, with_ids
 from .text_loader import FIELDS, DocumentStore, TextLoader
 
 
@@ -29,6 +29,7 @@ class Collection(ABC):
     """
 
     name: str
+    not_read = ""  # what the warning of a missing train split says of files that might hold it
 
     @property
     @abstractmethod
@@ -41,28 +42,18 @@ class Collection(ABC):
 
     @abstractmethod
     def topics(self, split: str = "test") -> pd.DataFrame:
-        """Return the queries of a split: qid (str), query (str).
-
-        Raises:
-            ValueError: if there is no such split.
-        """
+        """Return the queries of a split: qid (str), query (str); a ValueError says which splits there are."""
 
     @abstractmethod
     def qrels(self, split: str = "test") -> pd.DataFrame:
-        """Return the judgements of a split: qid (str), docno (str), label (int).
-
-        Raises:
-            ValueError: if there is no such split.
-        """
+        """Return the judgements of a split: qid (str), docno (str), label (int)."""
 
     def train_pairs(self, min_label: int = 1) -> list[tuple[str, str]]:
         """Return (query, document text) pairs to train on.
 
-        They are the pairs of the train split; without a train split, and with a warning, the (title, body) pairs of the
-        documents that have both. Those come from the corpus, hence also from what test topics look for.
-
-        Pairs whose ids are in neither the queries nor the corpus, or whose text is blank, are left out, counted, and
-        told in one warning.
+        They are the pairs of the train split; without one, and with a warning, the (title, body) pairs of all documents
+        that have both, also of those that test topics look for. Pairs with a missing or blank text are left out, and
+        counted in a warning.
 
         Args:
             min_label: judgements of a lower label are left out.
@@ -79,7 +70,10 @@ class Collection(ABC):
             found = [(queries.get(q, ""), texts.get(d, "")) for q, d in zip(qrels["qid"], qrels["docno"], strict=True)]
             left_out = "judgements whose query or document is missing or blank"
         else:
-            warnings.warn(f"collection {self.name!r} {self._without_train()}", stacklevel=2)
+            warnings.warn(
+                f"collection {self.name!r} has no train split (it has {', '.join(self.splits) or 'no judgements'}): "
+                f"the training pairs are the documents' titles and bodies{self.not_read}", stacklevel=2,
+            )  # fmt: skip
             found = [(doc["title"], doc["body"]) for doc in self.corpus()]
             left_out = "documents without a title or without a body"
         pairs = [pair for pair in found if pair[0].strip() and pair[1].strip()]
@@ -94,17 +88,13 @@ class Collection(ABC):
             )
         return pairs
 
-    def _without_train(self) -> str:
-        splits = ", ".join(self.splits) or "no judgements"
-        return f"has no train split (it has {splits}): the training pairs are the documents' titles and bodies"
-
     def sample(
         self, n_docs: int | None = None, n_topics: int | None = None, seed: int = 0, *, split: str = "test"
     ) -> Collection:
         """Return a smaller collection with one split, the same on every machine for the same documents and topics.
 
-        The documents relevant to the kept topics are kept; others fill up, chosen by a hash of seed and docno.
-        Order is kept. Training pairs stay those of the whole collection.
+        Documents relevant to the kept topics are kept; others fill up, chosen by a hash of seed and docno. Order is
+        kept. Training pairs stay those of the whole collection.
 
         Args:
             n_docs: documents to keep; None: all.
@@ -161,28 +151,14 @@ class Collection(ABC):
 
 
 class FrameCollection(Collection):
-    """Documents, topics and judgements that are held in memory.
-
-    Args:
-        documents: frame, Hugging Face dataset, or dicts, with ``docno``, ``text`` and, if there is one, ``title``,
-            which is put before the text; other keys come along.
-        topics: frame or dicts with ``qid`` and ``query``, of all splits.
-        qrels: frame or dicts with ``qid``, ``docno`` and ``label`` (whole numbers), which are those of split
-            ``"test"``; or a dict of them by split, such as ``{"train": ..., "test": ...}``.
-        name: of the collection.
-
-    Raises:
-        TypeError, ValueError: if a column is missing, or a value is no id, text or label.
-    """
+    """Documents, topics and judgements in memory; `load_collection` explains the arguments."""
 
     def __init__(self, documents: Any, topics: Any = None, qrels: Any = None, *, name: str = "own-data"):
         self.name = name
         documents = as_documents(documents)
         self._documents = list(documents) if iter(documents) is documents else documents
         self._topics = _columns({} if topics is None else topics, ("qid", "query"), "topics")
-        if qrels is None:
-            qrels = {}
-        by_split = qrels if isinstance(qrels, Mapping) else {"test": qrels}
+        by_split = {} if qrels is None else qrels if isinstance(qrels, Mapping) else {"test": qrels}
         self._qrels = {split: _columns(rows, ("qid", "docno", "label"), "qrels") for split, rows in by_split.items()}
 
     @property
@@ -191,21 +167,12 @@ class FrameCollection(Collection):
         return order_splits(self._qrels)
 
     def corpus(self) -> Iterator[dict[str, Any]]:
-        """Iterate over the documents.
-
-        Raises:
-            ValueError: for a document without a docno or text, or a docno that was there before.
-        """
-        seen: set[str] = set()
-        for number, row in enumerate(self._documents):
-            docno = check_id(row.get("docno"), f"documents, row {number}: docno")
-            if docno in seen:
-                raise ValueError(f"documents, row {number}: docno {docno!r} was there before")
-            seen.add(docno)
-            if not isinstance(row.get("text"), str):
-                raise ValueError(f"document {docno!r} must have a text that is a str, got {row.get('text')!r:.80}")
+        """Iterate over the documents; a ValueError names the row of one without a docno or text, or of one's twin."""
+        rows = ((f"documents, row {number}", row) for number, row in enumerate(self._documents))
+        for where, docno, row in with_ids(rows, "docno"):
+            text = check_text(row.get("text"), f"{where}: text of {docno!r}")
             title = row.get("title") if isinstance(row.get("title"), str) else ""  # a frame has NaN for none
-            yield {**row, **make_document(docno, title, row.get("body", row["text"]))}
+            yield {**row, **make_document(docno, title, row.get("body", text))}
 
     def topics(self, split: str = "test") -> pd.DataFrame:
         """Return the queries that the qrels of a split judge: qid (str), query (str)."""
@@ -232,7 +199,18 @@ class SampledCollection(FrameCollection):
         qrels = qrels[qrels["qid"].isin(set(topics["qid"]))]
         if n_docs is not None:
             relevant = set(qrels["docno"][qrels["label"] > 0])
-            self.docnos = _chosen_docnos(base, relevant, n_docs, seed)
+            ranks = (
+                (doc["docno"] not in relevant, stable_rank(seed, "docno", doc["docno"]), doc["docno"])
+                for doc in base.corpus()
+            )
+            best = heapq.nsmallest(max(n_docs, len(relevant)), ranks)  # the relevant ones, then the least hashes
+            needed = sum(not other for other, *_ in best)
+            if needed > n_docs:
+                raise ValueError(
+                    f"n_docs must be at least {needed}, the number of documents relevant to the kept topics, got "
+                    f"{n_docs}: ask for more documents or fewer topics"
+                )
+            self.docnos = frozenset(docno for *_, docno in best[:n_docs])
             qrels = qrels[qrels["docno"].isin(self.docnos)]
         name = f"{base.name}-{n_docs or 'all'}-{n_topics or 'all'}-s{seed}"
         super().__init__([], topics, {split: qrels}, name=name)
@@ -249,19 +227,6 @@ class SampledCollection(FrameCollection):
     def train_pairs(self, min_label: int = 1) -> list[tuple[str, str]]:
         """Return the training pairs of the whole collection."""
         return self.base.train_pairs(min_label)
-
-
-def _chosen_docnos(base: Collection, relevant: set[str], number: int, seed: int) -> frozenset[str]:
-    """The relevant docnos that the collection has, then those of the least hashes."""
-    ranks = ((d["docno"] not in relevant, stable_rank(seed, "docno", d["docno"]), d["docno"]) for d in base.corpus())
-    best = heapq.nsmallest(max(number, len(relevant)), ranks)
-    needed = sum(not other for other, *_ in best)
-    if needed > number:
-        raise ValueError(
-            f"n_docs must be at least {needed}, the number of documents relevant to the kept topics, got {number}: "
-            "ask for more documents or fewer topics"
-        )
-    return frozenset(docno for *_, docno in best[:number])
 
 
 def stable_rank(seed: int, kind: str, identifier: str) -> int:
@@ -281,13 +246,7 @@ def _columns(rows: Any, columns: tuple[str, ...], what: str) -> pd.DataFrame:
     return pd.DataFrame(values).astype({name: "int64" if name == "label" else str for name in columns})
 
 
-def _query(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{what} must be a str, got {value!r}")
-    return value
-
-
-_CHECKS = {"qid": check_id, "docno": check_id, "query": _query, "label": check_label}
+_CHECKS = {"qid": check_id, "docno": check_id, "query": check_text, "label": check_label}
 
 
 def hint_at_levels(qrels: pd.DataFrame, min_label: int, what: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ import pandas as pd
 
 from .._utils.files import expand, whole_folder
 from .base import Collection, make_document, order_splits
-from .files import Row, check_id, read_jsonl, read_qrels
+from .files import check_id, check_text, read_jsonl, read_qrels, with_ids
 
 # Of files of judgements; at the root, only of the first two, where others may hold pairs of texts.
-_ENDINGS = (".tsv", ".csv", ".jsonl", ".txt", ".qrels", ".trec")
+_ENDINGS = ("tsv", "csv", "jsonl", "txt", "qrels", "trec")
 
 
 class BeirCollection(Collection):
@@ -42,62 +44,55 @@ class BeirCollection(Collection):
                 f"{str(self.path)!r} is a file, and a collection a folder in BEIR format; a frame of it goes to "
                 "load_collection(documents=frame)"
             )
-        if not self.path.is_dir():
-            raise FileNotFoundError(f"collection folder {str(self.path)!r} does not exist")
         self.name = name or self.path.resolve().name
         self._corpus_file = self._file("corpus.jsonl")
 
     @cached_property
-    def _qrels_files(self) -> dict[str, Path]:
-        files: dict[str, Path] = {}
-        for folder in (self.path / "qrels", self.path):
-            for file in self._plain_files(folder):
-                split = file.relative_to(folder).as_posix().removesuffix(".gz").rpartition(".")[0]
+    def _judgements(self) -> tuple[dict[str, Path], list[str]]:
+        """Files of judgements by split, and the names of files that are not read; hidden ones (a Mac's) are neither."""
+        read: dict[str, Path] = {}
+        others: list[str] = []
+        for folder, found in ((self.path / "qrels", "**/*"), (self.path, "*")):
+            for file in sorted(folder.glob(found)):
+                name = file.relative_to(folder).as_posix()
+                if not file.is_file() or re.search(r"(^|/)\.", name) or name.startswith(("corpus.", "queries.")):
+                    continue
+                split, _, ending = name.removesuffix(".gz").rpartition(".")
                 known = {"training": "train"}.get(split.lower(), split.lower())
                 split = known if known in ("train", "dev", "test") else split
-                endings = _ENDINGS if folder != self.path else _ENDINGS[:2] if split == known else ()
-                if file.name.removesuffix(".gz").endswith(endings):
-                    files.setdefault(split, file)
-        return files
+                if ending in (_ENDINGS if folder != self.path else _ENDINGS[:2] if split == known else ()):
+                    read.setdefault(split, file)
+                else:
+                    others.append(file.relative_to(self.path).as_posix())
+        return read, others
 
-    def _plain_files(self, folder: Path) -> list[Path]:
-        """Files of a folder (and, in qrels, of those below it); without hidden ones, such as a Mac's ._test.tsv."""
-        found = folder.glob("*") if folder == self.path else folder.rglob("*")
-        return [f for f in sorted(found) if f.is_file() and not f.relative_to(folder).as_posix().startswith(".")
-                and "/." not in f.relative_to(folder).as_posix()]  # fmt: skip
-
-    def _without_train(self) -> str:
-        known = {self._corpus_file, *self._qrels_files.values(), *self.path.glob("queries.jsonl*")}
-        others = [f for folder in (self.path / "qrels", self.path) for f in self._plain_files(folder) if f not in known]
-        names = ", ".join(file.relative_to(self.path).as_posix() for file in others)
-        return super()._without_train() + (f"; not read as judgements: {names}" if names else "")
+    @property
+    def not_read(self) -> str:
+        """What the warning of a missing train split says of files that are not read."""
+        others = ", ".join(self._judgements[1])
+        return f"; not read as judgements: {others}" if others else ""
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that have qrels."""
-        return order_splits(self._qrels_files)
+        return order_splits(self._judgements[0])
 
     def corpus(self) -> Iterator[dict[str, str]]:
         """Iterate over the documents, read line by line; the keys of ``metadata`` come along if it is an object.
 
         Raises:
-            ValueError: at a malformed line, an id with white space, or an id that was there before; the message names
-                file, line and id.
+            ValueError: for a line of another form, a bad id or one that was there before; it names file and line.
         """
-        for row, docno in _with_ids(self._corpus_file):
-            doc = make_document(docno, row.string("title", ""), row.string("text"))
-            extra = row.fields.get("metadata")
+        for where, docno, row in with_ids(read_jsonl(self._corpus_file), "_id"):
+            title = "" if row.get("title") is None else check_text(row["title"], f"{where}: title of {docno!r}")
+            doc = make_document(docno, title, check_text(row.get("text"), f"{where}: text of {docno!r}"))
+            extra = row.get("metadata")
             yield {**extra, **doc} if isinstance(extra, dict) else doc
 
     def topics(self, split: str = "test") -> pd.DataFrame:
         """Return the queries that the qrels of a split judge: qid (str), query (str), in the order of the file.
 
-        Judged queries that ``queries.jsonl`` lacks are left out; they and blank queries, which find nothing, are told
-        in a warning.
-
-        Raises:
-            ValueError: if there is no such split, a line is malformed, an id comes twice, or none of the judged
-                queries is there.
+        A warning tells judged queries that are missing, and blank ones; a ValueError, if all are missing.
         """
         judged = set(self.qrels(split)["qid"])
         rows = [(qid, query) for qid, query in self._queries.items() if qid in judged]
@@ -119,32 +114,22 @@ class BeirCollection(Collection):
     def qrels(self, split: str = "test") -> pd.DataFrame:
         """Return the judgements of a split: qid (str), docno (str), label (int), in the order of the file.
 
-        Whether the corpus has the documents is not checked: those that it lacks count as relevant and not found, and
-        `train_pairs` counts and leaves them out.
+        Documents that the corpus lacks stay: as relevant and not found.
         """
         self.check_split(split)
-        return read_qrels(self._qrels_files[split])
+        return read_qrels(self._judgements[0][split])
 
     @cached_property
     def _queries(self) -> dict[str, str]:
-        return {qid: row.string("text") for row, qid in _with_ids(self._file("queries.jsonl"))}
+        rows = with_ids(read_jsonl(self._file("queries.jsonl")), "_id")
+        return {qid: check_text(row.get("text"), f"{where}: text of {qid!r}") for where, qid, row in rows}
 
     def _file(self, name: str) -> Path:
         for file in (self.path / name, self.path / f"{name}.gz"):
             if file.is_file():
                 return file
-        raise FileNotFoundError(f"collection folder {str(self.path)!r} has neither {name} nor {name}.gz")
-
-
-def _with_ids(file: Path) -> Iterator[tuple[Row, str]]:
-    """The rows of a file and their ids, of which none may come twice."""
-    seen: set[str] = set()
-    for row in read_jsonl(file):
-        identifier = row.identifier()
-        if identifier in seen:
-            raise ValueError(f"{row.where}: '_id' {identifier!r} was there before")
-        seen.add(identifier)
-        yield row, identifier
+        missing = f"has neither {name} nor {name}.gz" if self.path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"collection folder {str(self.path)!r} {missing}")
 
 
 def write_beir(collection: Collection, path: str | os.PathLike[str]) -> BeirCollection:
@@ -158,20 +143,20 @@ def write_beir(collection: Collection, path: str | os.PathLike[str]) -> BeirColl
 
     Raises:
         FileExistsError: if there is something in `path` already.
-        TypeError, ValueError: for what the format cannot hold, such as ids with white space or one qid with two
-            queries.
+        AttributeError: for a value that JSON cannot hold.
+        ValueError: for ids with white space, or one qid with two queries.
     """
     with whole_folder(path) as folder:
         with gzip.open(folder / "corpus.jsonl.gz", "wt", encoding="utf-8", compresslevel=4) as out:
             for doc in collection.corpus():
-                body = doc.get("body")
                 row: dict[str, Any] = {
-                    "_id": check_id(doc["docno"], "docno"), "title": doc.get("title") or "",
-                    "text": doc["text"] if body is None else body,
+                    "_id": check_id(doc["docno"], "docno"), "title": doc.get("title", ""),
+                    "text": doc.get("body", doc["text"]),
                 }  # fmt: skip
-                extra = {key: value for key, value in doc.items() if key not in ("docno", "text", "title", "body")}
-                row = {**row, "metadata": extra} if extra else row
-                out.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+                if extra := {key: doc[key] for key in doc if key not in ("docno", "text", "title", "body")}:
+                    row["metadata"] = extra
+                # arrays and numbers of numpy, which frames and Parquet files give, know their values as Python's
+                out.write(json.dumps(row, ensure_ascii=False, default=methodcaller("tolist")) + "\n")
         topics = [pd.DataFrame({"_id": [], "text": []})]
         for split in collection.splits:
             file = folder / "qrels" / f"{split}.tsv"
@@ -186,10 +171,3 @@ def write_beir(collection: Collection, path: str | os.PathLike[str]) -> BeirColl
                 raise ValueError(f"qid {qid!r} has other queries in other splits: the format knows one for each qid")
         queries.to_json(folder / "queries.jsonl", orient="records", lines=True, force_ascii=False)
     return BeirCollection(path)
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and numbers of numpy, which frames and Parquet files give, as JSON's."""
-    if not hasattr(value, "tolist"):
-        raise TypeError(f"documents must hold values that JSON can, got {type(value).__name__}")
-    return value.tolist()

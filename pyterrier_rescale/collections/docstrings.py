@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
+import platform
 import re
+import sysconfig
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from .._utils.files import cache_dir
 from .base import Collection, FrameCollection
 from .beir import BeirCollection, write_beir
-from .docstring_source import read_docstrings, versions
 
 BUILD = 1  # raise it when the way of building changes: caches of another build are not used
 MIN_BODY_WORDS = 20
@@ -21,6 +27,24 @@ MAX_BODY_CHARACTERS = 1_500
 QUERY_WORDS = (4, 30)
 BOILERPLATE_DOCUMENTS = 8  # a line of text in more documents than this is boilerplate
 REPEATED_SHARE = 0.5  # a document with more of its text than this in lines seen before is a near-duplicate
+# A fixed list: what else is installed does not change the collection.
+PACKAGES = (
+    "numpy", "pandas", "scipy", "sklearn", "torch", "transformers", "sentence_transformers", "pyterrier", "matplotlib",
+    "networkx", "datasets", "huggingface_hub", "accelerate", "jinja2", "PIL",
+)  # fmt: skip
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}  # where the name is another one
+STDLIB = "python"
+_SKIPPED_EVERYWHERE = {"tests", "test", "testing", "site-packages", "dist-packages", "_vendor", "vendored", "externals"}
+# Generated code, copies of each other, and internals that nobody would search for: a third of the files' bytes.
+_SKIPPED = {
+    STDLIB: {"idlelib", "lib2to3", "pydoc_data", "encodings", "turtledemo", "ensurepip", "distutils"},
+    "torch": {"_inductor", "_dynamo", "_refs", "_decomp", "_prims", "_functorch", "_export", "_numpy", "onnx", "ao",
+              "distributed", "experimental", "passes"},
+    "transformers": {"models"},
+    "numpy": {"distutils"},
+}  # fmt: skip
+_LARGEST_FILE = 500_000  # bytes; beyond are generated tables and stubs
+_DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 _WORD = re.compile(r"[a-z0-9]+")
 _RULE = re.compile(r"^\s*[-=~^*#_.+]{3,}\s*$")
@@ -50,62 +74,41 @@ def docstring_collection(packages: Iterable[str] | None = None) -> Collection:
     if (folder / "corpus.jsonl.gz").is_file():
         return BeirCollection(folder, name="docstrings")
     with suppress(FileExistsError):  # it exists if another process was quicker
-        write_beir(DocstringCollection(read_docstrings(list(found))), folder)
+        write_beir(known_items(read_docstrings(list(found))), folder)
     return BeirCollection(folder, name="docstrings")
 
 
-class DocstringCollection(FrameCollection):
-    """A known-item collection of (qualified name, docstring) pairs; ``removed`` counts what was left out, by reason."""
-
-    def __init__(self, docstrings: Iterable[tuple[str, str]]):
-        self.removed: Counter[str] = Counter()
-        documents, topics, qrels = [], [], defaultdict(list)
-        for docno, name, query, body, split in self._filter(docstrings):
-            documents.append({"docno": docno, "text": body, "name": name})
-            topics.append({"qid": f"q-{docno}", "query": query})
-            qrels[split].append({"qid": f"q-{docno}", "docno": docno, "label": 1})
-        if not documents:
-            raise ValueError(f"no docstrings to make a collection of; left out: {dict(self.removed) or 'none found'}")
-        super().__init__(documents, topics, qrels, name="docstrings")
-
-    def _filter(self, docstrings: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str, str, str]]:
-        candidates: list[tuple[str, str, str, list[tuple[str, str]]]] = []  # name, query, its key, (line, its key)s
-        names: set[str] = set()
-        for name, docstring in docstrings:
-            if name in names:
-                self.removed["same name again"] += 1
-                continue
-            names.add(name)
-            query, rest = split_docstring(docstring)
-            query_key = normalise(query)
-            lines = [(line, normalise(line)) for line in rest]
-            if not QUERY_WORDS[0] <= len(query_key.split()) <= QUERY_WORDS[1]:
-                self.removed["summary too short or too long"] += 1
-            elif _words(lines) < MIN_BODY_WORDS:
-                self.removed["body too short"] += 1
-            else:
-                candidates.append((name, query, query_key, lines))
-        frequency = Counter(key for *_, lines in candidates for key in {key for _, key in lines})
-        queries: set[str] = set()
-        seen: set[str] = set()
-        for name, query, query_key, lines in candidates:
-            lines = [(line, key) for line, key in lines if key and frequency[key] <= BOILERPLATE_DOCUMENTS]
-            total, repeated = sum(len(key) for _, key in lines), sum(len(key) for _, key in lines if key in seen)
-            seen.update(key for _, key in lines if len(key) > 20)  # short lines repeat by chance
-            body = " ".join(line for line, _ in lines)
-            if len(body) > MAX_BODY_CHARACTERS:
-                body = body[:MAX_BODY_CHARACTERS].rpartition(" ")[0]
-            if _words(lines) < MIN_BODY_WORDS:
-                self.removed["boilerplate"] += 1
-            elif repeated > REPEATED_SHARE * total:
-                self.removed["near-duplicate"] += 1
-            elif query_key in queries:
-                self.removed["summary seen before"] += 1
-            elif f" {query_key} " in f" {' '.join(key for _, key in lines)} ":
-                self.removed["body repeats the summary"] += 1
-            else:
-                queries.add(query_key)
-                yield short_docno(name), name, query, body, split_of(name)
+def known_items(docstrings: Iterable[tuple[str, str]]) -> FrameCollection:
+    """Return a known-item collection of (qualified name, docstring) pairs, those left out that make no good item."""
+    candidates: list[tuple[str, str, str, list[tuple[str, str]]]] = []  # name, query, its key, (line, its key)s
+    names: set[str] = set()
+    for name, docstring in docstrings:
+        query, rest = split_docstring(docstring)
+        query_key = normalise(query)
+        lines = [(line, normalise(line)) for line in rest]
+        fits = QUERY_WORDS[0] <= len(query_key.split()) <= QUERY_WORDS[1] and _words(lines) >= MIN_BODY_WORDS
+        if name not in names and fits:
+            candidates.append((name, query, query_key, lines))
+        names.add(name)
+    frequency = Counter(key for *_, lines in candidates for key in {key for _, key in lines})
+    documents, topics, qrels = [], [], defaultdict(list)
+    queries: set[str] = set()
+    seen: set[str] = set()
+    for name, query, query_key, lines in candidates:
+        lines = [(line, key) for line, key in lines if key and frequency[key] <= BOILERPLATE_DOCUMENTS]
+        total, repeated = sum(len(key) for _, key in lines), sum(len(key) for _, key in lines if key in seen)
+        seen.update(key for _, key in lines if len(key) > 20)  # short lines repeat by chance
+        new = _words(lines) >= MIN_BODY_WORDS and repeated <= REPEATED_SHARE * total and query_key not in queries
+        if not new or f" {query_key} " in f" {' '.join(key for _, key in lines)} ":
+            continue
+        queries.add(query_key)
+        body, docno = " ".join(line for line, _ in lines), short_docno(name)
+        if len(body) > MAX_BODY_CHARACTERS:
+            body = body[:MAX_BODY_CHARACTERS].rpartition(" ")[0]
+        documents.append({"docno": docno, "text": body, "name": name})
+        topics.append({"qid": f"q-{docno}", "query": query})
+        qrels[split_of(name)].append({"qid": f"q-{docno}", "docno": docno, "label": 1})
+    return FrameCollection(documents, topics, qrels, name="docstrings")
 
 
 def split_docstring(docstring: str) -> tuple[str, list[str]]:
@@ -155,3 +158,54 @@ def split_of(name: str) -> str:
 
 def _words(lines: list[tuple[str, str]]) -> int:
     return sum(len(key.split()) for _, key in lines)
+
+
+def versions() -> dict[str, str]:
+    """Return the version of Python and of each package of the list that is installed."""
+    found = {STDLIB: platform.python_version()}
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(_DISTRIBUTIONS.get(package, package))
+    return found
+
+
+def read_docstrings(packages: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield (qualified name, docstring) of modules, classes and functions, in order of packages, paths and lines."""
+    for package in packages:
+        if package == STDLIB:
+            root, top = Path(sysconfig.get_path("stdlib")), []
+        else:  # the spec of a top-level name imports nothing
+            root, top = Path(importlib.util.find_spec(package).submodule_search_locations[0]), [package]
+        for file in _python_files(root, _SKIPPED_EVERYWHERE | _SKIPPED.get(package, set())):
+            parts = [part for part in file.relative_to(root).with_suffix("").parts if part != "__init__"]
+            yield from _walk(_parse(file), ".".join(top + parts))
+
+
+def _python_files(folder: Path, skipped: set[str]) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            if entry.name not in skipped:
+                yield from _python_files(entry, skipped)
+        elif entry.suffix == ".py" and entry.stat().st_size <= _LARGEST_FILE:
+            yield entry
+
+
+def _parse(file: Path) -> ast.AST:
+    with suppress(OSError, SyntaxError, ValueError, RecursionError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+        source = file.read_bytes()
+        if b'"""' in source:  # else parsing is saved; a docstring in other quotes is no loss
+            return ast.parse(source)
+    return ast.Module([], [])  # templates, and files for other Python versions
+
+
+def _walk(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+    if name and isinstance(node, (ast.Module, *_DEFINITIONS)) and (docstring := ast.get_docstring(node)) is not None:
+        yield name, docstring
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return  # functions within functions are nobody's interface
+    for child in [*node.body, *getattr(node, "orelse", [])]:
+        if isinstance(child, _DEFINITIONS):
+            yield from _walk(child, f"{name}.{child.name}" if name else child.name)
+        elif isinstance(child, (ast.If, ast.Try)):
+            yield from _walk(child, name)

@@ -7,9 +7,9 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,8 @@ _COLUMNS = {
     "label": ("score", "label", "relevance", "rel"),
 }
 _NAMES = {name for names in _COLUMNS.values() for name in names}
-_BEIR, _TREC = ("query-id", "corpus-id", "score"), ("query-id", "iteration", "corpus-id", "score")
+# The columns of lines without a header, by their number.
+_UNNAMED = {3: ["query-id", "corpus-id", "score"], 4: ["query-id", "iteration", "corpus-id", "score"]}
 
 
 def check_id(value: object, what: str) -> str:
@@ -39,6 +40,13 @@ def check_id(value: object, what: str) -> str:
     return value
 
 
+def check_text(value: object, what: str) -> str:
+    """Return a text, which must be a str."""
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be a str, got {value!r:.80}")
+    return value
+
+
 def check_label(value: object, what: str) -> int:
     """Return a relevance label, any whole number or numeral, as an int."""
     try:
@@ -50,27 +58,15 @@ def check_label(value: object, what: str) -> int:
     return int(number)
 
 
-class Row(NamedTuple):
-    """A JSON object and where it stands."""
-
-    where: str
-    fields: dict[str, Any]
-
-    def identifier(self) -> str:
-        """Return ``_id``; an int is written out."""
-        return check_id(self.fields.get("_id"), f"{self.where}: '_id'")
-
-    def string(self, key: str, default: str | None = None) -> str:
-        """Return a field, which must be a str; ``default`` where it is missing or null."""
-        value = self.fields.get(key)
-        if value is None:
-            value = default
-        if not isinstance(value, str):
-            raise ValueError(
-                f"{self.where}: {key!r} must be a str, got {value!r:.80} (_id {self.fields.get('_id')!r}, "
-                f"keys {', '.join(self.fields)})"
-            )
-        return value
+def with_ids(rows: Iterable[tuple[str, Mapping[str, Any]]], key: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield the place, the id and the values of rows, given as places and values; no id may come twice."""
+    seen: set[str] = set()
+    for where, values in rows:
+        identifier = check_id(values.get(key), f"{where}: {key}")
+        if identifier in seen:
+            raise ValueError(f"{where}: {key} {identifier!r} was there before")
+        seen.add(identifier)
+        yield where, identifier, values
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -99,19 +95,19 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
         ) from error
 
 
-def read_jsonl(file: Path) -> Iterator[Row]:
-    """Iterate over the rows of a file, plain or ``.gz``; blank lines are passed over."""
+def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place and the values of each JSON object of a file, plain or ``.gz``."""
     for number, line in numbered_lines(file):
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            fields = error
-        if not isinstance(fields, dict):
-            why = f" ({fields})" if isinstance(fields, Exception) else ""
+            values = error
+        if not isinstance(values, dict):
+            why = f" ({values})" if isinstance(values, Exception) else ""
             raise ValueError(f"{file}, line {number}: must be one JSON object per line{why}, got {line.strip():.80}")
-        yield Row(f"{file}, line {number}", fields)
+        yield f"{file}, line {number}", values
 
 
 def read_qrels(file: Path) -> pd.DataFrame:
@@ -124,23 +120,31 @@ def read_qrels(file: Path) -> pd.DataFrame:
         ValueError: for a line of another form, an id with white space, a score that is no whole number (the message
             names file and line), or two scores of one pair.
     """
-    rows = [(where, *_judgement(fields, where)) for where, fields in _fields(file)]
-    frame = pd.DataFrame([row[1:] for row in rows], columns=list(_COLUMNS))
-    frame = frame.drop_duplicates().astype({"qid": str, "docno": str, "label": "int64"})
-    twice = frame.duplicated(["qid", "docno"])
-    if twice.any():
-        where, qid, docno, label = rows[frame.index[twice][0]]
-        raise ValueError(f"{where}: document {docno!r} has score {label} for query {qid!r}, and another one above")
+    places, rows = [], []
+    for where, values in read_jsonl(file) if ".jsonl" in file.suffixes else _read_columns(file):
+        values = {_plain(name): value for name, value in values.items()}
+        qid, docno, score = (next((values[n] for n in names if n in values), None) for names in _COLUMNS.values())
+        if None in (qid, docno, score):
+            raise ValueError(f"{where}: must hold query-id, corpus-id and score, got {values}")
+        places.append(where)
+        rows.append((
+            check_id(qid, f"{where}: query-id"), check_id(docno, f"{where}: corpus-id"),
+            check_label(score, f"{where}: score"),
+        ))  # fmt: skip
+    frame = pd.DataFrame(rows, columns=list(_COLUMNS)).drop_duplicates()
+    frame = frame.astype({"qid": str, "docno": str, "label": "int64"})
+    twice = frame.index[frame.duplicated(["qid", "docno"])]
+    if len(twice):
+        qid, docno, label = rows[twice[0]]
+        raise ValueError(
+            f"{places[twice[0]]}: document {docno!r} has score {label} for query {qid!r}, and another one above"
+        )
     return frame.reset_index(drop=True)
 
 
-def _fields(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, values by column) of each line of judgements."""
-    if ".jsonl" in file.suffixes:
-        for row in read_jsonl(file):
-            yield row.where, {_plain(name): value for name, value in row.fields.items()}
-        return
-    header: list[str] | tuple[str, ...] = ()
+def _read_columns(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the place and the values by column of each line of judgements."""
+    header: list[str] = []
     for number, line in numbered_lines(file):
         if not line.strip():
             continue
@@ -152,17 +156,9 @@ def _fields(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             header = [_plain(cell) for cell in cells]
             if _NAMES.intersection(header) and not cells[-1].strip().lstrip("+-").isdigit():
                 continue
-            header = _TREC if len(cells) == 4 else _BEIR
+            header = _UNNAMED.get(len(cells), _UNNAMED[3])
         fits = len(cells) == len(header)
         yield f"{file}, line {number}", dict(zip(header, cells, strict=True)) if fits else {"line": line}
-
-
-def _judgement(fields: dict[str, Any], where: str) -> tuple[str, str, int]:
-    qid, docno, score = (next((fields[n] for n in names if n in fields), None) for names in _COLUMNS.values())
-    if None in (qid, docno, score):
-        raise ValueError(f"{where}: must hold query-id, corpus-id and score, got {fields}")
-    qid, docno = check_id(qid, f"{where}: query-id"), check_id(docno, f"{where}: corpus-id")
-    return qid, docno, check_label(score, f"{where}: score")
 
 
 def _plain(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -45,17 +44,19 @@ class NamedCollection(Collection):
             yield from map(self._document, self.dataset.get_corpus_iter(verbose=False))
 
     def _document(self, doc: Mapping[str, Any]) -> dict[str, str]:
-        field = next((f for f in _BODY_FIELDS if isinstance(doc.get(f), str)), None)
-        if field is None:
-            raise ValueError(f"documents of {self.name!r} have none of the fields {_BODY_FIELDS}, but {sorted(doc)}")
+        field = self._first(_BODY_FIELDS, [name for name in doc if isinstance(doc[name], str)], "documents")
         return make_document(check_id(doc["docno"], f"docno in {self.name!r}"), doc.get("title") or "", doc[field])
+
+    def _first(self, wanted: tuple[str, ...], present: Iterable[str], what: str) -> str:
+        for field in wanted:
+            if field in present:
+                return field
+        raise ValueError(f"{what} of {self.name!r} have none of the fields {wanted}, but {list(present)}")
 
     def topics(self, split: str = "test") -> pd.DataFrame:
         """Return the queries of a split: qid (str), query (str)."""
         topics = self._part("topics", split)
-        field = next((f for f in _QUERY_FIELDS if f in topics.columns), None)
-        if field is None:
-            raise ValueError(f"topics of {self.name!r} have none of {_QUERY_FIELDS}, but {list(topics.columns)}")
+        field = self._first(_QUERY_FIELDS, topics.columns, "topics")
         return topics[["qid", field]].rename(columns={field: "query"}).astype(str).reset_index(drop=True)
 
     def qrels(self, split: str = "test") -> pd.DataFrame:
@@ -97,9 +98,6 @@ def named_collection(name: str) -> NamedCollection:
     """Return the collection of a PyTerrier dataset name or an ``irds:`` name; nothing is downloaded yet."""
     import pyterrier as pt
 
-    own_place = "PYTERRIER_HOME" in os.environ and not name.startswith("irds:")  # ir_datasets asks for a home anyway
-    if os.path.expanduser("~") == "~" and not own_place:  # PyTerrier would make a folder called ~
-        raise ValueError(f"collection {name!r} is kept in the home folder, but there is none: set HOME to a folder")
     try:
         dataset = pt.get_dataset(name)
     except KeyError as error:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _RECORD, _FACTS = "config.json", "facts.json"
-_FOLDERS = ("encoders", "indexes", "runs", "figures")
 MEASURES = ("nDCG@10", "RR@10", "R@100", "AP")
 
 
@@ -115,6 +114,7 @@ def compare(
     """
     from ..collections import load_collection
     from ..collections.base import hint_at_levels
+    from ..indexing.corpus import corpus_fingerprint
     from ..indexing.engines import engine_class
     from ..indexing.own_documents import WithoutOwnDocuments
     from ..splade import Splade
@@ -143,7 +143,10 @@ def compare(
     hint_at_levels(qrels, min_label, f"split {split!r} of {collection.name!r}")
     pairs = collection.train_pairs() if min_label == 1 else collection.train_pairs(min_label)
     config = {
-        "collection": collection.name, "split": split, **_fingerprints(collection, topics, qrels, pairs),
+        "collection": collection.name, "split": split, "documents": corpus_fingerprint(collection.corpus),
+        "topics": corpus_fingerprint(topics, ("qid", "query")),
+        "qrels": corpus_fingerprint(qrels, ("qid", "docno", "label")),
+        "pairs": corpus_fingerprint(({"pair": list(pair)} for pair in pairs), ("pair",)),
         "dev": None if dev is None else DevSet(dev).fingerprint,
         "backbones": {name: Splade(os.fspath(model)).fingerprint for name, model in backbones.items()},
         "rescalings": [rescale_label(value) for value in rescalings], "engine": engine, "untrained": untrained,
@@ -153,7 +156,7 @@ def compare(
     }  # fmt: skip
     output_dir = expand(output_dir)
     if not claim(output_dir, _RECORD, config, overwrite=overwrite):
-        for name in _FOLDERS:
+        for name in ("encoders", "indexes", "runs", "figures"):
             shutil.rmtree(output_dir / name, ignore_errors=True)
         (output_dir / _FACTS).unlink(missing_ok=True)
 
@@ -184,9 +187,7 @@ def compare(
 
     say(f"pt.Experiment: {len(rows)} systems, {len(topics)} topics")
     pipelines = {name: row.pipeline for name, row in rows.items()}
-    means, per_query = experiment(
-        pipelines, topics, qrels, MEASURES, output_dir / "runs", say, verbose, min_label
-    )
+    means, per_query = experiment(pipelines, topics, qrels, MEASURES, output_dir / "runs", say, verbose, min_label)
     results = _table(rows, means, per_query)
     write_whole(output_dir / "per_query.csv", per_query.to_csv(index=False))
     write_whole(output_dir / "results.csv", results.to_csv(index=False))
@@ -200,37 +201,24 @@ def compare(
     return comparison
 
 
-def _fingerprints(collection: Any, topics: pd.DataFrame, qrels: pd.DataFrame, pairs: Any) -> dict[str, str]:
-    """What tells these data from others, wherever they lie and whatever they are called."""
-    from ..indexing.corpus import corpus_fingerprint
-
-    return {
-        "documents": corpus_fingerprint(collection.corpus),
-        "topics": corpus_fingerprint(topics, ("qid", "query")),
-        "qrels": corpus_fingerprint(qrels, ("qid", "docno", "label")),
-        "pairs": corpus_fingerprint(({"pair": list(pair)} for pair in pairs), ("pair",)),
-    }
-
-
 def _table(rows: Mapping[str, Row], means: pd.DataFrame, per_query: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
-    from .significance import holm_against_twins
+    from .experiment import holm_against_twins
 
     systems = {name: row.system for name, row in rows.items() if row.system is not None}
     twins = {name: system.twin for name, system in systems.items() if system.twin != name and system.twin in rows}
     p_values = holm_against_twins(per_query, twins, MEASURES)
-    table = []
-    for name, row in rows.items():
-        system = row.system
-        table.append({
+    return pd.DataFrame([
+        {
             "name": name,
-            "backbone": None if system is None else system.backbone,
-            "rescale": None if system is None else rescale_label(system.rescale),
-            "trained": None if system is None else system.trained,
+            "backbone": None if row.system is None else row.system.backbone,
+            "rescale": None if row.system is None else rescale_label(row.system.rescale),
+            "trained": None if row.system is None else row.system.trained,
             **{measure: float(means.loc[name, measure]) for measure in MEASURES},
             **{f"p {measure}": p_values.get((name, measure)) for measure in MEASURES},
             "ms_per_query": float(means.loc[name, "mrt"]),
             **row.facts,
-        })
-    return pd.DataFrame(table)
+        }
+        for name, row in rows.items()
+    ])

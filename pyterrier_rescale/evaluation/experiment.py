@@ -1,4 +1,4 @@
-"""One ``pt.Experiment`` over all rows, where a system that finds nothing is a row of zeros and not the end."""
+"""One ``pt.Experiment`` over all rows, where a system that finds nothing is a row of zeros, and its paired tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 
@@ -57,3 +58,36 @@ def experiment(
     names = {str(one): name for one, name in zip(parsed, measures, strict=True)}
     per_query["measure"] = per_query["measure"].map(names)
     return means.set_index("name").rename(columns=names), per_query
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm-Bonferroni corrected p-values (Holm, 1979), in the order given; NaN stays NaN and is not counted."""
+    from statsmodels.stats.multitest import multipletests
+
+    corrected = np.array(p_values, dtype=float)
+    tested = ~np.isnan(corrected)
+    if tested.any():
+        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
+    return corrected
+
+
+def holm_against_twins(
+    per_query: pd.DataFrame, twins: Mapping[str, str], measures: Sequence[str]
+) -> dict[tuple[str, str], float]:
+    """Two-sided paired t-tests of each system against its twin, Holm-corrected over the systems within a measure.
+
+    ``per_query`` has the columns ``name, qid, measure, value``. Returns ``{(system, measure): corrected p}``; NaN where
+    all differences are equal, or a query has the value of one of the two alone.
+    """
+    from scipy.stats import ttest_rel
+
+    result: dict[tuple[str, str], float] = {}
+    for measure in measures:
+        values = per_query[per_query["measure"].astype(str) == measure]
+        values = values.pivot(index="qid", columns="name", values="value")
+        raw = []
+        for name, twin in twins.items():
+            differ = len(values) > 1 and np.ptp(values[name] - values[twin]) > 0
+            raw.append(ttest_rel(values[name], values[twin]).pvalue if differ else np.nan)
+        result |= {(name, measure): float(p) for name, p in zip(twins, holm(raw), strict=True)}
+    return result

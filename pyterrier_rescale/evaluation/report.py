@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from ..splade import Splade
 
-#: Name of the page in a comparison's folder.
-REPORT_FILE = "report.html"
 _MEASURE = "nDCG@10"
 # Of the topics seen closely: how many, and what is shown of each.
 _TOPICS, _TERMS, _RANKS, _SNIPPET = 5, 12, 5, 300
@@ -48,10 +47,7 @@ _AUDIT_ROWS = (
 
 
 def write_report(comparison: Any, command: str | None = None) -> Path:
-    """Write ``report.html`` into the comparison's folder: one file that needs no network, document texts escaped.
-
-    See :meth:`~pyterrier_rescale.evaluation.comparison.Comparison.report`.
-    """
+    """Write ``report.html`` into the comparison's folder, as ``Comparison.report`` says; texts are escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -68,8 +64,8 @@ def write_report(comparison: Any, command: str | None = None) -> Path:
         versions=[("pyterrier_rescale", __version__), *((name, version(name)) for name in _PACKAGES)],
         measure=_MEASURE,
     )
-    write_whole(comparison.output_dir / REPORT_FILE, page)
-    return comparison.output_dir / REPORT_FILE
+    write_whole(comparison.output_dir / "report.html", page)
+    return comparison.output_dir / "report.html"
 
 
 def confidence_interval(values: pd.Series) -> tuple[float, float]:
@@ -85,7 +81,7 @@ def confidence_interval(values: pd.Series) -> tuple[float, float]:
 
 def _rows(comparison: Any) -> list[dict[str, Any]]:
     """The main table, one dict per system: cells ready to print."""
-    values = comparison.per_query[comparison.per_query["measure"].astype(str) == _MEASURE]
+    values = comparison.per_query[comparison.per_query["measure"] == _MEASURE]
     best = comparison.results[_MEASURE].max()
     rows = []
     for row, cells in zip(comparison.results.to_dict("records"), table_cells(comparison.results), strict=True):
@@ -96,10 +92,6 @@ def _rows(comparison: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _number(value: Any, form: str) -> str:
-    return "" if value is None or pd.isna(value) else form.format(value)
-
-
 def _audits(comparison: Any) -> list[dict[str, Any]]:
     """The heads before and after training, of the encoders that kept their audits."""
     found = []
@@ -108,40 +100,36 @@ def _audits(comparison: Any) -> list[dict[str, Any]]:
         if file.exists():
             audits = json.loads(file.read_text(encoding="utf-8"))
             before, after = audits.get("before") or {}, audits.get("after") or {}
-            rows = [(label, _number(before.get(key), "{:.4g}"), _number(after.get(key), "{:.4g}"))
-                    for key, label in _AUDIT_ROWS if key in before or key in after]  # fmt: skip
+            rows = [
+                (label, *("" if side.get(key) is None else f"{side[key]:.4g}" for side in (before, after)))
+                for key, label in _AUDIT_ROWS if key in before or key in after
+            ]  # fmt: skip
             found.append({"name": name, "verdict": before.get("verdict", ""), "rows": rows})
     return found
 
 
 def _figures(comparison: Any) -> list[dict[str, str]]:
     """Figures as inline SVG, each with a title and a text for those who do not see it."""
-    drawn: list[tuple[str, Callable[[Any], Figure], str]] = [
-        (
-            "Effectiveness against active terms",
-            effectiveness,
-            f"{_MEASURE} of each system against its active terms per document: further up is better, further left is "
-            "sparser. Crosses: the word pieces without a model. The table holds the same numbers, and the milliseconds "
-            "per query.",
-        )
-    ]
+    told = (
+        f"{_MEASURE} of each system against its active terms per document: further up is better, further left is "
+        "sparser. Crosses: the word pieces without a model. The table holds the same numbers, and the milliseconds per "
+        "query."
+    )
+    shown = [("Effectiveness against active terms", told, partial(effectiveness, comparison))]
     for column, title in TRAINING_PANELS.items():
-        drawn.append((
-            title[0].upper() + title[1:],
-            lambda c, column=column: training_curves(c, [column]),
-            f"{_MEANING[column]} A line per training run, over its steps ({column} in monitor.csv).",
-        ))
-    return [{"title": title, "alt": alt, "svg": _svg(draw, comparison, title)} for title, draw, alt in drawn]
+        told = f"{_MEANING[column]} A line per training run, over its steps ({column} in monitor.csv)."
+        shown.append((title[0].upper() + title[1:], told, partial(training_curves, comparison, [column])))
+    return [{"title": title, "alt": told, "svg": _svg(draw, title)} for title, told, draw in shown]
 
 
-def _svg(draw: Callable[[Any], Figure], comparison: Any, title: str) -> str:
+def _svg(draw: Callable[[], Figure], title: str) -> str:
     import matplotlib
 
     colours = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
     settings = {**dict.fromkeys(colours, _TEXT), "svg.fonttype": "none", "svg.hashsalt": title}
     with matplotlib.rc_context(settings):
         out = io.StringIO()
-        draw(comparison).savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+        draw().savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace(_TEXT, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
@@ -164,7 +152,7 @@ def topic_examples(
 
     ``qrels`` are those of relevant documents alone.
     """
-    values = per_query[(per_query["measure"].astype(str) == _MEASURE) & per_query["name"].isin(rows)]
+    values = per_query[(per_query["measure"] == _MEASURE) & per_query["name"].isin(rows)]
     scores = values.set_index(["name", "qid"])["value"]
     spread = values.groupby("qid")["value"].agg(lambda v: v.max() - v.min())
     queries = dict(zip(topics["qid"], topics["query"], strict=True))

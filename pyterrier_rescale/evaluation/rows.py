@@ -107,11 +107,21 @@ class Indexer:
 def make_encoder(
     system: System, backbone: Any, pairs: Any, folder: Path, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Train, or only rescale, the encoder of a row into a folder; ``train_s``, or why its training ``collapsed``."""
+    """Train the encoder of a row into a folder, or save what its training would start from.
+
+    Returns ``train_s``, or why the training ``collapsed``.
+    """
+    from ..encoding.saved_folder import save_encoder
     from ..training import CollapseError, train
+    from ..training.config import TrainConfig, saved_options
+    from ..training.initialization import starting_module
+    from ..training.loading import load_rows
 
     if not system.trained:
-        _rescale_only(system, backbone, pairs, folder, options)
+        options = {name: value for name, value in options.items() if name not in ("dev", "verbose")}
+        config = TrainConfig.from_dict({**saved_options(backbone), **options, "rescale": system.rescale})
+        module = starting_module(backbone, None, load_rows(pairs), config)
+        save_encoder(folder, module.mlm, module.tokenizer, module.described())
         return {}
     start = time.perf_counter()
     try:
@@ -119,16 +129,3 @@ def make_encoder(
     except CollapseError as error:
         return {"collapsed": str(error)}
     return {"train_s": round(time.perf_counter() - start, 1)}
-
-
-def _rescale_only(system: System, backbone: Any, pairs: Any, folder: Path, options: Mapping[str, Any]) -> None:
-    """Save what the training of the same row starts from."""
-    from ..encoding.saved_folder import save_encoder
-    from ..training.config import TrainConfig, saved_options
-    from ..training.initialization import starting_module
-    from ..training.loading import load_rows
-
-    options = {name: value for name, value in options.items() if name not in ("dev", "verbose")}
-    config = TrainConfig.from_dict({**saved_options(backbone), **options, "rescale": system.rescale})
-    start = starting_module(backbone, None, load_rows(pairs), config)
-    save_encoder(folder, start.mlm, start.tokenizer, start.described())

@@ -9,22 +9,16 @@ from typing import Any
 
 from .._utils.files import expand
 
-NAMED_RESCALINGS = ("auto", "calibrated", "learned")
+_NAMED = ("auto", "calibrated", "learned")
 
 
 @dataclass(frozen=True)
 class System:
-    """One row of a comparison.
+    """One row of a comparison."""
 
-    Attributes:
-        backbone: name of the backbone.
-        rescale: ``None``, a number, ``"auto"``, ``"calibrated"`` or ``"learned"``.
-        trained: whether SPLADE training followed.
-    """
-
-    backbone: str
+    backbone: str  # its name
     rescale: float | str | None
-    trained: bool = True
+    trained: bool = True  # whether SPLADE training followed
 
     @property
     def name(self) -> str:
@@ -53,18 +47,19 @@ def parse_rescale(value: float | str | None) -> float | str | None:
 
     if value is None or value in ("none", "raw"):
         return None
-    if value in NAMED_RESCALINGS:
+    if value in _NAMED:
         return value
     try:
         return check_k(float(value) if isinstance(value, str) else value)
     except (ValueError, TypeError) as error:
-        known = ", ".join(NAMED_RESCALINGS)
-        raise ValueError(f"rescale must be none, a number > 0, {known}; got {value!r}") from error
+        raise ValueError(f"rescale must be none, a number > 0, {', '.join(_NAMED)}; got {value!r}") from error
 
 
 def check_backbones(backbones: Mapping[str, Any]) -> None:
     """Check that backbones are folders or hub names, by names that can name files."""
     from pyterrier.io import ok_filename
+
+    from ..heads.checkpoint import check_source
 
     if not isinstance(backbones, Mapping) or not backbones:
         raise TypeError(f"backbones must be a dict of name -> folder or hub name, with one at least, got {backbones!r}")
@@ -73,6 +68,7 @@ def check_backbones(backbones: Mapping[str, Any]) -> None:
             raise ValueError(f"the name of a backbone must be fit to name files (no /, :, %, <, >), got {name!r}")
         if not isinstance(model, (str, os.PathLike)):
             raise TypeError(f"backbone {name!r} must be a folder or a hub name, got {type(model).__name__}")
+        check_source(model, "backbone")
 
 
 def named_backbones(items: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._utils.checks import check_choice
 from .._utils.files import expand
 from .decoder import check_attention, find_head, is_language_model
-from .hub_files import find_file, model_folder, read_json
+from .hub_files import ask_once, find_file, model_folder, read_json
 from .provenance import PROVENANCE, provenance
 from .ties import keep_dead_bias_in_step
 
@@ -102,14 +102,18 @@ def check_source(name: str | os.PathLike[str], what: str) -> str:
     """The hub name, or the folder with ``~`` replaced; a missing folder is told from a hub name.
 
     Raises:
-        FileNotFoundError: if the folder does not exist.
+        FileNotFoundError: if there is neither such a folder nor such a name.
     """
     name = os.fspath(name)
     path = expand(name)
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.exists():
         raise FileNotFoundError(f"{what} folder {name!r} does not exist")
-    return str(path) if path.is_dir() else name
+    if path.is_dir():
+        return str(path)
+    if name:
+        ask_once(name)
+    return name
 
 
 @contextmanager

@@ -37,13 +37,15 @@ def find_file(name: str | os.PathLike[str], file: str) -> Path | None:
     """A file of a folder or a hub name, found as transformers finds it; ``None`` if there is none.
 
     Raises:
-        FileNotFoundError: if the hub's cache does not know whether there is one, and the hub cannot be asked.
+        FileNotFoundError: if the hub's cache does not know whether there is one, and the hub cannot be asked; or if
+            there is neither such a folder nor such a name.
     """
     folder = expand(name)
     if folder.is_dir():
         return folder / file if (folder / file).is_file() else None
     if folder.is_absolute() or not str(name):
         return None
+    ask_once(str(name))
     from transformers.utils import cached_file
 
     try:
@@ -59,6 +61,28 @@ def find_file(name: str | os.PathLike[str], file: str) -> Path | None:
             f"fetched, and without it the encoder may be another one. Fetch all of it while online: hf download {name}"
         )
     return None if found is None else Path(found)
+
+
+def ask_once(name: str) -> None:
+    """Ask the hub for a name that its cache lacks, in one request: loading would ask again for a minute.
+
+    Raises:
+        FileNotFoundError: if the hub has no such name, or cannot be reached.
+    """
+    from huggingface_hub import constants, model_info
+    from huggingface_hub.utils import HFValidationError
+
+    if Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}").is_dir():
+        return
+    try:
+        model_info(name, timeout=10)
+    except HFValidationError:  # a path: the caller looks for its folder
+        return
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{name!r} is neither a folder here nor a model that the hub gives (no network, or no such name): "
+            f"{(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from error
 
 
 def _cached_in_part(name: str, file: str) -> bool:

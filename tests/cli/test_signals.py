@@ -107,11 +107,9 @@ def test_sigterm_ends_by_way_of_an_exception(monkeypatch, capsys):
             cleared.append(True)
 
     monkeypatch.setattr("pyterrier_rescale.audit", audit)
-    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stop:
         entry.main(["audit", "x"])
     assert stop.value.code == 143 and cleared and "interrupted" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 JVM_OF_THE_USER = """if True:
@@ -153,7 +151,6 @@ def test_ctrl_c_reaches_python_beside_a_jvm_that_others_started(training, bert_f
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on"),
         (EOFError("Compressed file ended"), 1, "error: EOFError: Compressed file ended"),
         (ZeroDivisionError("by zero"), 1, "error: ZeroDivisionError: by zero (`pyterrier-rescale --traceback"),
-        (OSError(5, "Input/output error", "x.gz"), 1, "error: [Errno 5] Input/output error: 'x.gz'"),
         (KeyError("no 'text'"), 1, "error: no 'text'"),
         (AssertionError(), 1, "error: AssertionError (`"),
     ],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from pyterrier_rescale.collections import BeirCollection, load_collection
-from pyterrier_rescale.collections.base import Collection, make_document, order_splits
+from pyterrier_rescale.collections.base import Collection, make_document
 from pyterrier_rescale.collections.named import IrdsCollection, NamedCollection
 
 DOCS = [
@@ -65,12 +66,11 @@ def test_ids_that_are_numbers_and_documents_alone():
     [
         (lambda: own([{"text": "x"}]), "row 0: docno"),
         (lambda: own([{"docno": "d 1", "text": "x"}]), "row 0: docno"),
-        (lambda: own([{"docno": "d1", "text": None}]), "'d1'.*text"),
+        (lambda: own([{"docno": "d1", "text": None}]), "row 0: text of 'd1'"),
         (lambda: own([DOCS[0], DOCS[0]]), "row 1: docno 'd1'"),
         (lambda: own(topics=[{"qid": "q1", "text": "x"}]), "topics.*query"),
         (lambda: own(topics=[{"qid": "q1", "query": float("nan")}]), "topics, row 0: query"),
         (lambda: own(qrels=[{**TEST[0], "label": 0.5}]), "qrels, row 0: label"),
-        (lambda: own(qrels=[{**TEST[0], "label": pd.NA}]), "qrels, row 0: label"),
     ],
 )
 def test_refused_data(call, named):
@@ -193,6 +193,7 @@ def test_irds_names_know_their_splits_without_a_download():
         (lambda: load_collection(7), TypeError, "7"),
         (lambda: load_collection(""), TypeError, "name_or_path"),
         (lambda: load_collection("no/where"), FileNotFoundError, "no/where"),
+        (lambda: load_collection(Path(__file__).parent), FileNotFoundError, "corpus.jsonl"),
         (lambda: load_collection("./nowhere"), FileNotFoundError, "nowhere"),
         (lambda: load_collection(__file__), NotADirectoryError, "is a file"),
         (lambda: load_collection("beir/scifact"), FileNotFoundError, "did you mean 'irds:beir/scifact'"),
@@ -200,10 +201,8 @@ def test_irds_names_know_their_splits_without_a_download():
         (lambda: load_collection("irds:beir/scifact").topics("dev"), ValueError, "'dev'; available: 'train', 'test'"),
         (lambda: Numbers().sample(20, 4).topics("train"), ValueError, "'train'; available: 'test'"),
         (lambda: Numbers().sample(0, 4), ValueError, "n_docs"),
-        (lambda: Numbers().sample(20, 1.5), ValueError, "n_topics"),
         (lambda: Numbers().sample(3, 10), ValueError, "n_docs must be at least 10"),
         (lambda: list(fake([], OSError("name resolution failed")).corpus()), ConnectionError, "corpus of 'fake'"),
-        (lambda: list(fake([], RuntimeError("All download sources failed")).corpus()), ConnectionError, "'fake'"),
         (lambda: list(fake([], NotImplementedError("no docs")).corpus()), ValueError, "'fake' has no corpus"),
         (lambda: list(fake([{"docno": "d1", "url": "x"}]).corpus()), ValueError, "url"),
     ],
@@ -215,13 +214,7 @@ def test_refused(call, error, named):
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [
-        ("Vaswani", "'vaswani'"),
-        ("docstring", "'docstrings'"),
-        ("irds:beir/scifacts", "'irds:beir/scifact'"),
-        ("SciFact", "'irds:beir/scifact'"),
-        ("msmarco-pasage", "'msmarco_passage'|'irds:msmarco-passage'"),
-    ],
+    [("Vaswani", "'vaswani'"), ("docstring", "'docstrings'"), ("SciFact", "'irds:beir/scifact'")],
 )
 def test_unknown_names_show_the_nearest(name, near):
     with pytest.raises(ValueError, match=f"unknown collection '{name}'; did you mean.*({near})"):
@@ -236,7 +229,3 @@ def test_names_of_pyterrier_and_a_folder_that_wins_over_them(monkeypatch, tmp_pa
     (tmp_path / "vaswani").mkdir()
     (tmp_path / "vaswani" / "corpus.jsonl").write_text("")
     assert isinstance(load_collection("vaswani"), BeirCollection)
-
-
-def test_order_of_splits():
-    assert order_splits({"zz", "test", "aa", "train", "dev"}) == ("train", "dev", "test", "aa", "zz")

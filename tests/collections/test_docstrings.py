@@ -4,13 +4,8 @@ import sys
 
 import pytest
 
-from pyterrier_rescale.collections import docstring_source, docstrings
-from pyterrier_rescale.collections.docstrings import (
-    DocstringCollection,
-    docstring_collection,
-    normalise,
-    split_docstring,
-)
+from pyterrier_rescale.collections import docstrings
+from pyterrier_rescale.collections.docstrings import docstring_collection, known_items, normalise, split_docstring
 
 BODY = (
     "The rows are taken in turn and each of them is added to the sum with number {0} "
@@ -18,11 +13,8 @@ BODY = (
 )
 
 
-def rows(*bodies, summaries=None):
-    return [
-        (f"package.module.thing{i}", f"{summaries[i] if summaries else f'Compute the famous number {i}.'}\n\n{body}")
-        for i, body in enumerate(bodies)
-    ]
+def rows(*bodies):
+    return [(f"package.module.thing{i}", f"Compute the famous number {i}.\n\n{body}") for i, body in enumerate(bodies)]
 
 
 def test_summary_and_body_are_split():
@@ -35,7 +27,7 @@ def test_summary_and_body_are_split():
 
 
 def test_one_relevant_document_per_topic():
-    collection = DocstringCollection(rows(*(BODY.format(i) for i in range(200))))
+    collection = known_items(rows(*(BODY.format(i) for i in range(200))))
     docs = {doc["docno"]: doc for doc in collection.corpus()}
     assert len(docs) == 200 and collection.splits == ("train", "dev", "test")
     assert docs["thing7-vyysbykc4"]["name"] == "package.module.thing7"  # pinned: the same on every machine
@@ -52,44 +44,37 @@ def test_one_relevant_document_per_topic():
     assert 160 <= len(collection.topics("train")) <= 195
 
 
-@pytest.mark.parametrize(
-    ("extra", "reason"),
-    [
-        (("package.module.thing0", f"Compute another number.\n\n{BODY.format('x')}"), "same name again"),
-        (("package.a", f"Return it.\n\n{BODY.format('x')}"), "summary too short or too long"),
-        (("package.b", "Compute a very different number.\n\nToo short."), "body too short"),
-        (("package.c", f"compute the FAMOUS number 0\n\n{BODY.format('x')}"), "summary seen before"),
-        (("package.d", f"Compute a very different number.\n\n{BODY.format(0)}\nOnce more."), "near-duplicate"),
-        (
-            ("package.e", f"Compute a different number.\n\n{BODY.format('x')} To compute a different, number is hard."),
-            "body repeats the summary",
-        ),
-    ],
-)
-def test_what_is_left_out(extra, reason):
-    collection = DocstringCollection([*rows(*(BODY.format(i) for i in range(3))), extra])
-    assert collection.removed == {reason: 1}
+LEFT_OUT = {
+    "same name again": ("package.module.thing0", f"Compute another number.\n\n{BODY.format('x')}"),
+    "short summary": ("package.a", f"Return it.\n\n{BODY.format('x')}"),
+    "short body": ("package.b", "Compute a very different number.\n\nToo short."),
+    "summary seen before": ("package.c", f"compute the FAMOUS number 0\n\n{BODY.format('x')}"),
+    "near-duplicate": ("package.d", f"Compute a very different number.\n\n{BODY.format(0)}\nOnce more."),
+    "repeats its summary": ("package.e", f"Compute one new number.\n\n{BODY.format('x')} compute one new, number."),
+}
+
+
+@pytest.mark.parametrize("extra", LEFT_OUT.values(), ids=LEFT_OUT)
+def test_what_is_left_out(extra):
+    good = ("package.good", f"Compute a very different number.\n\n{BODY.format('x')}")
+    assert len(list(known_items([*rows(*(BODY.format(i) for i in range(3))), good]).corpus())) == 4
+    collection = known_items([*rows(*(BODY.format(i) for i in range(3))), extra])
     assert [doc["name"] for doc in collection.corpus()] == [f"package.module.thing{i}" for i in range(3)]
 
 
 def test_lines_found_everywhere_are_boilerplate():
     shared = "This method is only relevant if metadata routing is enabled."
-    collection = DocstringCollection(rows(*(f"{shared}\n{BODY.format(i)}" for i in range(9))))
+    collection = known_items(rows(*(f"{shared}\n{BODY.format(i)}" for i in range(9))))
     assert [doc["text"] for doc in collection.corpus()] == [BODY.format(i) for i in range(9)]
-    collection = DocstringCollection(rows(*(f"{shared}\n{BODY.format(i)}" for i in range(8))))
+    collection = known_items(rows(*(f"{shared}\n{BODY.format(i)}" for i in range(8))))
     assert [doc["text"] for doc in collection.corpus()] == [f"{shared} {BODY.format(i)}" for i in range(8)]
 
 
 def test_long_bodies_are_cut_at_a_word():
-    (doc,) = DocstringCollection(rows(" ".join(f"word{i}" for i in range(1000)))).corpus()
+    (doc,) = known_items(rows(" ".join(f"word{i}" for i in range(1000)))).corpus()
     assert 1400 < len(doc["text"]) <= 1500
     last = doc["text"].split()[-1]
     assert last == f"word{len(doc['text'].split()) - 1}"
-
-
-def test_nothing_left_is_an_error():
-    with pytest.raises(ValueError, match="no docstrings to make a collection of.*body too short"):
-        DocstringCollection([("a.b", "Compute a very nice number.\n\nShort.")])
 
 
 def test_docstrings_are_read_and_not_imported(tmp_path, monkeypatch):
@@ -104,7 +89,7 @@ def test_docstrings_are_read_and_not_imported(tmp_path, monkeypatch):
     (package / "broken.py").write_text('"""Broken."""\ndef (:\n')
     (package / "tests" / "test_a.py").write_text('"""A test."""\n')
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert list(docstring_source.read_docstrings(["trap_package"])) == [
+    assert list(docstrings.read_docstrings(["trap_package"])) == [
         ("trap_package", "The package."),
         ("trap_package.part.A", "A class."),
         ("trap_package.part.A.f", "A method."),

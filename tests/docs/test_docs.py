@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -24,17 +23,11 @@ def test_builds_without_a_warning(tmp_path):
         drawn = page.read_text(encoding="utf-8").count(".. schematic::")
         assert html.count('class="pts-') >= drawn
     api = (tmp_path / "html" / "api.html").read_text(encoding="utf-8")
-    for name in set(pyterrier_rescale.__all__) - {"__version__"}:
+    for name in {*pyterrier_rescale.__all__, *CLASSES} - {"__version__"}:
         assert f'id="pyterrier_rescale.{name}"' in api, f"api.rst does not show {name}"
 
 
-def test_every_public_class_and_its_public_methods_are_shown():
-    """Those that users hold in their hands, made by functions and methods of the package."""
-    api = (PAGES / "api.rst").read_text(encoding="utf-8")
-    for name in CLASSES:
-        assert re.search(rf"^\.\. autoclass:: pyterrier_rescale\.{re.escape(name)}$", api, re.MULTILINE), name
-
-
+# Classes that users hold in their hands, made by functions and methods of the package.
 CLASSES = (
     "Splade", "LexicalEncoder", "Vectors", "HeadAudit", "Calibration", "CollapseError",
     "splade.stages.SpladeDocEncoder", "splade.stages.SpladeQueryEncoder", "splade.stages.SpladeScorer",

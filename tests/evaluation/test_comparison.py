@@ -15,8 +15,8 @@ from scipy.stats import ttest_rel
 from sentences import Sentences
 
 from pyterrier_rescale import CollapseError, LexicalEncoder, compare
+from pyterrier_rescale.evaluation.experiment import holm, holm_against_twins
 from pyterrier_rescale.evaluation.figures import format_p, markdown_table
-from pyterrier_rescale.evaluation.significance import holm, holm_against_twins
 from pyterrier_rescale.evaluation.system import System, named_backbones, parse_rescale, rescale_label
 
 CHINESE = ["稀疏检索使用倒排索引。", "语言模型预测词的分布。", "梯度在训练开始时爆炸。", "查询很短，文档很长。"]
@@ -39,8 +39,8 @@ def test_holm_and_paired_tests_by_hand():
     got = holm_against_twins(frame, {"a": "raw", "b": "raw"}, ["AP"])
     p_a, p_b = (ttest_rel(values[name], values["raw"]).pvalue for name in "ab")
     assert got["a", "AP"] == pytest.approx(min(2 * p_a, 1)) and got["b", "AP"] == pytest.approx(max(p_b, 2 * p_a))
-    with pytest.raises(ValueError, match="not scored on the same queries"):
-        holm_against_twins(frame[(frame["name"] != "a") | (frame["qid"] != "3")], {"a": "raw"}, ["AP"])
+    part = frame[(frame["name"] != "a") | (frame["qid"] != "3")]
+    assert np.isnan(holm_against_twins(part, {"a": "raw"}, ["AP"])["a", "AP"]), "not scored on the same queries"
 
 
 def test_words_for_rescalings():
@@ -166,18 +166,13 @@ REFUSED = {
     # arguments that are changed -> error, what its message names
     "no backbones": ({"backbones": {}}, TypeError, "backbones"),
     "name with a slash": ({"backbones": {"org/bert": "m"}}, ValueError, "org/bert"),
-    "name with blanks": ({"backbones": {" bert": "m"}}, ValueError, "' bert'"),
     "model of another type": ({"backbones": {"bert": 3}}, TypeError, "'bert'.*int"),
     "rescaling": ({"rescalings": ["k16"]}, ValueError, "k16"),
-    "rescaling zero": ({"rescalings": [0]}, ValueError, "got 0"),
     "one rescaling": ({"rescalings": "16"}, TypeError, "rescalings"),
     "unknown engine": ({"engine": "exat"}, ValueError, "exat"),
     "engine that is not installed": ({"engine": "pisa"}, ImportError, r"\[pisa\]"),
-    "num_results": ({"num_results": 0}, ValueError, "num_results"),
     "training option": ({"training": {"learning_rat": 1e-3}}, ValueError, "learning_rat"),
     "rescale twice": ({"training": {"rescale": 4}}, TypeError, "rescale"),
-    "eval_steps": ({"training": {"eval_steps": 5}}, ValueError, "eval_steps"),
-    "two shifts": ({"rescalings": [4, "calibrated"], "training": {"shift": 2.0}}, ValueError, "shift"),
     "no judgements": ({"collection": type("Other", (Sentences,), {"qrels": lambda self, split: Sentences().qrels()
                        .assign(qid="other")})()}, ValueError, "no topic with judgements"),
 }  # fmt: skip
@@ -231,14 +226,6 @@ def test_chinese_and_a_collapsed_system(bert_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "train", None)
     again = compare(*what, **options)
     assert again.results["AP"].tolist() == result.results["AP"].tolist()
-
-
-def test_a_comparison_of_nothing_but_blank_texts(bert_folder, tmp_path):
-    said: list[str] = []
-    texts = Sentences(("🙂", "🙃🙃"), begin=1)
-    result = compare(texts, {"bert": bert_folder}, tmp_path / "out", **{**OPTIONS, "say": said.append})
-    assert result.results.set_index("name").loc["BM25", "AP"] == 0.0
-    assert any(line.startswith("BM25: no query finds any document") for line in said)
 
 
 def test_untrained_rows_encode_queries_as_their_training_starts(bert_folder, tmp_path):

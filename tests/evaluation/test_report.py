@@ -16,22 +16,16 @@ from sentences import Sentences
 from pyterrier_rescale import compare
 from pyterrier_rescale.evaluation.report import confidence_interval
 
+# What would run if it were not escaped.
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
-
-
-class HostileSentences(Sentences):
-    """The tiny texts, each followed by what would run if it were not escaped."""
-
-    def corpus(self):
-        return ({**document, "text": f"{document['text']} {HOSTILE}"} for document in super().corpus())
 
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     return compare(
-        HostileSentences(), {"bert": tiny.save("bert", folder / "bert")}, folder / "out", rescalings=[None, "4"],
-        max_length=32, verbose=False, say=lambda _: None,
+        Sentences([f"{text} {HOSTILE}" for text in tiny.TEXTS]), {"bert": tiny.save("bert", folder / "bert")},
+        folder / "out", rescalings=[None, "4"], max_length=32, verbose=False, say=lambda _: None,
         training={"max_steps": 2, "batch_size": 4, "ramp_steps": 100, "monitor": "warn", "save_steps": 0},
     )  # fmt: skip
 
