@@ -2,7 +2,8 @@
 
 Four faults look alike from outside (a SPLADE that does not train) and are told apart here:
 
-- scale mismatch: scores spread over many temperatures, and the softmax saturates (or over none). Cure: k.
+- scale mismatch: scores spread over many temperatures: the softmax saturates, or the loss is several times that of a
+  guess (or they spread over none). Cure: k.
 - dense start: an offset that MLM pretraining leaves undetermined makes most terms fire. Cure: a shift per term.
 - sink: special positions ([CLS], [SEP]) win the max of most terms. Cure: the shift, as far as content rises above it.
 - anisotropic: the vectors t of different texts point the same way. No k and no shift cures it: take another backbone.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from ..heads.provenance import provenance
 from .calibration import search_k
 from .head_statistics import density_numbers, mean_cosine, score_numbers, spearman
 from .measurement import Probe, as_pairs, load_encoder, run_probe, used_rows
-from .verdict import judge, mismatched
+from .verdict import judge, too_wide
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -59,8 +61,8 @@ class HeadAudit(_Shown):
         numbers: every number of the frame's row; NaN where it needs texts and none were given.
         findings: the faults found, of ``scale mismatch``, ``dense start``, ``dead``, ``sink`` and ``anisotropic``.
         verdict: the findings in words, and what to do.
-        suggested_k: the constant to divide the head by, measured on the texts; 1 where its scale is fine, NaN without
-            texts (weights alone do not tell) or where no k helps.
+        suggested_k: the constant to divide the head by, measured on the texts; 1 for none, NaN without texts (weights
+            alone do not tell) or where no k helps.
         logits: samples of logits for the figure: ``content`` and ``special``; empty without texts.
     """
 
@@ -165,7 +167,11 @@ def _audit(
     if pairs is not None:
         probe = run_probe(model, tokenizer, *pairs, **how)
         numbers |= text_numbers(probe, temperature, row_norms)
-        suggested = _suggested_k(probe, numbers)
+        suggested = 1.0
+        if too_wide(numbers):
+            with suppress(ValueError):  # where the bias gives too much, which k does not divide, none helps
+                suggested = search_k(probe, None, temperature=temperature)[0]
+            suggested = suggested if suggested > 1 else math.nan
         columns = np.sort(np.random.default_rng(0).choice(len(weight), min(512, len(weight)), replace=False))
         logits = {
             kind: probe.after(hidden @ probe.weight[columns].T + probe.bias[columns]).ravel()
@@ -249,16 +255,3 @@ def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dic
         "frequency_bias": spearman(probe.bias[seen], frequency),
         "frequency_norm": spearman(row_norms[seen], frequency),
     }
-
-
-def _suggested_k(probe: Probe, numbers: dict[str, Any]) -> float:
-    """The measured k; 1 where the scale is fine (or nothing fires, so that nothing is measured); NaN where no k helps.
-
-    The last is so where the bias, which k does not divide, gives too much.
-    """
-    if numbers["random_saturation"] == 0 or not mismatched(numbers):
-        return 1.0
-    try:
-        return search_k(probe, None, temperature=numbers["temperature"], least=0.0)[0]
-    except ValueError:
-        return math.nan

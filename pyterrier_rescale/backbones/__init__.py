@@ -117,10 +117,11 @@ def headed_backbone(
     """
     from ..heads.checkpoint import load_tokenizer
     from ..heads.fingerprint import model_fingerprint, tokenizer_fingerprint
-    from ..heads.mlm_head import add_mlm_head, transformer_folder
+    from ..heads.hub_files import model_folder
+    from ..heads.mlm_head import add_mlm_head
 
     chosen = Settings(**{"steps": 600, "batch_size": 24, "max_length": 96, **settings})
-    tokenizer = transformer_folder(os.fspath(model)) if tokenizer is None else tokenizer
+    tokenizer = model_folder(model) if tokenizer is None else tokenizer
     tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, os.PathLike)) else tokenizer
     full = add_mlm_head(model, tokenizer)
     body = list(full.base_model.parameters())
