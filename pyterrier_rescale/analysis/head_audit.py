@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from .._utils.checks import check_number
 from ..heads.decoder import Head, check_head, evaluating, head_input, probe_ids
@@ -50,7 +50,7 @@ class _Shown:
         return as_html(str(self), self.to_frame().drop(columns="verdict").set_index("model").T, self.plot())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadAudit(_Shown):
     """Numbers and verdict of one head; made by :func:`audit`.
 
@@ -58,7 +58,7 @@ class HeadAudit(_Shown):
         name: what the model is called in frames and figures.
         row_norms: L2 norms of the rows of W, (V,), padding rows included.
         used: rows whose id the tokenizer knows, bool (V,).
-        numbers: every number of the frame's row; NaN where it needs texts and none were given.
+        numbers: every number of the frame's row; those that need texts only if there were any.
         findings: the faults found, of ``scale mismatch``, ``dense start``, ``dead``, ``sink`` and ``anisotropic``.
         verdict: the findings in words, and what to do.
         suggested_k: the constant to divide the head by, measured on the texts; 1 for none, NaN without texts (weights
@@ -67,13 +67,13 @@ class HeadAudit(_Shown):
     """
 
     name: str
-    row_norms: np.ndarray = field(repr=False)
-    used: np.ndarray = field(repr=False)
-    numbers: dict[str, Any] = field(repr=False)
+    row_norms: np.ndarray
+    used: np.ndarray
+    numbers: dict[str, Any]
     findings: tuple[str, ...]
     verdict: str
     suggested_k: float
-    logits: dict[str, np.ndarray] = field(repr=False)
+    logits: dict[str, np.ndarray]
 
     @property
     def mean_row_norm(self) -> float:
@@ -87,7 +87,7 @@ class HeadAudit(_Shown):
         row = {"model": self.name, **self.numbers, "suggested_k": self.suggested_k, "verdict": self.verdict}
         return pd.DataFrame([row])
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.name}: {self.verdict}"
 
 
@@ -152,33 +152,36 @@ def audit(
             one, tokenizer, encoding, max_length, need_tokenizer=pairs is not None or not nameless
         )
         shown = name if isinstance(model, Mapping) else loaded.config.name_or_path or type(loaded).__name__
-        audits.append(_audit(shown, loaded, tokens, pairs, temperature, {"device": device, "description": how}))
+        head = check_head(loaded)
+        row_norms = torch.linalg.vector_norm(head.weight.detach().float(), dim=1).cpu().numpy()
+        used = used_rows(tokens, len(row_norms))
+        numbers, suggested, logits = _weight_numbers(loaded, head, row_norms, used), math.nan, {}
+        if pairs is not None:
+            probe = run_probe(loaded, tokens, *pairs, description=how, device=device)
+            numbers |= text_numbers(probe, temperature, row_norms)
+            suggested, logits = _suggested_k(probe, numbers), _some_logits(probe)
+        findings, verdict = judge(numbers, suggested)
+        audits.append(HeadAudit(shown, row_norms, used, numbers, findings, verdict, suggested, logits))
     return HeadAudits(audits) if several else audits[0]
 
 
-def _audit(
-    name: str, model: PreTrainedModel, tokenizer: Any, pairs: Any, temperature: float, how: dict[str, Any]
-) -> HeadAudit:
-    head = check_head(model)
-    weight = head.weight.detach().float().cpu().numpy()
-    row_norms, used = np.linalg.norm(weight, axis=1), used_rows(tokenizer, len(weight))
-    numbers = _weight_numbers(model, head, row_norms, used)
-    suggested, logits = math.nan, {}
-    if pairs is not None:
-        probe = run_probe(model, tokenizer, *pairs, **how)
-        numbers |= text_numbers(probe, temperature, row_norms)
-        suggested = 1.0
-        if too_wide(numbers):
-            with suppress(ValueError):  # where the bias gives too much, which k does not divide, none helps
-                suggested = search_k(probe, None, temperature=temperature)[0]
-            suggested = suggested if suggested > 1 else math.nan
-        columns = np.sort(np.random.default_rng(0).choice(len(weight), min(512, len(weight)), replace=False))
-        logits = {
-            kind: probe.after(hidden @ probe.weight[columns].T + probe.bias[columns]).ravel()
-            for kind, hidden in probe.documents.hidden.items()
-        }
-    findings, verdict = judge(numbers, suggested)
-    return HeadAudit(name, row_norms, used, numbers, findings, verdict, suggested, logits)
+def _suggested_k(probe: Probe, numbers: dict[str, Any]) -> float:
+    """The measured k where scores lie too far apart, else 1; NaN where the bias does it, which k does not divide."""
+    if not too_wide(numbers):
+        return 1.0
+    try:
+        k, _ = search_k(probe, None, temperature=numbers["temperature"])
+    except ValueError:
+        return math.nan
+    return k if k > 1 else math.nan
+
+
+def _some_logits(probe: Probe) -> dict[str, np.ndarray]:
+    """Logits of 512 random terms at the positions kept, for the figure."""
+    size = len(probe.bias)
+    columns = np.sort(np.random.default_rng(0).choice(size, min(512, size), replace=False))
+    weight, bias = probe.weight[columns], probe.bias[columns]
+    return {kind: probe.after(t @ weight.T + bias).ravel() for kind, t in probe.documents.hidden.items()}
 
 
 def _weight_numbers(model: PreTrainedModel, head: Head, row_norms: np.ndarray, used: np.ndarray) -> dict[str, Any]:
@@ -205,8 +208,6 @@ def _weight_numbers(model: PreTrainedModel, head: Head, row_norms: np.ndarray, u
 
 def _norm_gain(model: PreTrainedModel) -> float:
     """Root mean square of the gain of the norm whose output is the decoder's input; NaN without such a norm."""
-    import torch
-
     outputs: list[tuple[Any, Any]] = []
     norms = [module for module in model.modules() if type(module).__name__.endswith("Norm")]
     hooks = [module.register_forward_hook(lambda norm, _, output: outputs.append((norm, output))) for module in norms]

@@ -100,12 +100,12 @@ class Probe:
         """
         if isinstance(side, np.ndarray):
             return side
-        k = np.float32(k)
-        bias = self.bias if shift is None else (self.bias + shift) / k
-        if side.positions is None:
-            logits = self.after(side.pooled / k + bias)
+        k, bias = np.float32(k), self.bias if shift is None else self.bias + shift
+        if side.positions is None:  # with a shift divided last: the same terms fire at every k
+            logits = self.after(side.pooled / k + bias if shift is None else (side.pooled + bias) / k)
             return self.folded(np.log1p(np.maximum(logits, 0, out=logits), out=logits), 0.0)
         rows, lengths = torch.cat(side.positions), torch.tensor([len(text) for text in side.positions])
+        bias = bias if shift is None else bias / k
         weight, bias = (torch.from_numpy(part).to(rows) for part in (self.weight / k, bias))
         with torch.inference_mode():
             weights = packed_head(rows, lengths.to(rows.device), weight, bias, side.description, after=self.head.after)

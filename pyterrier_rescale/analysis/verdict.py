@@ -16,8 +16,8 @@ SATURATED = 0.85
 #: Random saturation, in multiples of the even share, below which scores are too flat for a gradient.
 FLAT = 1.2
 #: InfoNCE, in multiples of the loss of a guess, above which a smaller scale trains better. In that study starts at 2.3
-#: to 2.7 trained best, those at 3.5 to 4.8 (k=8) ended up to a quarter lower; elsewhere one at 4 ended at .312, and with
-#: k=16 at .821.
+#: to 2.7 trained best, those at 3.5 to 4.8 (k=8) ended up to a quarter lower; elsewhere one at 4 ended at .312, and at
+#: .821 with k=16.
 HIGH_LOSS = 3
 #: Share of the vocabulary that fires per document, above which the start counts as dense.
 DENSE = 0.2
