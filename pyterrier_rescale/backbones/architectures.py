@@ -94,7 +94,7 @@ def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
     if settings.family == "modernbert":
         # as in ModernBERT-base: its MLP is gated
         own = {"intermediate_size": settings.hidden * 3 // 2, "cls_token_id": cls, "sep_token_id": sep}
-    else:  # half of the usual MLP, the costliest part of a step; far from one epoch of text nothing overfits
+    else:  # half of the usual MLP, the costliest part of a step; no dropout, as one epoch of text cannot overfit
         own = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
         own["intermediate_size"] = settings.hidden * 2
     config = getattr(transformers, f"{kind}Config")(
