@@ -64,8 +64,7 @@ class Calibration:
         bias_shift: added to the bias before the division, (V,) float32; ``None`` without offset (then the bias is
             kept, and only W is divided).
         mean_row: subtracted from every row of W, (H,) float32; ``None`` where W is not centred.
-        table: a row per k tried, ``chosen`` marking the one taken; for the columns see the glossary in
-            :mod:`~pyterrier_rescale.analysis.head_statistics`.
+        table: a row per k tried; ``chosen`` marks the one taken, :mod:`.head_statistics` explains the columns.
         settings: what it was measured with.
     """
 
@@ -81,19 +80,13 @@ class Calibration:
         return "auto" if self.bias_shift is None else "calibrated"
 
     def apply(self, model: Any, *, inplace: bool = False) -> PreTrainedModel:
-        """Centre W, shift the bias, divide the head, and record it all in the config.
+        """Centre W, shift the bias, divide the head, and record it all in the config; returns the calibrated model.
 
-        Args:
-            model: the backbone that was measured: a hub name, a folder, or a loaded masked LM.
-            inplace: change ``model`` itself instead of a copy.
-
-        Returns:
-            The calibrated model; its config holds k, method and the settings. An encoder's folder or hub name is kept
-            as :func:`~pyterrier_rescale.rescale` says.
+        ``model`` is the backbone that was measured: a hub name, a folder, or a loaded masked LM, of which a copy is
+        changed unless ``inplace``. An encoder's folder or hub name is kept as :func:`~pyterrier_rescale.rescale` says.
 
         Raises:
-            ValueError: if the model has been rescaled already, has another head than the one measured, or has no
-                decoder bias to shift.
+            ValueError: if the model has been rescaled already, or has another head than the one measured.
         """
         import torch
 
@@ -125,7 +118,7 @@ class Calibration:
         return loaded
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> matplotlib.figure.Figure:
-        """Score spread, saturation and density against k; saved if ``path`` is given."""
+        """The criterion, the loss and active terms against k; saved if ``path`` is given."""
         from .plots import plot_calibration
 
         return plot_calibration(self, path)
@@ -161,8 +154,8 @@ def calibrate(
         tokenizer: the tokenizer, its name or folder; default: the model's.
         offset: also shift the bias: ``True``, each term by its own level; ``"global"``, all terms by the same amount;
             ``False``, W alone is divided and the bias kept (the paper's way).
-        rate: share of documents in which a term fires (``"global"``: on average over terms); at least one document
-            of the sample. Of folded terms, or where few logits of a position count, it is the largest share.
+        rate: share of documents in which a term fires (``"global"``: on average over terms), one text at least. Of
+            folded terms, or where few logits of a position count, it is the largest share.
         k: take this k, and measure the offset alone.
         target: aim at this mean largest softmax probability over 32 random documents per query; default: .3.
         margin: aim instead at this root mean square of s(q, d+) - s(q, d) over random documents d, for the median
@@ -177,8 +170,8 @@ def calibrate(
         k (1 at least, unless a smaller one is given), the shift, and the table of what each k would give.
 
     Raises:
-        ValueError: for settings out of range, too few texts for ``rate``, a model rescaled already, a head without
-            bias where ``offset`` is asked for, or a head in which no term fires.
+        ValueError: for settings out of range, too few texts for ``rate``, a model rescaled already, or a head in which
+            no term fires.
         TypeError: for texts that are no texts.
     """
     import pandas as pd
@@ -211,14 +204,10 @@ def calibrate(
     else:
         table = pd.DataFrame([evaluate_k(probe, shift, float(k), temperature)]).assign(chosen=True)
     settings = {
-        "mean_row_norm_before": mean_row_norm(find_head(loaded).weight),
-        "criterion": criterion,
-        "aim": float(aim),
-        "measured": float(table.loc[table["chosen"], criterion].iloc[0]),
-        "temperature": temperature,
-        "texts": len(documents),
-        **how.changed(),
-    }
+        "mean_row_norm_before": mean_row_norm(find_head(loaded).weight), "criterion": criterion, "aim": float(aim),
+        "measured": float(table.loc[table["chosen"], criterion].iloc[0]), "temperature": temperature,
+        "texts": len(documents), **how.changed(),
+    }  # fmt: skip
     if offset:
         settings |= {"offset": "global" if offset == "global" else "term", "rate": rate}
     return Calibration(float(k), shift, mean_row, table, settings)
@@ -255,12 +244,8 @@ def term_levels(probe: Probe, rate: float, *, common: bool = False) -> np.ndarra
 def evaluate_k(probe: Probe, shift: np.ndarray | None, k: float, temperature: float) -> dict[str, float]:
     """What a head rescaled by k (and shifted, with its bias divided, where ``shift`` is given) would start with."""
     queries, documents = (probe.weights(side, k, shift) for side in (probe.queries, probe.documents))
-    return {
-        "k": k,
-        **score_numbers(queries, documents, temperature),
-        **density_numbers(documents),
-        "active_terms_query": density_numbers(queries)["active_terms"],
-    }
+    asked = {"active_terms_query": density_numbers(queries)["active_terms"]}
+    return {"k": k, **score_numbers(queries, documents, temperature), **density_numbers(documents), **asked}
 
 
 def search_k(

@@ -123,15 +123,13 @@ def audit(
 
     Args:
         model: a hub name, a folder, or a loaded masked LM; or a list of those, or a dict of them by name.
-        texts: 64 to 512 documents, or (query, document) pairs; see
-            :func:`~pyterrier_rescale.analysis.measurement.as_pairs` for the queries of single texts.
+        texts: 64 to 512 documents, or (query, document) pairs; as those of :func:`~pyterrier_rescale.calibrate`.
         tokenizer: the tokenizer, its name or folder; default: the model's. A loaded model without a name needs one
             only with texts; without it every row counts as used.
         temperature: what the loss divides the scores by.
-        max_length: tokens per text; default: what the folder of an encoder was saved with, else the tokenizer's.
-        encoding: how texts become vectors, a :class:`~pyterrier_rescale.encoding.description.Description`; default: as
-            the folder of an encoder was saved, else max pooling of both sides.
-        device: torch device; default: CUDA where present, else CPU.
+        max_length: tokens per text; this and the next two as those of :func:`~pyterrier_rescale.calibrate`.
+        encoding: how texts become vectors.
+        device: torch device.
 
     Returns:
         The audit; for several models a tuple of audits with ``to_frame()`` (a row each) and ``plot()``.
@@ -224,9 +222,8 @@ def _norm_gain(model: PreTrainedModel) -> float:
 def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dict[str, float]:
     """What the texts add, of the head as it is: logits, scores, density, likeness and frequency bias.
 
-    ``special_share`` is the share of firing terms whose largest logit lies at a special position; ``cosine_hidden`` is
-    of t at content positions of different documents; ``frequency_*`` are Spearman correlations with a term's log
-    frequency, over terms that occur in the documents.
+    ``special_share``: of firing terms, those whose largest logit lies at a special position; ``cosine_hidden``: of t at
+    content positions of different documents; ``frequency_*``: Spearman's, with the log frequency of terms that occur.
     """
     side = probe.documents
     queries, documents = probe.weights(probe.queries), probe.weights(side)

@@ -59,9 +59,8 @@ def plot_audits(audits: Sequence[Any], path: str | os.PathLike[str] | None = Non
     measured = any("texts" in audit.numbers for audit in audits)
     panels = [_row_norms, _logits, _spread, _shares] if measured else [_row_norms]
     widths = [1.0, 1.2, 1.0, 1.2][: len(panels)]
-    figure, axes = blank_figure(
-        1.4 + 3.3 * sum(widths), 1.7 + 0.55 * len(audits), len(panels), gridspec_kw={"width_ratios": widths}
-    )
+    size = 1.4 + 3.3 * sum(widths), 1.7 + 0.55 * len(audits)
+    figure, axes = blank_figure(*size, len(panels), gridspec_kw={"width_ratios": widths})
     for axis, draw in zip(axes[0], panels, strict=True):
         draw(axis, audits)
         axis.set_ylim(len(audits) - 0.4, -0.6)
