@@ -100,13 +100,13 @@ class HeadAudits(_Shown, tuple[HeadAudit, ...]):
 
         return pd.concat([audit.to_frame() for audit in self], ignore_index=True)
 
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
     @property
     def verdict(self) -> str:
         """A line per model: its name and verdict."""
-        return "\n".join(map(str, self))
-
-    def __str__(self) -> str:
-        return self.verdict
+        return str(self)
 
 
 def audit(
@@ -145,10 +145,8 @@ def audit(
     audits = []
     for name, one in named.items():
         # without texts, a loaded model without a name needs no tokenizer
-        nameless = getattr(getattr(one, "config", None), "name_or_path", None) == "" and tokenizer is None
-        loaded, tokens, how = load_encoder(
-            one, tokenizer, encoding, max_length, need_tokenizer=pairs is not None or not nameless
-        )
+        needed = pairs is not None or getattr(getattr(one, "config", None), "name_or_path", None) != ""
+        loaded, tokens, how = load_encoder(one, tokenizer, encoding, max_length, need_tokenizer=needed)
         shown = name if isinstance(model, Mapping) else loaded.config.name_or_path or type(loaded).__name__
         head = check_head(loaded)
         row_norms = torch.linalg.vector_norm(head.weight.detach().float(), dim=1).cpu().numpy()

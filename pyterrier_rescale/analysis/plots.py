@@ -144,13 +144,12 @@ def _spread(axis: Axes, audits: Sequence[Any]) -> None:
 
 
 def _shares(axis: Axes, audits: Sequence[Any]) -> None:
-    columns = (
-        ("active_share", DENSE, "o", _BLUE, "vocabulary that fires"),
-        ("special_share", SINK, "s", _RED, "maxima at special positions"),
-        ("cosine_hidden", ANISOTROPIC, "D", _GREY, "cosine of hidden vectors"),
-    )
-    for row, (name, limit, marker, colour, label) in enumerate(columns):
-        places = np.arange(len(audits)) + (row - 1) * 0.22
+    for name, limit, marker, colour, label, shift in (
+        ("active_share", DENSE, "o", _BLUE, "vocabulary that fires", -0.22),
+        ("special_share", SINK, "s", _RED, "maxima at special positions", 0),
+        ("cosine_hidden", ANISOTROPIC, "D", _GREY, "cosine of hidden vectors", 0.22),
+    ):
+        places = np.arange(len(audits)) + shift
         values = [audit.numbers.get(name, np.nan) for audit in audits]
         axis.plot(values, places, marker, color=colour, markersize=6, linestyle="none", label=label)
         axis.vlines([limit] * len(audits), places - 0.1, places + 0.1, color=colour, linewidth=1.5)

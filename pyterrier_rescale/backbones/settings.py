@@ -79,7 +79,7 @@ class BackboneSettings(Settings):
 
     def __post_init__(self) -> None:
         """Check every value."""
-        check_choice("family", self.family, FAMILIES)
         super().__post_init__()
+        check_choice("family", self.family, FAMILIES)
         if self.hidden % 32:
             raise ValueError(f"hidden must be a multiple of 32, got {self.hidden}")

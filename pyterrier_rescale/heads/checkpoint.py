@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.checks import check_choice
 from .._utils.files import expand
-from .decoder import check_attention, find_head, is_language_model
+from .decoder import check_attention, find_head
 from .hub_files import find_file, model_folder, read_json
 from .provenance import provenance
 from .ties import keep_dead_bias_in_step
@@ -50,7 +50,7 @@ def load_backbone(
         TypeError: if ``model`` is of another type or holds no masked-LM or language-model head.
         ValueError: if no tokenizer is found, or files are damaged.
     """
-    from transformers import PreTrainedModel
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
     if isinstance(model, PreTrainedModel):
         loaded, name = model, model.config.name_or_path
@@ -69,7 +69,7 @@ def load_backbone(
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, whatever it is
     find_head(loaded)
-    if not is_language_model(loaded):
+    if not isinstance(loaded, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(loaded.config), ())):
         check_choice(f"attention (of a {type(loaded).__name__}, which is no causal language model)", attention, (None,))
     else:
         check_choice("attention", attention, (None, *_CAUSAL))

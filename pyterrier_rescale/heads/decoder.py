@@ -137,14 +137,6 @@ def head_input(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
     return kept[0]
 
 
-def is_language_model(model: PreTrainedModel) -> bool:
-    """Whether the model is a causal language model; its ``config.is_causal`` says how it attends."""
-    from transformers import AutoModelForCausalLM
-
-    mapping = AutoModelForCausalLM._model_mapping
-    return type(model.config) in mapping and isinstance(model, mapping[type(model.config)])
-
-
 def check_attention(model: PreTrainedModel) -> None:
     """Raise ``ValueError`` for a language model that does not attend as its configuration says (StableLM, Mamba).
 
