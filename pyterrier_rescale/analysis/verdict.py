@@ -50,7 +50,7 @@ def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...],
         found["scale mismatch"] = (
             f"the strongest of {rivals} random documents takes {numbers['random_saturation']:.0%} of a query's softmax "
             f"(a query's scores spread over {numbers['score_spread'] / numbers['temperature']:.3g} temperatures), and "
-            f"InfoNCE is {numbers['infonce']:.3g}, that of a guess {numbers['chance_loss']:.3g}; {remedy}{done}"
+            f"InfoNCE is {numbers['infonce']:.3g}, ln B {numbers['chance_loss']:.3g}; {remedy}{done}"
         )
     if numbers["active_terms"] == 0:
         found["dead"] = "no term fires in any text; shift the bias: calibrate(model, texts)"
