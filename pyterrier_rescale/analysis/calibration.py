@@ -1,19 +1,19 @@
 """Choose k and a per-term offset from a few unlabelled texts, in one forward pass and without a sweep.
 
-Scale and offset are two knobs. The softmax of MLM pretraining ignores an offset common to all logits and relu does
-not, so a term's level is undetermined until it is measured: with q_v the (1 - rate) quantile over texts of the pooled
-logit z_v = max_i w_v . t_i + b_v, the shift b_v <- b_v - q_v makes term v fire in a share ``rate`` of the texts. Then W
-and the shifted bias are both divided by k, so that k moves the weights and never the set of terms that fire:
+The offset. The softmax of MLM pretraining ignores an offset common to all logits and relu does not, so a term's level
+is undetermined until it is measured: with q_v the (1 - rate) quantile over texts of the pooled logit
+z_v = max_i w_v . t_i + b_v, the shift b_v <- b_v - q_v makes term v fire in a share ``rate`` of the texts. Then W and
+the shifted bias are both divided by k, so that k moves the weights and never the set of terms that fire:
 
     x_v = log(1 + relu((max_i w_v . t_i + b_v - q_v) / k)).
 
-The softmax ignores an offset common to all logits of ONE position, too, and relu does not: texts differ in it, so some
-fire on thousands of terms and others on none. It is (mean_v w_v) . t_i, and subtracting the mean row from every row of
-W removes it, leaving every MLM probability as it was (what TransformerLens calls ``center_unembed``). With an offset,
-calibration centres W first.
+Centring. The softmax ignores an offset common to all logits of ONE position, too, and relu does not: some texts fire on
+thousands of terms and others on none. That offset is (mean_v w_v) . t_i. Subtracting the mean row from every row of W
+removes it and leaves every MLM probability as it was (TransformerLens: ``center_unembed``). With an offset, calibration
+centres W first.
 
-k is read off measured scores: it cannot be derived from norms, since log1p answers to it non-linearly. It is the one
-whose criterion comes closest, in ratio, to a target:
+The scale. k cannot be derived from norms, since log1p answers to it non-linearly. It is the one whose measured
+criterion comes closest, in ratio, to a target:
 
 - ``random_saturation``, .3: the strongest of 32 random documents takes a third of a query's softmax, neither all of it
   (then no gradient reaches the others) nor its even share (then there is little ranking to improve). Chosen on
@@ -36,7 +36,7 @@ import numpy as np
 from .._utils.checks import check_choice, check_number, check_share
 from ..heads.decoder import find_head, mean_row_norm
 from ..heads.provenance import record, refuse_rescaled
-from ..heads.rescaling import check_k, rescale
+from ..heads.rescaling import rescale
 from ..heads.ties import ensure_bias, untie
 from .head_statistics import RANDOM_DOCUMENTS, density_numbers, score_numbers
 from .measurement import Probe, as_pairs, load_encoder, run_probe, used_rows
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 #: The random saturation that is aimed at.
 SATURATION = 0.3
-# Powers of two that are tried first; the grid goes on where the aim lies beyond, then narrows around it.
-_KS = tuple(2.0**power for power in range(-1, 7))
+# Powers of two that are tried first. None below 1: it would enlarge the head, and with it what odd texts do to a batch.
+_KS = tuple(2.0**power for power in range(7))
 _LIMIT = 2.0**24
 
 
@@ -64,8 +64,7 @@ class Calibration:
         bias_shift: added to the bias before the division, (V,) float32; ``None`` without offset (then the bias is
             kept, and only W is divided).
         mean_row: subtracted from every row of W, (H,) float32; ``None`` where W is not centred.
-        table: a row per k tried, ``chosen`` marking the one taken; for the columns see the glossary in
-            :mod:`~pyterrier_rescale.analysis.head_statistics`.
+        table: a row per k tried; ``chosen`` marks the one taken, :mod:`.head_statistics` explains the columns.
         settings: what it was measured with.
     """
 
@@ -81,52 +80,45 @@ class Calibration:
         return "auto" if self.bias_shift is None else "calibrated"
 
     def apply(self, model: Any, *, inplace: bool = False) -> PreTrainedModel:
-        """Centre W, shift the bias, divide the head, and record it all in the config.
+        """Centre W, shift the bias, divide the head, and record it all in the config; returns the calibrated model.
 
-        Args:
-            model: the backbone that was measured: a hub name, a folder, or a loaded masked LM.
-            inplace: change ``model`` itself instead of a copy.
-
-        Returns:
-            The calibrated model; its config holds k, method and the settings. An encoder's folder or hub name is kept
-            as :func:`~pyterrier_rescale.rescale` says.
+        ``model`` is the backbone that was measured: a hub name, a folder, or a loaded masked LM, of which a copy is
+        changed unless ``inplace``. An encoder's folder or hub name is kept as :func:`~pyterrier_rescale.rescale` says.
 
         Raises:
-            ValueError: if the model has been rescaled already, has another head than the one measured, or has no
-                decoder bias to shift.
+            ValueError: if the model has been rescaled already, or has another head than the one measured.
         """
         import torch
 
         loaded, _, _ = load_encoder(model, None, None, None, need_tokenizer=False)
         refuse_rescaled(loaded)
-        weight, measured = find_head(loaded).weight, self.settings["mean_row_norm_before"]
-        if (self.bias_shift is not None and len(self.bias_shift) != len(weight)) or not math.isclose(
-            mean_row_norm(weight), measured, rel_tol=1e-2
-        ):
+        shift, measured = self.bias_shift, self.settings["mean_row_norm_before"]
+        rows, norm = len(find_head(loaded).weight), mean_row_norm(find_head(loaded).weight)
+        if (shift is not None and len(shift) != rows) or not math.isclose(norm, measured, rel_tol=1e-2):
             raise ValueError(
-                f"model's head has {len(weight)} rows of mean norm {mean_row_norm(weight):.4g}, not those that were "
-                f"measured (mean norm {measured:.4g}): apply the calibration to the model it was measured on"
+                f"model's head has {rows} rows of mean norm {norm:.4g}, not those that were measured (mean norm "
+                f"{measured:.4g}): apply the calibration to the model it was measured on"
             )
         if isinstance(model, (str, os.PathLike)):
             loaded.encoder_folder = os.fspath(model)
         elif loaded is model and not inplace:
             loaded = copy.deepcopy(loaded)
-        if self.bias_shift is not None:
-            shifted = ensure_bias(loaded).detach().float().cpu().numpy() + self.bias_shift
-        if self.mean_row is not None:
-            untie(loaded)
-            weight = find_head(loaded).weight
-            with torch.no_grad():  # in fp32 whatever the dtype
+        with torch.no_grad():  # in float32 whatever the dtype
+            if self.mean_row is not None:
+                untie(loaded)
+                weight = find_head(loaded).weight
                 weight.copy_(weight.float() - torch.from_numpy(self.mean_row).to(weight.device))
-        rescale(loaded, self.k, bias=self.bias_shift is not None, inplace=True)
-        if self.bias_shift is not None:
-            with torch.no_grad():
-                ensure_bias(loaded).copy_(torch.from_numpy(shifted / np.float32(self.k)))
+            if shift is not None:
+                bias = ensure_bias(loaded)
+                shifted = (bias.float() + torch.from_numpy(shift).to(bias.device)) / self.k
+            rescale(loaded, self.k, bias=shift is not None, inplace=True)
+            if shift is not None:
+                ensure_bias(loaded).copy_(shifted)
         record(loaded, method=self.method, **self.settings)
         return loaded
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> matplotlib.figure.Figure:
-        """Score spread, saturation and density against k; saved if ``path`` is given."""
+        """The criterion, the loss and active terms against k; saved if ``path`` is given."""
         from .plots import plot_calibration
 
         return plot_calibration(self, path)
@@ -157,14 +149,13 @@ def calibrate(
 
     Args:
         model: a hub name, a folder, or a loaded masked LM.
-        texts: 64 to 512 documents, or (query, document) pairs; a document's first words stand for a query where none
-            is given (see :func:`~pyterrier_rescale.analysis.measurement.as_pairs`).
+        texts: 64 to 512 documents, or (query, document) pairs; of a document alone the first words are the query (see
+            :func:`~pyterrier_rescale.analysis.measurement.as_pairs`).
         tokenizer: the tokenizer, its name or folder; default: the model's.
         offset: also shift the bias: ``True``, each term by its own level; ``"global"``, all terms by the same amount;
             ``False``, W alone is divided and the bias kept (the paper's way).
-        rate: share of documents in which a term fires (``"global"``: on average over terms); at least one document
-            of the sample. Rows that the tokenizer does not know fire in none. Of folded terms, or where few logits of
-            a position count, it is the largest share.
+        rate: share of documents in which a term fires (``"global"``: on average over terms), one text at least. Of
+            folded terms, or where few logits of a position count, it is the largest share.
         k: take this k, and measure the offset alone.
         target: aim at this mean largest softmax probability over 32 random documents per query; default: .3.
         margin: aim instead at this root mean square of s(q, d+) - s(q, d) over random documents d, for the median
@@ -176,17 +167,18 @@ def calibrate(
         device: torch device of the pass; default: CUDA where present, else CPU.
 
     Returns:
-        k, the shift, and the table of what each k would give. k is 1 at least: a smaller one would enlarge the head,
-        and with it what odd texts and tokens do to a batch.
+        k (1 at least, unless a smaller one is given), the shift, and the table of what each k would give.
 
     Raises:
-        ValueError: for settings out of range, too few texts for ``rate``, a model rescaled already, a head without
-            bias where ``offset`` is asked for, or a head in which no term fires.
+        ValueError: for settings out of range, too few texts for ``rate``, a model rescaled already, or a head in which
+            no term fires.
         TypeError: for texts that are no texts.
     """
+    import pandas as pd
+
     check_share("rate", rate, ends=False)
     check_choice("offset", offset, (True, False, "global"))
-    for name, value in (("temperature", temperature), ("margin", margin), ("target", target)):
+    for name, value in (("temperature", temperature), ("margin", margin), ("target", target), ("k", k)):
         if value is not None:
             check_number(name, value)
     criterion, aim = "random_saturation", SATURATION if target is None else target
@@ -207,20 +199,18 @@ def calibrate(
     shift = -term_levels(probe, rate, common=offset == "global") if offset else None
     if shift is not None:  # special tokens that an encoder keeps from firing (special_terms=False) stay so
         shift[np.isin(np.arange(len(shift)), tokenizer.all_special_ids) & (probe.bias < -1e3)] = 0
-    ks = None if k is None else [check_k(k)]
-    best, table = search_k(probe, shift, criterion=criterion, aim=float(aim), temperature=temperature, ks=ks)
+    if k is None:
+        k, table = search_k(probe, shift, criterion=criterion, aim=float(aim), temperature=temperature)
+    else:
+        table = pd.DataFrame([evaluate_k(probe, shift, float(k), temperature)]).assign(chosen=True)
     settings = {
-        "mean_row_norm_before": mean_row_norm(find_head(loaded).weight),
-        "criterion": criterion,
-        "aim": float(aim),
-        "measured": float(table.loc[table["chosen"], criterion].iloc[0]),
-        "temperature": temperature,
-        "texts": len(documents),
-        **how.changed(),
-    }
+        "mean_row_norm_before": mean_row_norm(find_head(loaded).weight), "criterion": criterion, "aim": float(aim),
+        "measured": float(table.loc[table["chosen"], criterion].iloc[0]), "temperature": temperature,
+        "texts": len(documents), **how.changed(),
+    }  # fmt: skip
     if offset:
         settings |= {"offset": "global" if offset == "global" else "term", "rate": rate}
-    return Calibration(best, shift, mean_row, table, settings)
+    return Calibration(float(k), shift, mean_row, table, settings)
 
 
 def mean_known_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
@@ -254,12 +244,8 @@ def term_levels(probe: Probe, rate: float, *, common: bool = False) -> np.ndarra
 def evaluate_k(probe: Probe, shift: np.ndarray | None, k: float, temperature: float) -> dict[str, float]:
     """What a head rescaled by k (and shifted, with its bias divided, where ``shift`` is given) would start with."""
     queries, documents = (probe.weights(side, k, shift) for side in (probe.queries, probe.documents))
-    return {
-        "k": k,
-        **score_numbers(queries, documents, temperature),
-        **density_numbers(documents),
-        "active_terms_query": density_numbers(queries)["active_terms"],
-    }
+    asked = {"active_terms_query": density_numbers(queries)["active_terms"]}
+    return {"k": k, **score_numbers(queries, documents, temperature), **density_numbers(documents), **asked}
 
 
 def search_k(
@@ -269,46 +255,37 @@ def search_k(
     criterion: str = "random_saturation",
     aim: float = SATURATION,
     temperature: float = 1.0,
-    ks: Iterable[float] | None = None,
-    least: float = 1.0,
 ) -> tuple[float, pd.DataFrame]:
-    """The k whose ``criterion`` (a column) comes closest in ratio to ``aim``, and the table of all k tried.
+    """The k >= 1 whose ``criterion`` (a column) comes closest in ratio to ``aim``, and the table of all k tried.
 
-    Without ``ks``, powers of two are tried until the aim is bracketed, none below ``least``; then the bracket is halved
-    twice (to quarter powers of two).
+    Powers of two are tried until the aim is passed; then the bracket is halved twice (to quarter powers of two).
 
     Raises:
-        ValueError: if no k gives a value above zero, as when no term fires, or none reaches the aim (at ``least``,
-            less than the aim will do).
+        ValueError: if no k gives a value above zero, as when no term fires, or none goes down to the aim.
     """
     import pandas as pd
 
-    tried: dict[float, dict[str, float]] = {}
+    tried = {k: evaluate_k(probe, shift, k, temperature) for k in _KS}
 
     def value(k: float) -> float:
         if k not in tried:
             tried[k] = evaluate_k(probe, shift, k, temperature)
         return tried[k][criterion]
 
-    if not any([value(k) > 0 for k in ks or sorted({max(k, least) for k in _KS})]):
+    if not any(row[criterion] > 0 for row in tried.values()):
         raise ValueError(f"no k gives a {criterion} above 0: no query shares a firing term with another document")
-    if ks is None:
-        while value(max(tried)) > aim and max(tried) < _LIMIT:
-            value(max(tried) * 2)
-        while value(min(tried)) < aim and min(tried) > max(least, 1 / _LIMIT):
-            value(max(min(tried) / 2, least))
-        low, high = min(tried), max(tried)
-        if value(high) > aim or (value(low) < aim and low > least):
-            raise ValueError(
-                f"no k between {low:.2g} and {high:.2g} brings {criterion} to {aim:g}, it goes from {value(low):.3g} "
-                f"to {value(high):.3g}: give more texts or another target; where the bias is kept and gives most of "
-                "it, shift it (offset=True, rescale='calibrated')"
-            )
-        for _ in range(2 if value(low) >= aim else 0):  # else the head's own scale is small enough
-            above = max(k for k in tried if value(k) >= aim)
-            below = min((k for k in tried if k > above), default=above)
-            value(math.sqrt(above * below))
-    best = min(tried, key=lambda k: abs(math.log(max(tried[k][criterion], 1e-300) / aim)))
+    while value(max(tried)) > aim and max(tried) < _LIMIT:
+        value(max(tried) * 2)
+    if value(max(tried)) > aim:
+        raise ValueError(
+            f"no k brings {criterion} down to {aim:g}: it goes from {value(1.0):.3g} to {value(max(tried)):.3g} at "
+            f"k={max(tried):.2g}. Give more texts or another target; if the bias gives most of it, shift the bias "
+            "(offset=True, rescale='calibrated')"
+        )
+    for _ in range(2 if value(1.0) >= aim else 0):  # else the head's own scale is small enough
+        above = max(k for k in tried if value(k) >= aim)
+        below = min((k for k in tried if k > above), default=above)
+        value(math.sqrt(above * below))
+    best = min(tried, key=lambda k: abs(math.log(max(value(k), 1e-300) / aim)))
     table = pd.DataFrame([tried[k] for k in sorted(tried)])
-    table["chosen"] = table["k"] == best
-    return best, table
+    return best, table.assign(chosen=table["k"] == best)

@@ -2,7 +2,8 @@
 
 Four faults look alike from outside (a SPLADE that does not train) and are told apart here:
 
-- scale mismatch: scores spread over many temperatures, and the softmax saturates (or over none). Cure: k.
+- scale mismatch: scores spread over many temperatures: the softmax saturates, or the loss is several times that of a
+  guess (or they spread over none). Cure: k.
 - dense start: an offset that MLM pretraining leaves undetermined makes most terms fire. Cure: a shift per term.
 - sink: special positions ([CLS], [SEP]) win the max of most terms. Cure: the shift, as far as content rises above it.
 - anisotropic: the vectors t of different texts point the same way. No k and no shift cures it: take another backbone.
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from .._utils.checks import check_number
 from ..heads.decoder import Head, check_head, evaluating, head_input, probe_ids
@@ -23,7 +25,7 @@ from ..heads.provenance import provenance
 from .calibration import search_k
 from .head_statistics import density_numbers, mean_cosine, score_numbers, spearman
 from .measurement import Probe, as_pairs, load_encoder, run_probe, used_rows
-from .verdict import judge, mismatched
+from .verdict import judge, too_wide
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -48,7 +50,7 @@ class _Shown:
         return as_html(str(self), self.to_frame().drop(columns="verdict").set_index("model").T, self.plot())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadAudit(_Shown):
     """Numbers and verdict of one head; made by :func:`audit`.
 
@@ -56,22 +58,22 @@ class HeadAudit(_Shown):
         name: what the model is called in frames and figures.
         row_norms: L2 norms of the rows of W, (V,), padding rows included.
         used: rows whose id the tokenizer knows, bool (V,).
-        numbers: every number of the frame's row; NaN where it needs texts and none were given.
+        numbers: every number of the frame's row; those that need texts only if there were any.
         findings: the faults found, of ``scale mismatch``, ``dense start``, ``dead``, ``sink`` and ``anisotropic``.
         verdict: the findings in words, and what to do.
-        suggested_k: the constant to divide the head by, measured on the texts; 1 where its scale is fine, NaN without
-            texts (weights alone do not tell) or where no k helps.
+        suggested_k: the constant to divide the head by, measured on the texts; 1 for none, NaN without texts (weights
+            alone do not tell) or where no k helps.
         logits: samples of logits for the figure: ``content`` and ``special``; empty without texts.
     """
 
     name: str
-    row_norms: np.ndarray = field(repr=False)
-    used: np.ndarray = field(repr=False)
-    numbers: dict[str, Any] = field(repr=False)
+    row_norms: np.ndarray
+    used: np.ndarray
+    numbers: dict[str, Any]
     findings: tuple[str, ...]
     verdict: str
     suggested_k: float
-    logits: dict[str, np.ndarray] = field(repr=False)
+    logits: dict[str, np.ndarray]
 
     @property
     def mean_row_norm(self) -> float:
@@ -85,7 +87,7 @@ class HeadAudit(_Shown):
         row = {"model": self.name, **self.numbers, "suggested_k": self.suggested_k, "verdict": self.verdict}
         return pd.DataFrame([row])
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.name}: {self.verdict}"
 
 
@@ -98,13 +100,13 @@ class HeadAudits(_Shown, tuple[HeadAudit, ...]):
 
         return pd.concat([audit.to_frame() for audit in self], ignore_index=True)
 
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
     @property
     def verdict(self) -> str:
         """A line per model: its name and verdict."""
-        return "\n".join(map(str, self))
-
-    def __str__(self) -> str:
-        return self.verdict
+        return str(self)
 
 
 def audit(
@@ -121,15 +123,13 @@ def audit(
 
     Args:
         model: a hub name, a folder, or a loaded masked LM; or a list of those, or a dict of them by name.
-        texts: 64 to 512 documents, or (query, document) pairs; see
-            :func:`~pyterrier_rescale.analysis.measurement.as_pairs` for the queries of single texts.
+        texts: 64 to 512 documents, or (query, document) pairs; as those of :func:`~pyterrier_rescale.calibrate`.
         tokenizer: the tokenizer, its name or folder; default: the model's. A loaded model without a name needs one
             only with texts; without it every row counts as used.
         temperature: what the loss divides the scores by.
-        max_length: tokens per text; default: what the folder of an encoder was saved with, else the tokenizer's.
-        encoding: how texts become vectors, a :class:`~pyterrier_rescale.encoding.description.Description`; default: as
-            the folder of an encoder was saved, else max pooling of both sides.
-        device: torch device; default: CUDA where present, else CPU.
+        max_length: tokens per text; this and the next two as those of :func:`~pyterrier_rescale.calibrate`.
+        encoding: how texts become vectors.
+        device: torch device.
 
     Returns:
         The audit; for several models a tuple of audits with ``to_frame()`` (a row each) and ``plot()``.
@@ -145,34 +145,39 @@ def audit(
     audits = []
     for name, one in named.items():
         # without texts, a loaded model without a name needs no tokenizer
-        nameless = getattr(getattr(one, "config", None), "name_or_path", None) == "" and tokenizer is None
-        loaded, tokens, how = load_encoder(
-            one, tokenizer, encoding, max_length, need_tokenizer=pairs is not None or not nameless
-        )
+        needed = pairs is not None or getattr(getattr(one, "config", None), "name_or_path", None) != ""
+        loaded, tokens, how = load_encoder(one, tokenizer, encoding, max_length, need_tokenizer=needed)
         shown = name if isinstance(model, Mapping) else loaded.config.name_or_path or type(loaded).__name__
-        audits.append(_audit(shown, loaded, tokens, pairs, temperature, {"device": device, "description": how}))
+        head = check_head(loaded)
+        row_norms = torch.linalg.vector_norm(head.weight.detach().float(), dim=1).cpu().numpy()
+        used = used_rows(tokens, len(row_norms))
+        numbers, suggested, logits = _weight_numbers(loaded, head, row_norms, used), math.nan, {}
+        if pairs is not None:
+            probe = run_probe(loaded, tokens, *pairs, description=how, device=device)
+            numbers |= text_numbers(probe, temperature, row_norms)
+            suggested, logits = _suggested_k(probe, numbers), _some_logits(probe)
+        findings, verdict = judge(numbers, suggested)
+        audits.append(HeadAudit(shown, row_norms, used, numbers, findings, verdict, suggested, logits))
     return HeadAudits(audits) if several else audits[0]
 
 
-def _audit(
-    name: str, model: PreTrainedModel, tokenizer: Any, pairs: Any, temperature: float, how: dict[str, Any]
-) -> HeadAudit:
-    head = check_head(model)
-    weight = head.weight.detach().float().cpu().numpy()
-    row_norms, used = np.linalg.norm(weight, axis=1), used_rows(tokenizer, len(weight))
-    numbers = _weight_numbers(model, head, row_norms, used)
-    suggested, logits = math.nan, {}
-    if pairs is not None:
-        probe = run_probe(model, tokenizer, *pairs, **how)
-        numbers |= text_numbers(probe, temperature, row_norms)
-        suggested = _suggested_k(probe, numbers)
-        columns = np.sort(np.random.default_rng(0).choice(len(weight), min(512, len(weight)), replace=False))
-        logits = {
-            kind: probe.after(hidden @ probe.weight[columns].T + probe.bias[columns]).ravel()
-            for kind, hidden in probe.documents.hidden.items()
-        }
-    findings, verdict = judge(numbers, suggested)
-    return HeadAudit(name, row_norms, used, numbers, findings, verdict, suggested, logits)
+def _suggested_k(probe: Probe, numbers: dict[str, Any]) -> float:
+    """The measured k where scores lie too far apart, else 1; NaN where the bias does it, which k does not divide."""
+    if not too_wide(numbers):
+        return 1.0
+    try:
+        k, _ = search_k(probe, None, temperature=numbers["temperature"])
+    except ValueError:
+        return math.nan
+    return k if k > 1 else math.nan
+
+
+def _some_logits(probe: Probe) -> dict[str, np.ndarray]:
+    """Logits of 512 random terms at the positions kept, for the figure."""
+    size = len(probe.bias)
+    columns = np.sort(np.random.default_rng(0).choice(size, min(512, size), replace=False))
+    weight, bias = probe.weight[columns], probe.bias[columns]
+    return {kind: probe.after(t @ weight.T + bias).ravel() for kind, t in probe.documents.hidden.items()}
 
 
 def _weight_numbers(model: PreTrainedModel, head: Head, row_norms: np.ndarray, used: np.ndarray) -> dict[str, Any]:
@@ -199,8 +204,6 @@ def _weight_numbers(model: PreTrainedModel, head: Head, row_norms: np.ndarray, u
 
 def _norm_gain(model: PreTrainedModel) -> float:
     """Root mean square of the gain of the norm whose output is the decoder's input; NaN without such a norm."""
-    import torch
-
     outputs: list[tuple[Any, Any]] = []
     norms = [module for module in model.modules() if type(module).__name__.endswith("Norm")]
     hooks = [module.register_forward_hook(lambda norm, _, output: outputs.append((norm, output))) for module in norms]
@@ -217,9 +220,8 @@ def _norm_gain(model: PreTrainedModel) -> float:
 def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dict[str, float]:
     """What the texts add, of the head as it is: logits, scores, density, likeness and frequency bias.
 
-    ``special_share`` is the share of firing terms whose largest logit lies at a special position; ``cosine_hidden`` is
-    of t at content positions of different documents; ``frequency_*`` are Spearman correlations with a term's log
-    frequency, over terms that occur in the documents.
+    ``special_share``: of firing terms, those whose largest logit lies at a special position; ``cosine_hidden``: of t at
+    content positions of different documents; ``frequency_*``: Spearman's, with the log frequency of terms that occur.
     """
     side = probe.documents
     queries, documents = probe.weights(probe.queries), probe.weights(side)
@@ -249,16 +251,3 @@ def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dic
         "frequency_bias": spearman(probe.bias[seen], frequency),
         "frequency_norm": spearman(row_norms[seen], frequency),
     }
-
-
-def _suggested_k(probe: Probe, numbers: dict[str, Any]) -> float:
-    """The measured k; 1 where the scale is fine (or nothing fires, so that nothing is measured); NaN where no k helps.
-
-    The last is so where the bias, which k does not divide, gives too much.
-    """
-    if numbers["random_saturation"] == 0 or not mismatched(numbers):
-        return 1.0
-    try:
-        return search_k(probe, None, temperature=numbers["temperature"], least=0.0)[0]
-    except ValueError:
-        return math.nan

@@ -21,7 +21,7 @@ from ..encoding.description import Description
 from ..encoding.kernel import packed_head
 from ..encoding.saved_folder import describe
 from ..encoding.terms import Folding, fold_weights
-from ..encoding.text_encoder import HeadBatch, TextEncoder
+from ..encoding.text_encoder import TextEncoder
 from ..encoding.texts import check_texts
 from ..heads.checkpoint import load_backbone
 from ..heads.decoder import Head
@@ -50,7 +50,6 @@ class Side:
         owners: the text of each of those content positions, (M,).
         positions: t at all attended positions of each text, (L, H), where the weights of another k need it.
         description: how this side is encoded.
-        fixed: its vectors where they need no model, or another one, (N, V); then all else is empty.
     """
 
     content: np.ndarray
@@ -59,8 +58,7 @@ class Side:
     hidden: dict[str, np.ndarray]
     owners: np.ndarray
     positions: list[torch.Tensor] | None
-    description: Description | None
-    fixed: np.ndarray | None = None
+    description: Description
 
     @property
     def pooled(self) -> np.ndarray:
@@ -73,7 +71,7 @@ class Probe:
     """What one forward pass over N queries and N documents left behind.
 
     Attributes:
-        queries: the queries' side.
+        queries: the queries' side; their vectors (N, V) where they need no model, or another one.
         documents: the documents' side.
         weight: W, less the mean row where one was given, (V, H) float32.
         bias: b, (V,) float32; zeros where the head has none.
@@ -82,7 +80,7 @@ class Probe:
         folding: which terms are one, or ``None``.
     """
 
-    queries: Side
+    queries: Side | np.ndarray
     documents: Side
     weight: np.ndarray
     bias: np.ndarray
@@ -95,15 +93,15 @@ class Probe:
         """Terms: V, or as many as folding leaves."""
         return len(self.bias) if self.folding is None else self.folding.size
 
-    def weights(self, side: Side, k: float = 1.0, shift: np.ndarray | None = None) -> np.ndarray:
+    def weights(self, side: Side | np.ndarray, k: float = 1.0, shift: np.ndarray | None = None) -> np.ndarray:
         """Term weights x (N, V) of a side as it is pooled, for a head divided by k.
 
         With ``shift`` (V,), added to the bias, the bias is divided, too.
         """
-        if side.fixed is not None:
-            return side.fixed
-        bias, k = (self.bias if shift is None else self.bias + shift), np.float32(k)
-        if side.positions is None:
+        if isinstance(side, np.ndarray):
+            return side
+        k, bias = np.float32(k), self.bias if shift is None else self.bias + shift
+        if side.positions is None:  # with a shift divided last: the same terms fire at every k
             logits = self.after(side.pooled / k + bias if shift is None else (side.pooled + bias) / k)
             return self.folded(np.log1p(np.maximum(logits, 0, out=logits), out=logits), 0.0)
         rows, lengths = torch.cat(side.positions), torch.tensor([len(text) for text in side.positions])
@@ -143,11 +141,7 @@ def as_pairs(texts: Iterable[Any]) -> tuple[list[str], list[str]]:
     A single text is the document, and its first words are the query: a quarter of them, between 3 and 12. Scores of
     queries against OTHER documents are then what they would be; the initial loss is somewhat low, since each query is
     part of its document. Give pairs to measure what training will see. Blank texts (and pairs with a blank side) are
-    left out; of more than 512 texts, 512 are kept, spread evenly.
-
-    Raises:
-        TypeError: if ``texts`` is one string or not iterable.
-        ValueError: for an element that is neither a string nor a pair of strings, or fewer than 8 texts.
+    left out; of more than 512 texts, 512 are kept, spread evenly. Fewer than 8 raise ``ValueError``.
     """
     check_is_list(texts, "strings or of (query, document) pairs")
     texts = list(texts)
@@ -156,17 +150,12 @@ def as_pairs(texts: Iterable[Any]) -> tuple[list[str], list[str]]:
         documents = check_texts([document for _, document in texts])
     else:
         documents = check_texts(texts)
-        queries = [_leading_words(text) for text in documents]
+        queries = [" ".join(words[: max(3, min(12, len(words) // 4))]) for words in map(str.split, documents)]
     pairs = [pair for pair in zip(queries, documents, strict=True) if all(side.strip() for side in pair)]
     if len(pairs) < MIN_TEXTS:
         raise ValueError(f"texts must hold at least {MIN_TEXTS} texts that are not blank, got {len(pairs)}")
     kept = [pairs[place] for place in spread(len(pairs), MAX_TEXTS)]
     return [query for query, _ in kept], [document for _, document in kept]
-
-
-def _leading_words(text: str) -> str:
-    words = text.split()
-    return " ".join(words[: max(3, min(12, len(words) // 4))])
 
 
 def used_rows(tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> np.ndarray:
@@ -197,17 +186,13 @@ def run_probe(
     encoder = TextEncoder(model, tokenizer, description, device=device)
     if encoder.description.queries.times_model:
         raise ValueError("queries weighted by the model and by static weights together cannot be measured")
-    query_encoder = encoder.of_queries()
+    of_queries = encoder.of_queries()
     weight, bias = encoder.head.weight.detach(), encoder.head.bias
     if mean_row is not None:
         weight = weight - torch.from_numpy(mean_row).to(weight)
-    if getattr(query_encoder, "model", None) is encoder.model:
-        asked = _pass(query_encoder, queries, weight)
-    else:  # static, or of another model
-        none = np.empty(0)
-        asked = Side(none, none, none, {}, none, None, None, fixed=query_encoder.encode(queries).toarray())
+    same_model = getattr(of_queries, "model", None) is encoder.model
     return Probe(
-        asked,
+        _pass(of_queries, queries, weight) if same_model else of_queries.encode(queries).toarray(),
         _pass(encoder, documents, weight),
         weight.float().cpu().numpy(),
         np.zeros(len(weight), dtype=np.float32) if bias is None else bias.detach().float().cpu().numpy(),
@@ -224,12 +209,12 @@ def _pass(encoder: TextEncoder, texts: Sequence[str], weight: torch.Tensor) -> S
     owners: list[np.ndarray] = []
     counts, how = np.zeros(len(weight), dtype=np.int64), encoder.description
     plain = (how.pooling, how.activation, how.position_top_k) == ("max", "relu", None)
-    positions: Any = None if plain else [None] * len(texts)
+    positions: list[Any] = [None] * len(texts)
     for batch in encoder.head_batches(texts):
         masks = {"content": batch.mask & ~batch.special, "special": batch.special}
         counts += np.bincount(batch.input_ids[masks["content"]].cpu().numpy(), minlength=len(weight))
         for name, mask in masks.items():
-            pooled[name][batch.texts] = _pool(batch, mask, weight)
+            pooled[name][batch.texts] = _pool(batch.hidden[mask], mask.sum(dim=1).tolist(), weight)
         for row, text in enumerate(batch.texts):
             if not plain:
                 positions[text] = batch.hidden[row][batch.mask[row]].float()
@@ -237,22 +222,20 @@ def _pass(encoder: TextEncoder, texts: Sequence[str], weight: torch.Tensor) -> S
                 where = mask[row].nonzero().ravel()
                 where = where[spread(len(where), max(1, _POSITIONS // len(texts)))]
                 hidden[name].append(batch.hidden[row, where].float().cpu().numpy())
-                if name == "content":
-                    owners.append(np.full(len(where), text))
+            owners.append(np.full(len(hidden["content"][-1]), text))
     if encoder.folding is not None:
         counts = np.bincount(encoder.folding.representatives, weights=counts, minlength=len(counts)).astype(np.int64)
     kept = {name: np.concatenate(parts) for name, parts in hidden.items()}
-    return Side(pooled["content"], pooled["special"], counts, kept, np.concatenate(owners), positions, how)
+    return Side(**pooled, counts=counts, hidden=kept, owners=np.concatenate(owners),
+                positions=None if plain else positions, description=how)  # fmt: skip
 
 
-def _pool(batch: HeadBatch, mask: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
-    """max_i w_v . t_i of the texts of a batch over the positions of a mask, (n, V); -inf without a position."""
-    rows, lengths = batch.hidden[mask], mask.sum(dim=1).tolist()
+def _pool(rows: torch.Tensor, lengths: list[int], weight: torch.Tensor) -> np.ndarray:
+    """max_i w_v . t_i over the rows t of each of n texts, (n, V); -inf for a text without one."""
     pooled = torch.full((len(lengths), len(weight)), -torch.inf, dtype=torch.float32, device=rows.device)
     for start in range(0, len(weight), _VOCAB_CHUNK):
         terms = slice(start, start + _VOCAB_CHUNK)
-        logits = (rows @ weight[terms].T).float()
-        for text, span in enumerate(logits.split(lengths)):
-            if len(span):
-                torch.amax(span, dim=0, out=pooled[text, terms])
+        for text, logits in enumerate((rows @ weight[terms].T).float().split(lengths)):
+            if len(logits):
+                pooled[text, terms] = logits.amax(dim=0)
     return pooled.cpu().numpy()

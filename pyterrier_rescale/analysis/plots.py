@@ -59,9 +59,8 @@ def plot_audits(audits: Sequence[Any], path: str | os.PathLike[str] | None = Non
     measured = any("texts" in audit.numbers for audit in audits)
     panels = [_row_norms, _logits, _spread, _shares] if measured else [_row_norms]
     widths = [1.0, 1.2, 1.0, 1.2][: len(panels)]
-    figure, axes = blank_figure(
-        1.4 + 3.3 * sum(widths), 1.7 + 0.55 * len(audits), len(panels), gridspec_kw={"width_ratios": widths}
-    )
+    size = 1.4 + 3.3 * sum(widths), 1.7 + 0.55 * len(audits)
+    figure, axes = blank_figure(*size, len(panels), gridspec_kw={"width_ratios": widths})
     for axis, draw in zip(axes[0], panels, strict=True):
         draw(axis, audits)
         axis.set_ylim(len(audits) - 0.4, -0.6)
@@ -75,34 +74,29 @@ def plot_audits(audits: Sequence[Any], path: str | os.PathLike[str] | None = Non
 
 
 def plot_calibration(calibration: Any, path: str | os.PathLike[str] | None = None) -> Figure:
-    """The criterion, initial InfoNCE and saturation, and active terms against k, with the k chosen."""
+    """The criterion, initial InfoNCE, and active terms against k, with the k chosen."""
     table, criterion, aim = calibration.table, calibration.settings["criterion"], calibration.settings["aim"]
     figure, axes = blank_figure(11.3, 3.1, 3)
     measured, loss, active = axes[0]
     measured.plot(table["k"], table[criterion], "o-", color=_BLUE, markersize=3)
     measured.axhline(aim, color=_GREEN, linestyle="--", linewidth=1, label=f"aim {aim:g}")
     measured.set(title=criterion.replace("_", " "))
-    loss.plot(table["k"], table["infonce"], "o-", color=_BLUE, markersize=3, label="InfoNCE")
-    loss.axhline(table["chance_loss"].iloc[0], color=_GREY, linestyle=":", linewidth=1, label="ln B (chance)")
-    loss.set(title="InfoNCE and saturation")
+    k = calibration.k
+    measured.annotate(f" k = {k:.3g}", (k, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
+    loss.plot(table["k"], table["infonce"], "o-", color=_BLUE, markersize=3, label="at the start")
+    loss.axhline(table["chance_loss"].iloc[0], color=_GREY, linestyle=":", linewidth=1, label="of a guess")
+    loss.set(title="InfoNCE")
     log_axis(loss, "y")
-    right = loss.twinx()
-    right.plot(table["k"], table["saturation"], "s-", color=_RED, markersize=3)
-    right.set_ylim(0, 1.05)
-    right.tick_params(axis="y", colors=_RED)
-    right.set_ylabel("saturation", color=_RED)
     active.plot(table["k"], table["active_terms"], "o-", color=_BLUE, markersize=3, label="per document")
     active.plot(table["k"], table["active_terms_query"], "s-", color=_GREY, markersize=3, label="per query")
     active.set(title="active terms")
     active.set_ylim(bottom=0)
     for axis in axes[0]:
-        axis.axvline(calibration.k, color="black", linewidth=0.8)
+        axis.axvline(k, color="black", linewidth=0.8)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_xlabel("k")
         axis.legend(frameon=False, fontsize=8)
-    k = calibration.k
-    measured.annotate(f" k = {k:.3g}", (k, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
     return _saved(figure, path)
 
 
@@ -142,23 +136,20 @@ def _spread(axis: Axes, audits: Sequence[Any]) -> None:
         if spread > 0:
             axis.plot([spread], [y], "o", color=_RED if "scale mismatch" in audit.findings else _GREEN, markersize=7)
             text = f"{spread:,.3g}" if spread < 1000 else f"{spread:,.0f}"
-            axis.annotate(
-                f"{text} ({audit.numbers['random_saturation']:.0%})", (spread, y), xytext=(0, 7),
-                textcoords="offset points", fontsize=8, ha="center",
-            )  # fmt: skip
+            text += f" ({audit.numbers['random_saturation']:.0%})"
+            axis.annotate(text, (spread, y), xytext=(0, 7), textcoords="offset points", fontsize=8, ha="center")
     axis.set(xscale="log", title="score spread (saturation)", xlabel="std of a query's scores / temperature")
     low, high = axis.get_xlim()
     axis.set_xlim(min(low, 0.1) / 4, max(high, 100) * 4)
 
 
 def _shares(axis: Axes, audits: Sequence[Any]) -> None:
-    columns = (
-        ("active_share", DENSE, "o", _BLUE, "vocabulary that fires"),
-        ("special_share", SINK, "s", _RED, "maxima at special positions"),
-        ("cosine_hidden", ANISOTROPIC, "D", _GREY, "cosine of hidden vectors"),
-    )
-    for row, (name, limit, marker, colour, label) in enumerate(columns):
-        places = np.arange(len(audits)) + (row - 1) * 0.22
+    for name, limit, marker, colour, label, shift in (
+        ("active_share", DENSE, "o", _BLUE, "vocabulary that fires", -0.22),
+        ("special_share", SINK, "s", _RED, "maxima at special positions", 0),
+        ("cosine_hidden", ANISOTROPIC, "D", _GREY, "cosine of hidden vectors", 0.22),
+    ):
+        places = np.arange(len(audits)) + shift
         values = [audit.numbers.get(name, np.nan) for audit in audits]
         axis.plot(values, places, marker, color=colour, markersize=6, linestyle="none", label=label)
         axis.vlines([limit] * len(audits), places - 0.1, places + 0.1, color=colour, linewidth=1.5)

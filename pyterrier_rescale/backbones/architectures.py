@@ -85,39 +85,27 @@ def _word_pieces(settings: BackboneSettings, texts: list[str]) -> Tokenizer:
 
 
 def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
-    """Return a masked LM with random weights; torch's global seed decides them.
-
-    ``vocab_size`` is the tokenizer's: where the texts are few, it is smaller than the one asked for.
-    """
+    """Return a masked LM with random weights, by torch's global seed, for a tokenizer of ``vocab_size`` tokens."""
     import torch
     import transformers
 
     pad, _, cls, sep, _ = range(len(SPECIAL))
-    sizes = {
-        "vocab_size": vocab_size,
-        "hidden_size": settings.hidden,
-        "num_hidden_layers": settings.layers,
-        "num_attention_heads": settings.hidden // 32,
-        "pad_token_id": pad,
-        "bos_token_id": cls,
-        "eos_token_id": sep,
-    }
+    kind = {"bert": "Bert", "modernbert": "ModernBert", "roberta": "Roberta"}[settings.family]
     if settings.family == "modernbert":
-        config = transformers.ModernBertConfig(
-            intermediate_size=settings.hidden * 3 // 2,  # as in ModernBERT-base: its MLP is gated
-            max_position_embeddings=POSITIONS,
-            cls_token_id=cls,
-            sep_token_id=sep,
-            **sizes,
-        )
-        return transformers.ModernBertForMaskedLM._from_config(config, dtype=torch.float32)
-    kind = {"bert": "Bert", "roberta": "Roberta"}[settings.family]
+        # as in ModernBERT-base: its MLP is gated
+        own = {"intermediate_size": settings.hidden * 3 // 2, "cls_token_id": cls, "sep_token_id": sep}
+    else:  # half of the usual MLP, the costliest part of a step; no dropout, as one epoch of text cannot overfit
+        own = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+        own["intermediate_size"] = settings.hidden * 2
     config = getattr(transformers, f"{kind}Config")(
-        intermediate_size=settings.hidden * 2,  # half of the usual: it is the costliest part of a step
-        # RoBERTa counts positions from pad + 1
-        max_position_embeddings=POSITIONS + (pad + 1 if settings.family == "roberta" else 0),
-        hidden_dropout_prob=0.0,  # far from one epoch of text there is nothing to overfit
-        attention_probs_dropout_prob=0.0,
-        **sizes,
+        vocab_size=vocab_size,
+        hidden_size=settings.hidden,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.hidden // 32,
+        max_position_embeddings=POSITIONS + (pad + 1) * (settings.family == "roberta"),  # which counts from pad + 1
+        pad_token_id=pad,
+        bos_token_id=cls,
+        eos_token_id=sep,
+        **own,
     )
     return getattr(transformers, f"{kind}ForMaskedLM")._from_config(config, dtype=torch.float32)

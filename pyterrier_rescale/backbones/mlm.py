@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.stats import entropy
 from torch.nn import functional
 
 from ..heads.decoder import find_head, head_input
@@ -30,18 +31,19 @@ def pretrain(
     texts: Sequence[str],
     settings: Settings,
     stages: Sequence[Stage],
-    progress: Callable[[float | None], Any] = lambda loss: None,
+    bar: Any,
 ) -> dict[str, Any]:
     """Train a masked LM in place, with AdamW, warm-up and linear decay in each stage, and the gradient clipped to 1.
 
+    It is in eval mode, without dropout: in one pass over the texts there is nothing to overfit.
+
     Args:
-        model: the masked LM; it is in eval mode afterwards, and during it: in one pass over the texts there is nothing
-            to overfit, so there is no dropout.
+        model: the masked LM.
         tokenizer: its tokenizer.
         texts: to cut windows from.
         settings: seed, batches, and shares of masking.
         stages: what is trained, one after the other; all other parameters are frozen meanwhile.
-        progress: called after every step with the latest loss.
+        bar: a progress bar, updated at every step.
 
     Returns:
         seconds, ms_per_step, tokens, unigram_entropy (nats) of the windows, and the curve: step, loss over all chosen
@@ -92,14 +94,16 @@ def pretrain(
                 means = [round(total / count, 4) if count else None for total, count in sums.reshape(2, 2)]
                 curve.append({"step": step, "loss": means[0], "mask_loss": means[1]})
                 sums[:] = 0
-            progress(curve[-1]["loss"] if curve else None)
+                bar.set_postfix(loss=means[0], refresh=False)
+            bar.update()
     model.requires_grad_(True)
     seconds = time.perf_counter() - begun
+    counts = np.bincount(np.concatenate([window[1:-1] for window in windows]))
     return {
         "seconds": round(seconds, 1),
         "ms_per_step": round(1000 * seconds / step, 1),
         "tokens": tokens,
-        "unigram_entropy": round(unigram_entropy(windows), 4),
+        "unigram_entropy": round(float(entropy(counts)), 4),  # the loss of a head without context
         "curve": curve,
     }
 
@@ -114,10 +118,7 @@ def _adamw(groups: Sequence[tuple[list[torch.nn.Parameter], float]]) -> torch.op
 
 
 def make_windows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Settings) -> list[np.ndarray]:
-    """Cut texts, in random order, into windows of at most ``max_length`` token ids, no more than the steps will use.
-
-    Each begins with [CLS] and ends with [SEP], or <s> and </s> where the tokenizer has those.
-    """
+    """Cut texts, in random order, into as many windows [CLS] ... [SEP] (or <s> ... </s>) as the steps will use."""
     begin = tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id
     end = tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id
     order = np.random.default_rng(settings.seed).permutation(len(texts))
@@ -154,19 +155,12 @@ def make_batches(windows: list[np.ndarray], settings: Settings, pad: int) -> Ite
 def corrupt(
     ids: torch.Tensor, settings: Settings, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Choose tokens to predict and replace some of them; special tokens are left alone.
-
-    Args:
-        ids: token ids (B, L).
-        settings: the shares ``chosen``, ``masked`` and ``random``.
-        tokenizer: random tokens are its ordinary ones.
-        generator: source of randomness.
+    """Choose tokens of ``ids`` (B, L) to predict and replace some of them; special tokens are left alone.
 
     Returns:
         the corrupted ids (B, L); chosen (B, L), bool; hidden (B, L), bool: those of the chosen ones that became [MASK].
     """
-    special = torch.tensor(sorted(set(tokenizer.all_special_ids)))
-    every = torch.arange(len(tokenizer))
+    special, every = torch.tensor(tokenizer.all_special_ids), torch.arange(len(tokenizer))
     ordinary = every[~torch.isin(every, special)]
     draw, dice = (torch.rand(ids.shape, generator=generator, dtype=torch.float32) for _ in range(2))
     chosen = (draw < settings.chosen) & ~torch.isin(ids, special)
@@ -175,10 +169,3 @@ def corrupt(
     noise = ordinary[torch.randint(len(ordinary), ids.shape, generator=generator)]
     corrupted = torch.where(hidden, torch.tensor(tokenizer.mask_token_id), torch.where(other, noise, ids))
     return corrupted, chosen, hidden
-
-
-def unigram_entropy(windows: list[np.ndarray]) -> float:
-    """Return the entropy (nats) of the token frequencies, [CLS] and [SEP] aside: the loss of a head without context."""
-    counts = np.bincount(np.concatenate([window[1:-1] for window in windows]))
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from .._utils.checks import check_choice, check_integer, check_number, check_share
 
 FAMILIES = ("bert", "modernbert", "roberta")
-BUILD = 3  # raise it when the way of pretraining changes: caches of another build are not used
 # The smallest value of the integers that may not be 0.
 _LEAST = {"steps": 1, "vocab_size": 300, "layers": 1, "hidden": 32, "batch_size": 1, "max_length": 8}
 
@@ -28,8 +24,8 @@ class Settings:
         warmup: share of the steps until the peak; then the rate falls linearly to zero.
         chosen: share of the tokens to predict.
         masked: share of the chosen tokens replaced by [MASK].
-        random: share of the chosen tokens replaced by a random token. The rest stays as it is, which teaches the head
-            to name the token that is there: SPLADE starts from that.
+        random: share of the chosen tokens replaced by a random token. The rest stays, which teaches the head to name
+            the token that is there: SPLADE starts from that.
 
     Raises:
         ValueError: if a value is out of range.
@@ -62,14 +58,6 @@ class Settings:
                 f"{self.max_length} and {self.masked + self.random:g}"
             )
 
-    def fingerprint(self, texts: Sequence[str], *others: object) -> str:
-        """Sixteen hexadecimal digits that change with any setting, any text or their order, and what else is given."""
-        digest = hashlib.sha256(json.dumps([BUILD, asdict(self), others], sort_keys=True).encode())
-        for text in texts:
-            data = text.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "big") + data)
-        return digest.hexdigest()[:16]
-
 
 @dataclass(frozen=True)
 class BackboneSettings(Settings):
@@ -91,7 +79,7 @@ class BackboneSettings(Settings):
 
     def __post_init__(self) -> None:
         """Check every value."""
-        check_choice("family", self.family, FAMILIES)
         super().__post_init__()
+        check_choice("family", self.family, FAMILIES)
         if self.hidden % 32:
             raise ValueError(f"hidden must be a multiple of 32, got {self.hidden}")

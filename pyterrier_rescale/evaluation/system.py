@@ -43,14 +43,14 @@ def rescale_label(rescale: float | str | None) -> str:
 
 def parse_rescale(value: float | str | None) -> float | str | None:
     """What a user types for a rescaling, as a value: ``none`` or ``raw``, a number, or one of the named ones."""
-    from ..heads.rescaling import check_k
+    from .._utils.checks import check_number
 
     if value is None or value in ("none", "raw"):
         return None
     if value in _NAMED:
         return value
     try:
-        return check_k(float(value) if isinstance(value, str) else value)
+        return float(check_number("k", float(value) if isinstance(value, str) else value))
     except (ValueError, TypeError) as error:
         raise ValueError(f"rescale must be none, a number > 0, {', '.join(_NAMED)}; got {value!r}") from error
 

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.checks import check_choice
 from .._utils.files import expand
-from .decoder import check_attention, find_head, is_language_model
+from .decoder import check_attention, find_head
 from .hub_files import ask_once, find_file, model_folder, read_json
-from .provenance import PROVENANCE, provenance
+from .provenance import provenance
 from .ties import keep_dead_bias_in_step
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _CAUSAL = {"causal": True, "bidirectional": False}
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 _TOKENIZER_FILES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
     "tokenizer_config.json",
@@ -49,7 +50,7 @@ def load_backbone(
         TypeError: if ``model`` is of another type or holds no masked-LM or language-model head.
         ValueError: if no tokenizer is found, or files are damaged.
     """
-    from transformers import PreTrainedModel
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
     if isinstance(model, PreTrainedModel):
         loaded, name = model, model.config.name_or_path
@@ -68,7 +69,7 @@ def load_backbone(
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, whatever it is
     find_head(loaded)
-    if not is_language_model(loaded):
+    if not isinstance(loaded, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(loaded.config), ())):
         check_choice(f"attention (of a {type(loaded).__name__}, which is no causal language model)", attention, (None,))
     else:
         check_choice("attention", attention, (None, *_CAUSAL))
@@ -82,14 +83,13 @@ def load_backbone(
 
 
 @contextmanager
-def no_weight_bars(*, warnings: bool = True) -> Iterator[None]:
-    """Silence transformers' bars over weights and shards, and on request its warnings of missing weights."""
+def no_weight_bars() -> Iterator[None]:
+    """Silence transformers' progress bars over weights and its reports of weights that are missing or not used."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    if not warnings:
-        logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity_error()
     try:
         yield
     finally:
@@ -99,11 +99,7 @@ def no_weight_bars(*, warnings: bool = True) -> Iterator[None]:
 
 
 def check_source(name: str | os.PathLike[str], what: str) -> str:
-    """The hub name, or the folder with ``~`` replaced; a missing folder is told from a hub name.
-
-    Raises:
-        FileNotFoundError: if there is neither such a folder nor such a name.
-    """
+    """The hub name, or the folder with ``~`` replaced; ``FileNotFoundError`` for a path that does not exist."""
     name = os.fspath(name)
     path = expand(name)
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
@@ -118,12 +114,7 @@ def check_source(name: str | os.PathLike[str], what: str) -> str:
 
 @contextmanager
 def reading(name: str, what: str) -> Iterator[None]:
-    """Let what transformers and its libraries raise name the checkpoint, in one line.
-
-    Raises:
-        FileNotFoundError: for an ``OSError``: a file or the hub cannot be reached.
-        ValueError: for all other errors: files are damaged.
-    """
+    """Let what transformers and its libraries raise name the checkpoint: what cannot be reached, what is damaged."""
     try:
         yield
     except ImportError:
@@ -144,11 +135,7 @@ def reading(name: str, what: str) -> Iterator[None]:
 
 
 def check_reloadable(model: PreTrainedModel) -> None:
-    """Refuse a model that could be trained and saved, but not loaded again: with LoRA, compiled or other added layers.
-
-    Raises:
-        ValueError: if its weights have other names than those of its class.
-    """
+    """Raise ``ValueError`` for weights that a saved folder could not give back: LoRA's, compiled or added layers'."""
     import torch
 
     with torch.device("meta"):
@@ -164,45 +151,46 @@ def check_reloadable(model: PreTrainedModel) -> None:
 
 
 def load_config(name: str) -> PretrainedConfig:
-    """The configuration of a folder or hub name; its code, if it has any, is never run.
-
-    Raises:
-        TypeError: for an adapter, or a type of model that transformers does not know.
-        FileNotFoundError: if there is none.
-    """
-    import transformers
+    """The configuration of a folder or hub name, whose code is never run; ``TypeError`` for what cannot be loaded."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    found = find_file(name, "config.json") is not None
-    content = read_json(name, "config.json") or {}
-    kind = content.get("model_type")
-    known = found and (kind is None or kind in CONFIG_MAPPING)
-    for part in () if known else ("", "lora/"):
-        adapter = read_json(name, f"{part}adapter_config.json")
-        if adapter is not None:
-            base, inside = adapter.get("base_model_name_or_path"), ", subfolder='lora'" if part else ""
-            raise TypeError(
-                f"{name!r} holds a LoRA adapter ({part}adapter_config.json) of {base!r} and no whole model. Merge it: "
-                f"base = AutoModelForMaskedLM.from_pretrained({base!r}) (of a language model AutoModelForCausalLM); "
-                f"model = PeftModel.from_pretrained(base, {name!r}{inside}).merge_and_unload(); then give the model"
-            )
-    if not found and expand(name).is_dir():
-        raise FileNotFoundError(f"model folder {name!r} has no config.json: it is not a saved transformers model")
-    if found and not known and "auto_map" in content:
-        raise TypeError(
-            f"{name!r} has the model type {kind!r}, which needs code of its own; such code is never run here. If you "
-            "trust it, load model and tokenizer yourself with trust_remote_code=True, and give the loaded model"
-        )
-    if found and not known:
-        raise TypeError(
-            f"{name!r} has the model type {kind!r} ({', '.join(content.get('architectures') or ['no architecture'])}), "
-            f"which transformers {transformers.__version__} does not know: it was saved by another tool, or for a "
-            "later version. If by another tool, load it there, and save its masked LM with save_pretrained"
-        )
+    content = read_json(name, "config.json")
+    if content is None or content.get("model_type", "bert") not in CONFIG_MAPPING:
+        why = _why_unknown(name, content)
+        if why:
+            raise TypeError(f"{name!r} {why}")
     with reading(name, "the configuration"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     vars(config).pop("auto_map", None)  # a saved copy has no such code beside it
     return config
+
+
+def _why_unknown(name: str, content: dict[str, Any] | None) -> str | None:
+    """What a checkpoint is that transformers does not know; ``None`` for a hub name that cannot be reached."""
+    import transformers
+
+    for part in ("", "lora/"):
+        adapter = read_json(name, f"{part}adapter_config.json")
+        if adapter is not None:
+            base, inside = adapter.get("base_model_name_or_path"), ", subfolder='lora'" if part else ""
+            return (
+                f"holds a LoRA adapter ({part}adapter_config.json) of {base!r} and no whole model. Merge it: "
+                f"base = AutoModelForMaskedLM.from_pretrained({base!r}) (of a language model AutoModelForCausalLM); "
+                f"model = PeftModel.from_pretrained(base, {name!r}{inside}).merge_and_unload(); then give the model"
+            )
+    if content is None:
+        return "has no config.json: it is not a saved transformers model" if expand(name).is_dir() else None
+    kind = content["model_type"]
+    if "auto_map" in content:
+        return (
+            f"has the model type {kind!r}, which needs code of its own; such code is never run here. If you trust it, "
+            "load model and tokenizer yourself with trust_remote_code=True, and give the loaded model"
+        )
+    return (
+        f"has the model type {kind!r} ({', '.join(content.get('architectures') or ['no architecture'])}), which "
+        f"transformers {transformers.__version__} does not know: it was saved by another tool, or for a later version. "
+        "If by another tool, load it there, and save its masked LM with save_pretrained"
+    )
 
 
 def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
@@ -210,27 +198,22 @@ def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype, dtype)
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise ValueError(f"dtype must be a torch floating dtype or its name, e.g. 'bfloat16', got {dtype!r}")
+    dtype = check_choice("dtype", str(dtype or "float32").removeprefix("torch."), _DTYPES)
     config = load_config(name)
-    architecture = (config.architectures or [type(config).__name__])[0]
-    missing = ["masked-LM or causal class of its family"]
     kinds = [kind for kind in (AutoModelForMaskedLM, AutoModelForCausalLM) if type(config) in kind._model_mapping]
-    own_bias = (getattr(config, PROVENANCE, None) or {}).get("own_bias", False)
+    missing = ["masked-LM or causal class of its family"]
     if kinds:
-        with reading(name, "the weights"), no_weight_bars(warnings=not own_bias):
+        with reading(name, "the weights"), no_weight_bars():
             model, info = kinds[0].from_pretrained(
-                name, config=config, dtype=dtype or torch.float32, output_loading_info=True, trust_remote_code=False
+                name, config=config, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
             )
         missing = sorted(info["missing_keys"])
     if missing:
         raise TypeError(
-            f"{name!r} holds a {architecture} without a whole masked-LM head: there is no {', '.join(missing[:3])}. "
-            f"add_mlm_head({name!r}) gives an encoder a new head, to be pretrained"
+            f"{name!r} holds a {(config.architectures or [type(config).__name__])[0]} without a whole masked-LM head: "
+            f"there is no {', '.join(missing[:3])}. add_mlm_head({name!r}) gives an encoder one, to be pretrained"
         )
-    if own_bias:
+    if (provenance(model) or {}).get("own_bias"):
         _restore_bias(model, name)
     if kinds[0] is AutoModelForCausalLM:
         model.config.use_cache = False  # keys and values of all positions, which only generating needs
@@ -258,12 +241,7 @@ def _restore_bias(model: PreTrainedModel, name: str) -> None:
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
-    """A tokenizer by hub name or folder.
-
-    Raises:
-        FileNotFoundError: if there is no such folder or name.
-        ValueError: if a folder holds no tokenizer, or a damaged one.
-    """
+    """A tokenizer by hub name or folder; ``FileNotFoundError`` and ``ValueError`` name what is missing or damaged."""
     from transformers import AutoTokenizer
 
     name = check_source(name, "tokenizer")

@@ -60,9 +60,7 @@ class Head:
 def find_head(model: PreTrainedModel) -> Head:
     """Find the vocabulary projection of a masked LM by its shape, never by its attribute name.
 
-    Raises:
-        TypeError: if the model has no output embeddings.
-        ValueError: if what the model calls its output embeddings is not a (V, H) projection.
+    ``TypeError`` for a model without output embeddings, ``ValueError`` where they are no (V, H) projection.
     """
     decoder = model.get_output_embeddings()
     if decoder is None:
@@ -87,8 +85,7 @@ def find_head(model: PreTrainedModel) -> Head:
 def check_head(model: PreTrainedModel) -> Head:
     """Find the head and prove on one short input what its logits are, so that the kernel may take its place.
 
-    Raises:
-        ValueError: if the model does something else to them than :class:`Head` says (another projection, say).
+    ``ValueError`` if the model does something else to them than :class:`Head` says (another projection, say).
     """
     import torch
 
@@ -114,9 +111,7 @@ def head_input(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
 
     Differentiable. A hook keeps the decoder's input and passes on none of its rows, so the product is one over nothing,
     while all other hooks and patches (accelerate's, a user's) run as ever. Other threads' calls get their logits.
-
-    Raises:
-        ValueError: if the model does not call its decoder once.
+    ``ValueError`` if the model does not call its decoder once.
     """
     decoder = model.get_output_embeddings()
     thread, kept = threading.get_ident(), []
@@ -142,19 +137,10 @@ def head_input(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
     return kept[0]
 
 
-def is_language_model(model: PreTrainedModel) -> bool:
-    """Whether the model is a causal language model; its ``config.is_causal`` says how it attends."""
-    from transformers import AutoModelForCausalLM
-
-    mapping = AutoModelForCausalLM._model_mapping
-    return type(model.config) in mapping and isinstance(model, mapping[type(model.config)])
-
-
 def check_attention(model: PreTrainedModel) -> None:
-    """Refuse a language model that does not attend as its configuration says (StableLM, state space models).
+    """Raise ``ValueError`` for a language model that does not attend as its configuration says (StableLM, Mamba).
 
-    Raises:
-        ValueError: if the first position sees the last one where attention is causal, or does not where it is not.
+    The first position must see the last one where attention is bidirectional, and must not where it is causal.
     """
     import torch
 
@@ -188,8 +174,8 @@ def probe_ids(model: PreTrainedModel) -> torch.Tensor:
     import torch
 
     vocab_size = len(model.get_input_embeddings().weight)
-    start = max(0, min(vocab_size - 8, vocab_size // 2))
-    return torch.arange(start, min(start + 8, vocab_size), device=model.device)[None]
+    ids = torch.arange(vocab_size // 2, vocab_size // 2 + 8, device=model.device)
+    return ids.clamp(max=vocab_size - 1)[None]
 
 
 def padding_error(model: PreTrainedModel, head: Head) -> float:
@@ -200,9 +186,8 @@ def padding_error(model: PreTrainedModel, head: Head) -> float:
     import torch
 
     ids = probe_ids(model)
-    padded = torch.cat([ids, torch.full_like(ids, model.config.pad_token_id or 0)], dim=1)
-    mask = torch.ones_like(ids)
-    padded_mask = torch.cat([mask, torch.zeros_like(ids)], dim=1)
+    mask, padding = torch.ones_like(ids), torch.full_like(ids, model.config.pad_token_id or 0)
+    padded, padded_mask = torch.cat([ids, padding], dim=1), torch.cat([mask, torch.zeros_like(ids)], dim=1)
     some = head.weight[:: max(1, len(head.weight) // 512)]
     with evaluating(model), torch.inference_mode():
         alone = head_input(model, input_ids=ids, attention_mask=mask) @ some.T

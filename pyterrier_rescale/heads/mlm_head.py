@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from .._utils.files import expand
 from .checkpoint import check_source, load_config, load_tokenizer, no_weight_bars, reading
 from .decoder import check_head, evaluating, find_head, probe_ids
+from .hub_files import model_folder
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
@@ -28,28 +27,27 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
     (:func:`~pyterrier_rescale.backbones.headed_backbone`).
 
     Args:
-        model: a loaded encoder without a masked-LM head (``PreTrainedModel``, ``SentenceTransformer``), a folder of
-            either, or a hub name. A loaded one is left as it is.
+        model: a loaded encoder without a masked-LM head (``PreTrainedModel``, ``SentenceTransformer``; it is left as it
+            is), a folder of either, or a hub name.
         tokenizer: its tokenizer, or its name or folder; default: the folder's own, where ``model`` is one.
 
     Returns:
-        The masked LM, in eval mode, float32 unless ``model`` is loaded in another dtype; its hidden states are those of
-        the encoder.
+        The masked LM, in eval mode, float32 unless ``model`` is loaded in another dtype.
 
     Raises:
         TypeError: if ``model`` is something else, or its family has no masked LM in ``transformers``.
-        ValueError: if there is a head already, the body is not the family's masked LM's, a part of the family's head
-            has no known start, or the tokenizer does not belong to the model or has no mask token.
+        ValueError: if there is a head already, the family's masked LM has another body or a layer of unknown start, or
+            the tokenizer does not belong to the model or has no mask token.
         FileNotFoundError: if the folder does not exist or a hub name cannot be reached.
 
     Example:
         >>> model = add_mlm_head("sentence-transformers/all-MiniLM-L6-v2")    # a BertForMaskedLM
     """
     import torch
-    from transformers import PreTrainedModel
+    from transformers import AutoModelForMaskedLM, PreTrainedModel
 
     if isinstance(model, (str, os.PathLike)):
-        folder = check_source(transformer_folder(os.fspath(model)), "model")
+        folder = check_source(model_folder(model), "model")
         tokenizer = folder if tokenizer is None else tokenizer
         body, kind = _load_body(folder)
     else:
@@ -64,8 +62,13 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
         raise ValueError(f"model is a {kind}, which has an output head already: use it as it is")
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = load_tokenizer(tokenizer)
-    family = _masked_lm_class(body.config, kind)
-    config = copy.deepcopy(body.config)
+    config, families = copy.deepcopy(body.config), AutoModelForMaskedLM._model_mapping
+    if type(config) not in families or config.is_encoder_decoder or getattr(config, "is_decoder", False):
+        raise TypeError(
+            f"model is a {kind}: transformers has no masked LM of one encoder for {config.model_type!r}, or it is set "
+            "up as a decoder (is_decoder=True)"
+        )
+    family = families[type(config)]
     config.architectures = [family.__name__]
     # what the family does by default: a headless checkpoint's config may say anything
     config.tie_word_embeddings = bool(type(config)().tie_word_embeddings)
@@ -83,41 +86,18 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
     return full
 
 
-def transformer_folder(name: str) -> str:
-    """The folder of the transformers model: of a SentenceTransformer, its first module's."""
-    modules = expand(name) / "modules.json"
-    if not modules.is_file():
-        return name
-    first = json.loads(modules.read_text(encoding="utf-8"))[0]
-    return str(modules.parent / first["path"])
-
-
 def _load_body(name: str) -> tuple[PreTrainedModel, str]:
     """The body, and the class that its folder names."""
     import torch
     from transformers import AutoModel
 
     config = load_config(name)
-    kind = (config.architectures or [type(config).__name__])[0]
-    _masked_lm_class(config, kind)
-    with reading(name, "the weights"), no_weight_bars(warnings=False):  # the head of a classifier, say, is left out
+    with reading(name, "the weights"), no_weight_bars():  # the head of a classifier, say, is left out
         body, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise ValueError(f"{name!r} lacks weights of its body: {', '.join(missing[:3])}")
-    return body, kind
-
-
-def _masked_lm_class(config: PretrainedConfig, kind: str) -> type[PreTrainedModel]:
-    from transformers import AutoModelForMaskedLM
-
-    mapping = AutoModelForMaskedLM._model_mapping
-    if type(config) not in mapping or config.is_encoder_decoder or getattr(config, "is_decoder", False):
-        raise TypeError(
-            f"model is a {kind}: transformers has no masked LM of one encoder for {config.model_type!r}, or it is set "
-            "up as a decoder (is_decoder=True)"
-        )
-    return mapping[type(config)]
+    return body, (config.architectures or [type(config).__name__])[0]
 
 
 def _copy_body(body: PreTrainedModel, full: PreTrainedModel) -> None:
@@ -126,17 +106,14 @@ def _copy_body(body: PreTrainedModel, full: PreTrainedModel) -> None:
 
     source, target = body.base_model, full.base_model
     result = target.load_state_dict(source.state_dict(), strict=False)
-    unknown = [key for key in result.unexpected_keys if not key.startswith("pooler.")]
-    same = not result.missing_keys and not unknown
-    if same:
-        ids = probe_ids(full)
-        with evaluating(body), torch.inference_mode():
-            states = [one(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float() for one in (source, target)]
-        same = torch.allclose(*states, rtol=1e-4, atol=1e-5)
-    if not same:
+    odd = [*result.missing_keys, *(key for key in result.unexpected_keys if not key.startswith("pooler."))]
+    ids = probe_ids(full)
+    with evaluating(body), torch.inference_mode():
+        states = [one(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float() for one in (source, target)]
+    if odd or not torch.allclose(*states, rtol=1e-4, atol=1e-5):
         raise ValueError(
             f"model's body is a {type(source).__name__}, which does not compute what the body of "
-            f"{type(full).__name__} does (missing {result.missing_keys[:3]}, unknown {unknown[:3]})"
+            f"{type(full).__name__} does (weights of one of them alone: {odd[:3]})"
         )
 
 
@@ -144,28 +121,25 @@ def _start_head(full: PreTrainedModel) -> None:
     """Dense layers to the identity (or the embeddings' projection undone), norms to gain 1, all biases to 0."""
     import torch
 
-    inside = set(full.base_model.modules())
-    head = find_head(full)
+    inside, decoder = set(full.base_model.modules()), find_head(full).decoder
     embeddings = full.get_input_embeddings().weight
     with torch.no_grad():
         for name, module in full.named_modules():
-            own = {key: p for key, p in module._parameters.items() if p is not None}
-            if module in inside or not own:
-                continue
-            if module is head.decoder:
-                start = embeddings if head.weight.shape == embeddings.shape else head.weight
-            elif isinstance(module, torch.nn.Linear):
-                start = _start_of(module.weight, full)
-            else:
-                start = 1.0 if type(module).__name__.endswith("Norm") else None
-            if "weight" in own:
+            weight, bias = (None if module in inside else module._parameters.get(key) for key in ("weight", "bias"))
+            if weight is not None:
+                if module is decoder:
+                    start = embeddings if weight.shape == embeddings.shape else weight
+                elif isinstance(module, torch.nn.Linear):
+                    start = _start_of(weight, full)
+                else:
+                    start = torch.ones_like(weight) if type(module).__name__.endswith("Norm") else None
                 if start is None:
                     raise ValueError(
                         f"{type(full).__name__}: {name} is a {type(module).__name__}, whose start is not known"
                     )
-                own["weight"].copy_(torch.as_tensor(start))
-            if "bias" in own:
-                own["bias"].zero_()
+                weight.copy_(start)
+            if bias is not None:
+                bias.zero_()
 
 
 def _start_of(weight: torch.Tensor, full: PreTrainedModel) -> torch.Tensor | None:
@@ -175,8 +149,6 @@ def _start_of(weight: torch.Tensor, full: PreTrainedModel) -> torch.Tensor | Non
     small, wide = weight.shape
     if small == wide:
         return torch.eye(small)
-    projections = [
-        module.weight for module in full.base_model.modules()
-        if isinstance(module, torch.nn.Linear) and module.weight.shape == (wide, small)
-    ]  # fmt: skip
+    dense = [module.weight for module in full.base_model.modules() if isinstance(module, torch.nn.Linear)]
+    projections = [one for one in dense if one.shape == (wide, small)]
     return torch.linalg.pinv(projections[0].float()) if len(projections) == 1 else None

@@ -26,15 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def check_k(k: float) -> float:
-    """Return a rescale constant as a float.
-
-    Raises:
-        ValueError: unless ``k`` is a finite number > 0.
-    """
-    return float(check_number("k", k))
-
-
 def rescale(
     model: str | os.PathLike[str] | PreTrainedModel, k: float = 16.0, *, bias: bool = False, inplace: bool = False
 ) -> PreTrainedModel:
@@ -50,9 +41,9 @@ def rescale(
         inplace: change ``model`` itself instead of a copy (a name or folder is loaded, never copied).
 
     Returns:
-        The rescaled model; its config records k, method, bias and the mean row norm before. Of the folder or hub name
-        of an encoder it keeps the name (``encoder_folder``), by which ``Splade(model)`` still encodes as that encoder
-        does (pooling, lengths, queries of their own), but its ``save_pretrained`` saves the masked LM alone.
+        The rescaled model; its config records k, method, bias and the mean row norm before. Its ``encoder_folder`` is
+        the folder or hub name, by which ``Splade(model)`` encodes as an encoder that lies there does (pooling, lengths,
+        queries of their own); its ``save_pretrained`` saves the masked LM alone.
 
     Raises:
         ValueError: for a k that is not a finite number > 0, a model rescaled already, or a head that is no plain
@@ -61,7 +52,7 @@ def rescale(
     """
     import torch
 
-    k = check_k(k)
+    k = float(check_number("k", k))
     loaded, _ = load_backbone(model, need_tokenizer=False)
     refuse_rescaled(loaded)
     before = mean_row_norm(check_head(loaded).weight)
@@ -80,15 +71,9 @@ def rescale(
 
 
 def check_shift(shift: Any) -> float | np.ndarray | None:
-    """A shift as a float, as float32 (V,) where there is one per term, or ``None``.
-
-    Raises:
-        ValueError: for anything but a finite number or a 1-D list, array or tensor of finite numbers.
-    """
-    if shift is None:
-        return None
-    if is_number(shift):
-        return float(shift)
+    """A shift as a float, as float32 (V,) where there is one per term, or ``None``; else a ``ValueError``."""
+    if shift is None or is_number(shift):
+        return None if shift is None else float(shift)
     try:
         values = np.array(shift.detach().float().cpu().numpy() if hasattr(shift, "detach") else shift, dtype=np.float32)
     except (TypeError, ValueError):
@@ -101,15 +86,9 @@ def check_shift(shift: Any) -> float | np.ndarray | None:
 
 
 def shift_logits(model: PreTrainedModel, shift: float | np.ndarray, *, inplace: bool = False) -> PreTrainedModel:
-    """Store b - shift as the head's bias, and record it in the config; returns the shifted model.
+    """Store b - shift as the head's bias and record it; returns the model, without ``inplace`` a copy of it.
 
-    Args:
-        model: the masked LM.
-        shift: a number, or one per row of the head, (V,).
-        inplace: change ``model`` itself instead of a copy.
-
-    Raises:
-        ValueError: if the shift is of another vocabulary, or the model has been shifted before.
+    ``ValueError`` for a shift (V,) of another vocabulary, or a model that has been shifted before.
     """
     import torch
 

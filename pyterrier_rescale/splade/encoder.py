@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyterrier as pt
 
-from .._utils.checks import check_integer
+from .._utils.checks import check_integer, check_number
 from .._utils.progress import progress_bar
 from .._utils.stages import schematic
 from ..encoding.pruning import check_pruning, prune
@@ -92,7 +92,6 @@ class Splade(pt.Transformer):
         from ..encoding.saved_folder import describe
         from ..encoding.text_encoder import TextEncoder, default_device
         from ..heads.checkpoint import load_backbone
-        from ..heads.rescaling import check_k
         from ..heads.rescaling import rescale as rescale_head
 
         if isinstance(rescale, str):
@@ -101,7 +100,7 @@ class Splade(pt.Transformer):
                 "calibrate(model, texts).apply(model), or train(..., rescale=...)"
             )
         if rescale is not None:
-            check_k(rescale)
+            check_number("k", rescale)
         check_integer("batch_size", batch_size)
         given = {
             "pooling": pooling, "activation": activation, "max_length": max_length, "lowercase": lowercase,

@@ -60,32 +60,29 @@ def test_record_and_cache(built, monkeypatch):
     assert record["settings"] == {**record["settings"], **SMALL, "family": "bert", "seed": 0}
     assert [row["step"] for row in record["curve"]] == [1, 2, 3, 4]
     assert 0 < record["unigram_entropy"] < math.log(400) and record["seconds"] >= 0 and record["texts"] == 12
-    assert "test topics" in record["note"]
     root = built["bert"].parent
 
-    def fail(*args):
-        raise AssertionError("pretrained again")
+    def interrupted(*args):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyterrier_rescale.backbones.mlm.pretrain", fail)
+    monkeypatch.setattr("pyterrier_rescale.backbones.mlm.pretrain", interrupted)
     assert small_backbone("bert", iter([*tiny.TEXTS, " "]), root, **SMALL) == built["bert"]
     for texts, settings in [(tiny.TEXTS[1:], {}), (tiny.TEXTS, {"seed": 1}), (tiny.TEXTS, {"masked": 0.6})]:
-        with pytest.raises(AssertionError, match="pretrained again"):
+        with pytest.raises(KeyboardInterrupt):
             small_backbone("bert", texts, root, **{**SMALL, **settings})
-    assert sorted(path.name for path in root.iterdir()) == sorted(path.name for path in built.values())
+    assert sorted(path.name for path in root.iterdir()) == sorted(path.name for path in built.values()), "none is left"
 
 
 def test_the_seed_decides_the_weights(built, tmp_path):
     def weights(folder):
-        return AutoModelForMaskedLM.from_pretrained(folder).state_dict()
+        return AutoModelForMaskedLM.from_pretrained(folder).get_input_embeddings().weight
 
-    torch.manual_seed(123)
     before = torch.get_rng_state()
-    again = weights(small_backbone("modernbert", tiny.TEXTS, tmp_path, **SMALL))
+    again = small_backbone("modernbert", tiny.TEXTS, tmp_path, **SMALL)
     assert torch.equal(torch.get_rng_state(), before), "the caller's random numbers stay as they are"
-    first = weights(built["modernbert"])
-    assert all(torch.equal(first[key], again[key]) for key in first)
-    other = weights(small_backbone("modernbert", tiny.TEXTS, tmp_path, **SMALL, seed=1))
-    assert not all(torch.equal(first[key], other[key]) for key in first)
+    assert torch.equal(weights(built["modernbert"]), weights(again))
+    other = small_backbone("modernbert", tiny.TEXTS, tmp_path, **SMALL, seed=1)
+    assert not torch.equal(weights(again), weights(other))
 
 
 def test_word_pieces_are_the_same_in_every_run():
@@ -147,16 +144,6 @@ def test_refusals(tmp_path, settings, error, named, monkeypatch):
     monkeypatch.setattr(backbones, "minilm_folder", lambda: tmp_path)
     with pytest.raises(error, match=named):
         small_backbone(**{"family": "bert", "texts": ["some text"], "cache": tmp_path, "steps": 2, **settings})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pyterrier_rescale.backbones.mlm.pretrain", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        small_backbone("bert", tiny.TEXTS, tmp_path, **SMALL)
     assert list(tmp_path.iterdir()) == []
 
 

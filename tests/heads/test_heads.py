@@ -133,42 +133,24 @@ def test_resize_and_tie_weights_after_rescaling(family, tmp_path):
     torch.testing.assert_close(logits_of(loaded, tok), logits_of(divided, tok))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_divided_in_fp32(dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_inplace_and_in_half_precision(dtype):
     model, _ = tiny.build("modernbert")
     model = model.to(dtype)
     weight = find_head(model).weight.detach().clone()
-    divided = find_head(rescale(model, 3.0)).weight
-    assert divided.dtype == dtype
-    assert torch.equal(divided, (weight.float() / 3.0).to(dtype))
+    assert rescale(model, 3.0, inplace=True) is model
+    assert find_head(model).weight.dtype == dtype
+    assert torch.equal(find_head(model).weight, (weight.float() / 3.0).to(dtype))
 
 
 def test_a_second_rescale_is_refused(tmp_path, bert_folder):
     divided = rescale(bert_folder, 4)
-    assert provenance(divided)["mean_row_norm_before"] == pytest.approx(
-        float(np.linalg.norm(AutoModelForMaskedLM.from_pretrained(bert_folder).get_output_embeddings()
-                             .weight.detach().numpy(), axis=1).mean()), rel=1e-5)  # fmt: skip
-    with pytest.raises(ValueError, match="rescaled already .*k=4"):
-        rescale(divided, 4)
+    weight = AutoModelForMaskedLM.from_pretrained(bert_folder).get_output_embeddings().weight.detach()
+    assert provenance(divided)["mean_row_norm_before"] == pytest.approx(float(weight.norm(dim=1).mean()), rel=1e-5)
     divided.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="rescaled already"):
-        rescale(str(tmp_path), 4)
-
-
-def test_inplace_changes_the_model_itself():
-    model, tok = tiny.build("bert")
-    expected = by_hand(model, tok, K)
-    assert rescale(model, K, inplace=True) is model
-    torch.testing.assert_close(logits_of(model, tok), expected, atol=1e-5, rtol=1e-5)
-
-
-def mobilebert():
-    """It multiplies by its decoder weight and a second matrix joined: dividing one half would be wrong."""
-    config = transformers.MobileBertConfig(
-        vocab_size=60, hidden_size=32, embedding_size=16, num_hidden_layers=1, num_attention_heads=4,
-        intermediate_size=32, intra_bottleneck_size=16, true_hidden_size=16,
-    )  # fmt: skip
-    return transformers.MobileBertForMaskedLM(config)
+    for model in (divided, str(tmp_path)):
+        with pytest.raises(ValueError, match="rescaled already .*k=4"):
+            rescale(model, 4)
 
 
 def esm():
@@ -180,6 +162,13 @@ def esm():
     model = transformers.EsmForMaskedLM(config).eval()
     torch.nn.init.constant_(model.lm_head.bias, 0.5)
     return model
+
+
+def mobilebert():
+    """It multiplies by its decoder weight and a second matrix joined: dividing one half would be wrong."""
+    sizes = {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16}
+    config = transformers.MobileBertConfig(**{"vocab_size": 400, **tiny._SIZE, **sizes})
+    return transformers.MobileBertForMaskedLM(config)
 
 
 def broken():
@@ -195,7 +184,7 @@ BODY = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, 
     ("call", "error", "named"),
     [
         *[(lambda k=k: rescale(tiny.build("bert")[0], k), ValueError, "k must be a finite number > 0")
-          for k in (0, -1.0, math.nan, math.inf, "16", None, True, np.float32("nan"))],
+          for k in (0, math.inf, "16", None)],
         (lambda: rescale(mobilebert()), ValueError, "MobileBertForMaskedLM: the logits are not t W"),
         (lambda: rescale(esm()), ValueError, "EsmForMaskedLM: the logits are not t W"),
         (lambda: rescale(broken()), ValueError, "the logits are not finite"),
@@ -204,7 +193,7 @@ BODY = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, 
         (lambda: rescale(3), TypeError, "model must be a hub name, a folder or a PreTrainedModel"),
         (lambda: rescale("/no/such/folder"), FileNotFoundError, "model folder '/no/such/folder' does not exist"),
         (lambda: load_backbone(tiny.build("bert")[0]), ValueError, "tokenizer must be given"),
-        (lambda: load_backbone("x", dtype="float33"), ValueError, "dtype must be a torch floating dtype"),
+        (lambda: load_backbone("x", dtype="float33"), ValueError, "dtype must be one of 'float32', 'bfloat16'"),
         (lambda: check_shift([math.nan]), ValueError, "shift must be a finite number"),
         (lambda: check_shift("15"), ValueError, "shift must be a finite number"),
         (lambda: shift_logits(tiny.build("bert")[0], np.ones(7)), ValueError, "shift must be a number or 397"),
@@ -219,7 +208,7 @@ def test_refusals(call, error, named):
 
 def test_folders_that_hold_no_whole_model(bert_folder, tmp_path):
     BODY.save_pretrained(tmp_path / "body")
-    with pytest.raises(TypeError, match="body' holds a BertModel without a whole masked-LM head"):
+    with pytest.raises(TypeError, match="body' holds a BertModel without a whole masked-LM head.*add_mlm_head"):
         rescale(tmp_path / "body")
     shutil.copytree(bert_folder, tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
@@ -232,7 +221,7 @@ def test_folders_that_hold_no_whole_model(bert_folder, tmp_path):
     with pytest.raises(ValueError, match="no tokenizer in"):
         load_tokenizer(tmp_path / "body")
     (tmp_path / "cut" / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match="cut' has no config.json"):
+    with pytest.raises(TypeError, match="cut' has no config.json"):
         rescale(tmp_path / "cut")
 
 
@@ -260,14 +249,6 @@ def test_checkpoints_of_other_tools_are_told_what_they_are(files, named, tmp_pat
         message = str(caught.value)
         assert str(tmp_path) in message and "\n" not in message
         assert not re.search("pip install|pass the argument|no such name", message)
-
-
-def test_a_headless_checkpoint_is_told_what_serves(tmp_path):
-    BODY.save_pretrained(tmp_path)
-    for given in (str(tmp_path), BODY):
-        with pytest.raises(TypeError, match="add_mlm_head") as caught:
-            rescale(given)
-        assert "AutoModelForMaskedLM.from_pretrained" not in str(caught.value)
 
 
 def test_weights_are_copied_at_loading(tmp_path):

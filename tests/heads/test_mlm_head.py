@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import tiny
 import torch
 import transformers
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from pyterrier_rescale import Splade, add_mlm_head, audit, rescale
+from pyterrier_rescale import Splade, add_mlm_head, rescale
 from pyterrier_rescale.heads.decoder import find_head, head_input
 
 
@@ -71,34 +75,24 @@ def test_smaller_embeddings_are_reached_by_undoing_the_bodys_projection(family, 
     torch.testing.assert_close(dense.weight @ up.weight, torch.eye(16), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("subfolder", ["", "0_Transformer"])
-def test_a_sentence_transformer_by_folder_and_as_an_object(subfolder, tmp_path):
-    import json
-    import shutil
-
-    from sentence_transformers import SentenceTransformer
-
-    folder = headless("bert", tmp_path)
+def test_a_sentence_transformer_by_folder_and_as_an_object(tmp_path):
+    folder, saved = headless("bert", tmp_path), tmp_path / "sentences"
     model = SentenceTransformer(folder, device="cpu")  # the transformer and mean pooling
-    saved = tmp_path / "sentences"
     model.save(str(saved))
-    if subfolder:  # the layout of old versions
-        (saved / subfolder).mkdir()
-        for file in saved.iterdir():
-            if file.is_file() and file.name not in ("modules.json", "README.md", "config_sentence_transformers.json"):
-                shutil.move(file, saved / subfolder / file.name)
-        modules = json.loads((saved / "modules.json").read_text())
-        modules[0]["path"] = subfolder
-        (saved / "modules.json").write_text(json.dumps(modules))
     ids = torch.tensor([[2, 20, 31, 42, 3]])
     expected = add_mlm_head(folder)(input_ids=ids).logits
     torch.testing.assert_close(add_mlm_head(saved)(input_ids=ids).logits, expected)
     torch.testing.assert_close(add_mlm_head(model, model.tokenizer)(input_ids=ids).logits, expected)
+    shutil.copytree(folder, saved / "0_Transformer")  # the layout of old versions
+    modules = json.loads((saved / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (saved / "modules.json").write_text(json.dumps(modules))
+    (saved / "model.safetensors").unlink()
+    torch.testing.assert_close(add_mlm_head(saved)(input_ids=ids).logits, expected)
 
 
-def test_a_classifiers_body_and_what_follows(tmp_path):
+def test_a_classifiers_body(tmp_path):
     _, tokenizer = tiny.build("bert")
-    torch.manual_seed(0)
     config = transformers.BertConfig(vocab_size=len(tokenizer), **tiny._SIZE, max_position_embeddings=80)
     classifier = transformers.BertForSequenceClassification(config)
     classifier.save_pretrained(tmp_path)
@@ -108,10 +102,7 @@ def test_a_classifiers_body_and_what_follows(tmp_path):
     torch.testing.assert_close(model.state_dict(), add_mlm_head(classifier, tokenizer).state_dict())
     half = add_mlm_head(transformers.BertModel(config).to(torch.bfloat16), tokenizer)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
-    assert audit(model, tiny.TEXTS, tokenizer=tokenizer).suggested_k > 0
-    divided = rescale(model, 4.0)
-    row = Splade(divided, tokenizer=tokenizer, device="cpu").encode_docs(tiny.TEXTS[:1])
-    assert row.nnz
+    assert Splade(rescale(model, 4.0), tokenizer=tokenizer, device="cpu").encode_docs(tiny.TEXTS[:1]).nnz
 
 
 def body(kind=transformers.BertModel, config=transformers.BertConfig, **sizes):
