@@ -82,6 +82,8 @@ class Description:
         fold: ``"case"``: variants of a term in case and word start are one (:mod:`.terms`).
         special_terms: whether special tokens ([CLS], [SEP], ...) are terms, too; OpenSearch's model cards zero them.
             ``False`` is stored in the head's bias, as a shift is.
+        special_positions: whether positions of special tokens ([CLS], [SEP], [UNK], ...) and the first position, which
+            language models use as an attention sink, take part in pooling; ``False`` leaves them out.
         queries: how queries are encoded where otherwise than documents.
 
     Raises:
@@ -96,6 +98,7 @@ class Description:
     position_top_k: int | None = None
     fold: str | None = None
     special_terms: bool = True
+    special_positions: bool = True
     queries: QuerySide = QuerySide()
 
     def __post_init__(self) -> None:
@@ -104,6 +107,7 @@ class Description:
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("fold", self.fold, (*FOLDS, None))
         check_choice("special_terms", self.special_terms, (True, False))
+        check_choice("special_positions", self.special_positions, (True, False))
         object.__setattr__(self, "shift", check_shift(self.shift))
         for name in ("max_length", "position_top_k"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), optional=True))

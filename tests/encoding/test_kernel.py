@@ -6,7 +6,7 @@ import pytest
 import torch
 from dense import head_of_padded as sparse_head
 
-from pyterrier_rescale.encoding import blocks, kernel, top_k
+from pyterrier_rescale.encoding import blocks, kernel
 from pyterrier_rescale.encoding.description import Description
 
 
@@ -81,7 +81,7 @@ def test_many_blocks_give_the_same_as_one(pooling, monkeypatch):
     (hidden, weight, bias), mask = batch()
     whole = sparse_head(hidden, weight, bias, mask, pooling)
     monkeypatch.setattr(blocks, "_VOCAB_CHUNK", 37)
-    monkeypatch.setattr(blocks, "CPU_BLOCK", 37 * 4)
+    monkeypatch.setattr(blocks, "_CPU_BLOCK", 37 * 4)
     torch.testing.assert_close(sparse_head(hidden, weight, bias, mask, pooling), whole, atol=1e-12, rtol=1e-12)
 
 
@@ -92,8 +92,8 @@ def test_many_blocks_give_the_same_as_one(pooling, monkeypatch):
 @pytest.mark.parametrize("blocks_of", [None, 37])
 def test_the_largest_logits_of_each_position(activation, pooling, with_bias, k, blocks_of, monkeypatch):
     if blocks_of:
-        monkeypatch.setattr(top_k, "_WIDTH", blocks_of)
-        monkeypatch.setattr(top_k, "CPU_BLOCK", 2 * blocks_of)
+        monkeypatch.setattr(blocks, "_VOCAB_CHUNK", blocks_of)
+        monkeypatch.setattr(blocks, "_CPU_BLOCK", 4 * blocks_of)
     (hidden, weight, bias), mask = batch()
     used = bias - 2 if with_bias else None
     options = {"activation": activation, "position_top_k": k}
