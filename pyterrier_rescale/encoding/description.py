@@ -28,7 +28,7 @@ ACTIVATIONS = ("relu", "log1p_relu")
 FOLDS = ("case",)
 # Entries of a model's config that say where it comes from, not what it computes.
 _ABOUT = {"_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype",
-          "id2label", "label2id", PROVENANCE}  # fmt: skip
+          "id2label", "label2id", "use_cache", PROVENANCE}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -67,12 +67,19 @@ def _read(name: str | os.PathLike[str]) -> Description:
         _check_plain(name)
         return Description(**_fields(name, _of_model(name, "")))
     documents, queries = modules["document"], modules["query"]
-    if [module.kind in _MODELS for module in documents[:1]] != [True] or len(documents) != 2:
-        raise _not_splade(name, documents)
-    if not _pools(name, documents[1]):
-        raise _not_splade(name, documents)
+    if len(documents) != 2 or documents[0].kind not in _MODELS or not _pools(name, documents[1]):
+        told = ", ".join(module.type.removeprefix("sentence_transformers.") for module in documents)
+        raise ValueError(
+            f"{str(name)!r} is no masked LM with sentence-transformers' SpladePooling: its documents go through "
+            f"{told}. Load it with sentence-transformers, which runs these modules"
+        )
     body, config = documents[0].path, read_json(name, "config_sentence_transformers.json") or {}
-    _check_config(name, config)
+    prompts = config.get("prompts") or {}
+    used = {key: prompts[key] for key in (*_PROMPTS, config.get("default_prompt_name")) if prompts.get(key)}
+    if used:
+        raise _refusal(name, f"prompts={used!r}; put them into the texts yourself")
+    if config.get("max_active_dims") is not None:
+        raise _refusal(name, f"max_active_dims={config['max_active_dims']}")
     pooling, options = _pooling(name, documents[1])
     fields = {**_fields(name, {**_of_model(name, body), **options, **config}), **pooling}
     lengths = _lengths(name, body)
@@ -140,6 +147,8 @@ def _of_model(name: Any, body: str) -> dict[str, Any]:
 def _fields(name: Any, config: dict[str, Any]) -> dict[str, Any]:
     """Our fields, of the entries of a configuration that name them."""
     values = {ours: config[key] for key, ours in _FIELDS.items() if config.get(key) not in (None, False)}
+    if config.get("special_positions") is False:
+        values["special_positions"] = False
     if isinstance(values.get("fold"), str):
         values["fold"] = _FOLDS.get(values["fold"], values["fold"])
     try:
@@ -171,15 +180,12 @@ def _static_weights(name: Any, path: str) -> np.ndarray:
     """The weights of a SparseStaticEmbedding, (tokens of its tokenizer,)."""
     if (read_json(name, f"{path}/config.json") or {}).get("path"):
         raise _refusal(name, f"static weights in another file ({path}/config.json)")
-    if file := find_file(name, f"{path}/model.safetensors"):
-        from safetensors.numpy import load_file
+    file = find_file(name, f"{path}/model.safetensors")
+    if file is None:
+        raise FileNotFoundError(f"{str(name)!r} lacks the weights of queries, {path}/model.safetensors")
+    from safetensors.numpy import load_file
 
-        return load_file(file)["weight"].astype(np.float32)
-    if file := find_file(name, f"{path}/pytorch_model.bin"):
-        import torch
-
-        return torch.load(file, weights_only=True)["weight"].float().numpy()
-    raise FileNotFoundError(f"{str(name)!r} lacks the weights of queries, {path}/model.safetensors")
+    return load_file(file)["weight"].astype(np.float32)
 
 
 def _check_plain(name: Any) -> None:
@@ -195,27 +201,10 @@ def _check_plain(name: Any) -> None:
         raise _refusal(name, "splade_doc=True (model_args.json): queries are bags of their own tokens")
 
 
-def _check_config(name: Any, config: dict[str, Any]) -> None:
-    prompts = config.get("prompts") or {}
-    used = {key: prompts[key] for key in (*_PROMPTS, config.get("default_prompt_name")) if prompts.get(key)}
-    if used:
-        raise _refusal(name, f"prompts={used!r}; put them into the texts yourself")
-    if config.get("max_active_dims") is not None:
-        raise _refusal(name, f"max_active_dims={config['max_active_dims']}")
-
-
 def _refusal(name: Any, setting: str) -> ValueError:
     return ValueError(
         f"{str(name)!r} was saved with a setting that Splade does not follow: {setting}. To encode without it, give "
         "the loaded model: Splade(AutoModelForMaskedLM.from_pretrained(...), tokenizer=...)"
-    )
-
-
-def _not_splade(name: Any, modules: list[Module]) -> ValueError:
-    told = ", ".join(module.type.removeprefix("sentence_transformers.") for module in modules)
-    return ValueError(
-        f"{str(name)!r} is no masked LM with sentence-transformers' SpladePooling: its documents go through {told}. "
-        "Load it with sentence-transformers, which runs these modules"
     )
 
 
@@ -236,8 +225,8 @@ def save_encoder(
         _write_pooling(stage / "1_SpladePooling", pooling)
         config: dict[str, Any] = {"model_type": "SparseEncoder", "prompts": {}, "default_prompt_name": None,
                                   "similarity_fn_name": "dot"}  # fmt: skip
-        options = {key: getattr(description, key) for key in ("position_top_k", "fold")}  # read by Splade alone
-        config |= {key: value for key, value in options.items() if value is not None}
+        options = {"position_top_k", "fold", "special_positions"}  # read by Splade alone
+        config |= {key: value for key, value in description.changed().items() if key in options}
         if side.alike:
             modules = [
                 {"idx": 0, "name": "0", "path": "", "type": f"{_TYPES}.MLMTransformer"},

@@ -11,7 +11,7 @@ import pandas as pd
 from ..encoding.texts import check_texts
 
 if TYPE_CHECKING:
-    from .interface import SparseEncoder
+    from .encoder import Splade
 
 _SHOWN = 15
 _ROW = (
@@ -59,7 +59,7 @@ class Explanation(pd.DataFrame):
         )
 
 
-def explain(splade: SparseEncoder, query: str, text: str) -> Explanation:
+def explain(splade: Splade, query: str, text: str) -> Explanation:
     """The query's terms with their weights on both sides, and what each adds to the score.
 
     Returns:

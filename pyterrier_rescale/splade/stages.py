@@ -17,7 +17,7 @@ from ..encoding.terms import MODES, Toks, to_toks
 from ..encoding.texts import check_texts
 
 if TYPE_CHECKING:
-    from .interface import SparseEncoder
+    from .encoder import Splade
 
 # Documents that PyTerrier's indexing pipelines hand over at a time, by the stage's `batch_size` (else 100): the encoder
 # sorts so many by length, and tokenises while the model works.
@@ -28,7 +28,7 @@ _ROWS = 128  # of toks at a time: a dict takes ten times its row's memory
 class _Role(Stage):
     """What the three roles share; arguments are kept as given, ``None`` is the factory's."""
 
-    splade: SparseEncoder
+    splade: Splade
     verbose: bool | None
     text_field: str | None = None
     _batch_size: int | None
@@ -61,7 +61,7 @@ class SpladeDocEncoder(_Role):
 
     def __init__(
         self,
-        splade: SparseEncoder,
+        splade: Splade,
         *,
         text_field: str | None = None,
         batch_size: int | None = None,
@@ -122,7 +122,7 @@ class SpladeQueryEncoder(_Role):
 
     def __init__(
         self,
-        splade: SparseEncoder,
+        splade: Splade,
         *,
         batch_size: int | None = None,
         scale: float = 1.0,
@@ -165,7 +165,7 @@ class SpladeScorer(_Role):
 
     def __init__(
         self,
-        splade: SparseEncoder,
+        splade: Splade,
         *,
         text_field: str | None = None,
         batch_size: int | None = None,

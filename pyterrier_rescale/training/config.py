@@ -79,6 +79,7 @@ class TrainConfig:
     shift: float | tuple[float, ...] | None = None
     position_top_k: int | None = None
     fold: str | None = None
+    special_positions: bool = True
     bias_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
@@ -102,7 +103,7 @@ class TrainConfig:
         """How the encoder's logits become weights; shift and lower-casing are done to model and tokenizer before."""
         return Description(
             pooling=self.pooling, activation=self.activation, max_length=self.max_length,
-            position_top_k=self.position_top_k, fold=self.fold,
+            position_top_k=self.position_top_k, fold=self.fold, special_positions=self.special_positions,
             queries=QuerySide(
                 pooling=self.query_pooling, activation=self.query_activation, max_length=self.query_max_length,
                 weights=query_weights,
@@ -170,7 +171,7 @@ def _checks() -> dict[str, Callable[[str, Any], Any]]:
         (one_of(*ACTIVATIONS), "activation"), (one_of(None, *ACTIVATIONS), "query_activation"),
         (one_of(*sorted(REGULARIZERS)), "regularizer"), (one_of(None, *sorted(REGULARIZERS)), "query_regularizer"),
         (one_of(*sorted(LOSSES)), "loss"), (one_of(*RAMPS), "ramp"), (one_of("model", "static"), "queries"),
-        (one_of(True, False), "lowercase bf16 gradient_checkpointing"),
+        (one_of(True, False), "lowercase bf16 gradient_checkpointing special_positions"),
         (check_integer, "batch_size max_length gradient_accumulation log_steps min_label"),
         (partial(check_integer, least=0), "ramp_steps mine_negatives seed save_steps"),
         (maybe, "max_steps query_max_length mini_batch_size eval_steps position_top_k"),
@@ -191,7 +192,8 @@ def saved_options(backbone: Any) -> dict[str, Any]:
     side, default = found.queries, Description()
     if side.model is not None or side.times_model or side.tokenizer is not None:
         raise ValueError(f"{str(backbone)!r} encodes queries with {side.name}, which train does not train")
-    names = ("pooling", "activation", "max_length", "lowercase", "shift", "position_top_k", "fold")
+    names = ("pooling", "activation", "max_length", "lowercase", "shift", "position_top_k", "fold",
+             "special_positions")  # fmt: skip
     options = {name: getattr(found, name) for name in names if getattr(found, name) is not getattr(default, name)}
     asked = {f"query_{name}": getattr(side, name) for name in ("pooling", "activation", "max_length")}
     options |= {name: value for name, value in asked.items() if value is not None}

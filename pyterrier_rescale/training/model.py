@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding.description import Description
-from ..encoding.kernel import packed_head
+from ..encoding.kernel import packed_head, pooled_positions
 from ..encoding.terms import Folding, fold_weights
 from ..heads.decoder import find_head, head_input
 from ..heads.provenance import record
@@ -98,7 +98,7 @@ class SparseHead(nn.Module):
                     part = ids[members, :longest], part_mask[:, :longest], lookup
                     again = mini_batch_size is not None and len(parts) > 1 and torch.is_grad_enabled()
                     rows.append(checkpoint(self._hidden, *part, use_reentrant=False) if again else self._hidden(*part))
-                    lengths.append(part_mask.sum(dim=1))
+                    lengths.append(self._pooled(*part[:2]).sum(dim=1))
                 orders.append(torch.argsort(torch.cat(parts)))
             hidden = torch.cat(rows)
             if self.log_k is not None:
@@ -111,9 +111,12 @@ class SparseHead(nn.Module):
         return [fold_weights(part, self.representatives) for part in vectors]
 
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, lookup: SharedLookup) -> torch.Tensor:
-        """The decoder's input t at the attended positions of some texts (B, L), text after text, (T, H)."""
+        """The decoder's input t at the pooled positions of some texts (B, L), text after text, (T, H)."""
         with lookup():
-            return head_input(self.mlm, input_ids=ids, attention_mask=mask)[mask.bool()]
+            return head_input(self.mlm, input_ids=ids, attention_mask=mask)[self._pooled(ids, mask)]
+
+    def _pooled(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return pooled_positions(self.description, ids, mask, self.tokenizer.all_special_ids)
 
     def _static(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """relu(weight_v) where v is among the tokens of a text, else 0; (B, V)."""

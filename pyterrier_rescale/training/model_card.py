@@ -168,6 +168,7 @@ def _sides(config: TrainConfig) -> str:
     elif config.query_pooling not in (None, config.pooling):
         told = f" Documents are pooled by `{config.pooling}`, queries by `{config.query_pooling}`."
     options = {name: getattr(config, name) for name in ("position_top_k", "fold") if getattr(config, name) is not None}
+    options |= {} if config.special_positions else {"special_positions": False}
     given = ", ".join(f"`{name}={value!r}`" for name, value in options.items())
     return told + (f" It has {given}, which `Splade` follows and tools that do not know it ignore." if given else "")
 

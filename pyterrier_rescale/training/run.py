@@ -94,7 +94,8 @@ def train(
       applied to the logits of the rescaled head; stored in its bias, so that every tool follows it.
     - ``position_top_k=None``: of each position only so many logits, the largest, take part in pooling (SPARSEUP: 12);
       ``fold=None``, or ``"case"``: variants of a term in case and word start are one, whose weight is the largest of
-      theirs. ``Splade`` follows the saved folder in both, other tools do not know them.
+      theirs; ``special_positions=True``: if false, positions of special tokens and the first one are left out of the
+      pooling. ``Splade`` follows the saved folder in these, other tools do not know them.
     - ``loss="infonce"``: or ``"margin_mse"``, ``"kl"`` (both need teacher scores); ``temperature=1.0``.
     - ``batch_size=32`` queries per step (and process), ``gradient_accumulation=1`` such batches per update,
       ``mini_batch_size=None``: texts in memory at a time (GradCache), for large batches.

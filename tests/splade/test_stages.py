@@ -179,7 +179,8 @@ def test_the_documented_contract_of_names():
     assert {name: p.default for name, p in list(parameters.items())[2:]} == {
         "tokenizer": None, "rescale": None, "pooling": None, "activation": None, "max_length": None,
         "batch_size": 32, "text_field": "text", "lowercase": None, "device": None, "dtype": None, "verbose": False,
-        "shift": None, "position_top_k": None, "fold": None, "special_terms": None,
+        "shift": None, "position_top_k": None, "fold": None, "special_terms": None, "special_positions": None,
+        "attention": None,
     }  # fmt: skip
     assert list(inspect.signature(Splade.doc_encoder).parameters)[1:] == [
         "text_field", "batch_size", "scale", "terms", "verbose", "max_terms", "min_weight",
