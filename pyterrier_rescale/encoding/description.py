@@ -162,11 +162,6 @@ def encoder_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     return settings_fingerprint(parts)
 
 
-def state_of(model: PreTrainedModel) -> tuple[tuple[int, int], ...]:
-    """Where each parameter lies and how often it was written to: changes when the model is trained on or replaced."""
-    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
-
-
 def config_content(model: PreTrainedModel) -> Any:
     """What a model's config says about what it computes, as plain JSON values."""
     content = {key: value for key, value in model.config.to_dict().items() if key not in _ABOUT}

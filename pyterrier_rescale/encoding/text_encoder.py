@@ -46,6 +46,10 @@ _ONE_THREAD = 1e9
 _CLOSED = 1e4
 
 
+# The process's OpenMP and BLAS libraries; OpenMP's number of threads is one of each calling thread.
+_thread_pools = cache(ThreadpoolController)
+
+
 class HeadBatch(NamedTuple):
     """One batch on its way through the head.
 
@@ -273,7 +277,7 @@ class TextEncoder:
     def _threads(self, tokens: int) -> AbstractContextManager[Any]:
         """One thread for small work."""
         small = self.device.type == "cpu" and tokens * self._flops <= _ONE_THREAD
-        return thread_pools().limit(limits=1, user_api="openmp") if small else nullcontext()
+        return _thread_pools().limit(limits=1, user_api="openmp") if small else nullcontext()
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         return token_ids(self.tokenizer, texts, self.max_length)
@@ -288,12 +292,6 @@ class TextEncoder:
         mask = pooled_positions(self.description, tokens, attended, special)
         special_tokens = torch.isin(tokens, torch.tensor(special, device=self.device))
         return HeadBatch(members, hidden, mask, mask & special_tokens, tokens, lengths)
-
-
-@cache
-def thread_pools() -> ThreadpoolController:
-    """The process's OpenMP and BLAS libraries; OpenMP's number of threads is one of each calling thread."""
-    return ThreadpoolController()
 
 
 def _closing(ids: list[int], shift: float | np.ndarray | None, model: PreTrainedModel) -> np.ndarray:

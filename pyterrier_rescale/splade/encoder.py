@@ -298,10 +298,11 @@ class Splade(pt.Transformer):
         column that documents are read from is their reader's matter, ``text_field`` does not count; nor do the batch
         size and the device.
         """
-        from ..encoding.description import encoder_fingerprint, state_of
+        from ..encoding.description import encoder_fingerprint
 
         encoder = self.encoder
-        state = state_of(encoder.model)
+        # where each parameter lies, and how often it was written to
+        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in encoder.model.parameters()]
         if self._fingerprint is None or self._fingerprint[0] != state:
             self._fingerprint = state, encoder_fingerprint(encoder.model, encoder.tokenizer, encoder.description)
         return self._fingerprint[1]
