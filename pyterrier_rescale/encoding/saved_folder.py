@@ -180,12 +180,15 @@ def _static_weights(name: Any, path: str) -> np.ndarray:
     """The weights of a SparseStaticEmbedding, (tokens of its tokenizer,)."""
     if (read_json(name, f"{path}/config.json") or {}).get("path"):
         raise _refusal(name, f"static weights in another file ({path}/config.json)")
-    file = find_file(name, f"{path}/model.safetensors")
-    if file is None:
-        raise FileNotFoundError(f"{str(name)!r} lacks the weights of queries, {path}/model.safetensors")
-    from safetensors.numpy import load_file
+    if file := find_file(name, f"{path}/model.safetensors"):
+        from safetensors.numpy import load_file
 
-    return load_file(file)["weight"].astype(np.float32)
+        return load_file(file)["weight"].astype(np.float32)
+    if file := find_file(name, f"{path}/pytorch_model.bin"):
+        import torch
+
+        return torch.load(file, weights_only=True)["weight"].float().numpy()
+    raise FileNotFoundError(f"{str(name)!r} lacks the weights of queries, {path}/model.safetensors")
 
 
 def _read_plain(name: Any) -> Description:
