@@ -198,10 +198,14 @@ def _read_plain(name: Any) -> Description:
             f"{str(name)!r} is no whole encoder: modules.json, which is written last, is not there: a save was cut "
             "off, or training is under way there or was. Save it again, or go on with train(..., resume=True)"
         )
-    if find_file(name, "idf.json"):
-        raise _refusal(name, "its idf.json holds query weights, and no modules.json says whether they are used")
-    if (read_json(name, "model_args.json") or {}).get("splade_doc"):
-        raise _refusal(name, "splade_doc=True (model_args.json): queries are bags of their own tokens")
+    for found, why in (
+        (find_file(name, "idf.json"),
+         "its idf.json holds query weights, and no modules.json says whether they are used"),
+        ((read_json(name, "model_args.json") or {}).get("splade_doc"),
+         "splade_doc=True (model_args.json): queries are bags of their own tokens"),
+    ):  # fmt: skip
+        if found:
+            raise _refusal(name, why)
     return Description(**_fields(name, _of_model(name, "")))
 
 

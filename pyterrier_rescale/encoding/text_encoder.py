@@ -117,11 +117,13 @@ class TextEncoder:
         self._padded = padding_error(self.model, self.head) < (2e-4 if self.model.dtype == torch.float32 else 5e-2)
         body = [m.weight.numel() for m in self.model.base_model.modules() if isinstance(m, torch.nn.Linear)]
         self._flops = 2 * (sum(body) + self.head.weight.numel())  # of a token
-        if len(self.tokenizer) > self.vocab_size:
-            raise ValueError(
-                f"tokenizer has {len(self.tokenizer)} tokens, but the model only {self.vocab_size} rows: "
-                "they do not belong together"
-            )
+        weights = description.queries.weights
+        for what, size in (("tokens", len(self.tokenizer)), ("query weights", 0 if weights is None else len(weights))):
+            if size > self.vocab_size:
+                raise ValueError(
+                    f"there are {size} {what}, more than the {self.vocab_size} rows of the model's head: they do not "
+                    "belong together"
+                )
         queries = self._loaded(description.queries, description)
         self.description = description.replace(
             max_length=length, lowercase=False, shift=None, special_terms=True, queries=queries
@@ -143,13 +145,7 @@ class TextEncoder:
             if side.model is None and tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer):
                 found["tokenizer"] = None
         if side.weights is not None:
-            missing = self.vocab_size - len(side.weights)
-            if missing < 0:
-                raise ValueError(
-                    f"there are {len(side.weights)} static query weights, more than the {self.vocab_size} rows of the "
-                    "head: they do not belong together"
-                )
-            found["weights"] = np.pad(side.weights, (0, missing))
+            found["weights"] = np.pad(side.weights, (0, self.vocab_size - len(side.weights)))
         return dataclasses.replace(side, **found)
 
     def of_queries(self) -> TextEncoder | StaticEncoder | ProductEncoder:
@@ -253,10 +249,14 @@ class TextEncoder:
         budget = None if self.device.type == "cpu" else batch_size * self.max_length
         present = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
+
+        def tokenise(window: np.ndarray) -> list[list[int]]:
+            return token_ids(self.tokenizer, [texts[i] for i in window], self.max_length)
+
         with ThreadPoolExecutor(max_workers=1) as pool:
-            ids = self._tokenise([texts[i] for i in windows[0]]) if windows else []  # few texts start no thread
+            ids = tokenise(windows[0]) if windows else []  # few texts start no thread
             for number, window in enumerate(windows):
-                following = [pool.submit(self._tokenise, [texts[i] for i in w]) for w in windows[number + 1 :][:1]]
+                following = [pool.submit(tokenise, later) for later in windows[number + 1 :][:1]]
                 lengths = np.array([len(row) for row in ids])
                 for members in text_batches(lengths, batch_size, budget, alike=not self._padded):
                     yield self._run(window[members], [ids[i] for i in members])
@@ -278,9 +278,6 @@ class TextEncoder:
         """One thread for small work."""
         small = self.device.type == "cpu" and tokens * self._flops <= _ONE_THREAD
         return _thread_pools().limit(limits=1, user_api="openmp") if small else nullcontext()
-
-    def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        return token_ids(self.tokenizer, texts, self.max_length)
 
     def _run(self, members: np.ndarray, ids: list[list[int]]) -> HeadBatch:
         rows, special = [torch.tensor(row, dtype=torch.long) for row in ids], self.tokenizer.all_special_ids

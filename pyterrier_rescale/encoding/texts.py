@@ -81,15 +81,8 @@ def token_ids(
 
 
 def lowercasing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy of a fast tokenizer that lower-cases its input first, also once it is saved and loaded.
-
-    Raises:
-        ValueError: if the tokenizer is not a fast one.
-    """
+    """A copy of a fast tokenizer that lower-cases its input first, also once it is saved and loaded."""
     from tokenizers import normalizers
-
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ValueError(f"lowercase=True needs a fast tokenizer, got a {type(tokenizer).__name__}")
     from transformers import PreTrainedTokenizerFast
 
     backend = copy.deepcopy(tokenizer.backend_tokenizer)

@@ -159,19 +159,6 @@ def test_equal_texts_have_dicts_of_their_own(splade):
         assert "another" not in last
 
 
-@pytest.mark.parametrize(
-    ("role", "argument", "message"),
-    [
-        ("doc_encoder", {"scale": 0}, "scale must be a finite number > 0, got 0"),
-        ("doc_encoder", {"terms": "word"}, "terms must be 'safe' or 'raw', got 'word'"),
-        ("query_encoder", {"batch_size": -1}, "batch_size must be an integer >= 1"),
-    ],
-)
-def test_bad_arguments(splade, role, argument, message):
-    with pytest.raises(ValueError, match=message):
-        getattr(splade, role)(**argument)
-
-
 def test_the_documented_contract_of_names():
     import inspect
 
