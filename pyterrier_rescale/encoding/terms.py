@@ -73,7 +73,7 @@ class Folding:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
         tokens = tokens_by_id(tokenizer, vocab_size)
         mark = word_start(tokens)
-        added = tokenizer.get_added_vocab() if hasattr(tokenizer, "get_added_vocab") else {}
+        added = tokenizer.get_added_vocab()
         special = set(tokenizer.all_special_ids)
         variants: dict[str, list[tuple[bool, bool, int]]] = {}
         for index, token in enumerate(tokens):

@@ -310,9 +310,7 @@ class Splade(pt.Transformer):
     def __eq__(self, other: object) -> bool:
         """Whether both compute the same vectors and read the same column, whatever folder they came from."""
         return self is other or (
-            isinstance(other, Splade)
-            and self.text_field == other.text_field
-            and self.fingerprint == other.fingerprint
+            isinstance(other, Splade) and self.text_field == other.text_field and self.fingerprint == other.fingerprint
         )
 
     def __hash__(self) -> int:

@@ -57,8 +57,16 @@ class _Role(Stage):
 class _Encoder(_Role):
     """What the two stages that make toks share."""
 
-    def _set(
-        self, splade: Splade, batch_size: Any, scale: Any, terms: Any, verbose: Any, max_terms: Any, min_weight: Any
+    def __init__(
+        self,
+        splade: Splade,
+        *,
+        batch_size: int | None = None,
+        scale: float = 1.0,
+        terms: str = "safe",
+        verbose: bool | None = None,
+        max_terms: int | None = None,
+        min_weight: float = 0.0,
     ) -> None:
         self.splade, self.verbose = splade, verbose
         self._batch_size = check_integer("batch_size", batch_size, optional=True)
@@ -92,7 +100,10 @@ class SpladeDocEncoder(_Encoder):
         max_terms: int | None = None,
         min_weight: float = 0.0,
     ) -> None:
-        self._set(splade, batch_size, scale, terms, verbose, max_terms, min_weight)
+        super().__init__(
+            splade, batch_size=batch_size, scale=scale, terms=terms, verbose=verbose, max_terms=max_terms,
+            min_weight=min_weight,
+        )  # fmt: skip
         self.text_field = text_field
 
     @property
@@ -130,19 +141,6 @@ class SpladeQueryEncoder(_Encoder):
     """Queries to ``query_toks``; made by :meth:`Splade.query_encoder`."""
 
     _call, _label = "query_encoder", "SPLADE queries"
-
-    def __init__(
-        self,
-        splade: Splade,
-        *,
-        batch_size: int | None = None,
-        scale: float = 1.0,
-        terms: str = "safe",
-        verbose: bool | None = None,
-        max_terms: int | None = None,
-        min_weight: float = 0.0,
-    ) -> None:
-        self._set(splade, batch_size, scale, terms, verbose, max_terms, min_weight)
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Add ``query_toks`` to a frame with ``qid`` and ``query``; rows and other columns stay.
