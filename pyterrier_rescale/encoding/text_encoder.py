@@ -293,8 +293,8 @@ class TextEncoder:
 
 def _closing(ids: list[int], shift: float | np.ndarray | None, model: PreTrainedModel) -> np.ndarray:
     """A shift that also lets some terms never fire, (V,)."""
-    shifts = np.broadcast_to(np.float32(0 if shift is None else shift), model.get_output_embeddings().weight.shape[0])
-    shifts = shifts.copy()
+    rows = len(model.get_output_embeddings().weight)
+    shifts = np.full(rows, 0 if shift is None else shift, dtype=np.float32)
     shifts[ids] += _CLOSED
     return shifts
 

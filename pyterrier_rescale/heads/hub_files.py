@@ -13,6 +13,13 @@ from .._utils.files import expand
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# What transformers and SparseEncoder ask for file by file; other files in a cache came with the whole repository.
+_ASKED_FOR = {
+    "config.json", "generation_config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json",
+    "tokenizer_config.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "modules.json",
+    "sentencepiece.bpe.model", "spiece.model", "chat_template.jinja",
+}  # fmt: skip
+
 
 class Module(NamedTuple):
     """A module of sentence-transformers: the full name of its class, and the folder of its files."""
@@ -46,7 +53,7 @@ def find_file(name: str | os.PathLike[str], file: str) -> Path | None:
         )  # fmt: skip
     except (OSError, ValueError):  # no such name: loading the model will say so
         return None
-    if found is None and _unknown(str(name), file):
+    if found is None and _cached_in_part(str(name), file):
         raise FileNotFoundError(
             f"only some files of {str(name)!r} are in the cache of the hub, which cannot be reached: {file} was never "
             f"fetched, and without it the encoder may be another one. Fetch all of it while online: hf download {name}"
@@ -54,14 +61,17 @@ def find_file(name: str | os.PathLike[str], file: str) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _unknown(name: str, file: str) -> bool:
+def _cached_in_part(name: str, file: str) -> bool:
     """Whether the cache holds the model, but cannot tell whether it has this file."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(name, "config.json")
     if not isinstance(config, str) or try_to_load_from_cache(name, file) is not None:  # known not to exist
         return False
-    return not Path(config).with_name(".gitattributes").exists()  # it comes with a whole repository alone
+    snapshot = Path(config).parent
+    names = {path.name for path in snapshot.rglob("*") if path.is_file()}
+    asked = (snapshot.parents[1] / ".no_exist" / snapshot.name).is_dir()
+    return ".gitattributes" not in names and (asked or names <= _ASKED_FOR)
 
 
 def read_json(name: str | os.PathLike[str], file: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,6 @@ from ..encoding.pruning import check_pruning, prune, whole_weights
 from ..encoding.terms import MODES, Toks, to_toks
 from ..encoding.texts import check_texts
 
-if TYPE_CHECKING:
-    from .encoder import Splade
-
 # Documents that PyTerrier's indexing pipelines hand over at a time, by the stage's `batch_size` (else 100): the encoder
 # sorts so many by length, and tokenises while the model works.
 _WINDOW = 2048
@@ -26,9 +23,12 @@ _ROWS = 128  # of toks at a time: a dict takes ten times its row's memory
 
 
 class _Role(Stage):
-    """What the three roles share; arguments are kept as given, ``None`` is the factory's."""
+    """What the three roles share; arguments are kept as given, ``None`` is the factory's.
 
-    splade: Splade
+    ``splade`` is the factory, a :class:`.encoder.Splade`.
+    """
+
+    splade: Any
     verbose: bool | None
     text_field: str | None = None
     _batch_size: int | None
@@ -59,7 +59,7 @@ class _Encoder(_Role):
 
     def __init__(
         self,
-        splade: Splade,
+        splade: Any,
         *,
         batch_size: int | None = None,
         scale: float = 1.0,
@@ -90,7 +90,7 @@ class SpladeDocEncoder(_Encoder):
 
     def __init__(
         self,
-        splade: Splade,
+        splade: Any,
         *,
         text_field: str | None = None,
         batch_size: int | None = None,
@@ -168,7 +168,7 @@ class SpladeScorer(_Role):
 
     def __init__(
         self,
-        splade: Splade,
+        splade: Any,
         *,
         text_field: str | None = None,
         batch_size: int | None = None,
