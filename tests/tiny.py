@@ -86,6 +86,19 @@ def tokenizer(kind: str = "wordpiece", size: int = 400, max_length: int = 64) ->
     )  # fmt: skip
 
 
+class Vocabulary:
+    """As much of a tokenizer as terms and their folding need."""
+
+    def __init__(self, tokens, special=(), added=()):
+        self.tokens, self.all_special_ids, self.added = tokens, special, added
+
+    def get_vocab(self):
+        return {token: index for index, token in enumerate(self.tokens)}
+
+    def get_added_vocab(self):
+        return {token: self.tokens.index(token) for token in self.added}
+
+
 _SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 #: family -> (config class, extra settings, tokenizer kind)
 FAMILIES: dict[str, tuple[str, dict, str]] = {

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 # On CPUs a block of 2,048 x 512 logits: large enough for the matrix product's full rate, small enough to be pooled out
 # of the cache; one buffer is reused, as fresh large ones cost page faults. On GPUs a launch must fill the chip.
-CPU_BLOCK = 1 << 20
-GPU_BLOCK = 1 << 26
+_CPU_BLOCK, _GPU_BLOCK = 1 << 20, 1 << 26
 _VOCAB_CHUNK = 512  # at least
 # A group ends where the next text is this much shorter than the first, unless there are too few rows for the product.
 _SIMILAR = 0.8
@@ -64,18 +64,18 @@ class TextGroup(NamedTuple):
         length: L.
     """
 
-    texts: torch.Tensor
-    lengths: torch.Tensor
-    starts: torch.Tensor
-    index: torch.Tensor
+    texts: Tensor
+    lengths: Tensor
+    starts: Tensor
+    index: Tensor
     length: int
 
-    def real(self) -> torch.Tensor:
+    def real(self) -> Tensor:
         """Which padded positions are a text's own, bool (n, L)."""
         return torch.arange(self.length, device=self.lengths.device) < self.lengths[:, None]
 
 
-def text_groups(lengths: torch.Tensor, limit: int | None = None) -> list[TextGroup]:
+def text_groups(lengths: Tensor, limit: int | None = None) -> list[TextGroup]:
     """Group texts of similar lengths, of at most ``limit`` padded rows together; texts without tokens are left out.
 
     Args:
@@ -83,7 +83,7 @@ def text_groups(lengths: torch.Tensor, limit: int | None = None) -> list[TextGro
         limit: default: what fits a block.
     """
     device = lengths.device
-    limit = limit or (CPU_BLOCK if device.type == "cpu" else GPU_BLOCK) // _VOCAB_CHUNK
+    limit = limit or _block(device) // _VOCAB_CHUNK
     lengths = lengths.cpu()
     starts = lengths.cumsum(0) - lengths
     order = torch.argsort(lengths, descending=True, stable=True)
@@ -104,6 +104,10 @@ def text_groups(lengths: torch.Tensor, limit: int | None = None) -> list[TextGro
     return groups
 
 
+def _block(device: torch.device) -> int:
+    return _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
+
+
 def few_sizes(size: int) -> int:
     """The next of few numbers of rows: 16 of each power of two, at least 32 apart."""
     step = max(32, 1 << (size - 1).bit_length() >> 5)
@@ -111,14 +115,17 @@ def few_sizes(size: int) -> int:
 
 
 def logit_blocks(
-    rows: torch.Tensor, weight: torch.Tensor, groups: list[TextGroup], *, few_shapes: bool = False
-) -> Iterator[tuple[TextGroup, slice, torch.Tensor, torch.Tensor]]:
-    """Walk the products t W^T block by block.
+    rows: Tensor, weight: Tensor, groups: list[TextGroup], bias: Tensor | None = None, *, top: int | None = None,
+    few_shapes: bool = False,
+) -> Iterator[tuple[TextGroup, slice, Tensor, Tensor]]:  # fmt: skip
+    """Walk the logits t W^T + b block by block.
 
     Args:
         rows: t, shape (T, H).
         weight: W, shape (V, H), of the same type.
         groups: of the T rows.
+        bias: b, shape (V,); default: none is added.
+        top: logits below a row's ``top`` largest become -inf. Every row is walked twice for it: first for its limit.
         few_shapes: repeat the last row until the number of rows is one of :func:`few_sizes`, for products that are
             compiled for each shape anew. What is yielded is without them.
 
@@ -130,15 +137,31 @@ def logit_blocks(
         if few_shapes:
             index = torch.cat([index, index[-1:].expand(few_sizes(used) - used)])
         padded = rows[index]
-        size, block = len(padded), CPU_BLOCK if rows.device.type == "cpu" else GPU_BLOCK
-        chunk = min(len(weight), max(_VOCAB_CHUNK, block // size))
-        workspace = rows.new_empty(size * chunk)
-        for begin in range(0, len(weight), chunk):
-            terms = slice(begin, min(begin + chunk, len(weight)))
-            columns = weight[terms].t()
-            logits = workspace[: size * columns.shape[1]].view(size, columns.shape[1])
-            torch.mm(padded, columns, out=logits)
+        limit = None
+        if top is not None and top < len(weight):
+            best = padded.new_empty(len(padded), 0)
+            for _, logits in _products(padded, weight, bias):
+                best = torch.cat([best, logits.topk(min(top, logits.shape[1])).values], dim=1)
+                best = best.topk(min(top, best.shape[1])).values
+            limit = best[:, -1:]
+        for terms, logits in _products(padded, weight, bias):
+            if limit is not None:
+                logits.masked_fill_(logits < limit, -torch.inf)
             yield group, terms, logits[:used].view(len(group.texts), group.length, -1), padded[:used]
+
+
+def _products(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """(vocabulary slice, logits (rows, C)), always in the same blocks, so that a second walk gives the same numbers."""
+    chunk = min(len(weight), max(_VOCAB_CHUNK, _block(padded.device) // len(padded)))
+    workspace = padded.new_empty(len(padded) * chunk)
+    for begin in range(0, len(weight), chunk):
+        terms = slice(begin, min(begin + chunk, len(weight)))
+        columns = weight[terms].t()
+        logits = workspace[: len(padded) * columns.shape[1]].view(len(padded), columns.shape[1])
+        torch.mm(padded, columns, out=logits)
+        if bias is not None:
+            logits += bias[terms].to(logits.dtype)
+        yield terms, logits
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -146,9 +169,7 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def sparse_product(
-    out_rows: torch.Tensor, in_rows: torch.Tensor, entries: torch.Tensor, dense: torch.Tensor, size: int
-) -> torch.Tensor:
+def sparse_product(out_rows: Tensor, in_rows: Tensor, entries: Tensor, dense: Tensor, size: int) -> Tensor:
     """S @ dense for S of shape (size, len(dense)) with S[out_rows, in_rows] += entries; shape (size, H).
 
     A weighted embedding bag over the entries sorted by output row: one fused pass without temporaries of

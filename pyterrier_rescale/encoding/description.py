@@ -28,7 +28,7 @@ ACTIVATIONS = ("relu", "log1p_relu")
 FOLDS = ("case",)
 # Entries of a model's config that say where it comes from, not what it computes.
 _ABOUT = {"_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype",
-          "id2label", "label2id", PROVENANCE}  # fmt: skip
+          "id2label", "label2id", "use_cache", PROVENANCE}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -82,6 +82,8 @@ class Description:
         fold: ``"case"``: variants of a term in case and word start are one (:mod:`.terms`).
         special_terms: whether special tokens ([CLS], [SEP], ...) are terms, too; OpenSearch's model cards zero them.
             ``False`` is stored in the head's bias, as a shift is.
+        special_positions: whether positions of special tokens ([CLS], [SEP], [UNK], ...) and the first position, which
+            language models use as an attention sink, take part in pooling; ``False`` leaves them out.
         queries: how queries are encoded where otherwise than documents.
 
     Raises:
@@ -96,6 +98,7 @@ class Description:
     position_top_k: int | None = None
     fold: str | None = None
     special_terms: bool = True
+    special_positions: bool = True
     queries: QuerySide = QuerySide()
 
     def __post_init__(self) -> None:
@@ -104,6 +107,7 @@ class Description:
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("fold", self.fold, (*FOLDS, None))
         check_choice("special_terms", self.special_terms, (True, False))
+        check_choice("special_positions", self.special_positions, (True, False))
         object.__setattr__(self, "shift", check_shift(self.shift))
         for name in ("max_length", "position_top_k"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), optional=True))
@@ -156,11 +160,6 @@ def encoder_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     if side.tokenizer is not None:
         parts.append(tokenizer_fingerprint(side.tokenizer))
     return settings_fingerprint(parts)
-
-
-def state_of(model: PreTrainedModel) -> tuple[tuple[int, int], ...]:
-    """Where each parameter lies and how often it was written to: changes when the model is trained on or replaced."""
-    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
 
 
 def config_content(model: PreTrainedModel) -> Any:

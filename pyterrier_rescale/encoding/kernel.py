@@ -7,6 +7,9 @@ x_v = sum_i log(1 + relu(z_iv)) (``pooling="sum"``; SPLADE, arXiv:2107.05720).
 With ``activation="log1p_relu"`` log(1 + log(1 + relu(z))) stands in place of log(1 + relu(z)) (OpenSearch's v3 models).
 
 log(1 + relu(.)) is monotone and b_v is the same at every position, so for the max both are applied once, to (B, V).
+With ``position_top_k`` only the largest z of each position count (SPARSEUP, Linkup 2026: 12), and those equal to the
+least of them; all others are -inf.
+
 The decoder product is walked in blocks (:mod:`.blocks`), or screened where that is cheaper (:mod:`.screening`). The
 gradient of a max touches one position per (text, term), and only where the relu is open: with S the (T, V) matrix of
 one entry per open term, dH = S W, dW = S^T H and db = the column sums of S, exactly.
@@ -14,31 +17,48 @@ one entry per open term, dH = S W, dW = S^T H and db = the column sums of S, exa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .blocks import TextGroup, accumulate_dtype, logit_blocks, sparse_product, text_groups
 from .description import Description
 from .screening import FEW_ROWS, Screen, make_screen
-from .top_k import activation_slope, top_k_head
+
+
+def pooled_positions(description: Description, ids: Tensor, attended: Tensor, special_ids: Sequence[int]) -> Tensor:
+    """Positions of a batch that take part in pooling, bool (B, L).
+
+    Args:
+        description: says ``special_positions``.
+        ids: token ids, (B, L), padded on the right.
+        attended: (B, L), not zero where there is a token.
+        special_ids: the tokenizer's ``all_special_ids``.
+    """
+    attended = attended.bool()
+    if description.special_positions:
+        return attended
+    content = attended & ~torch.isin(ids, torch.tensor(special_ids, device=ids.device))
+    content[:, 0] = False
+    return content
 
 
 def packed_head(
-    rows: torch.Tensor,
-    lengths: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
+    rows: Tensor,
+    lengths: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
     description: Description,
     *,
     screen: Screen | None = None,
-    after: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> torch.Tensor:
+    after: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Term weights of a batch of texts, differentiable in ``rows``, ``weight`` and ``bias``.
 
     Args:
-        rows: the decoder's input t at the attended positions of all texts, text after text, shape (T, H).
+        rows: the decoder's input t at the pooled positions of all texts, text after text, shape (T, H).
         lengths: rows of each text, shape (B,).
         weight: the decoder's W, shape (V, H).
         bias: the decoder's b, shape (V,), or ``None``.
@@ -56,32 +76,25 @@ def packed_head(
         rows, weight = rows.to(dtype), weight.to(dtype)
     if screen is not None and (weight.dtype != torch.float32 or screen.rounded.shape != weight.shape):
         screen = None  # autocast: the product is in half precision anyway
-    twice = description.activation == "log1p_relu"
+    twice, top = description.activation == "log1p_relu", description.position_top_k
     if after is not None and description.pooling == "sum":
         raise ValueError("pooling must be 'max' for a model that scales or caps its logits, got 'sum'")
-    top = description.position_top_k
     with torch.autocast(device, enabled=False):
-        if top is not None and top < len(weight):
-            weights = top_k_head(rows, lengths, weight, bias, description)
-        elif description.pooling == "sum":
-            return _SumHead.apply(rows, weight, bias, lengths, twice)
-        elif not torch.is_grad_enabled():  # within a Function it is off, and needs_input_grad does not know
-            weights = _pooled(rows, weight, bias, lengths, False, screen)[0]
-        else:
-            weights = _MaxHead.apply(rows, weight, bias, lengths, screen)
+        if description.pooling == "sum":
+            return _SumHead.apply(rows, weight, bias, lengths, top, twice)
+        if torch.is_grad_enabled():
+            weights = _MaxHead.apply(rows, weight, bias, lengths, top, screen)
+        else:  # within a Function it is off, and needs_input_grad does not know
+            weights = _pooled(rows, weight, bias, lengths, top, screen, with_positions=False)[0]
         if after is not None:
             weights = after(weights.expm1()).log1p()
-        return weights.log1p() if twice and description.pooling == "max" else weights
+        return weights.log1p() if twice else weights
 
 
 def _pooled(
-    rows: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    lengths: torch.Tensor,
+    rows: Tensor, weight: Tensor, bias: Tensor | None, lengths: Tensor, top: int | None, screen: Screen | None, *,
     with_positions: bool,
-    screen: Screen | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Weights log1p(relu(max_i w_v . t_i + b_v)) (B, V), and the row of each maximum that is open (B, V).
 
     Only an open term has a value and a gradient. Where few are open, screening finds them in a cheap product, and
@@ -91,35 +104,33 @@ def _pooled(
     groups = text_groups(lengths)
     shape = len(lengths), len(weight)
     positions = torch.zeros(shape, dtype=torch.int32, device=rows.device) if with_positions else None
-    if screen is None and len(rows) >= FEW_ROWS:
-        screen = make_screen(weight.detach())
-    candidates = None if screen is None else screen.candidates(rows, lengths, bias)
-    if candidates is not None:
-        weights = rows.new_zeros(shape)
-        _fill(weights, positions, candidates, rows, weight, bias, groups)
-        return weights, positions
-    weights = rows.new_full(shape, float("-inf"), dtype=dtype)
-    for group, terms, logits, _ in logit_blocks(rows, weight, groups):
+    if top is None:
+        if screen is None and len(rows) >= FEW_ROWS:
+            screen = make_screen(weight.detach())
+        candidates = None if screen is None else screen.candidates(rows, lengths, bias)
+        if candidates is not None:
+            weights = rows.new_zeros(shape)
+            _fill(weights, positions, candidates, rows, weight, bias, groups)
+            return weights, positions
+    weights = rows.new_full(shape, -torch.inf, dtype=dtype)
+    # which are a position's largest depends on the bias; the maximum over positions does not
+    for group, terms, logits, _ in logit_blocks(rows, weight, groups, None if top is None else bias, top=top):
         if positions is None:
             best = logits.amax(dim=1)
         else:
             best, where = logits.max(dim=1)
             where = torch.minimum(where, group.lengths[:, None] - 1)  # padding repeats a text's last row
             positions[group.texts, terms] = (where + group.starts[:, None]).to(torch.int32)
-        best = best.to(dtype)
-        weights[group.texts, terms] = best if bias is None else best + bias[terms].to(dtype)
+        weights[group.texts, terms] = best.to(dtype)
+    if bias is not None and top is None:
+        weights += bias.to(dtype)
     return weights.clamp_min_(0).log1p_(), positions
 
 
 def _fill(
-    weights: torch.Tensor,
-    positions: torch.Tensor | None,
-    wanted: torch.Tensor,
-    rows: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
+    weights: Tensor, positions: Tensor | None, wanted: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None,
     groups: list[TextGroup],
-) -> None:
+) -> None:  # fmt: skip
     """Compute the wanted (text, term) pairs in full precision, one small product per text; in place."""
     for group in groups:
         for text, start, length in zip(
@@ -143,22 +154,18 @@ class _MaxHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        rows: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        lengths: torch.Tensor,
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, lengths: Tensor, top: int | None,
         screen: Screen | None,
-    ) -> torch.Tensor:
+    ) -> Tensor:  # fmt: skip
         needs_gradient = any(ctx.needs_input_grad[:3])
-        weights, positions = _pooled(rows, weight, bias, lengths, needs_gradient, screen)
+        weights, positions = _pooled(rows, weight, bias, lengths, top, screen, with_positions=needs_gradient)
         if needs_gradient:
             ctx.save_for_backward(rows, weight, weights, positions)
             ctx.bias_dtype = None if bias is None else bias.dtype
         return weights
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, weights, positions = ctx.saved_tensors
         want_rows, want_weight, want_bias = ctx.needs_input_grad[:3]
         texts, terms = weights.nonzero(as_tuple=True)
@@ -172,7 +179,7 @@ class _MaxHead(torch.autograd.Function):
             d_weight = sparse_product(terms, source, entries, rows, len(weight))
         if want_bias:
             d_bias = entries.new_zeros(len(weight)).index_add_(0, terms, entries).to(ctx.bias_dtype)
-        return d_rows, d_weight, d_bias, None, None
+        return d_rows, d_weight, d_bias, None, None, None
 
 
 class _SumHead(torch.autograd.Function):
@@ -180,37 +187,33 @@ class _SumHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        rows: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        lengths: torch.Tensor,
-        twice: bool,
-    ) -> torch.Tensor:
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, lengths: Tensor, top: int | None, twice: bool
+    ) -> Tensor:
         total = torch.zeros(len(lengths), len(weight), dtype=accumulate_dtype(rows.dtype), device=rows.device)
-        for group, terms, logits, _ in logit_blocks(rows, weight, text_groups(lengths)):
-            if bias is not None:
-                logits += bias[terms].to(logits.dtype)
+        for group, terms, logits, _ in logit_blocks(rows, weight, text_groups(lengths), bias, top=top):
             logits.clamp_min_(0).log1p_()
             if twice:
                 logits.log1p_()
             logits *= group.real()[..., None]
             total[group.texts, terms] = logits.sum(dim=1, dtype=total.dtype)
         ctx.save_for_backward(rows, weight, bias)
-        ctx.lengths, ctx.twice = lengths, twice
+        ctx.lengths, ctx.top, ctx.twice = lengths, top, twice
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, bias = ctx.saved_tensors
         want_rows, want_weight, want_bias = ctx.needs_input_grad[:3]
         d_rows = torch.zeros_like(rows) if want_rows else None
         d_weight = torch.zeros_like(weight) if want_weight else None
         d_bias = torch.zeros_like(bias) if want_bias else None
-        for group, terms, logits, padded in logit_blocks(rows, weight, text_groups(ctx.lengths)):
-            if bias is not None:
-                logits += bias[terms].to(logits.dtype)
-            slope = torch.where(logits > 0, activation_slope(logits.clamp_min(0), ctx.twice), 0)
+        for group, terms, logits, padded in logit_blocks(rows, weight, text_groups(ctx.lengths), bias, top=ctx.top):
+            opened = logits > 0
+            logits.clamp_min_(0)
+            slope = (1 + logits).reciprocal()  # d/dz of log(1 + z)
+            if ctx.twice:
+                slope /= 1 + logits.log1p()
+            slope *= opened
             slope *= gradient[group.texts, terms][:, None].to(slope.dtype)
             slope *= group.real()[..., None]
             slope = slope.flatten(0, 1)
@@ -220,4 +223,4 @@ class _SumHead(torch.autograd.Function):
                 d_weight[terms].addmm_(slope.t(), padded)
             if d_bias is not None:
                 d_bias[terms] += slope.sum(dim=0).to(d_bias.dtype)
-        return d_rows, d_weight, d_bias, None, None
+        return d_rows, d_weight, d_bias, None, None, None

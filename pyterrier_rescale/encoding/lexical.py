@@ -121,14 +121,9 @@ class StaticEncoder:
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        weights: np.ndarray,
-        max_length: int,
-        folding: Folding | None = None,
-        *,
-        special: bool = False,
-    ) -> None:
+        self, tokenizer: PreTrainedTokenizerBase, weights: np.ndarray, max_length: int, folding: Folding | None = None,
+        *, special: bool = False,
+    ) -> None:  # fmt: skip
         self.tokenizer, self.weights, self.max_length = tokenizer, weights, max_length
         self.folding, self.special = folding, special
 
@@ -182,15 +177,9 @@ class Bm25Encoder(StaticEncoder):
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        statistics: TokenStatistics,
-        max_length: int,
-        *,
-        query: bool,
-        k1: float,
-        b: float,
-    ) -> None:
+        self, tokenizer: PreTrainedTokenizerBase, statistics: TokenStatistics, max_length: int, *, query: bool,
+        k1: float, b: float,
+    ) -> None:  # fmt: skip
         super().__init__(tokenizer, statistics.idf, max_length, special=True)
         self.mean_length, self.query, self.k1, self.b = statistics.mean_length, query, k1, b
 

@@ -64,15 +64,21 @@ def describe(model: Any, **given: Any) -> Description:
 def _read(name: str | os.PathLike[str]) -> Description:
     modules = modules_of(name)
     if modules is None:
-        _check_plain(name)
-        return Description(**_fields(name, _of_model(name, "")))
+        return _read_plain(name)
     documents, queries = modules["document"], modules["query"]
-    if [module.kind in _MODELS for module in documents[:1]] != [True] or len(documents) != 2:
-        raise _not_splade(name, documents)
-    if not _pools(name, documents[1]):
-        raise _not_splade(name, documents)
+    if len(documents) != 2 or documents[0].kind not in _MODELS or not _pools(name, documents[1]):
+        told = ", ".join(module.type.removeprefix("sentence_transformers.") for module in documents)
+        raise ValueError(
+            f"{str(name)!r} is no masked LM with sentence-transformers' SpladePooling: its documents go through "
+            f"{told}. Load it with sentence-transformers, which runs these modules"
+        )
     body, config = documents[0].path, read_json(name, "config_sentence_transformers.json") or {}
-    _check_config(name, config)
+    prompts = config.get("prompts") or {}
+    used = {key: prompts[key] for key in (*_PROMPTS, config.get("default_prompt_name")) if prompts.get(key)}
+    if used:
+        raise _refusal(name, f"prompts={used!r}; put them into the texts yourself")
+    if config.get("max_active_dims") is not None:
+        raise _refusal(name, f"max_active_dims={config['max_active_dims']}")
     pooling, options = _pooling(name, documents[1])
     fields = {**_fields(name, {**_of_model(name, body), **options, **config}), **pooling}
     lengths = _lengths(name, body)
@@ -84,7 +90,7 @@ def _read(name: str | os.PathLike[str]) -> Description:
 
 def _queries(
     name: Any, queries: list[Module], documents: list[Module], lengths: dict[str, Any], config: dict[str, Any]
-) -> QuerySide:  # fmt: skip
+) -> QuerySide:
     """What the router says of queries."""
     kinds = [module.kind for module in queries]
     pooled = len(kinds) > 1 and kinds[0] in _MODELS and _pools(name, queries[1])
@@ -121,7 +127,7 @@ def _pools(name: Any, module: Module) -> bool:
 
 
 def _pooling(name: Any, module: Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Pooling and activation, and the options by the names that they have there."""
+    """Pooling and activation, and our other options by the names that they have there."""
     config = read_json(name, f"{module.path}/config.json") or {}
     for key, value in config.items():
         if key not in (*_POOLING, *_HARMLESS, *_FIELDS) and value not in (None, False):
@@ -133,13 +139,16 @@ def _pooling(name: Any, module: Module) -> tuple[dict[str, Any], dict[str, Any]]
 def _of_model(name: Any, body: str) -> dict[str, Any]:
     """The options that the model's own configuration names; a shift that we stored in its bias is done."""
     config = read_json(name, f"{body}/config.json".lstrip("/")) or {}
-    done = {"logit_shift"} if "shift" in config.get(PROVENANCE, {}) else set()
-    return {key: config[key] for key in _OF_THE_MODEL if key in config and key not in done}
+    if "shift" in config.get(PROVENANCE, {}):
+        config.pop("logit_shift", None)
+    return {key: config[key] for key in _OF_THE_MODEL if key in config}
 
 
 def _fields(name: Any, config: dict[str, Any]) -> dict[str, Any]:
     """Our fields, of the entries of a configuration that name them."""
     values = {ours: config[key] for key, ours in _FIELDS.items() if config.get(key) not in (None, False)}
+    if config.get("special_positions") is False:
+        values["special_positions"] = False
     if isinstance(values.get("fold"), str):
         values["fold"] = _FOLDS.get(values["fold"], values["fold"])
     try:
@@ -182,40 +191,28 @@ def _static_weights(name: Any, path: str) -> np.ndarray:
     raise FileNotFoundError(f"{str(name)!r} lacks the weights of queries, {path}/model.safetensors")
 
 
-def _check_plain(name: Any) -> None:
-    """Refuse a folder without modules that is half saved, or whose queries only files of other tools tell of."""
+def _read_plain(name: Any) -> Description:
+    """Of a folder without modules; one that is half saved, or whose queries other tools' files tell of, is refused."""
     if (expand(name) / UNFINISHED).exists():
         raise ValueError(
             f"{str(name)!r} is no whole encoder: modules.json, which is written last, is not there: a save was cut "
             "off, or training is under way there or was. Save it again, or go on with train(..., resume=True)"
         )
-    if find_file(name, "idf.json"):
-        raise _refusal(name, "its idf.json holds query weights, and no modules.json says whether they are used")
-    if (read_json(name, "model_args.json") or {}).get("splade_doc"):
-        raise _refusal(name, "splade_doc=True (model_args.json): queries are bags of their own tokens")
-
-
-def _check_config(name: Any, config: dict[str, Any]) -> None:
-    prompts = config.get("prompts") or {}
-    used = {key: prompts[key] for key in (*_PROMPTS, config.get("default_prompt_name")) if prompts.get(key)}
-    if used:
-        raise _refusal(name, f"prompts={used!r}; put them into the texts yourself")
-    if config.get("max_active_dims") is not None:
-        raise _refusal(name, f"max_active_dims={config['max_active_dims']}")
+    for found, why in (
+        (find_file(name, "idf.json"),
+         "its idf.json holds query weights, and no modules.json says whether they are used"),
+        ((read_json(name, "model_args.json") or {}).get("splade_doc"),
+         "splade_doc=True (model_args.json): queries are bags of their own tokens"),
+    ):  # fmt: skip
+        if found:
+            raise _refusal(name, why)
+    return Description(**_fields(name, _of_model(name, "")))
 
 
 def _refusal(name: Any, setting: str) -> ValueError:
     return ValueError(
         f"{str(name)!r} was saved with a setting that Splade does not follow: {setting}. To encode without it, give "
         "the loaded model: Splade(AutoModelForMaskedLM.from_pretrained(...), tokenizer=...)"
-    )
-
-
-def _not_splade(name: Any, modules: list[Module]) -> ValueError:
-    told = ", ".join(module.type.removeprefix("sentence_transformers.") for module in modules)
-    return ValueError(
-        f"{str(name)!r} is no masked LM with sentence-transformers' SpladePooling: its documents go through {told}. "
-        "Load it with sentence-transformers, which runs these modules"
     )
 
 
@@ -230,14 +227,14 @@ def save_encoder(
         OSError: if the folder cannot be written.
     """
     side, length = description.queries, description.max_length
-    pooling = {ours: getattr(description, ours) for ours in _POOLING.values()}
+    pooling = {key: getattr(description, ours) for key, ours in _POOLING.items()}
     with filled(path, _MARK, lambda name: bool(_WEIGHTS.fullmatch(name))) as stage:
         _save_body(stage, model, tokenizer, length, side.max_length if side.model is None else None)
-        _write_pooling(stage / "1_SpladePooling", pooling)
+        _write(stage / "1_SpladePooling" / "config.json", pooling)
         config: dict[str, Any] = {"model_type": "SparseEncoder", "prompts": {}, "default_prompt_name": None,
                                   "similarity_fn_name": "dot"}  # fmt: skip
-        options = {key: getattr(description, key) for key in ("position_top_k", "fold")}  # read by Splade alone
-        config |= {key: value for key, value in options.items() if value is not None}
+        options = {"position_top_k", "fold", "special_positions"}  # read by Splade alone
+        config |= {key: value for key, value in description.changed().items() if key in options}
         if side.alike:
             modules = [
                 {"idx": 0, "name": "0", "path": "", "type": f"{_TYPES}.MLMTransformer"},
@@ -264,8 +261,8 @@ def _save_queries(
         route["."] = "MLMTransformer"
     if route:
         route["query_1_SpladePooling"] = "SpladePooling"
-        own = {key: getattr(side, key) for key in pooling}
-        _write_pooling(stage / "query_1_SpladePooling", {key: own[key] or value for key, value in pooling.items()})
+        own = {key: getattr(side, ours) or pooling[key] for key, ours in _POOLING.items()}
+        _write(stage / "query_1_SpladePooling" / "config.json", own)
     if side.weights is not None:
         import torch
         from safetensors.torch import save_file
@@ -296,10 +293,6 @@ def _save_body(path: Path, model: Any, tokenizer: Any, length: int | None, query
     save_tokenizer(path, tokenizer, length)
     config = {"max_seq_length": length, "do_lower_case": False}  # the tokenizer does it
     _write(path / "sentence_bert_config.json", config | ({"query_length": query_length} if query_length else {}))
-
-
-def _write_pooling(path: Path, pooling: dict[str, str]) -> None:
-    _write(path / "config.json", {key: pooling[ours] for key, ours in _POOLING.items()})
 
 
 def _write(path: Path, content: Any) -> None:

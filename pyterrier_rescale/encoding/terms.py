@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from .._utils.checks import check_choice
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
@@ -71,7 +73,7 @@ class Folding:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
         tokens = tokens_by_id(tokenizer, vocab_size)
         mark = word_start(tokens)
-        added = tokenizer.get_added_vocab() if hasattr(tokenizer, "get_added_vocab") else {}
+        added = tokenizer.get_added_vocab()
         special = set(tokenizer.all_special_ids)
         variants: dict[str, list[tuple[bool, bool, int]]] = {}
         for index, token in enumerate(tokens):
@@ -147,10 +149,10 @@ def _text(token: str, mark: str, *, literal: bool) -> str | None:
 
 @cache
 def _byte_alphabet() -> dict[str, int]:
-    """Bytes by the letters that stand for them in byte-level BPE (GPT-2): printable ones by themselves."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    """Bytes by the letters that stand for them in byte-level BPE."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
 class TermMap:
@@ -167,16 +169,9 @@ class TermMap:
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        vocab_size: int,
-        mode: str = "safe",
-        *,
-        folding: Folding | None = None,
+        self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, mode: str = "safe", *, folding: Folding | None = None
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(f"terms must be 'safe' or 'raw', got {mode!r}")
-        self.mode, self.folding = mode, folding
+        self.mode, self.folding = check_choice("terms", mode, MODES), folding
         self._tokens = tokens = tokens_by_id(tokenizer, vocab_size)
         self._start = word_start(tokens)
         #: Terms by token id, an object array (V,).

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
 from threadpoolctl import ThreadpoolController
+from torch.nn.utils.rnn import pad_sequence
 
 from .._utils.checks import check_integer
 from ..heads.checkpoint import load_model, load_tokenizer
@@ -23,7 +24,7 @@ from ..heads.fingerprint import tokenizer_fingerprint
 from ..heads.rescaling import shift_logits
 from .blocks import text_batches
 from .description import Description, QuerySide
-from .kernel import packed_head
+from .kernel import packed_head, pooled_positions
 from .lexical import ProductEncoder, StaticEncoder
 from .screening import make_screen
 from .terms import Folding, fold_rows
@@ -45,15 +46,20 @@ _ONE_THREAD = 1e9
 _CLOSED = 1e4
 
 
+# The process's OpenMP and BLAS libraries; OpenMP's number of threads is one of each calling thread.
+_thread_pools = cache(ThreadpoolController)
+
+
 class HeadBatch(NamedTuple):
     """One batch on its way through the head.
 
     Attributes:
         texts: positions of the B texts in the input.
         hidden: t, shape (B, L, H).
-        mask: attended positions, bool (B, L).
-        special: attended positions of special tokens ([CLS], [SEP], ...), bool (B, L).
+        mask: positions that take part in pooling, bool (B, L).
+        special: those of them where special tokens ([CLS], [SEP], ...) stand, bool (B, L).
         input_ids: token ids, shape (B, L).
+        lengths: tokens of each text, (B,).
     """
 
     texts: np.ndarray
@@ -61,6 +67,7 @@ class HeadBatch(NamedTuple):
     mask: torch.Tensor
     special: torch.Tensor
     input_ids: torch.Tensor
+    lengths: torch.Tensor
 
 
 class TextEncoder:
@@ -99,7 +106,9 @@ class TextEncoder:
             description = description.replace(shift=_closing(tokenizer.all_special_ids, description.shift, model))
         if description.shift is not None:
             model = shift_logits(model, description.shift)
-        self.model = on_device(model, default_device(device))
+        wanted, here = default_device(device), model.device
+        there = here.type == wanted.type and wanted.index in (None, here.index)
+        self.model = model if there else copy.deepcopy(model).to(wanted)  # others may hold it
         self.device = self.model.device
         # its own: truncation and padding are a tokenizer's state, which others would switch in the middle of a call
         self.tokenizer = lowercasing(tokenizer) if description.lowercase else copy.deepcopy(tokenizer)
@@ -108,11 +117,13 @@ class TextEncoder:
         self._padded = padding_error(self.model, self.head) < (2e-4 if self.model.dtype == torch.float32 else 5e-2)
         body = [m.weight.numel() for m in self.model.base_model.modules() if isinstance(m, torch.nn.Linear)]
         self._flops = 2 * (sum(body) + self.head.weight.numel())  # of a token
-        if len(self.tokenizer) > self.vocab_size:
-            raise ValueError(
-                f"tokenizer has {len(self.tokenizer)} tokens, but the model only {self.vocab_size} rows: "
-                "they do not belong together"
-            )
+        weights = description.queries.weights
+        for what, size in (("tokens", len(self.tokenizer)), ("query weights", 0 if weights is None else len(weights))):
+            if size > self.vocab_size:
+                raise ValueError(
+                    f"there are {size} {what}, more than the {self.vocab_size} rows of the model's head: they do not "
+                    "belong together"
+                )
         queries = self._loaded(description.queries, description)
         self.description = description.replace(
             max_length=length, lowercase=False, shift=None, special_terms=True, queries=queries
@@ -134,13 +145,7 @@ class TextEncoder:
             if side.model is None and tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer):
                 found["tokenizer"] = None
         if side.weights is not None:
-            missing = self.vocab_size - len(side.weights)
-            if missing < 0:
-                raise ValueError(
-                    f"there are {len(side.weights)} static query weights, more than the {self.vocab_size} rows of the "
-                    "head: they do not belong together"
-                )
-            found["weights"] = np.pad(side.weights, (0, missing))
+            found["weights"] = np.pad(side.weights, (0, self.vocab_size - len(side.weights)))
         return dataclasses.replace(side, **found)
 
     def of_queries(self) -> TextEncoder | StaticEncoder | ProductEncoder:
@@ -205,18 +210,26 @@ class TextEncoder:
             weight = weight.float()  # the product in full precision is exact, and screened it is faster
         screen = make_screen(weight) if screened else None
         cut = 0
-        for members, rows, lengths in self._packed(self.head_batches(texts, batch_size=batch_size)):
+        for batches in self._together(self.head_batches(texts, batch_size=batch_size)):
+            rows = torch.cat([batch.hidden[batch.mask] for batch in batches])
+            lengths = torch.cat([batch.mask.sum(dim=1) for batch in batches])
             with torch.inference_mode(), self._threads(len(rows)):
                 given = rows.to(weight.dtype), lengths, weight, head.bias
                 parts.append(to_csr(packed_head(*given, how, screen=screen, after=head.after)))
-            order.append(members)
-            cut += int((lengths == self.max_length).sum())
+            order += [batch.texts for batch in batches]
+            cut += sum(int((batch.lengths == self.max_length).sum()) for batch in batches)
             if progress:
-                progress(len(members))
+                progress(len(lengths))
         blank = len(texts) - sum(map(len, order))
         if progress and blank:
             progress(blank)
-        self._tell_cut(cut, len(texts))
+        if cut and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{cut} of {len(texts)} texts ({cut / len(texts):.0%}) have max_length={self.max_length} tokens or "
+                "more; what is beyond was not encoded (said once)",
+                stacklevel=3,
+            )
         vectors = _in_order(parts, order, len(texts), self.vocab_size)
         broken = np.flatnonzero(~np.isfinite(vectors.data))
         if len(broken):
@@ -227,16 +240,6 @@ class TextEncoder:
             )
         return fold_rows(vectors, self.folding)
 
-    def _tell_cut(self, cut: int, texts: int) -> None:
-        """Say once that texts were cut, and how many."""
-        if cut and not self._told:
-            self._told = True
-            warnings.warn(
-                f"{cut} of {texts} texts ({cut / texts:.0%}) have max_length={self.max_length} tokens or more; what is "
-                "beyond was not encoded (said once)",
-                stacklevel=4,
-            )
-
     def head_batches(self, texts: Sequence[str], *, batch_size: int | None = None) -> Iterator[HeadBatch]:
         """Run the model up to its decoder in batches of similar lengths, not in input order; blank texts are left out.
 
@@ -246,70 +249,54 @@ class TextEncoder:
         budget = None if self.device.type == "cpu" else batch_size * self.max_length
         present = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
+
+        def tokenise(window: np.ndarray) -> list[list[int]]:
+            return token_ids(self.tokenizer, [texts[i] for i in window], self.max_length)
+
         with ThreadPoolExecutor(max_workers=1) as pool:
-            ids = self._tokenise([texts[i] for i in windows[0]]) if windows else []  # few texts start no thread
+            ids = tokenise(windows[0]) if windows else []  # few texts start no thread
             for number, window in enumerate(windows):
-                following = [pool.submit(self._tokenise, [texts[i] for i in w]) for w in windows[number + 1 :][:1]]
+                following = [pool.submit(tokenise, later) for later in windows[number + 1 :][:1]]
                 lengths = np.array([len(row) for row in ids])
                 for members in text_batches(lengths, batch_size, budget, alike=not self._padded):
                     yield self._run(window[members], [ids[i] for i in members])
                 ids = following[0].result() if following else []
 
-    def _packed(self, batches: Iterator[HeadBatch]) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-        """Several batches' (texts, rows without padding, rows of each text) at once, as the head's product likes it."""
+    def _together(self, batches: Iterator[HeadBatch]) -> Iterator[list[HeadBatch]]:
+        """Several batches at once, as many as the head's product likes."""
         few = _HEAD_ROWS if self.device.type == "cpu" else 1
-        held: list[tuple[np.ndarray, torch.Tensor, torch.Tensor]] = []
+        held: list[HeadBatch] = []
         for batch in batches:
-            held.append((batch.texts, batch.hidden[batch.mask], batch.mask.sum(dim=1)))
-            if sum(len(rows) for _, rows, _ in held) >= few:
-                yield _joined(held)
+            held.append(batch)
+            if sum(part.input_ids.numel() for part in held) >= few:
+                yield held
                 held = []
         if held:
-            yield _joined(held)
+            yield held
 
     def _threads(self, tokens: int) -> AbstractContextManager[Any]:
         """One thread for small work."""
         small = self.device.type == "cpu" and tokens * self._flops <= _ONE_THREAD
-        return thread_pools().limit(limits=1, user_api="openmp") if small else nullcontext()
-
-    def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        return token_ids(self.tokenizer, texts, self.max_length)
+        return _thread_pools().limit(limits=1, user_api="openmp") if small else nullcontext()
 
     def _run(self, members: np.ndarray, ids: list[list[int]]) -> HeadBatch:
-        length = max(map(len, ids))
-        padding = self.tokenizer.pad_token_id or 0
-        input_ids = np.full((len(ids), length), padding, dtype=np.int64)
-        mask = np.zeros((len(ids), length), dtype=bool)
-        for row, row_ids in enumerate(ids):
-            input_ids[row, : len(row_ids)] = row_ids
-            mask[row, : len(row_ids)] = True
-        special = np.isin(input_ids, self.tokenizer.all_special_ids) & mask
-        tokens = torch.from_numpy(input_ids).to(self.device)
-        attended = torch.from_numpy(mask).to(self.device)
+        rows, special = [torch.tensor(row, dtype=torch.long) for row in ids], self.tokenizer.all_special_ids
+        tokens = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id or 0).to(self.device)
+        lengths = torch.tensor([len(row) for row in ids], device=self.device)
+        attended = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]
         with torch.inference_mode(), evaluating(self.model), self._threads(tokens.numel()):
             hidden = head_input(self.model, input_ids=tokens, attention_mask=attended.long())
-        return HeadBatch(members, hidden, attended, torch.from_numpy(special).to(self.device), tokens)
-
-
-@cache
-def thread_pools() -> ThreadpoolController:
-    """The process's OpenMP and BLAS libraries; OpenMP's number of threads is one of each calling thread."""
-    return ThreadpoolController()
+        mask = pooled_positions(self.description, tokens, attended, special)
+        special_tokens = torch.isin(tokens, torch.tensor(special, device=self.device))
+        return HeadBatch(members, hidden, mask, mask & special_tokens, tokens, lengths)
 
 
 def _closing(ids: list[int], shift: float | np.ndarray | None, model: PreTrainedModel) -> np.ndarray:
     """A shift that also lets some terms never fire, (V,)."""
-    shifts = np.broadcast_to(np.float32(0 if shift is None else shift), model.get_output_embeddings().weight.shape[0])
-    shifts = shifts.copy()
+    rows = len(model.get_output_embeddings().weight)
+    shifts = np.full(rows, 0 if shift is None else shift, dtype=np.float32)
     shifts[ids] += _CLOSED
     return shifts
-
-
-def _joined(
-    held: list[tuple[np.ndarray, torch.Tensor, torch.Tensor]],
-) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-    members, rows, lengths = zip(*held, strict=True)
-    return np.concatenate(members), torch.cat(rows), torch.cat(lengths)
 
 
 def to_csr(weights: torch.Tensor) -> csr_matrix:
@@ -323,10 +310,8 @@ def to_csr(weights: torch.Tensor) -> csr_matrix:
 
 def _in_order(parts: list[csr_matrix], order: list[np.ndarray], size: int, vocab_size: int) -> csr_matrix:
     """Stack the parts and put their rows where the texts stood; absent rows are all zero."""
-    if not parts:
-        return csr_matrix((size, vocab_size), dtype=np.float32)
-    members = np.concatenate(order)
-    place = np.full(size, -1, dtype=np.int64)
+    members = np.concatenate([*order, np.empty(0, dtype=np.int64)])
+    place = np.full(size, -1)
     place[members] = np.arange(len(members))
     stacked = vstack([*parts, csr_matrix((1, vocab_size), dtype=np.float32)], format="csr")  # row -1 is empty
     result = stacked[place]
@@ -339,10 +324,3 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return torch.device(device)
-
-
-def on_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """The model itself where it is there already, else a copy: others may hold the model."""
-    here = model.device
-    same = here.type == device.type and (device.index is None or here.index == device.index)
-    return model if same else copy.deepcopy(model).to(device)

@@ -6,7 +6,6 @@ import copy
 import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from .._utils.checks import check_integer, check_is_list
 from .._utils.documents import has_surrogates
@@ -14,8 +13,8 @@ from .._utils.documents import has_surrogates
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_locks: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
-_guard = threading.Lock()
+# Truncation is a tokenizer's state: a call with another length would switch it in the middle of this one.
+_lock = threading.Lock()
 # Where neither the tokenizer nor the model says how many tokens a text may have; and from where it says so.
 _DEFAULT_LENGTH, _NO_LIMIT = 256, 1_000_000
 
@@ -42,18 +41,6 @@ def check_texts(texts: Iterable[str], place: str = "text {0}", ids: Sequence[Any
     return texts
 
 
-def position_limit(model: PreTrainedModel) -> int | None:
-    """Tokens that the model has positions for, or ``None`` where it has no such limit."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return None
-    # RoBERTa-like models number positions from padding_idx + 1
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return positions - module.padding_idx - 1
-    return positions
-
-
 def check_max_length(max_length: int | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens per text: as given, if the model has positions for them; else as many as SparseEncoder reads.
 
@@ -62,23 +49,27 @@ def check_max_length(max_length: int | None, model: PreTrainedModel, tokenizer: 
     Raises:
         ValueError: if ``max_length`` is below 3 or more than the model has positions for.
     """
-    limit = position_limit(model)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = limit if isinstance(limit, int) and limit > 0 else None  # no absolute positions
+    for name, module in model.named_modules():
+        if limit and name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limit -= module.padding_idx + 1  # RoBERTa-like models number positions from there
     if max_length is None:
         limits = [n for n in (limit, tokenizer.model_max_length) if n is not None and n < _NO_LIMIT]
         return min(limits, default=_DEFAULT_LENGTH)
     # two special tokens and one of text
     if check_integer("max_length", max_length, 3) > (limit or max_length):
         raise ValueError(f"max_length must be at most {limit} for this {type(model).__name__}, got {max_length}")
-    return int(max_length)
+    return max_length
 
 
 def token_ids(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, *, special: bool = True
 ) -> list[list[int]]:
-    """Token ids of texts, cut to ``max_length``, without padding; one thread at a time per tokenizer."""
+    """Token ids of texts, cut to ``max_length``, without padding; one thread at a time."""
     if not texts:
         return []
-    with lock_of(tokenizer):
+    with _lock:
         return tokenizer(
             texts,
             add_special_tokens=special,
@@ -90,15 +81,8 @@ def token_ids(
 
 
 def lowercasing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy of a fast tokenizer that lower-cases its input first, also once it is saved and loaded.
-
-    Raises:
-        ValueError: if the tokenizer is not a fast one.
-    """
+    """A copy of a fast tokenizer that lower-cases its input first, also once it is saved and loaded."""
     from tokenizers import normalizers
-
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ValueError(f"lowercase=True needs a fast tokenizer, got a {type(tokenizer).__name__}")
     from transformers import PreTrainedTokenizerFast
 
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
@@ -110,13 +94,3 @@ def lowercasing(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         truncation_side=tokenizer.truncation_side, model_input_names=tokenizer.model_input_names,
         **tokenizer.special_tokens_map,
     )  # fmt: skip
-
-
-def lock_of(thing: Any) -> threading.RLock:
-    """The reentrant lock of an object that can be hashed by identity; it lives as long as the object.
-
-    For models and tokenizers, whose state changes while they run. Kept beside the object, not in it, so that the
-    object still pickles and copies.
-    """
-    with _guard:
-        return _locks.setdefault(thing, threading.RLock())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyterrier as pt
 
@@ -17,7 +19,6 @@ from .._utils.stages import schematic
 from ..encoding.pruning import check_pruning, prune
 from ..encoding.terms import TermMap
 from ..encoding.texts import check_texts
-from .interface import call_of, top_terms
 from .stages import SpladeDocEncoder, SpladeQueryEncoder, SpladeScorer
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class Splade(pt.Transformer):
             before) are one, whose weight is the largest of theirs; else ``None``.
         special_terms: false: special tokens ([CLS], [SEP], ...) are no terms, as on OpenSearch's model cards; it is
             stored in the model's bias, as ``shift`` is; else true.
+        special_positions: false: positions of special tokens and the first position are left out of the pooling, in
+            documents and queries (language models use the first one as an attention sink); else true. Other tools do
+            not know it.
+        attention: of a causal language model ``"causal"`` or ``"bidirectional"``; default: as its configuration says.
+            A saved folder keeps it.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: for a model, tokenizer or setting that cannot serve.
@@ -87,6 +93,8 @@ class Splade(pt.Transformer):
         position_top_k: int | None = None,
         fold: str | None = None,
         special_terms: bool | None = None,
+        special_positions: bool | None = None,
+        attention: str | None = None,
     ) -> None:
         from .._utils.java import ensure_java
         from ..encoding.saved_folder import describe
@@ -105,9 +113,10 @@ class Splade(pt.Transformer):
         given = {
             "pooling": pooling, "activation": activation, "max_length": max_length, "lowercase": lowercase,
             "shift": shift, "position_top_k": position_top_k, "fold": fold, "special_terms": special_terms,
+            "special_positions": special_positions,
         }  # fmt: skip
         description = describe(model, **given)
-        loaded, loaded_tokenizer = load_backbone(model, tokenizer, dtype=dtype)
+        loaded, loaded_tokenizer = load_backbone(model, tokenizer, dtype=dtype, attention=attention)
         if loaded is model and dtype is not None:
             raise ValueError("dtype cannot be changed for a loaded model: load it with the dtype wanted")
         if rescale is not None:
@@ -125,6 +134,7 @@ class Splade(pt.Transformer):
         self.text_field = text_field
         self.device = device
         self.dtype = dtype
+        self.attention = attention
         self.verbose = verbose
         for name, value in given.items():  # what holds, and for repr and PyTerrier's copies what was given
             setattr(self, name, getattr(description, name))
@@ -252,7 +262,10 @@ class Splade(pt.Transformer):
 
     def top_terms(self, text: str, n: int = 10) -> list[tuple[str, float]]:
         """The n heaviest terms of a text with their weights, readable, heaviest first."""
-        return top_terms(self.encode_docs([text]), self, n)
+        row = self.encode_docs([text])
+        best = np.lexsort((row.indices, -row.data))[:n]
+        terms, tokenizer = self.term_map(), self.encoder.tokenizer
+        return [(terms.readable(int(row.indices[i]), tokenizer), float(row.data[i])) for i in best]
 
     def explain(self, query: str, text: str) -> Explanation:
         """The query's terms, their weights on both sides, and what each adds to the score of a text; sums to it."""
@@ -284,27 +297,34 @@ class Splade(pt.Transformer):
         column that documents are read from is their reader's matter, ``text_field`` does not count; nor do the batch
         size and the device.
         """
-        from ..encoding.description import encoder_fingerprint, state_of
+        from ..encoding.description import encoder_fingerprint
 
         encoder = self.encoder
-        state = state_of(encoder.model)
+        # where each parameter lies, and how often it was written to
+        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in encoder.model.parameters()]
         if self._fingerprint is None or self._fingerprint[0] != state:
             self._fingerprint = state, encoder_fingerprint(encoder.model, encoder.tokenizer, encoder.description)
         return self._fingerprint[1]
 
     def __eq__(self, other: object) -> bool:
         """Whether both compute the same vectors and read the same column, whatever folder they came from."""
-        if self is other:
-            return True
-        return (
-            isinstance(other, Splade)
-            and self.text_field == other.text_field
-            and self.encoder.vocab_size == other.encoder.vocab_size
-            and self.fingerprint == other.fingerprint
+        return self is other or (
+            isinstance(other, Splade) and self.text_field == other.text_field and self.fingerprint == other.fingerprint
         )
 
     def __hash__(self) -> int:
         return hash((self.fingerprint, self.text_field))
 
     def __repr__(self) -> str:
-        return call_of(self)
+        """The call that makes it, with the arguments that are not the defaults."""
+        _, first, *others = inspect.signature(type(self).__init__).parameters.values()
+        source = getattr(self, first.name)
+        shown = [repr(str(source)) if isinstance(source, (str, os.PathLike)) else f"<{type(source).__name__}>"]
+        for parameter in others:
+            name = parameter.name
+            value = getattr(self, f"_{name}", getattr(self, name))
+            value = tuple(value) if isinstance(value, (list, np.ndarray)) else value
+            told = name not in ("verbose", "tokenizer") or isinstance(value, str)
+            if told and value != parameter.default:
+                shown.append(f"{name}={value!r:.80}")
+        return f"{type(self).__name__}({', '.join(shown)})"

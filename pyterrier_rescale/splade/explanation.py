@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..encoding.texts import check_texts
-
-if TYPE_CHECKING:
-    from .interface import SparseEncoder
 
 _SHOWN = 15
 _ROW = (
@@ -59,7 +56,7 @@ class Explanation(pd.DataFrame):
         )
 
 
-def explain(splade: SparseEncoder, query: str, text: str) -> Explanation:
+def explain(splade: Any, query: str, text: str) -> Explanation:
     """The query's terms with their weights on both sides, and what each adds to the score.
 
     Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,6 @@ from ..encoding.pruning import check_pruning, prune, whole_weights
 from ..encoding.terms import MODES, Toks, to_toks
 from ..encoding.texts import check_texts
 
-if TYPE_CHECKING:
-    from .interface import SparseEncoder
-
 # Documents that PyTerrier's indexing pipelines hand over at a time, by the stage's `batch_size` (else 100): the encoder
 # sorts so many by length, and tokenises while the model works.
 _WINDOW = 2048
@@ -26,9 +23,12 @@ _ROWS = 128  # of toks at a time: a dict takes ten times its row's memory
 
 
 class _Role(Stage):
-    """What the three roles share; arguments are kept as given, ``None`` is the factory's."""
+    """What the three roles share; arguments are kept as given, ``None`` is the factory's.
 
-    splade: SparseEncoder
+    ``splade`` is the factory, a :class:`.encoder.Splade`.
+    """
+
+    splade: Any
     verbose: bool | None
     text_field: str | None = None
     _batch_size: int | None
@@ -54,75 +54,12 @@ class _Role(Stage):
         return codes, self.splade._encode(unique.tolist(), self._batch_size, self.verbose, unit)
 
 
-class SpladeDocEncoder(_Role):
-    """Documents to ``toks``; made by :meth:`Splade.doc_encoder`."""
-
-    _call, _label = "doc_encoder", "SPLADE documents"
+class _Encoder(_Role):
+    """What the two stages that make toks share."""
 
     def __init__(
         self,
-        splade: SparseEncoder,
-        *,
-        text_field: str | None = None,
-        batch_size: int | None = None,
-        scale: float = 100,
-        terms: str = "safe",
-        verbose: bool | None = None,
-        max_terms: int | None = None,
-        min_weight: float = 0.0,
-    ) -> None:
-        self.splade, self.text_field, self.verbose = splade, text_field, verbose
-        self._batch_size = check_integer("batch_size", batch_size, optional=True)
-        self.scale = check_number("scale", scale)
-        self.terms = check_choice("terms", terms, MODES)
-        self.max_terms, self.min_weight = check_pruning(max_terms, min_weight)
-
-    @property
-    def batch_size(self) -> int:
-        """Documents that an indexing pipeline hands over at a time."""
-        return self._batch_size or _WINDOW
-
-    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Add ``toks`` to a frame with ``docno`` and the text column; rows and other columns stay."""
-        with pt.validate.any(inp, context=self) as v:
-            v.document_frame(extra_columns=[self._field])
-            v.columns(includes=["docno", self._field])
-        toks: list[Toks] = []
-        if len(inp):
-            codes, vectors = self._whole(inp[self._field].tolist(), inp["docno"].tolist())
-            toks = _of_each(codes, _toks_of(self, vectors, vectors.data))
-        return inp.assign(toks=_column(toks, inp))
-
-    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The same over dicts, without a frame in between: what indexing pipelines call."""
-        records = list(inp)
-        for position, record in enumerate(records):
-            if not isinstance(record, Mapping) or not {"docno", self._field} <= record.keys():
-                raise ValueError(
-                    f"document {position} must be a dict with docno and {self._field} for {self!r}, got {record!r:.120}"
-                )
-        if not records:
-            return
-        codes, vectors = self._whole([r[self._field] for r in records], [r["docno"] for r in records])
-        for start in range(0, len(records), _ROWS):
-            rows = vectors[codes[start : start + _ROWS]]
-            for record, toks in zip(records[start : start + _ROWS], _toks_of(self, rows, rows.data), strict=True):
-                yield {**record, "toks": toks}
-
-    def _whole(self, texts: list[Any], docnos: list[Any]) -> tuple[np.ndarray, csr_matrix]:
-        """As ``_encode``, in whole weights >= 1."""
-        codes, vectors = self._encode(texts, "doc", self._field, docnos)
-        return codes, whole_weights(prune(vectors, self.max_terms, self.min_weight), self.scale)
-
-
-class SpladeQueryEncoder(_Role):
-    """Queries to ``query_toks``; made by :meth:`Splade.query_encoder`."""
-
-    _call, _label = "query_encoder", "SPLADE queries"
-
-    def __init__(
-        self,
-        splade: SparseEncoder,
+        splade: Any,
         *,
         batch_size: int | None = None,
         scale: float = 1.0,
@@ -136,6 +73,74 @@ class SpladeQueryEncoder(_Role):
         self.scale = check_number("scale", scale)
         self.terms = check_choice("terms", terms, MODES)
         self.max_terms, self.min_weight = check_pruning(max_terms, min_weight)
+
+    def _toks(self, codes: np.ndarray, vectors: csr_matrix) -> Iterator[Toks]:
+        """``{term: weight}`` of the vectors with these numbers, each a dict of its own, some at a time."""
+        terms = self.splade.term_map(self.terms)
+        vocab = f"{terms.fingerprint}:{self.scale:g}"
+        for start in range(0, len(codes), _ROWS):
+            rows = vectors[codes[start : start + _ROWS]]
+            yield from to_toks(terms.terms, rows.indptr, rows.indices, rows.data, vocab=vocab)
+
+
+class SpladeDocEncoder(_Encoder):
+    """Documents to ``toks``; made by :meth:`Splade.doc_encoder`."""
+
+    _call, _label = "doc_encoder", "SPLADE documents"
+
+    def __init__(
+        self,
+        splade: Any,
+        *,
+        text_field: str | None = None,
+        batch_size: int | None = None,
+        scale: float = 100,
+        terms: str = "safe",
+        verbose: bool | None = None,
+        max_terms: int | None = None,
+        min_weight: float = 0.0,
+    ) -> None:
+        super().__init__(
+            splade, batch_size=batch_size, scale=scale, terms=terms, verbose=verbose, max_terms=max_terms,
+            min_weight=min_weight,
+        )  # fmt: skip
+        self.text_field = text_field
+
+    @property
+    def batch_size(self) -> int:
+        """Documents that an indexing pipeline hands over at a time."""
+        return self._batch_size or _WINDOW
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Add ``toks`` to a frame with ``docno`` and the text column; rows and other columns stay."""
+        with pt.validate.any(inp, context=self) as v:
+            v.document_frame(extra_columns=[self._field])
+            v.columns(includes=["docno", self._field])
+        return inp.assign(toks=_column(self._whole(inp[self._field].tolist(), inp["docno"].tolist()), inp))
+
+    def transform_iter(self, inp: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The same over dicts, without a frame in between: what indexing pipelines call."""
+        records = list(inp)
+        for position, record in enumerate(records):
+            if not isinstance(record, Mapping) or not {"docno", self._field} <= record.keys():
+                raise ValueError(
+                    f"document {position} must be a dict with docno and {self._field} for {self!r}, got {record!r:.120}"
+                )
+        whole = self._whole([record[self._field] for record in records], [record["docno"] for record in records])
+        for record, toks in zip(records, whole, strict=True):
+            yield {**record, "toks": toks}
+
+    def _whole(self, texts: list[Any], docnos: list[Any]) -> Iterator[Toks]:
+        """Toks of each text, of whole weights >= 1."""
+        if texts:
+            codes, vectors = self._encode(texts, "doc", self._field, docnos)
+            yield from self._toks(codes, whole_weights(prune(vectors, self.max_terms, self.min_weight), self.scale))
+
+
+class SpladeQueryEncoder(_Encoder):
+    """Queries to ``query_toks``; made by :meth:`Splade.query_encoder`."""
+
+    _call, _label = "query_encoder", "SPLADE queries"
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Add ``query_toks`` to a frame with ``qid`` and ``query``; rows and other columns stay.
@@ -151,11 +156,9 @@ class SpladeQueryEncoder(_Role):
         codes, vectors = self._encode(inp["query"].tolist(), "query", "query", inp["qid"].tolist())
         inp = inp.drop(columns=ALL_TOKS, errors="ignore")  # of an encoder before this one: scorers would take it
         few = prune(vectors, self.max_terms, self.min_weight)
-        inp = inp.assign(query_toks=self._toks(codes, few, inp))
-        return inp.assign(**{ALL_TOKS: self._toks(codes, vectors, inp)}) if pruned else inp
-
-    def _toks(self, codes: np.ndarray, vectors: csr_matrix, inp: pd.DataFrame) -> pd.Series:
-        return _column(_of_each(codes, _toks_of(self, vectors, vectors.data.astype(np.float64) * self.scale)), inp)
+        wanted = {"query_toks": few, ALL_TOKS: vectors} if pruned else {"query_toks": few}
+        exact = {name: kept.astype(np.float64) * self.scale for name, kept in wanted.items()}
+        return inp.assign(**{name: _column(self._toks(codes, kept), inp) for name, kept in exact.items()})
 
 
 class SpladeScorer(_Role):
@@ -165,7 +168,7 @@ class SpladeScorer(_Role):
 
     def __init__(
         self,
-        splade: SparseEncoder,
+        splade: Any,
         *,
         text_field: str | None = None,
         batch_size: int | None = None,
@@ -188,23 +191,6 @@ class SpladeScorer(_Role):
         return pt.model.add_ranks(inp.assign(score=scores))
 
 
-def _toks_of(role: SpladeDocEncoder | SpladeQueryEncoder, vectors: csr_matrix, weights: np.ndarray) -> list[Toks]:
-    """The rows of a matrix as ``{term: weight}``, with other weights in place of its data."""
-    terms = role.splade.term_map(role.terms)
-    vocab = f"{terms.fingerprint}:{role.scale:g}"
-    return to_toks(terms.terms, vectors.indptr, vectors.indices, weights, vocab=vocab)
-
-
-def _of_each(codes: np.ndarray, toks: list[Toks]) -> list[Toks]:
-    """The weights of each row from those of each distinct text; every row has a dict of its own to change."""
-    taken = np.zeros(len(toks), dtype=bool)
-    rows = []
-    for code in codes:
-        rows.append(Toks(toks[code], toks[code].vocab) if taken[code] else toks[code])
-        taken[code] = True
-    return rows
-
-
-def _column(values: list[Any], frame: pd.DataFrame) -> pd.Series:
+def _column(values: Iterable[Any], frame: pd.DataFrame) -> pd.Series:
     """An object column that fits the frame's index, also when it is empty."""
-    return pd.Series(values, index=frame.index, dtype=object)
+    return pd.Series(list(values), index=frame.index, dtype=object)

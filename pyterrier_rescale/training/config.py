@@ -113,6 +113,7 @@ class TrainConfig:
     shift: float | tuple[float, ...] | None = _option(None, _shift)
     position_top_k: int | None = _option(None, _integer_or_none)
     fold: str | None = _option(None, _one_of(FOLDS, None))
+    special_positions: bool = _option(True, _yes_or_no)
     bias_learning_rate: float | None = _option(None, _bias_rate)
 
     def __post_init__(self) -> None:
@@ -137,7 +138,7 @@ class TrainConfig:
         """How the encoder's logits become weights; shift and lower-casing are done to model and tokenizer before."""
         return Description(
             pooling=self.pooling, activation=self.activation, max_length=self.max_length,
-            position_top_k=self.position_top_k, fold=self.fold,
+            position_top_k=self.position_top_k, fold=self.fold, special_positions=self.special_positions,
             queries=QuerySide(
                 pooling=self.query_pooling, activation=self.query_activation, max_length=self.query_max_length,
                 weights=query_weights,
@@ -197,7 +198,8 @@ def saved_options(backbone: Any) -> dict[str, Any]:
     side, default = found.queries, Description()
     if side.model is not None or side.times_model or side.tokenizer is not None:
         raise ValueError(f"{str(backbone)!r} encodes queries with {side.name}, which train does not train")
-    names = ("pooling", "activation", "max_length", "lowercase", "shift", "position_top_k", "fold")
+    names = ("pooling", "activation", "max_length", "lowercase", "shift", "position_top_k", "fold",
+             "special_positions")  # fmt: skip
     options = {name: getattr(found, name) for name in names if getattr(found, name) is not getattr(default, name)}
     asked = {f"query_{name}": getattr(side, name) for name in ("pooling", "activation", "max_length")}
     options |= {name: value for name, value in asked.items() if value is not None}

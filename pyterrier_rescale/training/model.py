@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encoding.description import Description
-from ..encoding.kernel import packed_head
+from ..encoding.kernel import packed_head, pooled_positions
 from ..encoding.terms import Folding, fold_weights
 from ..heads.decoder import find_head, head_input
 from ..heads.provenance import record
@@ -85,23 +85,24 @@ class SparseHead(nn.Module):
         """Weights (B, V) by the model: texts of like length run together, their positions go through one head."""
         ids, mask = side["input_ids"], side["attention_mask"]
         lengths = mask.sum(dim=1)
+        pooled = pooled_positions(self.description, ids, mask, self.tokenizer.all_special_ids)
         parts = split(lengths, mini_batch_size, _CPU_TOKENS if mask.device.type == "cpu" else None)
         again = mini_batch_size is not None and len(parts) > 1 and torch.is_grad_enabled()
         rows = []
         for members in parts:
             longest = max(1, int(lengths[members].max())) if len(parts) > 1 else mask.shape[1]
-            part = ids[members, :longest], mask[members, :longest]
+            part = ids[members, :longest], mask[members, :longest], pooled[members, :longest]
             rows.append(checkpoint(self._hidden, *part, use_reentrant=False) if again else self._hidden(*part))
         hidden, order, head = torch.cat(rows), torch.cat(parts), self.head
         if self.log_k is not None:
             hidden = hidden * torch.exp(-self.log_k).to(hidden.dtype)  # t (W / k)^T = (t / k) W^T
         how = self.description.of_queries() if side["queries"] else self.description
-        found = packed_head(hidden, lengths[order], head.weight, head.bias, how, after=head.after)
+        found = packed_head(hidden, pooled.sum(dim=1)[order], head.weight, head.bias, how, after=head.after)
         return found[torch.argsort(order)]
 
-    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The decoder's input t at the attended positions of some texts (B, L), text after text, (T, H)."""
-        return head_input(self.mlm, input_ids=ids, attention_mask=mask)[mask.bool()]
+    def _hidden(self, ids: torch.Tensor, mask: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """The decoder's input t at the pooled positions of some texts (B, L), text after text, (T, H)."""
+        return head_input(self.mlm, input_ids=ids, attention_mask=mask)[pooled]
 
     def _static(self, side: dict[str, Any]) -> torch.Tensor:
         """relu(weight_v) where v is among the tokens of a text, else 0; (B, V)."""

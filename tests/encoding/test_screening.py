@@ -9,8 +9,7 @@ import torch
 from dense import head_of_padded as sparse_head
 
 from pyterrier_rescale.encoding import screening
-from pyterrier_rescale.encoding.blocks import few_sizes
-from pyterrier_rescale.encoding.screening import Screen, _amax, make_screen
+from pyterrier_rescale.encoding.screening import Screen
 
 LENGTHS = torch.tensor([40, 3, 0, 25, 1, 31])
 
@@ -87,14 +86,6 @@ def test_what_is_not_finite_shows(poison):
     assert not closed[0, [7, 8]].any() and closed[0, 9]
 
 
-def test_the_format_is_what_the_cpu_can_do(monkeypatch):
-    weight = torch.randn(10, 4)
-    assert make_screen(weight.bfloat16()) is None
-    for can in (True, False):
-        monkeypatch.setattr(screening, "_multiplies_bfloat16", lambda can=can: can)
-        assert (make_screen(weight) is not None) == can
-
-
 @pytest.mark.parametrize("width", [96, 768, 1024])
 def test_products_of_bfloat16_are_what_the_bound_assumes(width):
     """At the format's extremes, in patterns of signs with the largest partial sums: float32's sum and one rounding."""
@@ -105,25 +96,3 @@ def test_products_of_bfloat16_are_what_the_bound_assumes(width):
     exact = factor @ factor.T
     allowed = 2.0**-8 * exact.abs() + (2 * width + 16) * 2.0**-24 * width * (255 / 128) ** 2
     assert ((got - exact).abs() <= allowed).all()
-
-
-def test_numbers_below_the_smallest_normal_one():
-    """Instructions for bfloat16 take them as zero; terms open by so little stay open."""
-    weight = torch.full((8, 16), 1e-39)
-    rows = torch.ones(4, 16)
-    rows[0] = 3
-    assert not Screen(weight).closed(rows, torch.tensor([4]), None).any()
-
-
-@pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
-def test_maximum_by_bits(shift):
-    values = (torch.randn(7, 5, 300, generator=torch.Generator().manual_seed(3)) + shift).bfloat16()
-    values[0, :, 0], values[1, :, 0] = -0.0, 0.0
-    assert torch.equal(_amax(values), values.amax(dim=1))
-
-
-def test_products_that_are_compiled_have_few_shapes():
-    """oneDNN compiles and caches a primitive for each shape: texts of any lengths share a few of them."""
-    sizes = [few_sizes(size) for size in range(1, 4097)]
-    assert len(set(sizes)) == 64 and sizes == sorted(sizes)
-    assert all(size <= few < size + max(32, size / 15) for size, few in enumerate(sizes, 1))

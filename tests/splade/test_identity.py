@@ -69,6 +69,8 @@ def test_everything_that_changes_a_vector_changes_it(tmp_path):
         "rescaled": Splade(path, max_length=32, rescale=2),
         "longer": Splade(path, max_length=33),
         "sum": Splade(path, max_length=32, pooling="sum"),
+        "largest logits": Splade(path, max_length=32, position_top_k=3),
+        "folded": Splade(path, max_length=32, fold="case"),
         "half": Splade(path, max_length=32, dtype="bfloat16"),
         "heads": Splade(folder("heads", num_attention_heads=2), max_length=32),
         "eps": Splade(folder("eps", layer_norm_eps=0.1), max_length=32),

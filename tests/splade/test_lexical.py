@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -94,6 +95,7 @@ def test_folder_identity_and_repr(tmp_path):
     encoder = LexicalEncoder(tokenizer, idf_from=tiny.TEXTS, weighting="bm25", b=0.3, max_length=32)
     encoder.save_pretrained(tmp_path / "lexical")
     again = LexicalEncoder(tmp_path / "lexical")
+    assert pickle.loads(pickle.dumps(encoder)) == encoder
     assert again == encoder and hash(again) == hash(encoder) and again.fingerprint == encoder.fingerprint
     assert (again.encode_docs(tiny.TEXTS) != encoder.encode_docs(tiny.TEXTS)).nnz == 0
     same = LexicalEncoder(tokenizer, idf_from=encoder.idf_from, weighting="bm25", b=0.3, max_length=32)

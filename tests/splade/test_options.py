@@ -11,11 +11,15 @@ import pytest
 import tiny
 import torch
 from dense import dense_weights
+from tokenizers import processors
+from transformers import AutoModelForCausalLM, Qwen3Config
 
-from pyterrier_rescale import Splade, open_index, rescale
+from pyterrier_rescale import Splade, audit, open_index, rescale
 from pyterrier_rescale.encoding.description import Description, QuerySide
 from pyterrier_rescale.encoding.saved_folder import save_encoder
 from pyterrier_rescale.heads.ties import untie
+from pyterrier_rescale.training.config import TrainConfig, saved_options
+from pyterrier_rescale.training.model import SparseHead
 
 HEADS = ["tied", "untied", "second bias", "no bias yet"]
 
@@ -126,17 +130,63 @@ def test_options_are_the_plain_formula_saved_and_copied(name, pooling, options, 
         assert again.term_map().fingerprint == splade.term_map().fingerprint
 
 
+@torch.no_grad()
+def without_special_positions(model, tokenizer, pooling):
+    """Plain numpy: only logits of tokens that are neither special nor the first of their text count."""
+    rows = []
+    for text in tiny.TEXTS:
+        ids = tokenizer(text, truncation=True, max_length=64)["input_ids"]
+        logits = model(input_ids=torch.tensor([ids])).logits[0].numpy()
+        kept = [place for place, index in enumerate(ids) if place > 0 and index not in tokenizer.all_special_ids]
+        weights = np.log1p(np.maximum(logits[kept], 0))
+        rows.append(weights.max(axis=0) if pooling == "max" else weights.sum(axis=0))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "causal", "bidirectional"])
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+def test_special_and_first_positions_are_left_out_if_so_wished(family, pooling, tmp_path):
+    attention = None
+    if "bert" in family:
+        model, tokenizer = tiny.build(family)
+    else:
+        attention, tokenizer = family, tiny.tokenizer("bpe")
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()  # no special tokens
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+        config = Qwen3Config(**sizes, vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=8, pad_token_id=0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    options = {"tokenizer": tokenizer, "max_length": 64, "pooling": pooling, "attention": attention}
+    splade = Splade(model, special_positions=False, **options)
+    stock = copy.deepcopy(model)
+    if attention is not None:
+        stock.config.is_causal = attention == "causal"
+    expected = without_special_positions(stock, tokenizer, pooling)
+    plain = Splade(model, **options)
+    assert abs(plain.encode_docs(tiny.TEXTS).toarray() - expected).max() > 1e-2 and plain != splade
+    splade.save_pretrained(tmp_path)
+    again = Splade(tmp_path)
+    assert again == splade and again.special_positions is False and "special_positions=False" in repr(splade)
+    for one in (splade, again):
+        np.testing.assert_allclose(one.encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-4)
+        np.testing.assert_allclose(one.encode_queries(tiny.TEXTS).toarray(), expected, atol=1e-4)
+    trained = SparseHead(again.encoder.model, tokenizer, again.description)
+    sides = [trained.tokenise(tiny.TEXTS, 64, queries=queries) for queries in (False, True)]
+    for vectors in trained(sides, mini_batch_size=5):
+        np.testing.assert_allclose(vectors.detach().numpy(), expected, atol=1e-4)
+    assert TrainConfig(**saved_options(tmp_path)).description().special_positions is False
+    if pooling == "max":
+        found = audit(tmp_path, tiny.TEXTS, encoding=again.description.replace(max_length=64)).numbers
+        assert found["special_share"] == 0
+        assert found["active_terms"] == pytest.approx(np.count_nonzero(expected, axis=1).mean())
+
+
 def test_an_option_given_wins_over_the_saved_one(modernbert_folder, tmp_path):
-    made = {
-        "plain": Splade(modernbert_folder), "3": Splade(modernbert_folder, position_top_k=3),
-        "4": Splade(modernbert_folder, position_top_k=4), "case": Splade(modernbert_folder, fold="case"),
-        "both": Splade(modernbert_folder, position_top_k=3, fold="case"),
-    }  # fmt: skip
-    assert len({splade.fingerprint for splade in made.values()}) == len(made)
-    assert repr(made["both"]).endswith("position_top_k=3, fold='case')") and "fold" not in repr(made["plain"])
-    made["both"].save_pretrained(tmp_path)
+    both = Splade(modernbert_folder, position_top_k=3, fold="case")
+    assert repr(both).endswith("position_top_k=3, fold='case')")
+    both.save_pretrained(tmp_path)
     given = Splade(tmp_path, position_top_k=4)
-    assert (given.position_top_k, given.fold) == (4, "case")
+    assert (given.position_top_k, given.fold) == (4, "case") and given != both
 
 
 def test_static_queries_of_folded_terms(tmp_path):

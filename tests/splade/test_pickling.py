@@ -15,7 +15,7 @@ import pytest
 import tiny
 import torch
 
-from pyterrier_rescale import LexicalEncoder, Splade, rescale
+from pyterrier_rescale import Splade, rescale
 
 WAYS = {
     "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
@@ -67,14 +67,6 @@ def test_with_the_model(way):
         assert repr(again) == repr(splade)
     splade = Splade(model, tokenizer=tok, rescale=2)
     check_same(WAYS[way](splade), splade)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_without_a_model(way, bert_folder):
-    lexical = LexicalEncoder(bert_folder, idf_from=tiny.TEXTS, weighting="bm25", max_length=32)
-    lexical.encode_docs(tiny.TEXTS)
-    check_same(WAYS[way](lexical), lexical)
-    check_same(WAYS[way](lexical.doc_encoder()).splade, lexical)
 
 
 def test_a_model_that_was_trained_on_goes_along(tmp_path):
