@@ -40,6 +40,7 @@ def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: 
     from pyterrier_rescale.encoding.kernel import packed_head
     from pyterrier_rescale.encoding.screening import Screen
     from pyterrier_rescale.encoding.text_encoder import to_csr
+    from pyterrier_rescale.encoding.texts import token_ids
 
     sample = some_texts(texts)
     splade = Splade(folder, device="cpu", batch_size=batch_size, max_length=MAX_LENGTH)
@@ -54,7 +55,7 @@ def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: 
 
     encoder.encode(sample[:16])
     rates = [gemm_rate(2048, SHAPES[shape][2], SHAPES[shape][3])]
-    ids = timed("tokeniser", lambda: encoder._tokenise(sample))
+    ids = timed("tokeniser", lambda: token_ids(encoder.tokenizer, sample, encoder.max_length))
     lengths = np.array([len(row) for row in ids])
     batches = []
     for members in text_batches(lengths, batch_size):
@@ -66,7 +67,9 @@ def breakdown(shape: str, folder: Path, texts: int, batch_size: int, screening: 
         torch.inference_mode(),
     ):
         screen = timed("head", lambda: Screen(weight)) if screening != "no" else None
-        for _, rows, sizes in encoder._packed(iter(batches)):
+        for held in encoder._together(iter(batches)):
+            rows = torch.cat([batch.hidden[batch.mask] for batch in held])
+            sizes = torch.cat([batch.lengths for batch in held])
             head = lambda r=rows, n=sizes: packed_head(r, n, weight, bias, encoder.description, screen=screen)  # noqa: E731
             weights = timed("head", head)
             timed("output", lambda w=weights: to_csr(w))
