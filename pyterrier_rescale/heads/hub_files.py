@@ -13,6 +13,13 @@ from .._utils.files import expand
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# What transformers and SparseEncoder ask for file by file; other files in a cache came with the whole repository.
+_ASKED_FOR = {
+    "config.json", "generation_config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json",
+    "tokenizer_config.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "modules.json",
+    "sentencepiece.bpe.model", "spiece.model", "chat_template.jinja",
+}  # fmt: skip
+
 
 class Module(NamedTuple):
     """A module of sentence-transformers: the full name of its class, and the folder of its files."""
@@ -77,13 +84,16 @@ def ask_once(name: str) -> None:
 
 
 def _cached_in_part(name: str, file: str) -> bool:
-    """Whether the cache holds some files that were asked for one by one, and this one never was."""
+    """Whether the cache holds the model, but cannot tell whether it has this file."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(name, "config.json")
-    # every repository has .gitattributes, which nobody asks for by itself
-    fetched = [try_to_load_from_cache(name, one) for one in (file, ".gitattributes")]
-    return isinstance(config, str) and fetched == [None, None]
+    if not isinstance(config, str) or try_to_load_from_cache(name, file) is not None:  # known not to exist
+        return False
+    snapshot = Path(config).parent
+    names = {path.name for path in snapshot.rglob("*") if path.is_file()}
+    asked = (snapshot.parents[1] / ".no_exist" / snapshot.name).is_dir()
+    return ".gitattributes" not in names and (asked or names <= _ASKED_FOR)
 
 
 def read_json(name: str | os.PathLike[str], file: str) -> Any:
