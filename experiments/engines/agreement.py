@@ -84,7 +84,7 @@ def check(folder: Path, name: str, condition: str) -> None:
         import pyterrier as pt
 
         pt.java.init()
-    from pyterrier_rescale.indexing.engines import open_index
+    from pyterrier_rescale import open_index
 
     with open(folder / f"{name}.pickle", "rb") as file:
         docnos, vectors, queries, terms, stamp, truth = pickle.load(file)

@@ -24,8 +24,8 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import pyterrier as pt  # noqa: E402
 
+from pyterrier_rescale import open_index  # noqa: E402
 from pyterrier_rescale._utils.java import start_java  # noqa: E402
-from pyterrier_rescale.indexing.engines import open_index  # noqa: E402
 
 VOCABULARY, EXPONENT = 30_000, 0.8
 

@@ -19,7 +19,7 @@ def search(
     path: Annotated[Path, Argument(help="Folder of an index.", metavar="PATH")],
     encoder: Annotated[str, Argument(help="The encoder that the index was made with.")],
     query: Annotated[str | None, Argument(help="A query; or use --topics.")] = None,
-    topics: Annotated[str | None, Option(help="A collection: search all its topics.")] = None,
+    topics: Annotated[str | None, Option(help="A collection: search the topics of its split.")] = None,
     split: Annotated[str, Option(help="Split of the topics.")] = "test",
     run_file: Annotated[Path | None, Option("--run", help="Write a TREC run here.")] = None,
     n: Annotated[
@@ -27,7 +27,7 @@ def search(
     ] = None,
     explain: Annotated[bool, Option("--explain", help="Show the terms that make each score.")] = False,
 ) -> None:
-    """Search an index, for one query or for all topics of a collection."""
+    """Search an index, for one query or for the topics of a collection that have judgements."""
     import pandas as pd
     import pyterrier as pt
 

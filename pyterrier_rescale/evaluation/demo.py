@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .comparison import Comparison
 
 #: What the demonstration's table is there to show.
-LESSON = """What you have just seen:
+LESSON = """What the demo shows at its full size:
 - raw: the head as pretraining left it. Its scores are so large that the softmax has no gradient: training is lost.
 - k=16: the same head divided by 16 (arXiv:2606.18811). Now it trains; a document still takes a thousand terms and more.
 - calibrated: k and a level per term, measured on texts before training. It ranks untrained, with fewer terms.

@@ -45,7 +45,7 @@ def parse_rescale(value: float | str | None) -> float | str | None:
     """What a user types for a rescaling, as a value: ``none`` or ``raw``, a number, or one of the named ones."""
     from .._utils.checks import check_number
 
-    if value is None or value in ("none", "raw"):
+    if value is None or value in ("none", "None", "raw"):
         return None
     if value in _NAMED:
         return value

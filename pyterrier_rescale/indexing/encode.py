@@ -78,6 +78,8 @@ def encode(
     """
     path, (part, parts) = expand(path).absolute(), _check_share(shard)
     shard_size, workers = check_integer("shard_size", shard_size), check_integer("workers", workers)
+    if not hasattr(splade, "term_map"):
+        raise TypeError(f"splade must be an encoder, such as Splade('folder'), got {splade!r:.80}")
     if overwrite and shard is not None:
         raise ValueError("overwrite=True removes what is at the path, which other processes share: leave shard out")
     if isinstance(devices, str) or (ray and devices is not None):

@@ -47,6 +47,9 @@ class WithoutOwnDocuments(pt.Transformer):
         self._known: dict[tuple[str, str], bool] = {}
         self._told = False
 
+    def __repr__(self) -> str:
+        return f"WithoutOwnDocuments(num_results={self.num_results})"
+
     def own(self, topics: pd.DataFrame) -> frozenset[str]:
         """The ids of the topics that are documents; says so at the first that there are."""
         pairs = list(zip(topics["qid"], topics["query"], strict=True))

@@ -166,7 +166,8 @@ def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Ite
     with locked(path):
         manifest = owned_manifest(path)
         if manifest.current and not overwrite:
-            raise FileExistsError(f"something was built at {path} already: overwrite it, or choose another path")
+            how = "indexer(mode='overwrite') or encode(overwrite=True) replaces it"
+            raise FileExistsError(f"something was built at {path} already: {how}; or choose another path")
         if unfinished(path, manifest) and not overwrite:
             raise FileExistsError(f"encode() has not finished at {path}: give the same call again, or overwrite it")
         folder = begin(path, manifest)

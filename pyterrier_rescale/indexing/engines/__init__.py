@@ -25,6 +25,7 @@ def engine_class(name: str) -> type[Engine]:
     """
     package = ENGINES[check_choice("engine", name, sorted(ENGINES))]
     if isinstance(package, type):
+        check_choice(f"name of {package.__name__}", package.name, [name])  # which a manifest keeps
         return package
     try:
         importlib.import_module(package or __name__)
