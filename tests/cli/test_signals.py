@@ -88,7 +88,7 @@ def test_interrupted_compare_ends_at_once_and_goes_on(bert_folder, tmp_path):
     status, printed = terminal.end()
     assert status == 130, printed
     assert "Java started" in printed, "the JVM must run, else this shows nothing"
-    assert "interrupted; run the same command again to go on" in printed and "Traceback" not in printed, printed
+    assert "interrupted; the same command again goes on from what is finished" in printed and "Traceback" not in printed, printed
     assert steps_done(output) < STEPS and not (output / "results.csv").exists()
 
     status, printed = Terminal(command, OMP_NUM_THREADS="1").end(5 * HANGS)
@@ -148,7 +148,7 @@ def test_ctrl_c_reaches_python_beside_a_jvm_that_others_started(training, bert_f
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command again goes on from what is finished"),
         (EOFError("Compressed file ended"), 1, "error: EOFError: Compressed file ended"),
         (ZeroDivisionError("by zero"), 1, "error: ZeroDivisionError: by zero (`pyterrier-rescale --traceback"),
         (KeyError("no 'text'"), 1, "error: no 'text'"),
