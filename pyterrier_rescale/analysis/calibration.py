@@ -164,7 +164,7 @@ def calibrate(
         max_length: tokens per text; default: what the folder of an encoder was saved with, else the tokenizer's.
         encoding: how texts become vectors, a :class:`~pyterrier_rescale.encoding.description.Description`; default: as
             the folder of an encoder was saved, else max pooling of both sides.
-        device: torch device of the pass; default: CUDA where present, else CPU.
+        device: torch device of the pass; default: CUDA, else Apple's MPS, else the CPU.
 
     Returns:
         k (1 at least, unless a smaller one is given), the shift, and the table of what each k would give.

@@ -160,8 +160,11 @@ def _begin(path: Path, made_from: dict[str, Any], splade: Splade, *, resume: boo
 
 def _is_there(path: Path, folder: Path, number: int, digest: str) -> bool:
     """Whether a shard is there; ``ValueError`` if it was made from other documents than those just read."""
-    found = shard_digest(folder / SHARDS / shard_name(number))
-    if found not in (None, digest):
+    current, name = store.read_manifest(path).current, f"{SHARDS}/{shard_name(number)}"
+    # once it counts, a lost shard is made again, and none is added
+    added = current is not None and current["generation"] == folder.name and name not in current["files"]
+    found = shard_digest(folder / name)
+    if added or found not in (None, digest):
         raise ValueError(
             f"{str(path)!r} was made from other documents: those of {shard_name(number)} differ. Choose another path, "
             "or start anew with overwrite=True"

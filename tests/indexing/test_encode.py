@@ -166,6 +166,15 @@ def test_other_vectors_are_never_mixed_in(tmp_path, documents, options, splade, 
     assert sorted(shards(tmp_path / "v").values()) == sorted(shards(tmp_path / "w").values())
 
 
+def test_finished_vectors_take_no_more_documents(tmp_path):
+    """48 documents end where a shard ends: of 60 the first three shards are the same."""
+    run(tmp_path / "v", make_documents(48))
+    before = shards(tmp_path / "v")
+    with pytest.raises(ValueError, match="other documents: those of shard-00003"):
+        run(tmp_path / "v", make_documents(60))
+    assert shards(tmp_path / "v") == before and len(run(tmp_path / "v", make_documents(48))) == 48
+
+
 def test_an_opened_folder_that_is_replaced_is_not_mixed(tmp_path):
     old = run(tmp_path / "v")
     assert old.docnos and old.top_terms("d3")
