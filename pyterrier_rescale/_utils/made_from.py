@@ -6,7 +6,8 @@ What a run, an index or a folder of vectors was made from is a flat dict of plai
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,13 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
         )
 
 
-def claim(folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: bool = False) -> bool:
-    """Make a folder that says in its record ``name`` what is made there; return whether the same call began it before.
+def claim(
+    folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: bool = False, made: Iterable[str] = ()
+) -> None:
+    """Make a folder that says in its record ``name`` what is made there; the same call goes on in it.
 
-    With ``overwrite`` none did: the record is the new one, and the caller removes what the former run made.
+    With ``overwrite``, the files and folders ``made`` by a former run go first, then the record becomes the new one: a
+    kill in between leaves the former's, so that nothing of it is taken for the new run's.
 
     Raises:
         FileExistsError: the folder holds something else, or is a file.
@@ -51,7 +55,8 @@ def claim(folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: b
         raise FileExistsError(f"{str(folder)!r} is not empty and holds no {name}: choose another folder")
     if found is not None and not overwrite:
         check_same(folder, found, made_from)
-        return True
+        return
     folder.mkdir(parents=True, exist_ok=True)
+    for old in (folder / one for one in made if found is not None):
+        shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
     write_whole(folder / name, json.dumps(made_from, indent=2) + "\n")
-    return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,10 +154,8 @@ def compare(
         "training": json.loads(json.dumps(dict(training or {}, dev=None), default=str)),
     }  # fmt: skip
     output_dir = expand(output_dir)
-    if not claim(output_dir, _RECORD, config, overwrite=overwrite):
-        for name in ("encoders", "indexes", "runs", "figures"):
-            shutil.rmtree(output_dir / name, ignore_errors=True)
-        (output_dir / _FACTS).unlink(missing_ok=True)
+    made = (_FACTS, "encoders", "indexes", "runs", "figures")
+    claim(output_dir, _RECORD, config, overwrite=overwrite, made=made)
 
     without_own = WithoutOwnDocuments(collection.corpus, num_results)
     indexer = Indexer(

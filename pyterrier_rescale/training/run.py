@@ -165,10 +165,8 @@ def train(
     module = trainable(model, tokenizer_used, rows, config, description)
     barrier()  # all have looked at the folder before one of them changes it
     if main:
-        if overwrite and folder.exists():
-            for name in (_MARK, CHECKPOINT_FILE, BEST_FILE, DEV_FILE, LOG_FILE, AUDITS_FILE, CONFIG_FILE):
-                (folder / name).unlink(missing_ok=True)
-        claim(folder, INPUTS_FILE, inputs, overwrite=overwrite)
+        made = (_MARK, CHECKPOINT_FILE, BEST_FILE, DEV_FILE, LOG_FILE, AUDITS_FILE, CONFIG_FILE)
+        claim(folder, INPUTS_FILE, inputs, overwrite=overwrite, made=made)
         unmark(folder, _MARK)
         remove_half_saved(folder)
         config.to_json(folder / CONFIG_FILE)

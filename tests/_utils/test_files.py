@@ -118,17 +118,24 @@ def test_all_is_flushed_before_the_name_appears(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_text() == "content" and os.stat(tmp_path).st_ino in synced
 
 
-def test_one_rule_for_what_is_there(tmp_path):
+def test_one_rule_for_what_is_there(tmp_path, monkeypatch):
     """The same call goes on, other inputs are refused by name, overwrite starts anew; nothing of others is claimed."""
     made_from = {"encoder": "a", "steps": 3, "shift": (1.0, 2.0)}
-    assert claim(tmp_path / "run", "run.json", made_from) is False
+    claim(tmp_path / "run", "run.json", made_from)
     (tmp_path / "run" / "result").write_text("x")
-    assert claim(tmp_path / "run", "run.json", made_from) is True
+    (tmp_path / "run" / "notes").write_text("x")
+    claim(tmp_path / "run", "run.json", made_from, made=["result"])
+    assert (tmp_path / "run" / "result").exists()
     with pytest.raises(ValueError, match="steps was 3, now 4; seed was None, now 1.*overwrite=True") as error:
         claim(tmp_path / "run", "run.json", {**made_from, "steps": 4, "seed": 1})
     assert "encoder" not in str(error.value)
-    assert claim(tmp_path / "run", "run.json", {"steps": 4}, overwrite=True) is False
-    assert claim(tmp_path / "run", "run.json", {"steps": 4}) is True
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # stopped where the record would be new
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        claim(tmp_path / "run", "run.json", {"steps": 4}, overwrite=True, made=["result", "folder"])
+    claim(tmp_path / "run", "run.json", made_from)  # the former call's folder, without its result
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["notes", "run.json"]
+    claim(tmp_path / "run", "run.json", {"steps": 4}, overwrite=True)
+    claim(tmp_path / "run", "run.json", {"steps": 4})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     for overwrite in (True, False):
