@@ -13,7 +13,7 @@ from pyterrier_rescale.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Commands of others, as a user types them at a fresh clone; what they are given is looked at where it is ours.
-_OTHERS = {"pip", "uv", "pytest", "ruff", "bash", "git", "jupyter"}
+_OTHERS = {"pip", "uv", "pytest", "ruff", "bash", "git", "jupyter", "sphinx-build"}
 
 
 def check_line(line: str) -> None:

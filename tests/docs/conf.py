@@ -8,6 +8,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
 project = "pyterrier_rescale"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "directives"]
-html_theme = "basic"
+html_theme = "alabaster"
+html_theme_options = {"description": "SPLADE from any backbone", "page_width": "1250px", "body_max_width": "none"}
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
