@@ -18,8 +18,9 @@ from .._utils.progress import progress_bar
 from ..encoding.pruning import check_pruning
 from . import store
 from .corpus import CorpusDigest
-from .generation import SHARDS, write_vocabulary
+from .generation import SHARDS, Generation, write_vocabulary
 from .intake import checked_texts
+from .rows import write_rows
 from .shards import GROUP, Block, new_shard, shard_digest, shard_name
 from .vectors import Vectors
 from .workers import Encoded, Window, WindowEncoder, encode_in_processes
@@ -189,6 +190,8 @@ def _finish(path: Path, folder: Path, made_from: dict[str, Any], shards: int, do
             "engine": None, "scale": None, "documents": documents, "fingerprint": made_from["vocabulary"],
             "made_from": made_from,
         }  # fmt: skip
+        generation = Generation(folder, content)
+        write_rows(folder, generation.blocks(), len(generation.terms))
         store.commit(path, folder, Vectors(path)._build_metadata(), content)
 
 

@@ -1,19 +1,21 @@
-"""A generation of a store, opened for reading: documents' vectors in shards, and what is looked up in them."""
+"""A generation of a store, opened for reading: documents' vectors, by block and by docno, and their terms."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix, vstack
+import pyarrow as pa
+from scipy.sparse import csr_matrix
 
 from ..encoding.pruning import prune, whole_weights
-from .shards import Block, group_sizes, read_block, read_docnos
+from .rows import Rows
+from .shards import Block, read_shard
 
 #: Of a generation: the folder of its shards, and the file of its terms.
 SHARDS, VOCABULARY = "vectors", "vocabulary.json"
@@ -36,7 +38,6 @@ class Generation:
         self, folder: Path, content: dict[str, Any], kept: tuple[int | None, float] = (None, 0.0)
     ) -> None:
         self.folder, self.content, self._kept = folder, content, kept
-        self._read_again = lru_cache(maxsize=64)(read_block)
 
     @cached_property
     def _vocabulary(self) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class Generation:
         """Terms for people, by column, (V,)."""
         return np.array(self._vocabulary["readable"] or self._vocabulary["terms"], dtype=object)
 
-    @cached_property
+    @property
     def tokens(self) -> list[str | None] | None:
         """The tokenizer's own tokens, by column, where the vectors were encoded here."""
         return self._vocabulary["tokens"]
@@ -69,29 +70,33 @@ class Generation:
         return sorted(self.folder / name for name in names if name.startswith(f"{SHARDS}/shard-"))
 
     @cached_property
-    def docnos(self) -> pd.api.extensions.ExtensionArray:
-        """The docnos as pandas holds str, by document number, (N,)."""
-        docnos = [docno for shard in self.shards for docno in read_docnos(shard)]
-        return pd.Series(docnos, dtype=None if docnos else object).array
+    def _rows(self) -> Rows:
+        return Rows(self.folder, len(self.terms))
 
-    @cached_property
-    def _numbers(self) -> pd.Index:
-        """Finds a docno's number."""
-        return pd.Index(self.docnos)
+    @property
+    def docnos(self) -> pa.LargeStringArray:
+        """The docnos, by document number, (N,)."""
+        return self._rows.docnos
 
     @cached_property
     def ranks(self) -> np.ndarray:
         """Each document's place in the order of docnos, which breaks ties of scores, (N,)."""
-        docnos = list(self.docnos)
-        ranks = np.empty(len(docnos), dtype=np.int32)
-        ranks[sorted(range(len(docnos)), key=docnos.__getitem__)] = np.arange(len(docnos))
+        ranks = np.empty(len(self._rows.order), dtype=np.int32)
+        ranks[self._rows.order] = np.arange(len(ranks), dtype=np.int32)
         return ranks
+
+    def rows(self, docnos: Sequence[str] | pd.Series) -> csr_matrix:
+        """The documents' vectors, shape (len(docnos), V); ``KeyError`` where there is no such document."""
+        return self.rows_at(self._rows.numbers(docnos))
+
+    def rows_at(self, numbers: np.ndarray) -> csr_matrix:
+        """The vectors of documents by number, shape (len(numbers), V)."""
+        return prune(self._rows.vectors(numbers), *self._kept)
 
     def blocks(self) -> Iterator[Block]:
         """All documents in order, up to 2,048 at a time."""
         for shard in self.shards:
-            for group in range(len(group_sizes(shard))):
-                docnos, vectors = read_block(shard, group, len(self.terms))
+            for docnos, vectors in read_shard(shard, len(self.terms)):
                 yield Block(docnos, prune(vectors, *self._kept))
 
     def whole_blocks(self) -> Iterator[csr_matrix]:
@@ -111,33 +116,6 @@ class Generation:
     def largest(self) -> int:
         """The largest weight, in whole units."""
         return max(int(vectors.data.max(initial=0)) for vectors in self.whole_blocks())
-
-    def rows(self, docnos: Sequence[str] | pd.Series) -> csr_matrix:
-        """The documents' vectors, shape (len(docnos), V): only the row groups that hold them are read.
-
-        Raises:
-            KeyError: there is no such document.
-        """
-        numbers = self._numbers.get_indexer(docnos)
-        if (numbers < 0).any():
-            missing = list(docnos)[int(np.argmax(numbers < 0))]
-            raise KeyError(f"document {missing!r} is not among the {len(self.docnos):,} that are held here")
-        if not len(numbers):
-            return csr_matrix((0, len(self.terms)), dtype=np.float32)
-        distinct, back = np.unique(numbers, return_inverse=True)
-        groups, firsts = self._groups
-        of_each, parts = np.searchsorted(firsts, distinct, side="right") - 1, []
-        for group in np.unique(of_each):
-            block = self._read_again(*groups[group], len(self.terms))
-            parts.append(block.vectors[distinct[of_each == group] - firsts[group]])
-        return prune(vstack(parts, format="csr")[back], *self._kept)
-
-    @cached_property
-    def _groups(self) -> tuple[list[tuple[Path, int]], np.ndarray]:
-        """(shard, number in it) of each row group of all shards, and the number of its first document."""
-        sizes = [(shard, group, size) for shard in self.shards for group, size in enumerate(group_sizes(shard))]
-        ends = np.cumsum([size for *_, size in sizes])
-        return [(shard, group) for shard, group, _ in sizes], np.concatenate([[0], ends[:-1]])
 
 
 def write_vocabulary(

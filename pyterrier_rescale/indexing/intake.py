@@ -120,7 +120,7 @@ class ToksIntake:
         self._documents, self._check_term, self._any_scale = documents, check_term, any_scale
         self.vocabulary: dict[str, int] = dict(old.columns) if old else {}
         self.fingerprint, self.scale = old.content["fingerprint"] if old else None, scale
-        self._known = set(old.docnos if old else ())
+        self._known = set(old.docnos.to_pylist() if old else ())
         self._seen: str | None = None  # the stamp of the documents before
 
     def blocks(self) -> Iterator[Block]:

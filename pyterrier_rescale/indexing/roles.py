@@ -21,6 +21,7 @@ from .engines import engine_class
 from .engines.base import Engine
 from .generation import SHARDS, Generation, write_vocabulary
 from .intake import ToksIntake, query_weights
+from .rows import write_rows
 from .shards import write_shards
 from .vectors import Vectors
 
@@ -79,6 +80,7 @@ class Indexer(_Role, pt.Indexer):
             content |= {"engine": engine.name, "scale": target.scale, "options": options}
             content |= {"fingerprint": fingerprint, "made_from": made_from}
             generation = Generation(folder, content)
+            write_rows(folder, generation.blocks(), len(generation.terms))
             content["documents"] = len(generation.docnos)
             if self.bits is not None:
                 largest = max(float(vectors.data.max(initial=0)) for _, vectors in generation.blocks())
@@ -176,16 +178,19 @@ class Retriever(_Role):
         if not all(hasattr(toks, "vocab") for toks in inp["query_toks"]):
             _warn_if_scaled(queries, content["scale"])
         options = {**engine.search_options, **self.options}
-        found = engine.search_all(queries, self.num_results, self.threads, **options)
-        if self.verbose:
-            found = progress_bar(found, desc=f"retrieving ({engine.name})", unit="q", total=len(queries))
-        numbers, scores = zip(*found, strict=True)
-        counts = [len(part) for part in numbers]
+        parts = []
+        with progress_bar(
+            desc=f"retrieving ({engine.name})", unit="q", total=len(queries), disable=not self.verbose
+        ) as bar:
+            for part in engine.search_all(queries, self.num_results, self.threads, **options):
+                parts.append(part)
+                bar.update(len(part[0]))
+        counts, numbers, scores = map(np.concatenate, zip(*parts, strict=True))
         out = inp.iloc[np.repeat(np.arange(len(inp)), counts)].reset_index(drop=True)
-        out["docno"] = generation.docnos.take(np.concatenate(numbers))
-        out["score"] = np.concatenate(scores)
-        out["rank"] = np.concatenate([np.arange(count) for count in counts]) + pt.model.FIRST_RANK
-        return out if len(out) else out.astype({"docno": str, "score": float, "rank": int})
+        out["docno"] = generation.docnos.take(numbers).to_pandas()
+        out["score"] = scores
+        out["rank"] = np.arange(len(out)) - np.repeat(np.cumsum(counts) - counts, counts) + pt.model.FIRST_RANK
+        return out
 
     def fuse_rank_cutoff(self, k: int) -> Retriever:
         """`retriever % k` as one retriever of at most k results."""

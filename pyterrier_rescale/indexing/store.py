@@ -4,7 +4,7 @@
 
     path/pt_meta.json     the manifest, under PyTerrier's name for an artifact's metadata
     path/write.lock       held by the process that writes
-    path/g-<id>/          a generation: shards of vectors, the vocabulary, one engine's files
+    path/g-<id>/          a generation: vectors by shard and by docno, the vocabulary, one engine's files
 
 A build writes a new generation, flushes it, and replaces the manifest in one step. Then the former generation is
 removed. So at every moment the old one or the new one is served whole, on every file system. Only generations that a
@@ -31,7 +31,7 @@ from .._utils.made_from import read_record
 MANIFEST, LOCK = "pt_meta.json", "write.lock"
 #: In the folder of a generation that ``encode`` writes: what it is made from.
 RECORD = "made-from.json"
-_KEY, VERSION = "pyterrier_rescale", 3
+_KEY, VERSION = "pyterrier_rescale", 4
 _BESIDE = f".{MANIFEST}-"  # what `write_whole` writes first
 # What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)

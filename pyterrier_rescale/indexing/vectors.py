@@ -129,7 +129,7 @@ class Vectors(pt.Artifact):
     readable = property(lambda self: self.open().readable)
     tokens = property(lambda self: self.open().tokens)
     columns = property(lambda self: self.open().columns)
-    docnos = property(lambda self: list(self.read(lambda generation: generation.docnos)))
+    docnos = property(lambda self: self.read(lambda generation: generation.docnos).to_pylist())
     vocabulary = property(lambda self: self.open().content["fingerprint"])
     scale = property(lambda self: self.open().content["scale"])
 

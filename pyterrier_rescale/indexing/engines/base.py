@@ -16,6 +16,7 @@ import numpy as np
 from ..generation import Generation
 
 Result = tuple[np.ndarray, np.ndarray]  # (document numbers, scores)
+Results = tuple[np.ndarray, np.ndarray, np.ndarray]  # of some queries: how many each has; all numbers; all scores
 _NEARLY = 1 - 1e-9  # of a score: what `order_by_score` may round to a tie with it
 
 
@@ -61,17 +62,19 @@ class Engine:
 
     def search_all(
         self, queries: list[dict[str, float]], k: int, threads: int = 1, **options: Any
-    ) -> Iterable[Result]:
-        """The results of many queries, in order; queries without terms find nothing."""
+    ) -> Iterable[Results]:
+        """The results of many queries, in order, some queries at a time; those without terms find nothing."""
 
-        def one(weights: dict[str, float]) -> Result:
-            return self.search(weights, k, **options) if weights else nothing()
+        def one(weights: dict[str, float]) -> Results:
+            return joined([self.search(weights, k, **options) if weights else nothing()])
 
-        if threads == 1:
-            yield from map(one, queries)
-            return
         with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(one, queries)
+            yield from map(one, queries) if threads == 1 else pool.map(one, queries)
+
+    def known(self, weights: dict[str, float]) -> dict[int, float]:
+        """A query's known terms by column."""
+        columns = self.generation.columns
+        return {columns[term]: weight for term, weight in weights.items() if term in columns}
 
 
 class LibraryEngine(Engine):
@@ -90,12 +93,13 @@ class LibraryEngine(Engine):
 
     def search_all(
         self, queries: list[dict[str, float]], k: int, threads: int = 1, **options: Any
-    ) -> Iterable[Result]:
+    ) -> Iterable[Results]:
         """See ``Engine``."""
         if k > self.most_results:
             raise ValueError(f"num_results must be at most {self.most_results} with engine {self.name!r}, got {k}")
+        k = min(k, len(self.generation.docnos))
         for first in range(0, len(queries), self.batch):
-            yield from self._search_batch(queries[first : first + self.batch], min(k, len(self.generation.docnos)))
+            yield joined(self._search_batch(queries[first : first + self.batch], k))
 
     def _search_batch(self, queries: list[dict[str, float]], k: int) -> list[Result]:
         prepared, factors = zip(*(self.prepare(query) if query else ({}, 1.0) for query in queries), strict=True)
@@ -118,19 +122,20 @@ def nothing() -> Result:
     return np.empty(0, dtype=np.int64), np.empty(0)
 
 
+def joined(results: list[Result]) -> Results:
+    """Results of some queries, one after the other."""
+    numbers, scores = zip(*results, strict=True)
+    return np.array([len(part) for part in numbers]), np.concatenate(numbers), np.concatenate(scores)
+
+
 def order_by_score(numbers: np.ndarray, scores: np.ndarray, ranks: np.ndarray, k: int) -> Result:
     """The best ``k`` by score, ties in docno order (``ranks``); scores are rounded to twelve digits of the largest.
 
     Equal sums differ in their last bits by the order of addition: unrounded, they would not tie.
     """
-    if len(scores):
-        decimals = 12 - int(np.ceil(np.log10(scores.max())))
-        scores = np.round(scores, decimals) if decimals <= 308 else scores  # 1e309 is infinite: scores become NaN
-    order = np.argsort(-scores, kind="stable")
-    if len(scores) > 1 and (np.diff(scores[order]) == 0).any():
-        order = np.lexsort((ranks[numbers], -scores))
-    order = order[:k]
-    return numbers[order], scores[order]
+    from .exact_kernel import ordered
+
+    return ordered(numbers, scores, ranks, k)
 
 
 @contextlib.contextmanager

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..generation import Generation
-from .base import Engine, Result, nothing, order_by_score
+from .base import Engine, Results
 from .inversion import invert, read_inverted
+
+_RESULTS = 10_000_000  # of the queries of one call of the kernel, at most: 160 MB
 
 
 class ExactEngine(Engine):
@@ -28,20 +33,22 @@ class ExactEngine(Engine):
         """See ``Engine``."""
         invert(folder, generation)
 
-    def search(self, weights: dict[str, float], k: int, **options: Any) -> Result:
-        """See ``Engine``."""
-        from .exact_kernel import best
+    def search_all(
+        self, queries: list[dict[str, float]], k: int, threads: int = 1, **options: Any
+    ) -> Iterable[Results]:
+        """See ``Engine``: one call of the kernel for each thread's share of the queries."""
+        from .exact_kernel import search
 
-        terms, query = self._known(weights)
-        if not len(terms):
-            return nothing()
-        count = len(self.generation.docnos)
-        spans = self.indptr[terms], self.indptr[terms + 1]
-        numbers, scores = best(self.documents, self.weights, *spans, query, count, min(k, count))
-        return order_by_score(numbers, scores, self.generation.ranks, k)
+        k, ranks = min(k, len(self.generation.docnos)), self.generation.ranks
+        size = max(1, min(-(-len(queries) // threads), _RESULTS // k))
 
-    def _known(self, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-        """The query's known terms by column, and their weights in units of the documents' ones."""
-        columns = self.generation.columns
-        known = {columns[term]: weight / self.scale for term, weight in weights.items() if term in columns}
-        return np.array(list(known)), np.array(list(known.values()))
+        def some(first: int) -> Results:
+            known = [self.known(query) for query in queries[first : first + size]]
+            bounds = np.cumsum([0, *map(len, known)])
+            terms = np.fromiter(chain.from_iterable(known), np.int64, bounds[-1])
+            weights = np.fromiter(chain.from_iterable(query.values() for query in known), np.float64, bounds[-1])
+            postings = self.indptr, self.documents, self.weights
+            return search(*postings, bounds, terms, weights / self.scale, ranks, k)
+
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(some, range(0, len(queries), size))

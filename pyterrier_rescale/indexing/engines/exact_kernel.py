@@ -8,7 +8,34 @@ import numpy as np
 from numba import njit
 
 BLOCK = 1 << 16  # documents scored at a time: their sums (512 kB) stay in the processor's caches
-NEARLY = 1 - 1e-9  # of a score: what `order_by_score` may round to a tie with it
+NEARLY = 1 - 1e-9  # of a score: what `ordered` may round to a tie with it
+
+
+@njit(nogil=True, cache=True)
+def search(indptr, documents, weights, bounds, terms, query, ranks, k):  # noqa: ANN001, ANN201
+    """How many documents each query found; their numbers and scores, best first, ties by rank.
+
+    Args:
+        indptr: where the postings of each term begin (V+1,).
+        documents: document of each posting (P,), ascending within a term.
+        weights: of each posting (P,).
+        bounds: where each query's terms begin (Q+1,).
+        terms: of all queries, one query after the other (T,).
+        query: their weights (T,).
+        ranks: each document's place in the order of docnos (N,).
+        k: how many documents are wanted.
+    """
+    counts, held = np.zeros(len(bounds) - 1, np.int64), 0
+    numbers, scores = np.empty(k * len(counts), np.int64), np.empty(k * len(counts))
+    for number in range(len(counts)):
+        own = slice(bounds[number], bounds[number + 1])
+        begins, ends = indptr[terms[own]], indptr[terms[own] + 1]
+        found, theirs = best(documents, weights, begins, ends, query[own], len(ranks), k)
+        found, theirs = ordered(found, theirs, ranks, k)
+        counts[number] = len(found)
+        numbers[held : held + len(found)], scores[held : held + len(found)] = found, theirs
+        held += len(found)
+    return counts, numbers[:held], scores[:held]
 
 
 @njit(nogil=True, cache=True)
@@ -79,3 +106,24 @@ def _moved(values, room):  # noqa: ANN001, ANN202
     moved = np.empty(room, values.dtype)
     moved[: len(values)] = values
     return moved
+
+
+@njit(nogil=True, cache=True)
+def ordered(numbers, scores, ranks, k):  # noqa: ANN001, ANN201
+    """See ``order_by_score`` of engines/base.py."""
+    if not len(scores):
+        return numbers, scores
+    decimals = 12 - np.ceil(np.log10(scores.max()))
+    if 0 <= decimals <= 308:  # 1e309 is infinite: scores would become NaN
+        scores = np.rint(scores * 10.0**decimals) / 10.0**decimals
+    elif decimals < 0:
+        scores = np.rint(scores / 10.0**-decimals) * 10.0**-decimals
+    order = np.argsort(-scores)
+    begin = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or scores[order[end]] != scores[order[begin]]:
+            if end - begin > 1:
+                tied = order[begin:end]
+                order[begin:end] = tied[np.argsort(ranks[numbers[tied]])]
+            begin = end
+    return numbers[order[:k]], scores[order[:k]]

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from ..._utils.checks import check_integer, check_share
+from ...encoding.pruning import whole_weights
 from ..generation import Generation
-from .base import Result, nothing, order_by_score, silenced
-from .exact import ExactEngine
+from .base import Engine, Result, nothing, order_by_score, silenced
 
 _NAME, _FILE = "seismic", "seismic.index.seismic"  # what Seismic makes of the name
 SMALL_VOCABULARY = 65_535  # terms beyond are numbers of more than 16 bits, which only its large classes hold
 
 
-class SeismicEngine(ExactEngine):
-    """The files of engine exact, and beside them Seismic's: clusters of each term's heaviest postings, in memory.
+class SeismicEngine(Engine):
+    """Clusters of each term's heaviest postings, in memory.
 
     Seismic finds the candidates; their scores are true dot products, worked out from the whole weights. It can miss
     documents: ``experiments/scale`` states the share of the exact top that the default options find.
@@ -37,6 +37,8 @@ class SeismicEngine(ExactEngine):
     """
 
     name = "seismic"
+    concurrent = True
+    needs_terms = False
     build_options = {"n_postings": 3500, "n_knn": 0}
     search_options = {"query_cut": 20, "heap_factor": 0.8, "n_knn": 0}
 
@@ -51,7 +53,6 @@ class SeismicEngine(ExactEngine):
         """See ``Engine``."""
         n_postings = check_integer("n_postings", options["n_postings"])
         n_knn = check_integer("n_knn", options["n_knn"], 0)
-        super().build(folder, generation)
         dataset = _class("Dataset", generation)(dim=max(1, len(generation.terms)))
         first = given = 0
         for block in generation.whole_blocks():
@@ -75,30 +76,19 @@ class SeismicEngine(ExactEngine):
         heap_factor, n_knn = check_share("heap_factor", options["heap_factor"]), options["n_knn"]
         if n_knn > self.generation.content["options"]["n_knn"]:
             raise ValueError(f"n_knn must be at most the index's, got {n_knn}: build it with indexer(n_knn={n_knn})")
-        terms, query = self._known(weights)
-        if not len(terms):
+        known = self.known(weights)
+        if not known:
             return nothing()
+        terms, query = np.array(list(known)), np.array(list(known.values()))
         # Some more, since its scores are not quite these.
         wanted = min(k + 16, len(self.generation.docnos))
         shares = (query / query.max()).astype(np.float32)
         found = self._opened.search("", terms.astype(self._string), shares, wanted, query_cut, heap_factor, n_knn, True)
-        # Of the postings' type: else a search among them would convert them all.
-        numbers = np.sort(np.array([int(number) for _, _, number in found], dtype=self.documents.dtype))
-        scores = self._scores_of(numbers, terms, query)
+        numbers = np.array([int(number) for _, _, number in found], dtype=np.int64)
+        whole = whole_weights(self.generation.rows_at(numbers), self.scale)
+        scores = whole[:, terms] @ (query / self.scale)
         shared = scores > 0  # neighbours (n_knn) may share no term with the query
         return order_by_score(numbers[shared], scores[shared], self.generation.ranks, k)
-
-    def _scores_of(self, numbers: np.ndarray, terms: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """The dot products of some documents, by ascending number."""
-        scores = np.zeros(len(numbers))
-        for term, weight in zip(terms.tolist(), weights.tolist(), strict=True):
-            begin, end = self.indptr[term], self.indptr[term + 1]
-            documents = self.documents[begin:end]
-            places = np.searchsorted(documents, numbers)
-            places[places == len(documents)] = 0
-            hits = documents[places] == numbers
-            scores[hits] += weight * self.weights[begin:end][places[hits]]
-        return scores
 
 
 def _class(kind: str, generation: Generation) -> Any:

@@ -62,12 +62,12 @@ class TerrierEngine(LibraryEngine):
         }
 
         def documents() -> Iterator[dict[str, Any]]:
-            docnos = iter(generation.docnos)
+            docnos = iter(generation.docnos.to_pylist())
             for vectors in generation.whole_blocks():
                 for toks in to_toks(generation.terms, vectors.indptr, vectors.indices, vectors.data):
                     yield {"docno": next(docnos), "toks": dict(toks)}
 
-        longest = max(len(docno.encode("utf-16-le")) // 2 for docno in generation.docnos)
+        longest = max(len(docno.encode("utf-16-le")) // 2 for docno in generation.docnos.to_pylist())
         indexer = pt.terrier.IterDictIndexer(
             str(folder), meta={"docno": longest}, meta_reverse=[], pretokenised=True,
             type=pt.terrier.IndexingType.SINGLEPASS,
