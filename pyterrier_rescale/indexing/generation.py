@@ -14,6 +14,7 @@ import pyarrow as pa
 from scipy.sparse import csr_matrix
 
 from ..encoding.pruning import prune, whole_weights
+from ..encoding.terms import Toks, to_toks
 from .rows import Rows
 from .shards import Block, read_shard
 
@@ -38,6 +39,10 @@ class Generation:
         self, folder: Path, content: dict[str, Any], kept: tuple[int | None, float] = (None, 0.0)
     ) -> None:
         self.folder, self.content, self._kept = folder, content, kept
+
+    def at_scale(self, scale: float) -> Generation:
+        """The same vectors, with so many units per weight."""
+        return Generation(self.folder, {**self.content, "scale": scale}, self._kept)
 
     @cached_property
     def _vocabulary(self) -> dict[str, Any]:
@@ -103,6 +108,11 @@ class Generation:
         """All vectors in whole units of the scale, int64, as engines hold them; weights that round to 0 are dropped."""
         for _, vectors in self.blocks():
             yield whole_weights(vectors, self.content["scale"])
+
+    def toks(self, vocab: str | None = None) -> Iterator[Toks]:
+        """{term: whole weight} of each document; they know ``vocab``, their vocabulary and scale."""
+        for rows in self.whole_blocks():
+            yield from to_toks(self.terms, rows.indptr, rows.indices, rows.data, vocab)
 
     @cached_property
     def document_frequencies(self) -> np.ndarray:

@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .._utils.checks import check_choice, check_integer, check_number
-from . import store
 from .engines import ENGINES, engine_class
 from .generation import Generation
 from .roles import Indexer, Retriever
 from .vectors import Vectors
-
-DEFAULT_ENGINE, DEFAULT_SCALE = "terrier", 100.0
-MODES = ("create", "overwrite", "append")
 
 
 def open_index(path: str | os.PathLike[str], engine: str | None = None, *, scale: float | None = None) -> Index:
@@ -63,12 +59,12 @@ class Index(Vectors):
     @property
     def engine(self) -> str:
         """The engine asked for, else that of the index at the path, else Terrier."""
-        return self.asked.get("engine") or self._found().get("engine") or DEFAULT_ENGINE
+        return self.asked.get("engine") or self._found().get("engine") or "terrier"
 
     @property
     def scale(self) -> float:
         """Units per weight: asked for, else of the index at the path, else 100."""
-        return self.asked.get("scale") or self._found().get("scale") or DEFAULT_SCALE
+        return self.asked.get("scale") or self._found().get("scale") or 100.0
 
     def indexer(
         self,
@@ -90,7 +86,7 @@ class Index(Vectors):
             made_from: what the documents' weights come from, plain JSON values, kept as the index's ``made_from``.
             options: the engine's own, e.g. ``n_postings`` of Seismic.
         """
-        check_choice("mode", mode, MODES)
+        check_choice("mode", mode, ("create", "overwrite", "append"))
         if bits is not None and (mode == "append" or check_integer("bits", bits) not in range(2, 17)):
             raise ValueError(f"bits must be from 2 to 16 (8 is usual), and None with mode='append', got {bits}")
         self._check_options(options, "build_options")
@@ -131,23 +127,10 @@ class Index(Vectors):
         except (FileNotFoundError, ValueError):
             return False
 
-    def __len__(self) -> int:
-        """The number of documents; 0 when there is no index yet."""
-        return self._found().get("documents", 0)
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the index's files in bytes; 0 when there is no index yet."""
-        return sum(self._found().get("files", {}).values())
-
     def stats(self, **options: Any) -> dict[str, Any]:
         """As :meth:`Vectors.stats`, and engine, fingerprint (of the vocabulary) and size_bytes."""
         own = {"engine": self.engine, "fingerprint": self.vocabulary, "size_bytes": self.size_bytes}
         return {**own, **super().stats(**options)}
-
-    def _found(self) -> dict[str, Any]:
-        manifest = store.read_manifest(self.path)
-        return (manifest and manifest.current) or {}
 
     def _current(self) -> dict[str, Any]:
         current = super()._current()

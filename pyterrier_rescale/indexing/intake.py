@@ -19,18 +19,19 @@ from .shards import GROUP, Block
 MAX_WEIGHT = 2**22
 
 
-def checked(documents: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """(docno, document[key]) of each document.
+def checked(documents: Any, key: str, held: Iterator[str] = ()) -> Iterator[tuple[str, Any]]:
+    """(docno, document[key]) of each document: of dicts, a frame, a Hugging Face dataset, or a collection.
 
     Args:
-        documents: an iterable of dicts, a frame, a Hugging Face dataset, or a collection.
+        documents: what a user gives.
         key: what is read beside the docno: ``"toks"``, or the text field.
+        held: docnos that are there already.
 
     Raises:
         TypeError, KeyError, ValueError: a document without a proper docno or without the key, a docno that comes twice,
             or no documents at all.
     """
-    seen: set[str] = set()
+    seen, number = set(held), -1
     for number, document in enumerate(documents.corpus() if hasattr(documents, "corpus") else as_documents(documents)):
         if not isinstance(document, Mapping):
             raise TypeError(f"document {number} must be a dict with docno and {key}, got {type(document).__name__}")
@@ -48,7 +49,7 @@ def checked(documents: Any, key: str) -> Iterator[tuple[str, Any]]:
             raise ValueError(f"docno {docno!r} occurs twice (again as document {number}): docnos must be unique")
         seen.add(docno)
         yield docno, document[key]
-    if not seen:
+    if number < 0:
         raise ValueError("documents must hold at least one document, got none")
 
 
@@ -87,9 +88,12 @@ def query_weights(toks: Any, qid: Any, vocabulary: str | None) -> dict[str, floa
         raise ValueError(
             f"query {qid!r} was encoded at scale {stamp[1]:g}, unscaled weights are needed: use query_encoder(scale=1)"
         )
-    for term, weight in toks.items():
-        if not is_number(weight) or weight < 0:
-            raise ValueError(f"query {qid!r}: weights must be finite numbers >= 0, got {weight!r} for {term!r}")
+    try:
+        proper = all(map(math.isfinite, toks.values())) and min(toks.values(), default=0) >= 0
+    except TypeError:  # no numbers
+        proper = False
+    if not proper:
+        raise ValueError(f"query {qid!r}: weights must be finite numbers >= 0, got {toks!r:.200}")
     return {term: float(weight) for term, weight in toks.items() if weight > 0}
 
 
@@ -100,7 +104,7 @@ class ToksIntake:
         documents: see ``checked``.
         check_term: raises ``ValueError`` for a term that the engine cannot hold.
         scale: units per weight.
-        any_scale: take the scale of the weights, where they know it.
+        any_scale: take the scale of the first weights that know it.
         old: what is added to.
 
     Attributes:
@@ -109,27 +113,17 @@ class ToksIntake:
     """
 
     def __init__(
-        self,
-        documents: Any,
-        check_term: Callable[[str], Any],
-        scale: float,
-        *,
-        any_scale: bool = False,
-        old: Generation | None = None,
+        self, documents: Any, check_term: Callable[[str], Any], scale: float, any_scale: bool, old: Generation | None
     ) -> None:
-        self._documents, self._check_term, self._any_scale = documents, check_term, any_scale
+        self._documents, self._check_term, self._scale, self._any_scale = documents, check_term, scale, any_scale
         self.vocabulary: dict[str, int] = dict(old.columns) if old else {}
-        self.fingerprint, self.scale = old.content["fingerprint"] if old else None, scale
-        self._known = set(old.docnos.to_pylist() if old else ())
+        self.fingerprint: str | None = old.content["fingerprint"] if old else None
+        self._held = old.docnos.to_pylist() if old else ()
         self._seen: str | None = None  # the stamp of the documents before
 
     def blocks(self) -> Iterator[Block]:
-        """All documents, some at a time.
-
-        Raises:
-            TypeError, KeyError, ValueError: a document that cannot be indexed; the message names it and the reason.
-        """
-        documents = checked(self._documents, "toks")
+        """All documents, some at a time; ``TypeError, KeyError, ValueError`` name one that cannot be indexed."""
+        documents = checked(self._documents, "toks", self._held)
         while block := list(itertools.islice(documents, GROUP)):
             yield self._block(block)
 
@@ -138,28 +132,23 @@ class ToksIntake:
         for docno, toks in documents:
             if not isinstance(toks, Mapping):
                 raise TypeError(f"toks of document {docno!r} must be a dict of term -> int >= 1, got {toks!r:.80}")
-            if docno in self._known:
-                raise ValueError(f"docno {docno!r} is in the index already: docnos must be unique")
             self._check_stamp(toks, docno)
             columns += [self.vocabulary.setdefault(term, len(self.vocabulary)) for term in toks]
             weights += toks.values()
             indptr.append(len(columns))
         for term in itertools.islice(self.vocabulary, known, None):
-            self._check_new(term, documents)
-        data = (_checked_weights(weights, documents) / self.scale).astype(np.float32)
+            try:
+                if not isinstance(term, str) or has_surrogates(term):
+                    raise ValueError(f"a term must be a str of valid UTF-8, got {term!r}")
+                self._check_term(term)
+            except ValueError as error:
+                docno = next(docno for docno, toks in documents if term in toks)
+                raise ValueError(f"document {docno!r}: {error}") from None
+        data = (_checked_weights(weights, documents) / self._scale).astype(np.float32)
         width = max(columns, default=0) + 1
         matrix = csr_matrix((data, np.array(columns, dtype=np.int32), np.array(indptr)), (len(documents), width))
         matrix.sort_indices()
         return Block([docno for docno, _ in documents], matrix)
-
-    def _check_new(self, term: Any, documents: list[tuple[str, Any]]) -> None:
-        try:
-            if not isinstance(term, str) or has_surrogates(term):
-                raise ValueError(f"a term must be a str of valid UTF-8, got {term!r}")
-            self._check_term(term)
-        except ValueError as error:
-            docno = next(docno for docno, toks in documents if term in toks)
-            raise ValueError(f"document {docno!r}: {error}") from None
 
     def _check_stamp(self, toks: Mapping, docno: str) -> None:
         stamp = getattr(toks, "vocab", None)
@@ -167,12 +156,12 @@ class ToksIntake:
             return
         fingerprint, scale = _stamp(toks)
         if self._any_scale and self._seen is None:
-            self.scale = scale
+            self._scale = scale
         self._seen = stamp
-        if not math.isclose(scale, self.scale, rel_tol=1e-4):
+        if not math.isclose(scale, self._scale, rel_tol=1e-4):
             raise ValueError(
-                f"document {docno!r} was encoded at scale {scale:g}, the index is at scale {self.scale:g}: "
-                f"use doc_encoder(scale={self.scale:g}) or open_index(..., scale={scale:g})"
+                f"document {docno!r} was encoded at scale {scale:g}, the index is at scale {self._scale:g}: "
+                f"use doc_encoder(scale={self._scale:g}) or open_index(..., scale={scale:g})"
             )
         if self.fingerprint not in (None, fingerprint):
             raise ValueError(

@@ -16,8 +16,8 @@ from .shards import Block
 _DOCNOS, _ORDER, _ENDS, _TERMS, _WEIGHTS = "docnos.arrow", "order.npy", "row-ends.npy", "row-terms", "row-weights"
 
 
-def write_rows(folder: Path, blocks: Iterable[Block], width: int) -> None:
-    """Write docnos, their order, and all rows of vectors of ``width`` columns, as :class:`Rows` reads them."""
+def write_rows(folder: Path, blocks: Iterable[Block], width: int) -> int:
+    """Write docnos, their order, and all rows of vectors of ``width`` columns; return the number of documents."""
     docnos, counts = [], [np.zeros(1, np.int64)]
     with open(folder / _TERMS, "wb") as terms, open(folder / _WEIGHTS, "wb") as weights:
         for names, vectors in blocks:
@@ -32,6 +32,7 @@ def write_rows(folder: Path, blocks: Iterable[Block], width: int) -> None:
     np.save(folder / _ORDER, pc.sort_indices(names).to_numpy().astype(np.int32))
     with pa.ipc.new_file(str(folder / _DOCNOS), pa.schema([("docno", names.type)])) as out:
         out.write(pa.record_batch([names], ["docno"]))
+    return len(names)
 
 
 class Rows:

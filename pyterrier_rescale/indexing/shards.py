@@ -42,11 +42,9 @@ def shard_name(number: int) -> str:
 
 @contextmanager
 def new_shard(path: Path, digest: str = "") -> Iterator[Callable[[Block], None]]:
-    """A function that appends documents to a shard, which is at its place, whole and flushed, once all is written.
+    """A function that appends to a shard, which is at its place, whole and flushed, once all is written.
 
-    Args:
-        path: of the shard.
-        digest: hash of the documents that it is encoded from.
+    ``digest`` is the hash of the documents that it is encoded from.
     """
     ints, floats = pa.list_(pa.int32()), pa.list_(pa.float32())
     schema = pa.schema([("docno", pa.string()), ("terms", ints), ("weights", floats)])
@@ -73,9 +71,9 @@ def new_shard(path: Path, digest: str = "") -> Iterator[Callable[[Block], None]]
         beside.unlink(missing_ok=True)
 
 
-def write_shards(folder: Path, blocks: Iterator[Block], first: int) -> None:
-    """Write blocks of vectors as the shards from number ``first`` on, up to 50,000 documents each."""
-    for number, block in zip(itertools.count(first), blocks):  # noqa: B905
+def write_shards(folder: Path, blocks: Iterator[Block]) -> None:
+    """Write blocks of vectors as shards of up to 50,000 documents each."""
+    for number, block in zip(itertools.count(), blocks):  # noqa: B905
         with new_shard(folder / shard_name(number)) as write:
             for part in itertools.chain([block], itertools.islice(blocks, 50_000 // GROUP - 1)):
                 write(part)

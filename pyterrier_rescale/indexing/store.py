@@ -38,18 +38,12 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 class Manifest(NamedTuple):
-    """What the manifest says.
+    """What the manifest says."""
 
-    Attributes:
-        artifact: PyTerrier's own metadata.
-        current: of the generation that counts: its name (``generation``), sizes of its ``files``, and all that
-            describes it; None while the first one is not finished.
-        others: names of generations that may go: unfinished ones and replaced ones.
-    """
-
-    artifact: dict[str, Any]
+    artifact: dict[str, Any]  # PyTerrier's own metadata
+    #: Of the generation that counts: its name, sizes of its ``files``, and what describes it; None before the first.
     current: dict[str, Any] | None
-    others: list[str]
+    others: list[str]  # names of generations that may go: unfinished ones and replaced ones
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -91,9 +85,7 @@ def check_files(path: Path, current: Mapping[str, Any]) -> None:
 
 @contextmanager
 def locked(path: Path, patience: float = 0) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if need be; wait for it so many seconds.
-
-    Where the file system has no locks nothing is held: the last of two builds to finish counts.
+    """Hold the lock of a folder, which is made; without locks in the file system the last of two builds counts.
 
     Raises:
         FileExistsError: there is a file.

@@ -9,14 +9,14 @@ others, and folds the terms' numbers modulo 32,768.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..._utils.checks import check_choice
-from . import Source, heaviest, json_line, parts, write_lines
+from . import Source, json_line, write_lines, write_parts
 
 FIELD = "vector"
 KINDS = ("opensearch", "elasticsearch", "rank_feature", "opensearch-ann")
@@ -50,9 +50,10 @@ body of a search; top_n is the number of the query's terms, since others than th
 def write(source: Source, folder: Path) -> None:
     """Write bulk files, two mappings, ``query.json`` (an example of each kind), and ``queries.jsonl``."""
     source.terms = np.array([term.replace(".", "__") for term in source.terms], dtype=object)  # as Elasticsearch does
-    example = _write_bulk(source, folder)
+    _write_bulk(source, folder)
     for kind in ("opensearch", "elasticsearch"):
         write_lines(folder / f"{kind}-mapping.json", [json_line(mapping(kind), indent=1)])
+    example = source.named(source.example())
     write_lines(folder / "query.json", [json_line({kind: query_body(example, kind) for kind in KINDS[:3]}, indent=1)])
     readme = _README.format(documents=len(source.vectors), mapping="opensearch-mapping.json")
     write_lines(folder / "README.txt", [readme])
@@ -77,10 +78,11 @@ def write_ann(source: Source, folder: Path) -> None:
         source.queries = [(q, {c: w for c, w in toks.items() if numbers[c] >= 0}) for q, toks in source.queries]
         search = max((weight for _, toks in source.queries for weight in toks.values()), default=search)
     source.terms = numbers.astype(str).astype(object)
-    example = _write_bulk(source, folder)
+    _write_bulk(source, folder)
     write_lines(folder / "terms.json", [json_line(names)])
     write_lines(folder / "mapping.json", [json_line(mapping("opensearch-ann", ingest, search), indent=1)])
-    write_lines(folder / "query.json", [json_line(query_body(example, "opensearch-ann"), indent=1)])
+    body = query_body(source.named(source.example()), "opensearch-ann")
+    write_lines(folder / "query.json", [json_line(body, indent=1)])
     readme = _ANN_README.format(documents=len(source.vectors), mapping="mapping.json", ingest=ingest, search=search)
     write_lines(folder / "README.txt", [readme])
 
@@ -139,19 +141,13 @@ def query_body(toks: Mapping[str, float], kind: str = "opensearch", size: int = 
     return {"size": size, "_source": ["docno", "title", "text"], "query": query}
 
 
-def _write_bulk(source: Source, folder: Path) -> dict[str, float]:
-    """Write documents and queries; the five heaviest terms of the first document that has some, as an example."""
-    example: dict[str, float] = {}
-
-    def bulk() -> Iterator[str]:
-        for docno, toks, fields in source.rows():
-            weights = source.named(toks)
-            example.update({} if example else heaviest(weights, 5))
-            yield json_line({"index": {"_id": docno}}) + json_line({"docno": docno, **fields, FIELD: weights})
-
-    for number, part in enumerate(parts(bulk())):
-        write_lines(folder / f"bulk-{number:05d}.jsonl", part)
-    if source.queries is not None:
-        lines = ({"qid": qid, FIELD: source.named(toks)} for qid, toks in source.queries)
-        write_lines(folder / "queries.jsonl", map(json_line, lines))
-    return example
+def _write_bulk(source: Source, folder: Path) -> None:
+    """Write documents and queries."""
+    bulk = (
+        json_line({"index": {"_id": docno}}) + json_line({"docno": docno, **fields, FIELD: source.named(toks)})
+        for docno, toks, fields in source.rows()
+    )
+    write_parts(folder, "bulk-*.jsonl", bulk)
+    source.write_queries(
+        folder / "queries.jsonl", lambda qid, toks: json_line({"qid": qid, FIELD: source.named(toks)})
+    )

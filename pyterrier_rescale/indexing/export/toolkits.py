@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import Source, json_line, parts, write_lines
+from . import Source, json_line, write_lines, write_parts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -25,14 +25,13 @@ def write_anserini(source: Source, folder: Path) -> None:
         json_line({"id": docno, "contents": "\n".join(fields.values()), "vector": source.named(toks)})
         for docno, toks, fields in source.rows(whole=True)
     )
-    for number, part in enumerate(parts(lines)):
-        write_lines(folder / "corpus" / f"docs-{number:05d}.jsonl", part)
-    if source.queries is not None:
-        repeated = (
-            (qid, [source.terms[column] for column, w in toks.items() for _ in range(round(w * source.scale))])
-            for qid, toks in source.queries
-        )
-        write_lines(folder / "queries.tsv", (f"{qid}\t{' '.join(terms)}\n" for qid, terms in repeated))
+    write_parts(folder / "corpus", "docs-*.jsonl", lines)
+
+    def query(qid: str, toks: dict[int, float]) -> str:
+        repeated = [term for term, weight in source.named(toks).items() for _ in range(round(weight * source.scale))]
+        return f"{qid}\t{' '.join(repeated)}\n"
+
+    source.write_queries(folder / "queries.tsv", query)
 
 
 def write_lsr_benchmark(source: Source, folder: Path) -> None:
