@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
+from .._utils.files import write_whole
 from ..encoding.pruning import prune, whole_weights
 from ..encoding.terms import Toks, to_toks
 from .rows import Rows
@@ -134,4 +135,4 @@ def write_vocabulary(
     """Write the terms of a generation, by column."""
     lists = {"terms": terms, "readable": readable, "tokens": tokens}
     content = {name: None if values is None else list(values) for name, values in lists.items()}
-    (folder / VOCABULARY).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    write_whole(folder / VOCABULARY, json.dumps(content, ensure_ascii=False))

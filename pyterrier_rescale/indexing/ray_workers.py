@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import cycle
 from typing import Any
 
-from .workers import Encoded, Window, WindowEncoder, in_order, load, named
+from .workers import Encoded, Window, WindowEncoder, in_order, load
 
 _AHEAD = 2  # windows per actor: one that it encodes, and the next
 
@@ -34,8 +35,7 @@ def encode_on_ray(
     if ours:
         ray.init(address=address, log_to_driver=False)
     try:
-        device = getattr(encoder.splade.encoder, "device", None)  # an encoder without a model has none
-        kind = "GPU" if device is not None and device.type == "cuda" else "CPU"
+        kind = "GPU" if encoder.device is not None and encoder.device.type == "cuda" else "CPU"
         there = int(ray.cluster_resources().get(kind, 0))
         if there < workers:
             raise ValueError(f"workers must be at most the {there} {kind}s of the Ray cluster, got {workers}")
@@ -44,9 +44,8 @@ def encode_on_ray(
         payload = ray.put(pickle.dumps(encoder))
         turns = cycle([actor.remote(payload, "cuda" if kind == "GPU" else None, threads) for _ in range(workers)])
 
-        def submit(window: Window) -> Callable[[], Any]:
-            vectors = next(turns).encode.remote(window.texts)
-            return lambda: named(window, lambda: ray.get(vectors))
+        def submit(texts: list[str]) -> Callable[[], Any]:
+            return partial(ray.get, next(turns).encode.remote(texts))
 
         yield from in_order(windows, submit, _AHEAD * workers)
     finally:

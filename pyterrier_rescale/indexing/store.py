@@ -29,8 +29,6 @@ from .._utils.files import settle, write_whole
 from .._utils.made_from import read_record
 
 MANIFEST, LOCK = "pt_meta.json", "write.lock"
-#: In the folder of a generation that ``encode`` writes: what it is made from.
-RECORD = "made-from.json"
 _KEY, VERSION = "pyterrier_rescale", 4
 _BESIDE = f".{MANIFEST}-"  # what `write_whole` writes first
 # What a file system without locks answers.
@@ -43,7 +41,8 @@ class Manifest(NamedTuple):
     artifact: dict[str, Any]  # PyTerrier's own metadata
     #: Of the generation that counts: its name, sizes of its ``files``, and what describes it; None before the first.
     current: dict[str, Any] | None
-    others: list[str]  # names of generations that may go: unfinished ones and replaced ones
+    #: By name the generations that may go: what an unfinished ``encode`` is made from, None of others.
+    others: dict[str, dict[str, Any] | None]
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -84,11 +83,11 @@ def check_files(path: Path, current: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def locked(path: Path, patience: float = 0) -> Iterator[None]:
-    """Hold the lock of a folder, which is made; without locks in the file system the last of two builds counts.
+def locked(path: Path, patience: float = 0) -> Iterator[Manifest]:
+    """Hold the lock of a folder, which is made if need be; without locks in the file system the last build counts.
 
     Raises:
-        FileExistsError: there is a file.
+        FileExistsError: the folder holds something that is not ours, or is a file.
         RuntimeError: another process holds the lock.
     """
     path.mkdir(parents=True, exist_ok=True)
@@ -101,32 +100,23 @@ def locked(path: Path, patience: float = 0) -> Iterator[None]:
         if error.errno not in _NO_LOCKS:
             raise
     try:
-        yield
+        manifest = read_manifest(path)
+        if manifest is None and any(file.name != LOCK and not file.name.startswith(_BESIDE) for file in path.iterdir()):
+            raise FileExistsError(f"{path} is not empty and nothing in it is ours: choose another path")
+        yield manifest or Manifest({}, None, {})
     finally:
         lock.release()
 
 
-def owned_manifest(path: Path) -> Manifest:
-    """The manifest of a folder, an empty one where the folder is empty.
-
-    Raises:
-        FileExistsError: the folder holds something that is not ours.
-    """
-    manifest = read_manifest(path)
-    if manifest is None and any(file.name != LOCK and not file.name.startswith(_BESIDE) for file in path.iterdir()):
-        raise FileExistsError(f"{path} is not empty and nothing in it is ours: choose another path")
-    return manifest or Manifest({}, None, [])
+def unfinished(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """What ``encode`` has begun and not finished: what it is made from, by the generation's name."""
+    return {name: made_from for name, made_from in manifest.others.items() if made_from}
 
 
-def unfinished(path: Path, manifest: Manifest) -> list[Path]:
-    """Generations that ``encode`` has begun and not finished."""
-    return [path / name for name in manifest.others if (path / name / RECORD).is_file()]
-
-
-def begin(path: Path, manifest: Manifest) -> Path:
+def begin(path: Path, manifest: Manifest, made_from: dict[str, Any] | None = None) -> Path:
     """Name a new generation in the manifest, and make its folder."""
     folder = path / f"g-{uuid.uuid4().hex[:12]}"
-    _write(path, manifest._replace(others=[*_present(path, manifest.others), folder.name]))
+    _write(path, manifest._replace(others={**_present(path, manifest), folder.name: made_from}))
     folder.mkdir()
     return folder
 
@@ -142,9 +132,11 @@ def commit(path: Path, folder: Path, artifact: Mapping[str, Any], content: Mappi
         for file in sorted(folder.rglob("*"))
         if file.is_file() and content.get("unlisted") not in file.relative_to(folder).parts
     }
-    _, former, others = owned_manifest(path)
-    names = {*others, *([former["generation"]] if former else [])} - {folder.name}
-    others = _present(path, sorted(names))
+    former = read_manifest(path)
+    others = dict.fromkeys(_present(path, former))
+    if former.current:
+        others[former.current["generation"]] = None
+    others.pop(folder.name, None)
     _write(path, Manifest(dict(artifact), {"generation": folder.name, **content, "files": files}, others))
     for name in others:  # what is still open on Windows stays until the next build
         shutil.rmtree(path / name, ignore_errors=True)
@@ -155,12 +147,11 @@ def commit(path: Path, folder: Path, artifact: Mapping[str, Any], content: Mappi
 @contextmanager
 def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A new generation to write into, and a dict to describe it in; both count once the block ends without an error."""
-    with locked(path):
-        manifest = owned_manifest(path)
+    with locked(path) as manifest:
         if manifest.current and not overwrite:
             how = "indexer(mode='overwrite') or encode(overwrite=True) replaces it"
             raise FileExistsError(f"something was built at {path} already: {how}; or choose another path")
-        if unfinished(path, manifest) and not overwrite:
+        if unfinished(manifest) and not overwrite:
             raise FileExistsError(f"encode() has not finished at {path}: give the same call again, or overwrite it")
         folder = begin(path, manifest)
         content: dict[str, Any] = {}
@@ -168,7 +159,7 @@ def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Ite
             yield folder, content
             commit(path, folder, artifact, content)
         except BaseException:
-            current = owned_manifest(path).current
+            current = read_manifest(path).current
             if current is None or current["generation"] != folder.name:  # else it counts, and the rest was interrupted
                 shutil.rmtree(folder, ignore_errors=True)
             if current is None and {file.name for file in path.iterdir()} <= {MANIFEST, LOCK}:
@@ -176,8 +167,8 @@ def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Ite
             raise
 
 
-def _present(path: Path, names: list[str]) -> list[str]:
-    return [name for name in names if (path / name).exists()]
+def _present(path: Path, manifest: Manifest) -> dict[str, dict[str, Any] | None]:
+    return {name: made_from for name, made_from in manifest.others.items() if (path / name).exists()}
 
 
 def _write(path: Path, manifest: Manifest) -> None:

@@ -100,8 +100,8 @@ class Vectors(pt.Artifact):
             return current
         manifest = store.read_manifest(self.path)
         state = "not finished" if manifest else "not there"
-        for folder in store.unfinished(self.path, manifest) if manifest else ():
-            state += f" ({len(list((folder / SHARDS).glob('shard-*')))} shards are there)"
+        for name in store.unfinished(manifest) if manifest else ():
+            state += f" ({len(list((self.path / name / SHARDS).glob('shard-*')))} shards are there)"
         raise FileNotFoundError(f"{self._noun} at {self.path}: {state}. {self._made_by} makes what is missing")
 
     def read(self, function: Callable[[Generation], T]) -> T:

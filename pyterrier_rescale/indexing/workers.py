@@ -15,6 +15,8 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..encoding.pruning import prune
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -24,12 +26,12 @@ _AHEAD = 3  # windows per worker that are read before the first of them is done
 
 
 class Window(NamedTuple):
-    """Documents that are encoded together; ``end`` is the hash of a shard's documents, in its last window."""
+    """Documents of a shard that are encoded together."""
 
     shard: int
+    last: bool  # of the shard
     docnos: list[str]
     texts: list[str]
-    end: str | None
 
 
 Encoded = tuple[Window, "csr_matrix"]
@@ -39,16 +41,14 @@ class WindowEncoder:
     """Texts to vectors, pruned."""
 
     def __init__(self, splade: Splade, max_terms: int | None, min_weight: float) -> None:
-        self.splade = copy.copy(splade)
+        self.splade, self.pruning = copy.copy(splade), (max_terms, min_weight)
         self.splade.verbose = False
-        self.max_terms = max_terms
-        self.min_weight = min_weight
+        #: Torch device; None where there is no model.
+        self.device: Any = getattr(splade.encoder, "device", None)
 
     def __call__(self, texts: list[str]) -> csr_matrix:
         """Vectors of the texts, shape (N, V)."""
-        from ..encoding.pruning import prune
-
-        return prune(self.splade.encode_docs(texts), self.max_terms, self.min_weight)
+        return prune(self.splade.encode_docs(texts), *self.pruning)
 
 
 def encode_in_processes(
@@ -68,9 +68,8 @@ def encode_in_processes(
     arguments = pickle.dumps(encoder), places, max(1, torch.get_num_threads() // workers)
     pool = ProcessPoolExecutor(workers, context, _begin, arguments)
 
-    def submit(window: Window) -> Callable[[], csr_matrix]:
-        future = pool.submit(_encode, window.texts)
-        return lambda: named(window, future.result)
+    def submit(texts: list[str]) -> Callable[[], csr_matrix]:
+        return pool.submit(_encode, texts).result
 
     try:
         yield from in_order(windows, submit, _AHEAD * workers)
@@ -79,31 +78,27 @@ def encode_in_processes(
 
 
 def in_order(
-    windows: Iterable[Window], submit: Callable[[Window], Callable[[], csr_matrix]], ahead: int
+    windows: Iterable[Window], submit: Callable[[list[str]], Callable[[], csr_matrix]], ahead: int
 ) -> Iterator[Encoded]:
     """Hand so many windows out, and give their vectors back in order; ``submit`` returns what waits for the result."""
     source, waiting = iter(windows), deque()
     while True:
         for window in islice(source, ahead - len(waiting)):
-            waiting.append((window, submit(window)))
+            waiting.append((window, submit(window.texts)))
         if not waiting:
             return
         window, result = waiting.popleft()
-        yield window, result()
-
-
-def named(window: Window, result: Callable[[], Any]) -> Any:
-    """A worker's result; what it could not do is told with the documents."""
-    documents = f"the documents from docno {window.docnos[0]!r} on"
-    try:
-        return result()
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            f"a worker died on {documents} or others (perhaps too little memory; a script that starts workers needs "
-            "`if __name__ == '__main__':`). The same call goes on from the last whole shard"
-        ) from error
-    except Exception as error:
-        raise RuntimeError(f"a worker could not encode {documents}: {error!r}") from error
+        documents = f"the documents from docno {window.docnos[0]!r} on"
+        try:
+            vectors = result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"a worker died on {documents} or others (perhaps too little memory; a script that starts workers "
+                "needs `if __name__ == '__main__':`). The same call goes on from the last whole shard"
+            ) from error
+        except Exception as error:
+            raise RuntimeError(f"a worker could not encode {documents}: {error!r}") from error
+        yield window, vectors
 
 
 _encoder: WindowEncoder | None = None  # of a worker
@@ -128,8 +123,8 @@ def load(payload: bytes, device: str | None, threads: int) -> WindowEncoder:
 
     torch.set_num_threads(threads)
     encoder = pickle.loads(payload)
-    inner: Any = encoder.splade.encoder
-    if device is not None and hasattr(inner, "device"):  # an encoder without a model has none
+    if device is not None and encoder.device is not None:
+        inner: Any = encoder.splade.encoder
         inner.device = torch.device(device)
         inner.model.to(inner.device)
     return encoder
