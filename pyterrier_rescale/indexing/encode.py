@@ -19,10 +19,9 @@ from . import store
 from .corpus import CorpusDigest
 from .generation import SHARDS, VOCABULARY, Generation, write_vocabulary
 from .intake import checked_texts
-from .rows import write_rows
 from .shards import GROUP, Block, new_shard, shard_digest, shard_name
 from .vectors import Vectors
-from .workers import Encoded, Window, WindowEncoder, encode_in_processes
+from .workers import Encoded, Window, WindowEncoder, encode_in_processes, encode_on_ray
 
 if TYPE_CHECKING:
     from ..splade import Splade
@@ -183,8 +182,7 @@ def _finish(path: Path, folder: Path, made_from: dict[str, Any], shards: int, do
             "engine": None, "scale": None, "documents": documents, "fingerprint": made_from["vocabulary"],
             "made_from": made_from,
         }  # fmt: skip
-        generation = Generation(folder, content)
-        write_rows(folder, generation.blocks(), len(generation.terms))
+        Generation(folder, content).write_rows()
         store.commit(path, folder, Vectors(path)._build_metadata(), content)
 
 
@@ -192,8 +190,6 @@ def _encoded(
     encoder: WindowEncoder, windows: Iterable[Window], workers: int, devices: Sequence[str] | None, ray: bool | str
 ) -> Iterator[Encoded]:
     if ray:
-        from .ray_workers import encode_on_ray
-
         return encode_on_ray(encoder, windows, workers, None if ray is True else ray)
     if devices is None and workers > 1 and encoder.device is not None and encoder.device.type == "cuda":
         import torch

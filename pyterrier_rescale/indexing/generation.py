@@ -1,4 +1,4 @@
-"""A generation of a store, opened for reading: documents' vectors, by block and by docno, and their terms."""
+"""A generation of a store: documents' vectors by block and, in mapped files, by docno; and their terms."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.sparse import csr_matrix
 
 from .._utils.files import write_whole
 from ..encoding.pruning import prune, whole_weights
 from ..encoding.terms import Toks, to_toks
-from .rows import Rows
 from .shards import Block, read_shard
 
 #: Of a generation: the folder of its shards, and the file of its terms.
 SHARDS, VOCABULARY = "vectors", "vocabulary.json"
+# Docnos; document numbers in their order; and a matrix in CSR: ends of rows, columns, weights.
+_DOCNOS, _ORDER, _ENDS, _COLUMNS, _WEIGHTS = "docnos.arrow", "order.npy", "rows.npy", "rows.columns", "rows.weights"
 
 
 class Generation:
@@ -70,34 +72,81 @@ class Generation:
         return {term: column for column, term in enumerate(self._vocabulary["terms"])}
 
     @cached_property
-    def shards(self) -> list[Path]:
-        """The shards' files, in order; by the manifest once the generation is finished: its folder may be gone."""
-        names = self.content.get("files") or [f"{SHARDS}/{file.name}" for file in (self.folder / SHARDS).iterdir()]
-        return sorted(self.folder / name for name in names if name.startswith(f"{SHARDS}/shard-"))
-
-    @cached_property
-    def _rows(self) -> Rows:
-        return Rows(self.folder, len(self.terms))
-
-    @property
     def docnos(self) -> pa.LargeStringArray:
         """The docnos, by document number, (N,)."""
-        return self._rows.docnos
+        with pa.memory_map(str(self.folder / _DOCNOS)) as file:
+            return pa.ipc.open_file(file).get_batch(0).column(0)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.load(self.folder / _ORDER, mmap_mode="r").view(np.ndarray)
 
     @cached_property
     def ranks(self) -> np.ndarray:
         """Each document's place in the order of docnos, which breaks ties of scores, (N,)."""
-        ranks = np.empty(len(self._rows.order), dtype=np.int32)
-        ranks[self._rows.order] = np.arange(len(ranks), dtype=np.int32)
+        ranks = np.empty(len(self._order), dtype=np.int32)
+        ranks[self._order] = np.arange(len(ranks), dtype=np.int32)
         return ranks
 
     def rows(self, docnos: Sequence[str] | pd.Series) -> csr_matrix:
-        """The documents' vectors, shape (len(docnos), V); ``KeyError`` where there is no such document."""
-        return self.rows_at(self._rows.numbers(docnos))
+        """The documents' vectors, shape (len(docnos), V), found by binary search.
+
+        Raises:
+            KeyError: there is no such document.
+        """
+        wanted, count = pa.array(docnos, pa.large_string()), len(self._order)
+        less = np.zeros(len(wanted), dtype=np.int64)  # docnos that come before each
+        for bit in reversed(range(count.bit_length())):
+            last = np.minimum(less + (1 << bit), count) - 1
+            before = pc.less(self.docnos.take(self._order[last]), wanted)
+            less = np.where(before.to_numpy(zero_copy_only=False), last + 1, less)
+        numbers = self._order[np.minimum(less, count - 1)]
+        found = pc.equal(self.docnos.take(numbers), wanted).to_numpy(zero_copy_only=False)
+        if not found.all():
+            missing = wanted[int(np.argmin(found))].as_py()
+            raise KeyError(f"document {missing!r} is not among the {count:,} that are held here")
+        return self.rows_at(numbers)
 
     def rows_at(self, numbers: np.ndarray) -> csr_matrix:
         """The vectors of documents by number, shape (len(numbers), V)."""
-        return prune(self._rows.vectors(numbers), *self._kept)
+        ends, columns, weights = self._matrix
+        begins, counts = ends[numbers], ends[numbers + 1] - ends[numbers]
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        places = np.repeat(begins - indptr[:-1], counts) + np.arange(indptr[-1])
+        arrays = weights[places], columns[places].astype(np.int32), indptr
+        return prune(csr_matrix(arrays, shape=(len(numbers), len(self.terms))), *self._kept)
+
+    @cached_property
+    def _matrix(self) -> list[np.ndarray]:
+        """All vectors in CSR: ends of rows (N+1,), columns and weights (P,); mapped."""
+        ends = np.load(self.folder / _ENDS, mmap_mode="r")
+        columns = np.memmap(self.folder / _COLUMNS, np.min_scalar_type(len(self.terms)), "r")
+        weights = np.memmap(self.folder / _WEIGHTS, np.float32, "r")
+        return [array.view(np.ndarray) for array in (ends, columns, weights)]
+
+    def write_rows(self) -> int:
+        """Write the files for what is read by docno, from the shards; return the number of documents."""
+        docnos, counts, kind = [], [np.zeros(1, np.int64)], np.min_scalar_type(len(self.terms))
+        with open(self.folder / _COLUMNS, "wb") as columns, open(self.folder / _WEIGHTS, "wb") as weights:
+            for names, vectors in self.blocks():
+                docnos.append(pa.array(names, pa.large_string()))
+                counts.append(np.diff(vectors.indptr))
+                vectors.indices.astype(kind).tofile(columns)
+                vectors.data.tofile(weights)
+            for file in (columns, weights):  # empty files cannot be mapped
+                np.zeros(1).tofile(file)
+        np.save(self.folder / _ENDS, np.cumsum(np.concatenate(counts)))
+        names = pa.concat_arrays(docnos)
+        np.save(self.folder / _ORDER, pc.sort_indices(names).to_numpy().astype(np.int32))
+        with pa.ipc.new_file(str(self.folder / _DOCNOS), pa.schema([("docno", names.type)])) as out:
+            out.write(pa.record_batch([names], ["docno"]))
+        return len(names)
+
+    @cached_property
+    def shards(self) -> list[Path]:
+        """The shards' files, in order; by the manifest once the generation is finished: its folder may be gone."""
+        names = self.content.get("files") or [f"{SHARDS}/{file.name}" for file in (self.folder / SHARDS).iterdir()]
+        return sorted(self.folder / name for name in names if name.startswith(f"{SHARDS}/shard-"))
 
     def blocks(self) -> Iterator[Block]:
         """All documents in order, up to 2,048 at a time."""

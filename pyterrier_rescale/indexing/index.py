@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Index(Vectors):
         check_choice("mode", mode, ("create", "overwrite", "append"))
         if bits is not None and (mode == "append" or check_integer("bits", bits) not in range(2, 17)):
             raise ValueError(f"bits must be from 2 to 16 (8 is usual), and None with mode='append', got {bits}")
-        self._check_options(options, "build_options")
+        self._check_options("build", options)
         return Indexer(self, mode=mode, bits=bits, verbose=verbose, made_from=made_from, options=options)
 
     def retriever(
@@ -106,13 +107,13 @@ class Index(Vectors):
         check_integer("num_results", num_results)
         if check_integer("threads", threads) > 1 and not engine_class(self.engine).concurrent:
             raise ValueError(f"threads must be 1 with engine {self.engine!r}, got {threads}")
-        self._check_options(options, "search_options")
+        self._check_options("search", options)
         return Retriever(self, num_results, threads=threads, verbose=verbose, options=options)
 
-    def _check_options(self, options: Mapping[str, Any], kind: str) -> None:
-        known = getattr(engine_class(self.engine), kind) if options else ()
-        if unknown := [name for name in options if name not in known]:
-            raise TypeError(f"engine {self.engine!r} has the options {sorted(known)}, got {unknown}")
+    def _check_options(self, verb: str, options: Mapping[str, Any]) -> None:
+        """``TypeError`` for options that the engine does not have: now, not when all documents are encoded."""
+        if options:
+            signature(getattr(engine_class(self.engine), verb)).bind_partial(**options)
 
     @property
     def engine_path(self) -> Path:

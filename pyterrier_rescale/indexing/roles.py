@@ -19,7 +19,6 @@ from .engines import engine_class
 from .engines.base import Engine
 from .generation import SHARDS, Generation, write_vocabulary
 from .intake import ToksIntake, query_weights
-from .rows import write_rows
 from .shards import write_shards
 from .vectors import Vectors
 
@@ -69,15 +68,14 @@ class Indexer(_Role, pt.Indexer):
         elif self.verbose:
             total = len(iter) if hasattr(iter, "__len__") else None
             iter = progress_bar(as_documents(iter), desc=f"indexing ({engine.name})", unit="d", total=total)
-        options = {**engine.build_options, **self.options}
         artifact, overwrite = target._build_metadata(), self.mode != "create"
         with store.building(target.path, artifact, overwrite=overwrite) as (folder, content):
             old = target.open() if self.mode == "append" and len(target) else None
             fingerprint = _write_vectors(folder, iter, engine, target.scale, self.bits is not None, old)
-            content |= {"engine": engine.name, "scale": target.scale, "options": options}
+            content |= {"engine": engine.name, "scale": target.scale, "options": dict(self.options)}
             content |= {"fingerprint": fingerprint, "made_from": made_from}
             generation = Generation(folder, content)
-            content["documents"] = write_rows(folder, generation.blocks(), len(generation.terms))
+            content["documents"] = generation.write_rows()
             if self.bits is not None:
                 largest = max(float(vectors.data.max(initial=0)) for _, vectors in generation.blocks())
                 content["scale"] = float(f"{((1 << self.bits) - 1) / (largest or 1):.6g}")
@@ -87,7 +85,7 @@ class Indexer(_Role, pt.Indexer):
             if engine.needs_terms and not len(used):
                 raise NoTermsError("no document has any term (toks is empty in all of them)")
             (folder / engine.name).mkdir()
-            engine.build(folder / engine.name, generation, **options)
+            engine.build(folder / engine.name, generation, **self.options)
             content["unlisted"] = None if engine.listed else engine.name
         target.close()
         if self.bits is not None:
@@ -163,11 +161,11 @@ class Retriever(_Role):
     def _search(self, inp: pd.DataFrame, generation: Generation) -> pd.DataFrame:
         engine, vocabulary = generation.engine, generation.content["fingerprint"]
         queries = [query_weights(*query, vocabulary) for query in zip(inp["query_toks"], inp["qid"], strict=True)]
-        options, parts = {**engine.search_options, **self.options}, []
+        parts = []
         with progress_bar(
             desc=f"retrieving ({engine.name})", unit="q", total=len(queries), disable=not self.verbose
         ) as bar:
-            for part in engine.search_all(queries, self.num_results, self.threads, **options):
+            for part in engine.search_all(queries, self.num_results, self.threads, **self.options):
                 parts.append(part)
                 bar.update(len(part[0]))
         counts, numbers, scores = map(np.concatenate, zip(*parts, strict=True))

@@ -32,9 +32,6 @@ class Engine:
     concurrent: ClassVar[bool] = False  # whether several threads may search at once
     needs_terms: ClassVar[bool] = True  # whether an index of empty documents alone cannot be held
     listed: ClassVar[bool] = True  # whether its files stay as they were built
-    #: Names and defaults of the options of ``build`` and of ``search``.
-    build_options: ClassVar[dict[str, Any]] = {}
-    search_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, folder: Path, generation: Generation) -> None:
         # The generation holds its engine: a proxy, so that both go, and files are closed, when a handle lets go of it.
@@ -46,24 +43,24 @@ class Engine:
         """Raise ``ValueError`` for a term that the engine cannot hold."""
 
     @classmethod
-    def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
-        """Write the files for all documents, by ``generation.whole_blocks()``; the folder is there and empty."""
+    def build(cls, folder: Path, generation: Generation) -> None:
+        """Write the files for all documents, by ``generation.whole_blocks()``; the folder is there and empty.
+
+        Keyword arguments of this and of ``search`` are options of the indexer and of the retriever.
+        """
         raise NotImplementedError
 
-    def search(self, weights: dict[str, float], k: int, **options: Any) -> Result:
-        """The k best documents, best first, ties in docno order, with their dot products.
+    def search(self, weights: dict[str, float], k: int) -> Result:
+        """The k best documents that share a term with {term: weight > 0}, best first, ties in docno order.
 
-        Args:
-            weights: {term: weight > 0}; terms may be unknown.
-            k: at most so many; only documents that share a term with the query count.
-            options: of this engine, all of them.
+        Their scores are the dot products. Terms may be unknown.
         """
         raise NotImplementedError
 
     def search_all(
         self, queries: list[dict[str, float]], k: int, threads: int = 1, **options: Any
     ) -> Iterable[Results]:
-        """The results of many queries, in order, some queries at a time; those without terms find nothing."""
+        """The results of many queries, in order, some queries at a time; ``options`` are those of ``search``."""
 
         def one(weights: dict[str, float]) -> Results:
             return joined([self.search(weights, k, **options) if weights else nothing()])
@@ -91,9 +88,7 @@ class LibraryEngine(Engine):
         """The library's k best documents of each prepared query, best first, ties in any order."""
         raise NotImplementedError
 
-    def search_all(
-        self, queries: list[dict[str, float]], k: int, threads: int = 1, **options: Any
-    ) -> Iterable[Results]:
+    def search_all(self, queries: list[dict[str, float]], k: int, threads: int = 1) -> Iterable[Results]:
         """See ``Engine``."""
         if k > self.most_results:
             raise ValueError(f"num_results must be at most {self.most_results} with engine {self.name!r}, got {k}")

@@ -40,72 +40,35 @@ def search(indptr, documents, weights, bounds, terms, query, ranks, k):  # noqa:
 
 @njit(nogil=True, cache=True)
 def best(documents, weights, begins, ends, query, count, k):  # noqa: ANN001, ANN201
-    """All documents with a score > 0 that is nearly the k-th best or better, and their scores.
-
-    Args:
-        documents: document of each posting (P,), ascending within a term.
-        weights: of each posting (P,).
-        begins: where the postings of each of the query's terms begin (T,).
-        ends: where they end (T,).
-        query: weight of each term (T,).
-        count: of all documents.
-        k: how many are wanted.
-    """
+    """All of ``count`` documents with a score > 0 that is nearly the k-th best or better, and their scores."""
     size = min(BLOCK, count)
-    sums, found, places = np.zeros(size), np.empty(size, np.int32), begins.copy()
+    sums, places = np.zeros(size), begins.copy()
     heap = [0.0 for _ in range(k)]  # the k best scores so far, the least on top
     numbers, scores, held = np.empty(2 * k + size, np.int64), np.empty(2 * k + size), 0
     for first in range(0, count, BLOCK):
-        touched = 0
         for term in range(len(query)):
             begin = places[term]
             end = begin + np.searchsorted(documents[begin : ends[term]], first + size) if count > size else ends[term]
-            _add(sums, documents, weights, begin, end, first, query[term])
-            touched += end - begin
+            for place in range(begin, end):
+                sums[documents[place] - first] += query[term] * weights[place]
             places[term] = end
-        if not touched:
-            continue
-        several = _at_least(sums, heap[0] * NEARLY, found)
-        if held + several > len(numbers):  # drop what is no longer among the best; where most are ties, make room
-            kept = scores[:held] >= heap[0] * NEARLY
-            left = np.sum(kept)
-            room = max(len(numbers), 2 * (left + several))
-            numbers, scores = _moved(numbers[:held][kept], room), _moved(scores[:held][kept], room)
-            held = left
-        for place in range(several):
-            score = sums[found[place]]
-            if score >= heap[0] * NEARLY:
-                numbers[held], scores[held] = first + found[place], score
+        for place in range(size):
+            score = sums[place]
+            if score >= heap[0] * NEARLY and score > 0:
+                numbers[held], scores[held] = first + place, score
                 held += 1
                 if score > heap[0]:
                     heapreplace(heap, score)
         sums[:] = 0
+        if held + size > len(numbers):  # drop what is no longer among the best; where most are ties, make room
+            kept = scores[:held] >= heap[0] * NEARLY
+            held = np.sum(kept)
+            left = numbers[: len(kept)][kept], scores[: len(kept)][kept]
+            room = max(len(numbers), 2 * (held + size))
+            numbers, scores = np.empty(room, np.int64), np.empty(room)
+            numbers[:held], scores[:held] = left
     kept = scores[:held] >= heap[0] * NEARLY
     return numbers[:held][kept], scores[:held][kept]
-
-
-@njit(nogil=True, cache=True)
-def _add(sums, documents, weights, begin, end, first, query):  # noqa: ANN001, ANN202
-    for place in range(begin, end):
-        sums[documents[place] - first] += query * weights[place]
-
-
-@njit(nogil=True, cache=True)
-def _at_least(sums, least, found):  # noqa: ANN001, ANN202
-    """Write the places of sums > 0 that are at least so large into ``found``; return their number."""
-    several = 0
-    for place in range(len(sums)):
-        if sums[place] >= least and sums[place] > 0:
-            found[several] = place
-            several += 1
-    return several
-
-
-@njit(nogil=True, cache=True)
-def _moved(values, room):  # noqa: ANN001, ANN202
-    moved = np.empty(room, values.dtype)
-    moved[: len(values)] = values
-    return moved
 
 
 @njit(nogil=True, cache=True)

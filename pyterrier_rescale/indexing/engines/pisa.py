@@ -37,7 +37,7 @@ class PisaEngine(LibraryEngine):
             )
 
     @classmethod
-    def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
+    def build(cls, folder: Path, generation: Generation) -> None:
         """See ``Engine``."""
         documents = ({"docno": str(number), "toks": toks} for number, toks in enumerate(generation.toks()))
         with silenced():

@@ -27,20 +27,15 @@ class SeismicEngine(Engine):
     Seismic finds the candidates; their scores are true dot products, worked out from the whole weights. It can miss
     documents: ``experiments/scale`` states the share of the exact top that the default options find.
 
-    Options of the indexer: ``n_postings``, how many postings are kept of a term on average: 3,500 to 6,000 for ten
-    million documents, 60,000 and more for a hundred million; ``n_knn``, how many near neighbours are kept of each
-    document (takes a search per document).
-
-    Options of the retriever, of which smaller numbers are faster and find less: ``query_cut``, how many of the query's
-    heaviest terms are looked up (all count in the scores); ``heap_factor``, above 0, up to 1, as Seismic defines it;
-    ``n_knn``, how many near neighbours of each document found are looked at, too.
+    The indexer's option ``n_postings``: how many postings are kept of a term on average: 3,500 to 6,000 for ten
+    million documents, 60,000 and more for a hundred million. The retriever's, of which smaller numbers are faster and
+    find less: ``query_cut``, how many of the query's heaviest terms are looked up (all count in the scores), and
+    ``heap_factor``, above 0, up to 1, as Seismic defines it.
     """
 
     name = "seismic"
     concurrent = True
     needs_terms = False
-    build_options = {"n_postings": 3500, "n_knn": 0}
-    search_options = {"query_cut": 20, "heap_factor": 0.8, "n_knn": 0}
 
     def __init__(self, folder: Path, generation: Generation) -> None:
         super().__init__(folder, generation)
@@ -49,10 +44,9 @@ class SeismicEngine(Engine):
         self._string = importlib.import_module("seismic").get_seismic_string()
 
     @classmethod
-    def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
+    def build(cls, folder: Path, generation: Generation, *, n_postings: int = 3500) -> None:
         """See ``Engine``."""
-        n_postings = check_integer("n_postings", options["n_postings"])
-        n_knn = check_integer("n_knn", options["n_knn"], 0)
+        check_integer("n_postings", n_postings)
         dataset = _class("Dataset", generation)(dim=max(1, len(generation.terms)))
         first = given = 0
         for block in generation.whole_blocks():
@@ -67,15 +61,14 @@ class SeismicEngine(Engine):
         if dataset.len != given:
             raise RuntimeError(f"Seismic took {dataset.len} of {given} documents that have terms")
         with silenced():
-            index = _class("Index", generation).build_from_dataset(dataset, n_postings=n_postings, nknn=n_knn)
+            index = _class("Index", generation).build_from_dataset(dataset, n_postings=n_postings)
             index.save(str(folder / _NAME))
 
-    def search(self, weights: dict[str, float], k: int, **options: Any) -> Result:
+    def search(
+        self, weights: dict[str, float], k: int, *, query_cut: int = 20, heap_factor: float = 0.8
+    ) -> Result:
         """See ``Engine``; the candidates are Seismic's."""
-        query_cut = check_integer("query_cut", options["query_cut"])
-        heap_factor, n_knn = check_share("heap_factor", options["heap_factor"]), options["n_knn"]
-        if n_knn > self.generation.content["options"]["n_knn"]:
-            raise ValueError(f"n_knn must be at most the index's, got {n_knn}: build it with indexer(n_knn={n_knn})")
+        query_cut, heap_factor = check_integer("query_cut", query_cut), check_share("heap_factor", heap_factor)
         known = self.known(weights)
         if not known:
             return nothing()
@@ -83,11 +76,11 @@ class SeismicEngine(Engine):
         # Some more, since its scores are not quite these.
         wanted = min(k + 16, len(self.generation.docnos))
         shares = (query / query.max()).astype(np.float32)
-        found = self._opened.search("", terms.astype(self._string), shares, wanted, query_cut, heap_factor, n_knn, True)
+        found = self._opened.search("", terms.astype(self._string), shares, wanted, query_cut, heap_factor, 0, True)
         numbers = np.array([int(number) for _, _, number in found], dtype=np.int64)
         whole = whole_weights(self.generation.rows_at(numbers), self.scale)
         scores = whole[:, terms] @ (query / self.scale)
-        shared = scores > 0  # neighbours (n_knn) may share no term with the query
+        shared = scores > 0
         return order_by_score(numbers[shared], scores[shared], self.generation.ranks, k)
 
 

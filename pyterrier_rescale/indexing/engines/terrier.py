@@ -7,7 +7,6 @@ import re
 import threading
 import weakref
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyterrier as pt
@@ -50,7 +49,7 @@ class TerrierEngine(LibraryEngine):
             )
 
     @classmethod
-    def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
+    def build(cls, folder: Path, generation: Generation) -> None:
         """See ``Engine``."""
         start_java()
         docnos = generation.docnos.to_pylist()

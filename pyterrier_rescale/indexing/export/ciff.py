@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..._utils.files import sync
-from ..engines.inversion import invert, read_inverted
+from ..engines.exact import invert, read_inverted
 from . import Source
 
 _LARGEST = 2**31 - 1
