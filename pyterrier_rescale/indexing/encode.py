@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import shutil
@@ -14,14 +15,14 @@ from .._utils.checks import check_integer
 from .._utils.files import expand
 from .._utils.made_from import check_same
 from .._utils.progress import progress_bar
-from ..encoding.pruning import check_pruning
+from ..encoding.pruning import check_pruning, prune
 from . import store
 from .corpus import CorpusDigest
 from .generation import SHARDS, VOCABULARY, Generation, write_vocabulary
 from .intake import checked_texts
 from .shards import GROUP, Block, new_shard, shard_digest, shard_name
 from .vectors import Vectors
-from .workers import Encoded, Window, WindowEncoder, encode_in_processes, encode_on_ray
+from .workers import Encoded, Window, device_of, encode_in_processes, encode_on_ray
 
 if TYPE_CHECKING:
     from ..splade import Splade
@@ -113,14 +114,15 @@ def encode(
                         docnos, window = zip(*shard[first : first + GROUP], strict=True)
                         yield Window(number, first + GROUP >= len(shard), list(docnos), list(window))
 
-        encoder = WindowEncoder(splade, max_terms, min_weight)
-        with closing(_encoded(encoder, windows(), workers, devices, ray)) as encoded:
+        quiet = copy.copy(splade)
+        quiet.verbose = False
+        with closing(_encoded(quiet, windows(), workers, devices, ray)) as encoded:
             for window, vectors in encoded:  # the first of a shard
                 with new_shard(folder / SHARDS / shard_name(window.shard), digests[window.shard]) as write:
-                    write(Block(window.docnos, vectors))
+                    write(Block(window.docnos, prune(vectors, max_terms, min_weight)))
                     while not window.last:
                         window, vectors = next(encoded)
-                        write(Block(window.docnos, vectors))
+                        write(Block(window.docnos, prune(vectors, max_terms, min_weight)))
     if all([_is_there(path, folder, number, digest) for number, digest in enumerate(digests)]):
         _finish(path, folder, {**made_from, "corpus": corpus.value}, len(digests), corpus.count)
     return Vectors(path)
@@ -187,17 +189,17 @@ def _finish(path: Path, folder: Path, made_from: dict[str, Any], shards: int, do
 
 
 def _encoded(
-    encoder: WindowEncoder, windows: Iterable[Window], workers: int, devices: Sequence[str] | None, ray: bool | str
+    splade: Splade, windows: Iterable[Window], workers: int, devices: Sequence[str] | None, ray: bool | str
 ) -> Iterator[Encoded]:
     if ray:
-        return encode_on_ray(encoder, windows, workers, None if ray is True else ray)
-    if devices is None and workers > 1 and encoder.device is not None and encoder.device.type == "cuda":
+        return encode_on_ray(splade, windows, workers, None if ray is True else ray)
+    if devices is None and workers > 1 and device_of(splade) == "cuda":
         import torch
 
         devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if workers == 1 and not devices:
-        return ((window, encoder(window.texts)) for window in windows)
-    return encode_in_processes(encoder, windows, max(workers, len(devices or ())), devices)
+        return ((window, splade.encode_docs(window.texts)) for window in windows)
+    return encode_in_processes(splade, windows, max(workers, len(devices or ())), devices)
 
 
 def _check_share(shard: Any) -> tuple[int, int]:

@@ -22,14 +22,9 @@ MAX_WEIGHT = 2**22
 def checked(documents: Any, key: str, held: Iterator[str] = ()) -> Iterator[tuple[str, Any]]:
     """(docno, document[key]) of each document: of dicts, a frame, a Hugging Face dataset, or a collection.
 
-    Args:
-        documents: what a user gives.
-        key: what is read beside the docno: ``"toks"``, or the text field.
-        held: docnos that are there already.
-
     Raises:
-        TypeError, KeyError, ValueError: a document without a proper docno or without the key, a docno that comes twice,
-            or no documents at all.
+        TypeError, KeyError, ValueError: a document without a proper docno or without the key, a docno that comes twice
+            or is among the ``held``, or no documents at all.
     """
     seen, number = set(held), -1
     for number, document in enumerate(documents.corpus() if hasattr(documents, "corpus") else as_documents(documents)):
@@ -65,12 +60,7 @@ def checked_texts(documents: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def query_weights(toks: Any, qid: Any, vocabulary: str | None) -> dict[str, float]:
-    """A query's terms of weight > 0.
-
-    Args:
-        toks: {term: weight >= 0}, unscaled.
-        qid: of the query, for messages.
-        vocabulary: fingerprint of the documents' vocabulary, if it is known.
+    """The terms of weight > 0 of a query, {term: weight >= 0}, unscaled, for documents of a ``vocabulary``.
 
     Raises:
         TypeError: no dict of str -> number.
@@ -106,20 +96,18 @@ class ToksIntake:
         scale: units per weight.
         any_scale: take the scale of the first weights that know it.
         old: what is added to.
-
-    Attributes:
-        vocabulary: term -> column.
-        fingerprint: of the vocabulary of an encoder, where the weights know it.
     """
 
     def __init__(
         self, documents: Any, check_term: Callable[[str], Any], scale: float, any_scale: bool, old: Generation | None
     ) -> None:
         self._documents, self._check_term, self._scale, self._any_scale = documents, check_term, scale, any_scale
+        #: Term -> column.
         self.vocabulary: dict[str, int] = dict(old.columns) if old else {}
+        #: Of an encoder's vocabulary, where the weights know it.
         self.fingerprint: str | None = old.content["fingerprint"] if old else None
         self._held = old.docnos.to_pylist() if old else ()
-        self._seen: str | None = None  # the stamp of the documents before
+        self._seen: tuple[str, float] | None = None  # the stamp of the documents before
 
     def blocks(self) -> Iterator[Block]:
         """All documents, some at a time; ``TypeError, KeyError, ValueError`` name one that cannot be indexed."""
@@ -132,7 +120,9 @@ class ToksIntake:
         for docno, toks in documents:
             if not isinstance(toks, Mapping):
                 raise TypeError(f"toks of document {docno!r} must be a dict of term -> int >= 1, got {toks!r:.80}")
-            self._check_stamp(toks, docno)
+            if (stamp := _stamp(toks)) and stamp != self._seen:
+                self._check_stamp(*stamp, docno)
+                self._seen = stamp
             columns += [self.vocabulary.setdefault(term, len(self.vocabulary)) for term in toks]
             weights += toks.values()
             indptr.append(len(columns))
@@ -150,14 +140,9 @@ class ToksIntake:
         matrix.sort_indices()
         return Block([docno for docno, _ in documents], matrix)
 
-    def _check_stamp(self, toks: Mapping, docno: str) -> None:
-        stamp = getattr(toks, "vocab", None)
-        if stamp is None or stamp == self._seen:
-            return
-        fingerprint, scale = _stamp(toks)
+    def _check_stamp(self, fingerprint: str, scale: float, docno: str) -> None:
         if self._any_scale and self._seen is None:
             self._scale = scale
-        self._seen = stamp
         if not math.isclose(scale, self._scale, rel_tol=1e-4):
             raise ValueError(
                 f"document {docno!r} was encoded at scale {scale:g}, the index is at scale {self._scale:g}: "
@@ -173,11 +158,10 @@ class ToksIntake:
 
 def _stamp(toks: Mapping) -> tuple[str, float] | None:
     """(vocabulary fingerprint, scale) of weights that an encoder made, which know both; None for plain dicts."""
-    stamp = getattr(toks, "vocab", None)
-    if stamp is None:
-        return None
-    fingerprint, _, scale = stamp.rpartition(":")
-    return fingerprint, float(scale)
+    if stamp := getattr(toks, "vocab", None):
+        fingerprint, _, scale = stamp.rpartition(":")
+        return fingerprint, float(scale)
+    return None
 
 
 def _checked_weights(weights: list[Any], documents: list[tuple[str, Any]]) -> np.ndarray:

@@ -38,7 +38,7 @@ class NoTermsError(ValueError):
 class Indexer(_Role, pt.Indexer):
     """Writes documents into an index: all of them or, with an exception, none."""
 
-    _call = "indexer"
+    _call = _label = "indexer"
 
     def __init__(
         self,
@@ -72,8 +72,9 @@ class Indexer(_Role, pt.Indexer):
         with store.building(target.path, artifact, overwrite=overwrite) as (folder, content):
             old = target.open() if self.mode == "append" and len(target) else None
             fingerprint = _write_vectors(folder, iter, engine, target.scale, self.bits is not None, old)
-            content |= {"engine": engine.name, "scale": target.scale, "options": dict(self.options)}
-            content |= {"fingerprint": fingerprint, "made_from": made_from}
+            content |= {
+                "engine": engine.name, "scale": target.scale, "fingerprint": fingerprint, "made_from": made_from,
+            }  # fmt: skip
             generation = Generation(folder, content)
             content["documents"] = generation.write_rows()
             if self.bits is not None:
@@ -86,7 +87,6 @@ class Indexer(_Role, pt.Indexer):
                 raise NoTermsError("no document has any term (toks is empty in all of them)")
             (folder / engine.name).mkdir()
             engine.build(folder / engine.name, generation, **self.options)
-            content["unlisted"] = None if engine.listed else engine.name
         target.close()
         if self.bits is not None:
             target.asked.pop("scale", None)
@@ -95,10 +95,6 @@ class Indexer(_Role, pt.Indexer):
     def index_inputs(self) -> list[list[str]]:
         """The columns that documents need."""
         return [["docno", "toks"]]
-
-    @property
-    def _label(self) -> str:
-        return f"{self.target.engine} indexer"
 
 
 def _write_vectors(
@@ -131,7 +127,7 @@ class Retriever(_Role):
     one that is at the path when the call begins. Threads may share a retriever.
     """
 
-    _call = "retriever"
+    _call = _label = "retriever"
 
     def __init__(
         self,
@@ -180,7 +176,3 @@ class Retriever(_Role):
         if k >= self.num_results:
             return self
         return Retriever(self.index, k, threads=self.threads, verbose=self.verbose, options=self.options)
-
-    @property
-    def _label(self) -> str:
-        return f"{self.index.engine} retriever"

@@ -24,15 +24,10 @@ _DIGEST = b"documents"
 
 
 class Block(NamedTuple):
-    """Some documents' vectors.
-
-    Attributes:
-        docnos: of n documents.
-        vectors: their weights, shape (n, V), float32; column = number of the term.
-    """
+    """Some documents' vectors."""
 
     docnos: list[str]
-    vectors: csr_matrix
+    vectors: csr_matrix  # shape (n, V), float32
 
 
 def shard_name(number: int) -> str:
@@ -88,11 +83,7 @@ def shard_digest(path: Path) -> str | None:
 
 
 def read_shard(path: Path, width: int) -> Iterator[Block]:
-    """The row groups of a shard; their vectors have ``width`` columns.
-
-    Raises:
-        ValueError: the file is damaged (its pages carry checksums).
-    """
+    """The row groups of a shard, of ``width`` columns; ``ValueError`` if it is damaged (its pages carry checksums)."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):

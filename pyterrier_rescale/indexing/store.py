@@ -29,6 +29,8 @@ from .._utils.files import settle, write_whole
 from .._utils.made_from import read_record
 
 MANIFEST, LOCK = "pt_meta.json", "write.lock"
+#: A folder of files that change when they are read; the manifest does not list them.
+LIVE = "live"
 _KEY, VERSION = "pyterrier_rescale", 4
 _BESIDE = f".{MANIFEST}-"  # what `write_whole` writes first
 # What a file system without locks answers.
@@ -46,11 +48,7 @@ class Manifest(NamedTuple):
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest of a folder; None where nothing of ours is.
-
-    Raises:
-        ValueError: it is damaged, or of another version of the format.
-    """
+    """The manifest of a folder, None where nothing of ours is; ``ValueError`` for another version of the format."""
     artifact = read_record(path, MANIFEST) or {}
     found = artifact.pop(_KEY, None)
     if found is None:
@@ -122,15 +120,12 @@ def begin(path: Path, manifest: Manifest, made_from: dict[str, Any] | None = Non
 
 
 def commit(path: Path, folder: Path, artifact: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-    """Flush a generation and let it count, as ``content`` describes it; then remove all others.
-
-    ``content["unlisted"]`` names a file or folder in it whose size may change.
-    """
+    """Flush a generation and let it count, as ``content`` describes it; then remove all others."""
     settle(folder)
     files = {
         file.relative_to(folder).as_posix(): file.stat().st_size
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and content.get("unlisted") not in file.relative_to(folder).parts
+        if file.is_file() and LIVE not in file.relative_to(folder).parts
     }
     former = read_manifest(path)
     others = dict.fromkeys(_present(path, former))

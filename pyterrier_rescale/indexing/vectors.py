@@ -50,7 +50,6 @@ class Vectors(pt.Artifact):
         docnos: the docnos, in order.
         vocabulary: fingerprint of the encoder's terms, or None.
         scale: units per weight that an index rounds to, or None.
-        made_from: what the vectors come from, or None.
     """
 
     ARTIFACT_TYPE = "sparse_vectors"
@@ -73,11 +72,8 @@ class Vectors(pt.Artifact):
             ValueError: it is damaged, or of another format.
         """
         with self._opening:
-            while True:
-                stamp = store.stamp(self.path)
-                if self._opened is not None and stamp == self._stamp:
-                    return self._opened
-                current = self._current()
+            while self._opened is None or store.stamp(self.path) != self._stamp:
+                stamp, current = store.stamp(self.path), self._current()
                 if self._opened is None or self._opened.folder.name != current["generation"]:
                     self._opened = None  # closes its files
                     try:
@@ -86,6 +82,7 @@ class Vectors(pt.Artifact):
                         if store.stamp(self.path) == stamp:
                             raise
                 self._stamp = stamp
+            return self._opened
 
     def _open(self, current: dict[str, Any]) -> Generation:
         store.check_files(self.path, current)
@@ -96,9 +93,9 @@ class Vectors(pt.Artifact):
         return (manifest and manifest.current) or {}
 
     def _current(self) -> dict[str, Any]:
-        if current := self._found():
-            return current
         manifest = store.read_manifest(self.path)
+        if manifest and manifest.current:
+            return manifest.current
         state = "not finished" if manifest else "not there"
         for name in store.unfinished(manifest) if manifest else ():
             state += f" ({len(list((self.path / name / SHARDS).glob('shard-*')))} shards are there)"
@@ -119,11 +116,6 @@ class Vectors(pt.Artifact):
         with self._opening:
             self._opened = None
 
-    @property
-    def complete(self) -> bool:
-        """Whether all is there; else other processes still work on their shares."""
-        return bool(self._found())
-
     terms = property(lambda self: self.open().terms)
     readable = property(lambda self: self.open().readable)
     tokens = property(lambda self: self.open().tokens)
@@ -142,6 +134,11 @@ class Vectors(pt.Artifact):
     def shards_path(self) -> Path:
         """The folder of the Parquet shards, for other readers; it is removed when the vectors are replaced."""
         return self.open().folder / SHARDS
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is there; else other processes still work on their shares."""
+        return bool(self._found())
 
     @property
     def size_bytes(self) -> int:
@@ -168,6 +165,16 @@ class Vectors(pt.Artifact):
         """
         return self.read(lambda generation: generation.rows(docnos))
 
+    def vector(self, docno: str) -> csr_matrix:
+        """One document's vector, shape (1, V); errors as in ``rows``."""
+        return self.rows([docno])
+
+    def top_terms(self, docno: str, n: int = 10) -> list[tuple[str, float]]:
+        """The n heaviest terms of a document with their weights, readable, heaviest first; errors as in ``rows``."""
+        row, readable = self.read(lambda generation: (generation.rows([docno]), generation.readable))
+        best = np.lexsort((row.indices, -row.data))[:n]
+        return [(str(readable[row.indices[i]]), float(row.data[i])) for i in best]
+
     def documents(self, scale: float | None = None) -> Iterator[dict[str, Any]]:
         """Documents as indexers take them: ``docno`` and ``toks`` ({term: rounded int(scale * weight) >= 1}).
 
@@ -179,16 +186,6 @@ class Vectors(pt.Artifact):
         toks = generation.at_scale(scale).toks(f"{fingerprint}:{scale:g}")
         for docno, weights in zip(generation.docnos.to_pylist(), toks, strict=True):
             yield {"docno": docno, "toks": weights if fingerprint else dict(weights)}
-
-    def vector(self, docno: str) -> csr_matrix:
-        """One document's vector, shape (1, V); errors as in ``rows``."""
-        return self.rows([docno])
-
-    def top_terms(self, docno: str, n: int = 10) -> list[tuple[str, float]]:
-        """The n heaviest terms of a document with their weights, readable, heaviest first; errors as in ``rows``."""
-        row, readable = self.read(lambda generation: (generation.rows([docno]), generation.readable))
-        best = np.lexsort((row.indices, -row.data))[:n]
-        return [(str(readable[row.indices[i]]), float(row.data[i])) for i in best]
 
     def _scale_or(self, scale: float | None) -> float:
         return self.scale or 100.0 if scale is None else check_number("scale", scale)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import pickle
 import signal
@@ -16,15 +15,13 @@ from itertools import cycle, islice
 from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..encoding.pruning import prune
-
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from ..splade import Splade
 
 _AHEAD = 3  # windows per worker that are read before the first of them is done
-_encoder: WindowEncoder | None = None  # of a worker
+_splade: Splade | None = None  # of a worker
 
 
 class Window(NamedTuple):
@@ -39,22 +36,8 @@ class Window(NamedTuple):
 Encoded = tuple[Window, "csr_matrix"]
 
 
-class WindowEncoder:
-    """Texts to vectors, pruned."""
-
-    def __init__(self, splade: Splade, max_terms: int | None, min_weight: float) -> None:
-        self.splade, self.pruning = copy.copy(splade), (max_terms, min_weight)
-        self.splade.verbose = False
-        #: Torch device; None where there is no model.
-        self.device: Any = getattr(splade.encoder, "device", None)
-
-    def __call__(self, texts: list[str]) -> csr_matrix:
-        """Vectors of the texts, shape (N, V)."""
-        return prune(self.splade.encode_docs(texts), *self.pruning)
-
-
 def encode_in_processes(
-    encoder: WindowEncoder, windows: Iterable[Window], workers: int, devices: Sequence[str] | None = None
+    splade: Splade, windows: Iterable[Window], workers: int, devices: Sequence[str] | None = None
 ) -> Iterator[Encoded]:
     """Encode in processes of their own, which share the processor's threads, or have a device each.
 
@@ -67,7 +50,7 @@ def encode_in_processes(
     places = context.SimpleQueue()
     for number in range(workers):
         places.put(devices[number % len(devices)] if devices else None)
-    arguments = pickle.dumps(encoder), places, max(1, torch.get_num_threads() // workers)
+    arguments = pickle.dumps(splade), places, max(1, torch.get_num_threads() // workers)
     pool = ProcessPoolExecutor(workers, context, _begin, arguments)
 
     def submit(texts: list[str]) -> Callable[[], csr_matrix]:
@@ -105,32 +88,37 @@ def in_order(
 
 def _begin(payload: bytes, places: Any, threads: int) -> None:
     """What a worker does first; Ctrl-C ends it without a word, and so does the end of its parent."""
-    global _encoder
+    global _splade
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
-    _encoder = load(payload, places.get(), threads)
+    _splade = load(payload, places.get(), threads)
 
 
 def _encode(texts: list[str]) -> csr_matrix:
-    return _encoder(texts)
+    return _splade.encode_docs(texts)
 
 
-def load(payload: bytes, device: str | None, threads: int) -> WindowEncoder:
+def load(payload: bytes, device: str | None, threads: int) -> Splade:
     """A pickled encoder in a process of its own, with its share of the threads, on its device."""
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads)))
     import torch  # reads them
 
     torch.set_num_threads(threads)
-    encoder = pickle.loads(payload)
-    if device is not None and encoder.device is not None:
-        inner: Any = encoder.splade.encoder
+    splade = pickle.loads(payload)
+    if device is not None and device_of(splade):
+        inner: Any = splade.encoder
         inner.device = torch.device(device)
         inner.model.to(inner.device)
-    return encoder
+    return splade
+
+
+def device_of(splade: Splade) -> str | None:
+    """``"cuda"``, ``"cpu"``, ...; None of an encoder without a model."""
+    return getattr(getattr(splade.encoder, "device", None), "type", None)
 
 
 def encode_on_ray(
-    encoder: WindowEncoder, windows: Iterable[Window], workers: int, address: str | None = None
+    splade: Splade, windows: Iterable[Window], workers: int, address: str | None = None
 ) -> Iterator[Encoded]:
     """Encode with actors; the vectors are those of a local run.
 
@@ -151,13 +139,13 @@ def encode_on_ray(
     if ours:
         ray.init(address=address, log_to_driver=False)
     try:
-        kind = "GPU" if encoder.device is not None and encoder.device.type == "cuda" else "CPU"
+        kind = "GPU" if device_of(splade) == "cuda" else "CPU"
         there = int(ray.cluster_resources().get(kind, 0))
         if there < workers:
             raise ValueError(f"workers must be at most the {there} {kind}s of the Ray cluster, got {workers}")
         threads = 1 if kind == "GPU" else there // workers
         actor = ray.remote(max_restarts=-1, max_task_retries=3, **{f"num_{kind.lower()}s": 1})(_Actor)
-        payload = ray.put(pickle.dumps(encoder))
+        payload = ray.put(pickle.dumps(splade))
         turns = cycle([actor.remote(payload, "cuda" if kind == "GPU" else None, threads) for _ in range(workers)])
 
         def submit(texts: list[str]) -> Callable[[], Any]:
@@ -172,9 +160,9 @@ def encode_on_ray(
 class _Actor:
     """Holds the encoder on a node."""
 
-    def __init__(self, payload: bytes, device: str | None, threads: int) -> None:
-        self.encoder = load(payload, device, threads)
+    def __init__(self, *arguments: Any) -> None:
+        self.splade = load(*arguments)
 
     def encode(self, texts: list[str]) -> Any:
         """Vectors of the texts, shape (N, V)."""
-        return self.encoder(texts)
+        return self.splade.encode_docs(texts)

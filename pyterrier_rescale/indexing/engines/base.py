@@ -15,23 +15,18 @@ import numpy as np
 
 from ..generation import Generation
 
-Result = tuple[np.ndarray, np.ndarray]  # (document numbers, scores)
+Result = tuple[np.ndarray, np.ndarray]  # document numbers, scores
 Results = tuple[np.ndarray, np.ndarray, np.ndarray]  # of some queries: how many each has; all numbers; all scores
+NOTHING: Result = (np.empty(0, dtype=np.int64), np.empty(0))  # of a query that matches no document
 _NEARLY = 1 - 1e-9  # of a score: what `order_by_score` may round to a tie with it
 
 
 class Engine:
-    """One engine's files, opened for queries.
-
-    Args:
-        folder: where ``build`` wrote them.
-        generation: the vectors that they were built from; knows docnos, ranks, and the scale.
-    """
+    """One engine's files in a folder, opened for queries; ``generation`` has the vectors that they were built from."""
 
     name: ClassVar[str]
     concurrent: ClassVar[bool] = False  # whether several threads may search at once
     needs_terms: ClassVar[bool] = True  # whether an index of empty documents alone cannot be held
-    listed: ClassVar[bool] = True  # whether its files stay as they were built
 
     def __init__(self, folder: Path, generation: Generation) -> None:
         # The generation holds its engine: a proxy, so that both go, and files are closed, when a handle lets go of it.
@@ -63,7 +58,7 @@ class Engine:
         """The results of many queries, in order, some queries at a time; ``options`` are those of ``search``."""
 
         def one(weights: dict[str, float]) -> Results:
-            return joined([self.search(weights, k, **options) if weights else nothing()])
+            return joined([self.search(weights, k, **options) if weights else NOTHING])
 
         with ThreadPoolExecutor(threads) as pool:
             yield from map(one, queries) if threads == 1 else pool.map(one, queries)
@@ -98,7 +93,7 @@ class LibraryEngine(Engine):
 
     def _search_batch(self, queries: list[dict[str, float]], k: int) -> list[Result]:
         prepared, factors = zip(*(self.prepare(query) if query else ({}, 1.0) for query in queries), strict=True)
-        results = [nothing()] * len(queries)
+        results = [NOTHING] * len(queries)
         todo, wanted = [i for i, query in enumerate(prepared) if query], min(k + 16, self.most_results)
         while todo:
             undecided = []
@@ -110,11 +105,6 @@ class LibraryEngine(Engine):
                     results[i] = order_by_score(numbers, scores * factors[i], self.generation.ranks, k)
             todo, wanted = undecided, min(2 * wanted, self.most_results)
         return results
-
-
-def nothing() -> Result:
-    """The result of a query that matches no document."""
-    return np.empty(0, dtype=np.int64), np.empty(0)
 
 
 def joined(results: list[Result]) -> Results:

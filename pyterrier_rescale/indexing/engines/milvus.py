@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..generation import Generation
+from ..store import LIVE
 from .base import LibraryEngine, Result
 
 _WHERE = "milvus.json"
@@ -30,7 +31,6 @@ class MilvusEngine(LibraryEngine):
     name = "milvus"
     batch, most_results = 64, 16_384
     needs_terms = False
-    listed = False
 
     def __init__(self, folder: Path, generation: Generation) -> None:
         super().__init__(folder, generation)
@@ -89,4 +89,5 @@ class MilvusEngine(LibraryEngine):
 def _client(folder: Path, uri: str | None) -> Any:
     from pymilvus import MilvusClient
 
-    return MilvusClient(uri or str(folder / "milvus.db"), token=os.environ.get("MILVUS_TOKEN", ""))
+    (folder / LIVE).mkdir(exist_ok=True)
+    return MilvusClient(uri or str(folder / LIVE / "milvus.db"), token=os.environ.get("MILVUS_TOKEN", ""))

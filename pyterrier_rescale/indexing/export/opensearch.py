@@ -91,9 +91,6 @@ def dense_numbers(frequencies: np.ndarray) -> tuple[np.ndarray, float]:
     """Numbers of the terms that occur, the most frequent first, -1 for others; and the share of weights that collide.
 
     Above 32,768 terms the rarest ones share their numbers, modulo 32,768, with the next rare ones, not with frequent.
-
-    Args:
-        frequencies: documents that have each term, (V,).
     """
     order = np.argsort(-frequencies, kind="stable")[: np.count_nonzero(frequencies)]
     turn, place = np.divmod(np.arange(len(order)), _SLOTS)
