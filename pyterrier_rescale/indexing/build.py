@@ -91,9 +91,8 @@ def build_index(
 ) -> Index:
     """The index of the documents at ``path``: that which the same call made before, else built now.
 
-    An index of vectors (``encode``) of all terms, by the same encoder from the same documents, is the same. Arguments
-    and errors are those of ``systems``; ``documents`` gives a fresh iterator at each call, and ``corpus_id`` is
-    ``corpus_fingerprint(documents, ("docno", splade.text_field))``, if it is known.
+    An index of vectors (``encode``) of all terms, by the same encoder from the same documents, is the same.
+    ``documents`` gives a fresh iterator at each call; ``corpus_id`` is their fingerprint, if it is known.
     """
     fields, scale = ("docno", splade.text_field), float(scale)
     made_from = {

@@ -131,7 +131,7 @@ def encode(
 def _begin(path: Path, made_from: dict[str, Any], splade: Splade, *, resume: bool, overwrite: bool) -> Path:
     """The folder of the generation to write: that of the same call before, or a new one."""
     with store.locked(path, _PATIENCE) as manifest:
-        begun = store.unfinished(manifest)
+        begun = manifest.unfinished
         if not overwrite:
             if manifest.current:
                 if manifest.current["engine"]:

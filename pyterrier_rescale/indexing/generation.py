@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,12 @@ _DOCNOS, _ORDER, _ENDS, _COLUMNS, _WEIGHTS = "docnos.arrow", "order.npy", "rows.
 class Generation:
     """Documents' vectors as they were when the generation was written; it never changes.
 
-    Args:
-        folder: of the generation.
-        content: what describes it: ``documents``, ``scale`` (units per weight of an index, or None), ``fingerprint``
-            (of the encoder's vocabulary, or None), ``made_from``, and more.
-        kept: most terms that are read of a document, and their least weight.
+    ``content`` describes it: ``documents``, ``scale`` (units per weight of an index, or None), ``fingerprint`` (of the
+    encoder's vocabulary, or None), ``made_from``, and more. Of a document the ``kept`` most terms of a least weight
+    are read.
     """
 
-    #: Of an index: its engine, opened.
-    engine: Any = None
+    engine: Any = None  # of an index, opened
 
     def __init__(
         self, folder: Path, content: dict[str, Any], kept: tuple[int | None, float] = (None, 0.0)
@@ -71,6 +68,10 @@ class Generation:
         """Column of each term."""
         return {term: column for column, term in enumerate(self._vocabulary["terms"])}
 
+    def known(self, weights: Mapping[str, float]) -> dict[int, float]:
+        """A query's known terms, by column."""
+        return {self.columns[term]: weight for term, weight in weights.items() if term in self.columns}
+
     @cached_property
     def docnos(self) -> pa.LargeStringArray:
         """The docnos, by document number, (N,)."""
@@ -89,11 +90,7 @@ class Generation:
         return ranks
 
     def rows(self, docnos: Sequence[str] | pd.Series) -> csr_matrix:
-        """The documents' vectors, shape (len(docnos), V), found by binary search.
-
-        Raises:
-            KeyError: there is no such document.
-        """
+        """The documents' vectors, shape (len(docnos), V), found by binary search; ``KeyError`` where there is none."""
         wanted, count = pa.array(docnos, pa.large_string()), len(self._order)
         less = np.zeros(len(wanted), dtype=np.int64)  # docnos that come before each
         for bit in reversed(range(count.bit_length())):

@@ -126,9 +126,8 @@ def _scores(inp: pd.DataFrame, vectors: Generation) -> np.ndarray:
     scores = np.zeros(len(inp))
     for qid, places in inp.groupby("qid", sort=False).indices.items():
         results, query = inp.iloc[places], np.zeros(len(vectors.terms))
-        for term, weight in query_weights(_toks(results), qid, vectors.content["fingerprint"]).items():
-            if term in vectors.columns:
-                query[vectors.columns[term]] = weight
+        known = vectors.known(query_weights(_toks(results), qid, vectors.content["fingerprint"]))
+        query[list(known)] = list(known.values())
         scores[places] = _rows(vectors, results["docno"]) @ query
     return scores
 

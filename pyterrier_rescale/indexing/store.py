@@ -46,6 +46,11 @@ class Manifest(NamedTuple):
     #: By name the generations that may go: what an unfinished ``encode`` is made from, None of others.
     others: dict[str, dict[str, Any] | None]
 
+    @property
+    def unfinished(self) -> dict[str, dict[str, Any]]:
+        """What ``encode`` has begun."""
+        return {name: made_from for name, made_from in self.others.items() if made_from}
+
 
 def read_manifest(path: Path) -> Manifest | None:
     """The manifest of a folder, None where nothing of ours is; ``ValueError`` for another version of the format."""
@@ -82,12 +87,7 @@ def check_files(path: Path, current: Mapping[str, Any]) -> None:
 
 @contextmanager
 def locked(path: Path, patience: float = 0) -> Iterator[Manifest]:
-    """Hold the lock of a folder, which is made if need be; without locks in the file system the last build counts.
-
-    Raises:
-        FileExistsError: the folder holds something that is not ours, or is a file.
-        RuntimeError: another process holds the lock.
-    """
+    """Hold the lock of a folder, made if need be; without locks in the file system the last of two builds counts."""
     path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path / LOCK)
     try:
@@ -99,16 +99,12 @@ def locked(path: Path, patience: float = 0) -> Iterator[Manifest]:
             raise
     try:
         manifest = read_manifest(path)
-        if manifest is None and any(file.name != LOCK and not file.name.startswith(_BESIDE) for file in path.iterdir()):
+        names = {file.name for file in path.iterdir() if not file.name.startswith(_BESIDE)}
+        if manifest is None and names - {LOCK}:
             raise FileExistsError(f"{path} is not empty and nothing in it is ours: choose another path")
         yield manifest or Manifest({}, None, {})
     finally:
         lock.release()
-
-
-def unfinished(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """What ``encode`` has begun and not finished: what it is made from, by the generation's name."""
-    return {name: made_from for name, made_from in manifest.others.items() if made_from}
 
 
 def begin(path: Path, manifest: Manifest, made_from: dict[str, Any] | None = None) -> Path:
@@ -146,7 +142,7 @@ def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Ite
         if manifest.current and not overwrite:
             how = "indexer(mode='overwrite') or encode(overwrite=True) replaces it"
             raise FileExistsError(f"something was built at {path} already: {how}; or choose another path")
-        if unfinished(manifest) and not overwrite:
+        if manifest.unfinished and not overwrite:
             raise FileExistsError(f"encode() has not finished at {path}: give the same call again, or overwrite it")
         folder = begin(path, manifest)
         content: dict[str, Any] = {}

@@ -97,7 +97,7 @@ class Vectors(pt.Artifact):
         if manifest and manifest.current:
             return manifest.current
         state = "not finished" if manifest else "not there"
-        for name in store.unfinished(manifest) if manifest else ():
+        for name in manifest.unfinished if manifest else ():
             state += f" ({len(list((self.path / name / SHARDS).glob('shard-*')))} shards are there)"
         raise FileNotFoundError(f"{self._noun} at {self.path}: {state}. {self._made_by} makes what is missing")
 

@@ -39,11 +39,7 @@ Encoded = tuple[Window, "csr_matrix"]
 def encode_in_processes(
     splade: Splade, windows: Iterable[Window], workers: int, devices: Sequence[str] | None = None
 ) -> Iterator[Encoded]:
-    """Encode in processes of their own, which share the processor's threads, or have a device each.
-
-    Raises:
-        RuntimeError: a process died, or could not encode some documents; the message says which and why.
-    """
+    """Encode in processes of their own, which share the processor's threads, or have a device each."""
     import torch
 
     context = get_context("spawn")  # a forked process inherits locks of threads that it does not have
@@ -65,7 +61,10 @@ def encode_in_processes(
 def in_order(
     windows: Iterable[Window], submit: Callable[[list[str]], Callable[[], csr_matrix]], ahead: int
 ) -> Iterator[Encoded]:
-    """Hand so many windows out, and give their vectors back in order; ``submit`` returns what waits for the result."""
+    """Hand so many windows out, and give their vectors back in order; ``submit`` returns what waits for the result.
+
+    ``RuntimeError`` says on which documents a worker died, or which it could not encode and why.
+    """
     source, waiting = iter(windows), deque()
     while True:
         for window in islice(source, ahead - len(waiting)):
@@ -120,16 +119,9 @@ def device_of(splade: Splade) -> str | None:
 def encode_on_ray(
     splade: Splade, windows: Iterable[Window], workers: int, address: str | None = None
 ) -> Iterator[Encoded]:
-    """Encode with actors; the vectors are those of a local run.
+    """Encode with actors, on GPUs if the encoder is on one; one that dies is started anew, and gets its windows again.
 
-    The package must be installed on the nodes. An actor that dies is started anew, and gets its windows again. Actors
-    are on GPUs if the encoder is on one, else they share the cluster's processors. Without an address the cluster is
-    the one that is connected, that of RAY_ADDRESS, or a new one on this machine.
-
-    Raises:
-        ImportError: Ray is not installed.
-        ValueError: the cluster has not what so many workers need; Ray would wait for ever.
-        RuntimeError: documents that could not be encoded, or on which several actors died.
+    Without an address the cluster is the one that is connected, that of RAY_ADDRESS, or a new one on this machine.
     """
     try:
         import ray

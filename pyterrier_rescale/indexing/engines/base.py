@@ -63,11 +63,6 @@ class Engine:
         with ThreadPoolExecutor(threads) as pool:
             yield from map(one, queries) if threads == 1 else pool.map(one, queries)
 
-    def known(self, weights: dict[str, float]) -> dict[int, float]:
-        """A query's known terms by column."""
-        columns = self.generation.columns
-        return {columns[term]: weight for term, weight in weights.items() if term in columns}
-
 
 class LibraryEngine(Engine):
     """An engine of another library: it takes some queries at a time, and breaks ties by document number."""

@@ -40,7 +40,7 @@ class ExactEngine(Engine):
         size = max(1, min(-(-len(queries) // threads), _RESULTS // k))
 
         def some(first: int) -> Results:
-            known = [self.known(query) for query in queries[first : first + size]]
+            known = [self.generation.known(query) for query in queries[first : first + size]]
             bounds = np.cumsum([0, *map(len, known)])
             terms = np.fromiter(chain.from_iterable(known), np.int64, bounds[-1])
             weights = np.fromiter(chain.from_iterable(query.values() for query in known), np.float64, bounds[-1])

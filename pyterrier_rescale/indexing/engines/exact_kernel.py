@@ -13,17 +13,10 @@ NEARLY = 1 - 1e-9  # of a score: what `ordered` may round to a tie with it
 
 @njit(nogil=True, cache=True)
 def search(indptr, documents, weights, bounds, terms, query, ranks, k):  # noqa: ANN001, ANN201
-    """How many documents each query found; their numbers and scores, best first, ties by rank.
+    """How many documents each query found (Q,); their numbers and scores, best first, ties by rank (N,).
 
-    Args:
-        indptr: where the postings of each term begin (V+1,).
-        documents: document of each posting (P,), ascending within a term.
-        weights: of each posting (P,).
-        bounds: where each query's terms begin (Q+1,).
-        terms: of all queries, one query after the other (T,).
-        query: their weights (T,).
-        ranks: each document's place in the order of docnos (N,).
-        k: how many documents are wanted.
+    Term t's postings are ``documents[indptr[t]:indptr[t + 1]]``, ascending, and their ``weights``; query q has
+    ``terms[bounds[q]:bounds[q + 1]]``, and their weights in ``query``.
     """
     counts, held = np.zeros(len(bounds) - 1, np.int64), 0
     numbers, scores = np.empty(k * len(counts), np.int64), np.empty(k * len(counts))

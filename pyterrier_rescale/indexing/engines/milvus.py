@@ -72,7 +72,7 @@ class MilvusEngine(LibraryEngine):
 
     def prepare(self, weights: dict[str, float]) -> tuple[dict[int, float], float]:
         """See ``LibraryEngine``."""
-        return self.known(weights), 1 / self.scale
+        return self.generation.known(weights), 1 / self.scale
 
     def match(self, queries: list[dict[int, float]], k: int) -> list[Result]:
         """See ``LibraryEngine``; scores are rounded to six digits of the largest: equal sums of float32 differ."""

@@ -66,7 +66,7 @@ class SeismicEngine(Engine):
     ) -> Result:
         """See ``Engine``; the candidates are Seismic's."""
         query_cut, heap_factor = check_integer("query_cut", query_cut), check_share("heap_factor", heap_factor)
-        known = self.known(weights)
+        known = self.generation.known(weights)
         if not known:
             return NOTHING
         terms, query = np.array(list(known)), np.array(list(known.values()))

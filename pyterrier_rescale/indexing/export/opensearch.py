@@ -33,10 +33,9 @@ _README = _TOP + """\
 OpenSearch 2.14 and later (rank_features field, neural_sparse query with query_tokens): the mapping above; the body of
 a search is query.json, "opensearch".
 Elasticsearch 8.15 and later (sparse_vector): the same with elasticsearch-mapping.json; query.json, "elasticsearch".
-Pruning is switched off in the query and, where the server knows the setting (8.19, 9.1), in the mapping; older servers
-want the mapping without index_options.
-Any server with rank_features: query.json, "rank_feature": one clause per term; "linear" is needed, for the default
-saturates. All three take at most 1,024 terms a query unless indices.query.bool.max_clause_count says more.
+Servers before 8.19 and 9.1 want the mapping without index_options.
+Any server with rank_features: query.json, "rank_feature": one clause per term.
+All three take at most 1,024 terms a query unless indices.query.bool.max_clause_count says more.
 Scores are dot products up to the nine significant bits that Lucene keeps of a weight (0.4 %).
 """
 _ANN_README = _TOP + """\
@@ -50,13 +49,12 @@ body of a search; top_n is the number of the query's terms, since others than th
 def write(source: Source, folder: Path) -> None:
     """Write bulk files, two mappings, ``query.json`` (an example of each kind), and ``queries.jsonl``."""
     source.terms = np.array([term.replace(".", "__") for term in source.terms], dtype=object)  # as Elasticsearch does
-    _write_bulk(source, folder)
-    for kind in ("opensearch", "elasticsearch"):
-        write_lines(folder / f"{kind}-mapping.json", [json_line(mapping(kind), indent=1)])
     example = source.named(source.example())
-    write_lines(folder / "query.json", [json_line({kind: query_body(example, kind) for kind in KINDS[:3]}, indent=1)])
-    readme = _README.format(documents=len(source.vectors), mapping="opensearch-mapping.json")
-    write_lines(folder / "README.txt", [readme])
+    _write(source, folder, _README.format(documents=len(source.vectors), mapping="opensearch-mapping.json"), {
+        "opensearch-mapping.json": mapping("opensearch"),
+        "elasticsearch-mapping.json": mapping("elasticsearch"),
+        "query.json": {kind: query_body(example, kind) for kind in KINDS[:3]},
+    })  # fmt: skip
 
 
 def write_ann(source: Source, folder: Path) -> None:
@@ -78,13 +76,12 @@ def write_ann(source: Source, folder: Path) -> None:
         source.queries = [(q, {c: w for c, w in toks.items() if numbers[c] >= 0}) for q, toks in source.queries]
         search = max((weight for _, toks in source.queries for weight in toks.values()), default=search)
     source.terms = numbers.astype(str).astype(object)
-    _write_bulk(source, folder)
-    write_lines(folder / "terms.json", [json_line(names)])
-    write_lines(folder / "mapping.json", [json_line(mapping("opensearch-ann", ingest, search), indent=1)])
-    body = query_body(source.named(source.example()), "opensearch-ann")
-    write_lines(folder / "query.json", [json_line(body, indent=1)])
     readme = _ANN_README.format(documents=len(source.vectors), mapping="mapping.json", ingest=ingest, search=search)
-    write_lines(folder / "README.txt", [readme])
+    _write(source, folder, readme, {
+        "terms.json": names,
+        "mapping.json": mapping("opensearch-ann", ingest, search),
+        "query.json": query_body(source.named(source.example()), "opensearch-ann"),
+    })  # fmt: skip
 
 
 def dense_numbers(frequencies: np.ndarray) -> tuple[np.ndarray, float]:
@@ -138,8 +135,11 @@ def query_body(toks: Mapping[str, float], kind: str = "opensearch", size: int = 
     return {"size": size, "_source": ["docno", "title", "text"], "query": query}
 
 
-def _write_bulk(source: Source, folder: Path) -> None:
-    """Write documents and queries."""
+def _write(source: Source, folder: Path, readme: str, files: Mapping[str, Any]) -> None:
+    """Write documents and queries, and some small files."""
+    write_lines(folder / "README.txt", [readme])
+    for name, content in files.items():
+        write_lines(folder / name, [json_line(content, indent=1)])
     bulk = (
         json_line({"index": {"_id": docno}}) + json_line({"docno": docno, **fields, FIELD: source.named(toks)})
         for docno, toks, fields in source.rows()

@@ -105,6 +105,5 @@ def export(
 
 
 def _by_column(toks: Any, qid: str, vectors: Any, max_terms: int | None) -> dict[int, float]:
-    weights = query_weights(toks, qid, vectors.vocabulary)
-    known = {vectors.columns[term]: weight for term, weight in weights.items() if term in vectors.columns}
+    known = vectors.open().known(query_weights(toks, qid, vectors.vocabulary))
     return heaviest(known, max_terms or len(known))
