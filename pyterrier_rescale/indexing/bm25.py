@@ -46,7 +46,7 @@ def build_bm25(
 ) -> None:
     """Index ``docno`` and ``text`` with Terrier's defaults (Porter stems, stop words), or find the same index there.
 
-    ``documents`` gives a fresh iterator at each call; ``made_from``, plain JSON values, tells them from others.
+    ``documents`` gives a fresh iterator at each call; ``made_from`` tells them from others.
 
     Raises:
         ValueError: the index that is there was made from other documents, or with another tokeniser.

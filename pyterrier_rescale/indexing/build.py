@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from .._utils.documents import as_documents
 from .._utils.files import expand
 from .._utils.made_from import check_same
 from . import store
-from .corpus import CorpusDigest, corpus_fingerprint
+from .corpus import corpus_fingerprint
 from .index import Index
 from .own_documents import WithoutOwnDocuments
 from .shards import GROUP
@@ -91,12 +91,8 @@ def build_index(
 ) -> Index:
     """The index of the documents at ``path``: that which the same call made before, else built now.
 
-    An index of vectors (``encode``) of all terms, by the same encoder from the same documents, is the same. Arguments
-    and errors are those of ``systems``; ``documents`` gives a fresh iterator at each call, and ``corpus_id`` is
-    ``corpus_fingerprint(documents, ("docno", splade.text_field))``, if it is known.
-
-    Raises:
-        RuntimeError: the documents that were indexed are others than ``corpus_id`` says.
+    An index of vectors (``encode``) of all terms, by the same encoder from the same documents, is the same.
+    ``documents`` gives a fresh iterator at each call; ``corpus_id`` is their fingerprint, if it is known.
     """
     fields, scale = ("docno", splade.text_field), float(scale)
     made_from = {
@@ -118,23 +114,7 @@ def build_index(
         if not overwrite:
             check_same(path, found, wanted)
     indexer = index.indexer(mode="overwrite" if current else "create", verbose=verbose, made_from=made_from)
-    checked = _checked(documents(), fields, made_from["corpus"])
-    return (splade.doc_encoder(scale=scale, verbose=False) >> indexer).index(checked, batch_size=GROUP)
-
-
-def _checked(
-    documents: Iterable[dict[str, Any]], fields: tuple[str, str], expected: str
-) -> Iterator[dict[str, Any]]:
-    """The documents; an error at the end if they were others than expected, so that no index tells a lie."""
-    digest = CorpusDigest(fields)
-    for document in documents:
-        digest.add(document)
-        yield document
-    if digest.value != expected:
-        raise RuntimeError(
-            f"the documents that were indexed ({digest.value} by {', '.join(fields)}) are not those expected "
-            f"({expected}): they changed in the meantime"
-        )
+    return (splade.doc_encoder(scale=scale, verbose=False) >> indexer).index(documents(), batch_size=GROUP)
 
 
 def _reiterable(corpus: Any) -> Callable[[], Iterable[dict[str, Any]]]:
@@ -151,12 +131,6 @@ def _reiterable(corpus: Any) -> Callable[[], Iterable[dict[str, Any]]]:
 
 
 def slug(name: str) -> str:
-    """A name as a folder's name, another one for every name: ``bert-a`` stays, ``My bert`` is ``My-bert-3a5f...``.
-
-    Only short names of lower-case ASCII letters, digits, dots and hyphens stay: some file systems do not tell cases
-    apart. Others keep what is readable of them, and get ten hex digits of their hash.
-    """
-    if re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}(?<![.-])", name) and not re.search(r"-[0-9a-f]{10}$", name):
-        return name
-    readable = re.sub(r"[^A-Za-z0-9._]+", "-", name[:80]).strip("-._")
-    return f"{readable or 'name'}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    """A name as a folder's name on every system: ``bert-a`` stays, ``My bert`` is ``my-bert-3a5f...``."""
+    readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60]
+    return readable if readable == name else f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"

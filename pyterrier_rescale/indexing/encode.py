@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.checks import check_integer
-from .._utils.files import expand, write_whole
-from .._utils.made_from import check_same, read_record
+from .._utils.files import expand
+from .._utils.made_from import check_same
 from .._utils.progress import progress_bar
-from ..encoding.pruning import check_pruning
+from ..encoding.pruning import check_pruning, prune
 from . import store
 from .corpus import CorpusDigest
-from .generation import SHARDS, write_vocabulary
+from .generation import SHARDS, VOCABULARY, Generation, write_vocabulary
 from .intake import checked_texts
 from .shards import GROUP, Block, new_shard, shard_digest, shard_name
 from .vectors import Vectors
-from .workers import Encoded, Window, WindowEncoder, encode_in_processes
+from .workers import Encoded, Window, device_of, encode_in_processes, encode_on_ray
 
 if TYPE_CHECKING:
     from ..splade import Splade
@@ -84,15 +84,15 @@ def encode(
         raise ValueError("overwrite=True removes what is at the path, which other processes share: leave shard out")
     if isinstance(devices, str) or (ray and devices is not None):
         raise ValueError(f"devices must be a list of torch devices, and None on a Ray cluster, got {devices!r}")
-    pruning = check_pruning(max_terms, min_weight)
+    max_terms, min_weight = check_pruning(max_terms, min_weight)
     made_from = {
         "encoder": splade.fingerprint,
         "encoder_settings": repr(splade),
         "vocabulary": splade.term_map().fingerprint,
         "field": splade.text_field,
         "shard_size": shard_size,
-        "max_terms": pruning[0],
-        "min_weight": pruning[1],
+        "max_terms": max_terms,
+        "min_weight": min_weight,
     }
     folder = _begin(path, made_from, splade, resume=resume, overwrite=overwrite)
     total = len(documents) if hasattr(documents, "__len__") else None
@@ -102,29 +102,27 @@ def encode(
         def windows() -> Iterator[Window]:
             """The documents of this call's shards that are not there yet; the others are read and compared."""
             texts = checked_texts(documents, splade.text_field)
-            for number in itertools.count():
-                shard = list(itertools.islice(texts, shard_size))
-                if not shard:
-                    return
-                digest = CorpusDigest(corpus.fields)
+            while shard := list(itertools.islice(texts, shard_size)):
+                number, digest = len(digests), CorpusDigest(corpus.fields)
                 for docno, text in shard:
                     for each in (digest, corpus):
                         each.add({"docno": docno, splade.text_field: text})
                 digests.append(digest.value)
                 bar.update(len(shard))
-                if not _is_there(path, folder, number, digests[-1]) and number % parts == part:
+                if not _is_there(path, folder, number, digest.value) and number % parts == part:
                     for first in range(0, len(shard), GROUP):
                         docnos, window = zip(*shard[first : first + GROUP], strict=True)
-                        end = digests[-1] if first + GROUP >= len(shard) else None
-                        yield Window(number, list(docnos), list(window), end)
+                        yield Window(number, first + GROUP >= len(shard), list(docnos), list(window))
 
-        with closing(_encoded(WindowEncoder(splade, *pruning), windows(), workers, devices, ray)) as encoded:
+        quiet = copy.copy(splade)
+        quiet.verbose = False
+        with closing(_encoded(quiet, windows(), workers, devices, ray)) as encoded:
             for window, vectors in encoded:  # the first of a shard
                 with new_shard(folder / SHARDS / shard_name(window.shard), digests[window.shard]) as write:
-                    write(Block(window.docnos, vectors))
-                    while window.end is None:
+                    write(Block(window.docnos, prune(vectors, max_terms, min_weight)))
+                    while not window.last:
                         window, vectors = next(encoded)
-                        write(Block(window.docnos, vectors))
+                        write(Block(window.docnos, prune(vectors, max_terms, min_weight)))
     if all([_is_there(path, folder, number, digest) for number, digest in enumerate(digests)]):
         _finish(path, folder, {**made_from, "corpus": corpus.value}, len(digests), corpus.count)
     return Vectors(path)
@@ -132,29 +130,27 @@ def encode(
 
 def _begin(path: Path, made_from: dict[str, Any], splade: Splade, *, resume: bool, overwrite: bool) -> Path:
     """The folder of the generation to write: that of the same call before, or a new one."""
-    with store.locked(path, _PATIENCE):
-        manifest = store.owned_manifest(path)
-        begun = store.unfinished(path, manifest)
+    with store.locked(path, _PATIENCE) as manifest:
+        begun = manifest.unfinished
         if not overwrite:
             if manifest.current:
                 if manifest.current["engine"]:
                     raise FileExistsError(f"{path} holds an index: choose another path")
-                begun = [path / manifest.current["generation"]]
+                begun = {manifest.current["generation"]: manifest.current["made_from"]}
             if begun and not resume:
                 raise FileExistsError(f"vectors are at {path} already: resume=True goes on with them")
-            for folder in begun:
-                found, wanted = read_record(folder, store.RECORD), dict(made_from)
-                del found["encoder_settings"], wanted["encoder_settings"]  # how the encoder was written, no more
-                check_same(path, found, wanted)
-                return folder
-        for folder in begun:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder = store.begin(path, manifest)
+            for name, found in begun.items():
+                wanted = {key: value for key, value in made_from.items() if key != "encoder_settings"}
+                check_same(path, {key: found.get(key) for key in wanted}, wanted)
+                if (path / name / VOCABULARY).exists():  # else killed before it had one
+                    return path / name
+        for name in begun:
+            shutil.rmtree(path / name, ignore_errors=True)
+        folder = store.begin(path, manifest, made_from)
         (folder / SHARDS).mkdir()
         terms, tokenizer = splade.term_map(), splade.encoder.tokenizer
         readable = [terms.readable(index, tokenizer) for index in range(len(terms.terms))]
         write_vocabulary(folder, terms.terms.tolist(), readable, splade.term_map("raw").terms.tolist())
-        write_whole(folder / store.RECORD, json.dumps(made_from))
         return folder
 
 
@@ -179,9 +175,8 @@ def _finish(path: Path, folder: Path, made_from: dict[str, Any], shards: int, do
             f"{str(path)!r} was made from more documents than the {documents} that were read. Choose another path, or "
             "start anew with overwrite=True"
         )
-    with store.locked(path, _PATIENCE):
-        current = store.owned_manifest(path).current
-        if current and current["generation"] == folder.name:
+    with store.locked(path, _PATIENCE) as manifest:
+        if manifest.current and manifest.current["generation"] == folder.name:
             return
         for beside in (folder / SHARDS).glob(".shard-*"):  # of killed processes
             beside.unlink(missing_ok=True)
@@ -189,24 +184,22 @@ def _finish(path: Path, folder: Path, made_from: dict[str, Any], shards: int, do
             "engine": None, "scale": None, "documents": documents, "fingerprint": made_from["vocabulary"],
             "made_from": made_from,
         }  # fmt: skip
+        Generation(folder, content).write_rows()
         store.commit(path, folder, Vectors(path)._build_metadata(), content)
 
 
 def _encoded(
-    encoder: WindowEncoder, windows: Iterable[Window], workers: int, devices: Sequence[str] | None, ray: bool | str
+    splade: Splade, windows: Iterable[Window], workers: int, devices: Sequence[str] | None, ray: bool | str
 ) -> Iterator[Encoded]:
     if ray:
-        from .ray_workers import encode_on_ray
-
-        return encode_on_ray(encoder, windows, workers, None if ray is True else ray)
-    device = getattr(encoder.splade.encoder, "device", None)  # an encoder without a model has none
-    if devices is None and workers > 1 and device is not None and device.type == "cuda":
+        return encode_on_ray(splade, windows, workers, None if ray is True else ray)
+    if devices is None and workers > 1 and device_of(splade) == "cuda":
         import torch
 
         devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if workers == 1 and not devices:
-        return ((window, encoder(window.texts)) for window in windows)
-    return encode_in_processes(encoder, windows, max(workers, len(devices or ())), devices)
+        return ((window, splade.encode_docs(window.texts)) for window in windows)
+    return encode_in_processes(splade, windows, max(workers, len(devices or ())), devices)
 
 
 def _check_share(shard: Any) -> tuple[int, int]:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from .._utils.checks import check_choice, check_integer, check_number
-from . import store
 from .engines import ENGINES, engine_class
 from .generation import Generation
 from .roles import Indexer, Retriever
 from .vectors import Vectors
-
-DEFAULT_ENGINE, DEFAULT_SCALE = "terrier", 100.0
-MODES = ("create", "overwrite", "append")
 
 
 def open_index(path: str | os.PathLike[str], engine: str | None = None, *, scale: float | None = None) -> Index:
@@ -63,12 +60,12 @@ class Index(Vectors):
     @property
     def engine(self) -> str:
         """The engine asked for, else that of the index at the path, else Terrier."""
-        return self.asked.get("engine") or self._found().get("engine") or DEFAULT_ENGINE
+        return self.asked.get("engine") or self._found().get("engine") or "terrier"
 
     @property
     def scale(self) -> float:
         """Units per weight: asked for, else of the index at the path, else 100."""
-        return self.asked.get("scale") or self._found().get("scale") or DEFAULT_SCALE
+        return self.asked.get("scale") or self._found().get("scale") or 100.0
 
     def indexer(
         self,
@@ -90,10 +87,10 @@ class Index(Vectors):
             made_from: what the documents' weights come from, plain JSON values, kept as the index's ``made_from``.
             options: the engine's own, e.g. ``n_postings`` of Seismic.
         """
-        check_choice("mode", mode, MODES)
+        check_choice("mode", mode, ("create", "overwrite", "append"))
         if bits is not None and (mode == "append" or check_integer("bits", bits) not in range(2, 17)):
             raise ValueError(f"bits must be from 2 to 16 (8 is usual), and None with mode='append', got {bits}")
-        self._check_options(options, "build_options")
+        self._check_options("build", options)
         return Indexer(self, mode=mode, bits=bits, verbose=verbose, made_from=made_from, options=options)
 
     def retriever(
@@ -110,13 +107,13 @@ class Index(Vectors):
         check_integer("num_results", num_results)
         if check_integer("threads", threads) > 1 and not engine_class(self.engine).concurrent:
             raise ValueError(f"threads must be 1 with engine {self.engine!r}, got {threads}")
-        self._check_options(options, "search_options")
+        self._check_options("search", options)
         return Retriever(self, num_results, threads=threads, verbose=verbose, options=options)
 
-    def _check_options(self, options: Mapping[str, Any], kind: str) -> None:
-        known = getattr(engine_class(self.engine), kind) if options else ()
-        if unknown := [name for name in options if name not in known]:
-            raise TypeError(f"engine {self.engine!r} has the options {sorted(known)}, got {unknown}")
+    def _check_options(self, verb: str, options: Mapping[str, Any]) -> None:
+        """``TypeError`` for options that the engine does not have: now, not when all documents are encoded."""
+        if options:
+            signature(getattr(engine_class(self.engine), verb)).bind_partial(**options)
 
     @property
     def engine_path(self) -> Path:
@@ -131,23 +128,10 @@ class Index(Vectors):
         except (FileNotFoundError, ValueError):
             return False
 
-    def __len__(self) -> int:
-        """The number of documents; 0 when there is no index yet."""
-        return self._found().get("documents", 0)
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the index's files in bytes; 0 when there is no index yet."""
-        return sum(self._found().get("files", {}).values())
-
     def stats(self, **options: Any) -> dict[str, Any]:
         """As :meth:`Vectors.stats`, and engine, fingerprint (of the vocabulary) and size_bytes."""
         own = {"engine": self.engine, "fingerprint": self.vocabulary, "size_bytes": self.size_bytes}
         return {**own, **super().stats(**options)}
-
-    def _found(self) -> dict[str, Any]:
-        manifest = store.read_manifest(self.path)
-        return (manifest and manifest.current) or {}
 
     def _current(self) -> dict[str, Any]:
         current = super()._current()

@@ -19,18 +19,14 @@ from .shards import GROUP, Block
 MAX_WEIGHT = 2**22
 
 
-def checked(documents: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """(docno, document[key]) of each document.
-
-    Args:
-        documents: an iterable of dicts, a frame, a Hugging Face dataset, or a collection.
-        key: what is read beside the docno: ``"toks"``, or the text field.
+def checked(documents: Any, key: str, held: Iterator[str] = ()) -> Iterator[tuple[str, Any]]:
+    """(docno, document[key]) of each document: of dicts, a frame, a Hugging Face dataset, or a collection.
 
     Raises:
-        TypeError, KeyError, ValueError: a document without a proper docno or without the key, a docno that comes twice,
-            or no documents at all.
+        TypeError, KeyError, ValueError: a document without a proper docno or without the key, a docno that comes twice
+            or is among the ``held``, or no documents at all.
     """
-    seen: set[str] = set()
+    seen, number = set(held), -1
     for number, document in enumerate(documents.corpus() if hasattr(documents, "corpus") else as_documents(documents)):
         if not isinstance(document, Mapping):
             raise TypeError(f"document {number} must be a dict with docno and {key}, got {type(document).__name__}")
@@ -48,7 +44,7 @@ def checked(documents: Any, key: str) -> Iterator[tuple[str, Any]]:
             raise ValueError(f"docno {docno!r} occurs twice (again as document {number}): docnos must be unique")
         seen.add(docno)
         yield docno, document[key]
-    if not seen:
+    if number < 0:
         raise ValueError("documents must hold at least one document, got none")
 
 
@@ -64,12 +60,7 @@ def checked_texts(documents: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def query_weights(toks: Any, qid: Any, vocabulary: str | None) -> dict[str, float]:
-    """A query's terms of weight > 0.
-
-    Args:
-        toks: {term: weight >= 0}, unscaled.
-        qid: of the query, for messages.
-        vocabulary: fingerprint of the documents' vocabulary, if it is known.
+    """The terms of weight > 0 of a query, {term: weight >= 0}, unscaled, for documents of a ``vocabulary``.
 
     Raises:
         TypeError: no dict of str -> number.
@@ -87,9 +78,12 @@ def query_weights(toks: Any, qid: Any, vocabulary: str | None) -> dict[str, floa
         raise ValueError(
             f"query {qid!r} was encoded at scale {stamp[1]:g}, unscaled weights are needed: use query_encoder(scale=1)"
         )
-    for term, weight in toks.items():
-        if not is_number(weight) or weight < 0:
-            raise ValueError(f"query {qid!r}: weights must be finite numbers >= 0, got {weight!r} for {term!r}")
+    try:
+        proper = all(map(math.isfinite, toks.values())) and min(toks.values(), default=0) >= 0
+    except TypeError:  # no numbers
+        proper = False
+    if not proper:
+        raise ValueError(f"query {qid!r}: weights must be finite numbers >= 0, got {toks!r:.200}")
     return {term: float(weight) for term, weight in toks.items() if weight > 0}
 
 
@@ -100,36 +94,24 @@ class ToksIntake:
         documents: see ``checked``.
         check_term: raises ``ValueError`` for a term that the engine cannot hold.
         scale: units per weight.
-        any_scale: take the scale of the weights, where they know it.
+        any_scale: take the scale of the first weights that know it.
         old: what is added to.
-
-    Attributes:
-        vocabulary: term -> column.
-        fingerprint: of the vocabulary of an encoder, where the weights know it.
     """
 
     def __init__(
-        self,
-        documents: Any,
-        check_term: Callable[[str], Any],
-        scale: float,
-        *,
-        any_scale: bool = False,
-        old: Generation | None = None,
+        self, documents: Any, check_term: Callable[[str], Any], scale: float, any_scale: bool, old: Generation | None
     ) -> None:
-        self._documents, self._check_term, self._any_scale = documents, check_term, any_scale
+        self._documents, self._check_term, self._scale, self._any_scale = documents, check_term, scale, any_scale
+        #: Term -> column.
         self.vocabulary: dict[str, int] = dict(old.columns) if old else {}
-        self.fingerprint, self.scale = old.content["fingerprint"] if old else None, scale
-        self._known = set(old.docnos if old else ())
-        self._seen: str | None = None  # the stamp of the documents before
+        #: Of an encoder's vocabulary, where the weights know it.
+        self.fingerprint: str | None = old.content["fingerprint"] if old else None
+        self._held = old.docnos.to_pylist() if old else ()
+        self._seen: tuple[str, float] | None = None  # the stamp of the documents before
 
     def blocks(self) -> Iterator[Block]:
-        """All documents, some at a time.
-
-        Raises:
-            TypeError, KeyError, ValueError: a document that cannot be indexed; the message names it and the reason.
-        """
-        documents = checked(self._documents, "toks")
+        """All documents, some at a time; ``TypeError, KeyError, ValueError`` name one that cannot be indexed."""
+        documents = checked(self._documents, "toks", self._held)
         while block := list(itertools.islice(documents, GROUP)):
             yield self._block(block)
 
@@ -138,41 +120,33 @@ class ToksIntake:
         for docno, toks in documents:
             if not isinstance(toks, Mapping):
                 raise TypeError(f"toks of document {docno!r} must be a dict of term -> int >= 1, got {toks!r:.80}")
-            if docno in self._known:
-                raise ValueError(f"docno {docno!r} is in the index already: docnos must be unique")
-            self._check_stamp(toks, docno)
+            if (stamp := _stamp(toks)) and stamp != self._seen:
+                self._check_stamp(*stamp, docno)
+                self._seen = stamp
             columns += [self.vocabulary.setdefault(term, len(self.vocabulary)) for term in toks]
             weights += toks.values()
             indptr.append(len(columns))
         for term in itertools.islice(self.vocabulary, known, None):
-            self._check_new(term, documents)
-        data = (_checked_weights(weights, documents) / self.scale).astype(np.float32)
+            try:
+                if not isinstance(term, str) or has_surrogates(term):
+                    raise ValueError(f"a term must be a str of valid UTF-8, got {term!r}")
+                self._check_term(term)
+            except ValueError as error:
+                docno = next(docno for docno, toks in documents if term in toks)
+                raise ValueError(f"document {docno!r}: {error}") from None
+        data = (_checked_weights(weights, documents) / self._scale).astype(np.float32)
         width = max(columns, default=0) + 1
         matrix = csr_matrix((data, np.array(columns, dtype=np.int32), np.array(indptr)), (len(documents), width))
         matrix.sort_indices()
         return Block([docno for docno, _ in documents], matrix)
 
-    def _check_new(self, term: Any, documents: list[tuple[str, Any]]) -> None:
-        try:
-            if not isinstance(term, str) or has_surrogates(term):
-                raise ValueError(f"a term must be a str of valid UTF-8, got {term!r}")
-            self._check_term(term)
-        except ValueError as error:
-            docno = next(docno for docno, toks in documents if term in toks)
-            raise ValueError(f"document {docno!r}: {error}") from None
-
-    def _check_stamp(self, toks: Mapping, docno: str) -> None:
-        stamp = getattr(toks, "vocab", None)
-        if stamp is None or stamp == self._seen:
-            return
-        fingerprint, scale = _stamp(toks)
+    def _check_stamp(self, fingerprint: str, scale: float, docno: str) -> None:
         if self._any_scale and self._seen is None:
-            self.scale = scale
-        self._seen = stamp
-        if not math.isclose(scale, self.scale, rel_tol=1e-4):
+            self._scale = scale
+        if not math.isclose(scale, self._scale, rel_tol=1e-4):
             raise ValueError(
-                f"document {docno!r} was encoded at scale {scale:g}, the index is at scale {self.scale:g}: "
-                f"use doc_encoder(scale={self.scale:g}) or open_index(..., scale={scale:g})"
+                f"document {docno!r} was encoded at scale {scale:g}, the index is at scale {self._scale:g}: "
+                f"use doc_encoder(scale={self._scale:g}) or open_index(..., scale={scale:g})"
             )
         if self.fingerprint not in (None, fingerprint):
             raise ValueError(
@@ -184,11 +158,10 @@ class ToksIntake:
 
 def _stamp(toks: Mapping) -> tuple[str, float] | None:
     """(vocabulary fingerprint, scale) of weights that an encoder made, which know both; None for plain dicts."""
-    stamp = getattr(toks, "vocab", None)
-    if stamp is None:
-        return None
-    fingerprint, _, scale = stamp.rpartition(":")
-    return fingerprint, float(scale)
+    if stamp := getattr(toks, "vocab", None):
+        fingerprint, _, scale = stamp.rpartition(":")
+        return fingerprint, float(scale)
+    return None
 
 
 def _checked_weights(weights: list[Any], documents: list[tuple[str, Any]]) -> np.ndarray:

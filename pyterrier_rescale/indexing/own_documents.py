@@ -17,10 +17,6 @@ def own_documents(topics: pd.DataFrame, documents: Iterable[Mapping[str, Any]]) 
     """The ids of the topics that are documents: the docno is the qid, and the text is the query (title aside).
 
     Equal ids alone mean nothing: many collections number both topics and documents from 1 on.
-
-    Args:
-        topics: qid, query.
-        documents: dicts with docno, text, and perhaps title or body.
     """
     queries = {qid: _plain(query) for qid, query in zip(topics["qid"], topics["query"], strict=True)}
     own = set()
@@ -42,28 +38,24 @@ class WithoutOwnDocuments(pt.Transformer):
     """
 
     def __init__(self, documents: Callable[[], Iterable[Mapping[str, Any]]], num_results: int) -> None:
-        self.documents = documents
-        self.num_results = num_results
+        self.documents, self.num_results = documents, num_results
         self._known: dict[tuple[str, str], bool] = {}
-        self._told = False
 
     def __repr__(self) -> str:
         return f"WithoutOwnDocuments(num_results={self.num_results})"
 
     def own(self, topics: pd.DataFrame) -> frozenset[str]:
         """The ids of the topics that are documents; says so at the first that there are."""
-        pairs = list(zip(topics["qid"], topics["query"], strict=True))
-        if any(pair not in self._known for pair in pairs):
-            found = own_documents(topics, self.documents())
+        pairs = set(zip(topics["qid"], topics["query"], strict=True))
+        if not pairs <= self._known.keys():
+            told, found = any(self._known.values()), own_documents(topics, self.documents())
             self._known |= {pair: pair[0] in found for pair in pairs}
-        own = frozenset(pair[0] for pair in pairs if self._known[pair])
-        if own and not self._told:
-            self._told = True
-            warnings.warn(
-                f"{len(own):,} queries are documents themselves, such as {min(own)!r}: each one's own document is left "
-                "out of its results", stacklevel=2,
-            )  # fmt: skip
-        return own
+            if found and not told:
+                warnings.warn(
+                    f"{len(found):,} queries are documents themselves, such as {min(found)!r}: each one's own document "
+                    "is left out of its results", stacklevel=2,
+                )  # fmt: skip
+        return frozenset(pair[0] for pair in pairs if self._known[pair])
 
     def transform(self, results: pd.DataFrame) -> pd.DataFrame:
         """Drop the rows of own documents; ranks close up."""

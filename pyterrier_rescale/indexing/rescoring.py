@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -90,47 +90,31 @@ class VectorFeedback(Stage):
         return queries.assign(**{f"{_TOKS}_0": pd.Series(old, dtype=object), _TOKS: pd.Series(new, dtype=object)})
 
     def _expanded(self, qid: Any, results: pd.DataFrame, vectors: Generation) -> Toks:
+        """The new query; heaviest term first, equal weights by term."""
         toks = _toks(results)
         query = query_weights(toks, qid, vectors.content["fingerprint"])
         best = results.sort_values("score", ascending=False, kind="stable").head(self.fb_docs)
-        scores = best["score"].to_numpy(dtype=float)
-        finite = np.isfinite(scores).all()
+        shares = best["score"].to_numpy(dtype=float)
+        finite = np.isfinite(shares).all()
         if self.weighting == "softmax" and finite:
-            scores = np.exp(scores - scores.max())
-        if not finite or scores.min() < 0 or not scores.sum():
+            shares = np.exp(shares - shares.max())
+        if not finite or shares.min() < 0 or not shares.sum():
             raise ValueError(
-                f"query {qid!r}: scores must be finite numbers >= 0, and one of them > 0, got {scores.tolist()}; "
+                f"query {qid!r}: scores must be finite numbers >= 0, and one of them > 0, got {shares.tolist()}; "
                 'feedback(weighting="softmax") takes negative ones, too'
             )
         rows = _rows(vectors, best["docno"])
-        weights = rm3(query, rows, scores / scores.sum(), vectors.terms, self.fb_terms, self.fb_lambda)
+        lengths = np.asarray(rows.sum(axis=1)).ravel()
+        relevance = rows.T @ np.divide(shares / shares.sum(), lengths, out=np.zeros(len(best)), where=lengths > 0)
+        columns = np.flatnonzero(relevance)
+        found = _heaviest_first(dict(zip(vectors.terms[columns].tolist(), relevance[columns].tolist(), strict=True)))
+        mixed: dict[str, float] = {}
+        for part, share in (query, 1 - self.fb_lambda), (dict(islice(found.items(), self.fb_terms)), self.fb_lambda):
+            total = sum(part.values()) or 1.0
+            for term, weight in part.items():
+                mixed[term] = mixed.get(term, 0.0) + share * weight / total
+        weights = _heaviest_first({term: weight for term, weight in mixed.items() if weight > 0})
         return Toks(weights.items(), getattr(toks, "vocab", None))
-
-
-def rm3(
-    query: Mapping[str, float], rows: csr_matrix, shares: np.ndarray, terms: np.ndarray, fb_terms: int, fb_lambda: float
-) -> dict[str, float]:
-    """The expanded query by :class:`VectorFeedback`'s formula; heaviest term first, equal weights by term.
-
-    Args:
-        query: terms and weights >= 0.
-        rows: vectors of the best documents, shape (n, V).
-        shares: what each of them counts for, (n,), in sum 1.
-        terms: the terms by column, (V,).
-        fb_terms: terms kept of the documents.
-        fb_lambda: their share of the new weights.
-    """
-    lengths = np.asarray(rows.sum(axis=1)).ravel()
-    relevance = rows.T @ np.divide(shares, lengths, out=np.zeros(len(shares)), where=lengths > 0)
-    columns = np.flatnonzero(relevance)
-    found = _heaviest_first(dict(zip(terms[columns].tolist(), relevance[columns].tolist(), strict=True)))
-    found = dict(itertools.islice(found.items(), fb_terms))
-    mixed: dict[str, float] = {}
-    for part, share in ((query, 1 - fb_lambda), (found, fb_lambda)):
-        total = sum(part.values()) or 1.0
-        for term, weight in part.items():
-            mixed[term] = mixed.get(term, 0.0) + share * weight / total
-    return _heaviest_first({term: weight for term, weight in mixed.items() if weight > 0})
 
 
 def _heaviest_first(weights: Mapping[str, float]) -> dict[str, float]:
@@ -142,9 +126,8 @@ def _scores(inp: pd.DataFrame, vectors: Generation) -> np.ndarray:
     scores = np.zeros(len(inp))
     for qid, places in inp.groupby("qid", sort=False).indices.items():
         results, query = inp.iloc[places], np.zeros(len(vectors.terms))
-        for term, weight in query_weights(_toks(results), qid, vectors.content["fingerprint"]).items():
-            if term in vectors.columns:
-                query[vectors.columns[term]] = weight
+        known = vectors.known(query_weights(_toks(results), qid, vectors.content["fingerprint"]))
+        query[list(known)] = list(known.values())
         scores[places] = _rows(vectors, results["docno"]) @ query
     return scores
 

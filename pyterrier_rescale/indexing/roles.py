@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import warnings
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +38,7 @@ class NoTermsError(ValueError):
 class Indexer(_Role, pt.Indexer):
     """Writes documents into an index: all of them or, with an exception, none."""
 
-    _call = "indexer"
+    _call = _label = "indexer"
 
     def __init__(
         self,
@@ -70,16 +68,15 @@ class Indexer(_Role, pt.Indexer):
         elif self.verbose:
             total = len(iter) if hasattr(iter, "__len__") else None
             iter = progress_bar(as_documents(iter), desc=f"indexing ({engine.name})", unit="d", total=total)
-        options = {**engine.build_options, **self.options}
         artifact, overwrite = target._build_metadata(), self.mode != "create"
         with store.building(target.path, artifact, overwrite=overwrite) as (folder, content):
             old = target.open() if self.mode == "append" and len(target) else None
-            (folder / SHARDS).mkdir()
-            fingerprint = _write_vectors(folder, iter, engine, target.scale, old, any_scale=self.bits is not None)
-            content |= {"engine": engine.name, "scale": target.scale, "options": options}
-            content |= {"fingerprint": fingerprint, "made_from": made_from}
+            fingerprint = _write_vectors(folder, iter, engine, target.scale, self.bits is not None, old)
+            content |= {
+                "engine": engine.name, "scale": target.scale, "fingerprint": fingerprint, "made_from": made_from,
+            }  # fmt: skip
             generation = Generation(folder, content)
-            content["documents"] = len(generation.docnos)
+            content["documents"] = generation.write_rows()
             if self.bits is not None:
                 largest = max(float(vectors.data.max(initial=0)) for _, vectors in generation.blocks())
                 content["scale"] = float(f"{((1 << self.bits) - 1) / (largest or 1):.6g}")
@@ -89,8 +86,7 @@ class Indexer(_Role, pt.Indexer):
             if engine.needs_terms and not len(used):
                 raise NoTermsError("no document has any term (toks is empty in all of them)")
             (folder / engine.name).mkdir()
-            engine.build(folder / engine.name, generation, **options)
-            content["unlisted"] = None if engine.listed else engine.name
+            engine.build(folder / engine.name, generation, **self.options)
         target.close()
         if self.bits is not None:
             target.asked.pop("scale", None)
@@ -100,30 +96,21 @@ class Indexer(_Role, pt.Indexer):
         """The columns that documents need."""
         return [["docno", "toks"]]
 
-    @property
-    def _label(self) -> str:
-        return f"{self.target.engine} indexer"
-
 
 def _write_vectors(
-    folder: Path, documents: Any, engine: type[Engine], scale: float, old: Generation | None, *, any_scale: bool
+    folder: Path, documents: Any, engine: type[Engine], scale: float, any_scale: bool, old: Generation | None
 ) -> str | None:
-    """Write shards and vocabulary of a new generation, after those of an ``old`` one; return the fingerprint."""
+    """Write shards and vocabulary of a generation, those of an ``old`` one first; return the encoder's fingerprint."""
+    (folder / SHARDS).mkdir()
     if isinstance(documents, Vectors) and old is None:
         source = documents.open()
-        write_shards(folder / SHARDS, source.blocks(), 0)
+        write_shards(folder / SHARDS, source.blocks())
         write_vocabulary(folder, source.terms, source.readable, source.tokens)
         return source.content["fingerprint"]
     if isinstance(documents, Vectors):
         documents = documents.documents(scale)
-    shards = old.shards if old else []
-    for shard in shards:
-        try:
-            os.link(shard, folder / SHARDS / shard.name)  # takes no room
-        except OSError:  # a file system without hard links
-            shutil.copyfile(shard, folder / SHARDS / shard.name)
-    intake = ToksIntake(documents, engine.check_term, scale, any_scale=any_scale, old=old)
-    write_shards(folder / SHARDS, intake.blocks(), len(shards))
+    intake = ToksIntake(documents, engine.check_term, scale, any_scale, old)
+    write_shards(folder / SHARDS, chain(old.blocks() if old else (), intake.blocks()))
     new = list(intake.vocabulary)[len(old.terms) if old else 0 :]
     readable = [*old.readable, *new] if old else None
     tokens = [*old.tokens, *[None] * len(new)] if old and old.tokens else None
@@ -140,7 +127,7 @@ class Retriever(_Role):
     one that is at the path when the call begins. Threads may share a retriever.
     """
 
-    _call = "retriever"
+    _call = _label = "retriever"
 
     def __init__(
         self,
@@ -168,41 +155,24 @@ class Retriever(_Role):
         return self.index.read(lambda generation: self._search(inp, generation))
 
     def _search(self, inp: pd.DataFrame, generation: Generation) -> pd.DataFrame:
-        content, engine = generation.content, generation.engine
-        queries = [
-            query_weights(toks, qid, content["fingerprint"])
-            for qid, toks in zip(inp["qid"], inp["query_toks"], strict=True)
-        ]
-        if not all(hasattr(toks, "vocab") for toks in inp["query_toks"]):
-            _warn_if_scaled(queries, content["scale"])
-        options = {**engine.search_options, **self.options}
-        found = engine.search_all(queries, self.num_results, self.threads, **options)
-        if self.verbose:
-            found = progress_bar(found, desc=f"retrieving ({engine.name})", unit="q", total=len(queries))
-        numbers, scores = zip(*found, strict=True)
-        counts = [len(part) for part in numbers]
+        engine, vocabulary = generation.engine, generation.content["fingerprint"]
+        queries = [query_weights(*query, vocabulary) for query in zip(inp["query_toks"], inp["qid"], strict=True)]
+        parts = []
+        with progress_bar(
+            desc=f"retrieving ({engine.name})", unit="q", total=len(queries), disable=not self.verbose
+        ) as bar:
+            for part in engine.search_all(queries, self.num_results, self.threads, **self.options):
+                parts.append(part)
+                bar.update(len(part[0]))
+        counts, numbers, scores = map(np.concatenate, zip(*parts, strict=True))
         out = inp.iloc[np.repeat(np.arange(len(inp)), counts)].reset_index(drop=True)
-        out["docno"] = generation.docnos.take(np.concatenate(numbers))
-        out["score"] = np.concatenate(scores)
-        out["rank"] = np.concatenate([np.arange(count) for count in counts]) + pt.model.FIRST_RANK
-        return out if len(out) else out.astype({"docno": str, "score": float, "rank": int})
+        out["docno"] = generation.docnos.take(numbers).to_pandas()
+        out["score"] = scores
+        out["rank"] = np.arange(len(out)) - np.repeat(np.cumsum(counts) - counts, counts) + pt.model.FIRST_RANK
+        return out
 
     def fuse_rank_cutoff(self, k: int) -> Retriever:
         """`retriever % k` as one retriever of at most k results."""
         if k >= self.num_results:
             return self
         return Retriever(self.index, k, threads=self.threads, verbose=self.verbose, options=self.options)
-
-    @property
-    def _label(self) -> str:
-        return f"{self.index.engine} retriever"
-
-
-def _warn_if_scaled(queries: list[dict[str, float]], scale: float) -> None:
-    """Weights that were scaled twice only spoil the ranking, without a word."""
-    weights = [weight for query in queries for weight in query.values()]
-    if scale != 1 and weights and all(weight >= 10 and weight.is_integer() for weight in weights):
-        warnings.warn(
-            "all query weights are whole numbers of 10 and more: they look scaled, but the index takes unscaled ones; "
-            "use query_encoder(scale=1)", stacklevel=5,
-        )  # fmt: skip

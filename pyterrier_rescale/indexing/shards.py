@@ -6,7 +6,7 @@ import itertools
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,15 +24,10 @@ _DIGEST = b"documents"
 
 
 class Block(NamedTuple):
-    """Some documents' vectors.
-
-    Attributes:
-        docnos: of n documents.
-        vectors: their weights, shape (n, V), float32; column = number of the term.
-    """
+    """Some documents' vectors."""
 
     docnos: list[str]
-    vectors: csr_matrix
+    vectors: csr_matrix  # shape (n, V), float32
 
 
 def shard_name(number: int) -> str:
@@ -42,16 +37,13 @@ def shard_name(number: int) -> str:
 
 @contextmanager
 def new_shard(path: Path, digest: str = "") -> Iterator[Callable[[Block], None]]:
-    """A function that appends documents to a shard, which is at its place, whole and flushed, once all is written.
+    """A function that appends to a shard, which is at its place, whole and flushed, once all is written.
 
-    Args:
-        path: of the shard.
-        digest: hash of the documents that it is encoded from.
+    ``digest`` is the hash of the documents that it is encoded from.
     """
     ints, floats = pa.list_(pa.int32()), pa.list_(pa.float32())
     schema = pa.schema([("docno", pa.string()), ("terms", ints), ("weights", floats)])
     beside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
-    writer = pq.ParquetWriter(beside, schema, compression="zstd", use_dictionary=False, write_page_checksum=True)
 
     def write(block: Block) -> None:
         docnos, vectors = block
@@ -62,22 +54,21 @@ def new_shard(path: Path, digest: str = "") -> Iterator[Callable[[Block], None]]
         writer.write_table(table, row_group_size=max(1, len(docnos)))
 
     try:
-        yield write
-        writer.add_key_value_metadata({_DIGEST: digest.encode()})
-        writer.close()
+        with pq.ParquetWriter(
+            beside, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
+        ) as writer:
+            yield write
+            writer.add_key_value_metadata({_DIGEST: digest.encode()})
         sync(beside)
         os.replace(beside, path)
         sync(path.parent)
-    except BaseException:
-        with suppress(Exception):  # open files cannot be removed on Windows
-            writer.close()
+    finally:
         beside.unlink(missing_ok=True)
-        raise
 
 
-def write_shards(folder: Path, blocks: Iterator[Block], first: int) -> None:
-    """Write blocks of vectors as the shards from number ``first`` on, up to 50,000 documents each."""
-    for number, block in zip(itertools.count(first), blocks):  # noqa: B905
+def write_shards(folder: Path, blocks: Iterator[Block]) -> None:
+    """Write blocks of vectors as shards of up to 50,000 documents each."""
+    for number, block in zip(itertools.count(), blocks):  # noqa: B905
         with new_shard(folder / shard_name(number)) as write:
             for part in itertools.chain([block], itertools.islice(blocks, 50_000 // GROUP - 1)):
                 write(part)
@@ -91,32 +82,17 @@ def shard_digest(path: Path) -> str | None:
         return None
 
 
-def read_docnos(path: Path) -> list[str]:
-    """The docnos of a shard, in order."""
-    with pq.ParquetFile(path) as file:
-        return file.read(["docno"])["docno"].to_pylist()
-
-
-def group_sizes(path: Path) -> list[int]:
-    """The number of documents of each row group of a shard."""
-    layout = pq.read_metadata(path)
-    return [layout.row_group(group).num_rows for group in range(layout.num_row_groups)]
-
-
-def read_block(path: Path, group: int, width: int) -> Block:
-    """A row group of a shard; its vectors have ``width`` columns.
-
-    Raises:
-        ValueError: the file is damaged (its pages carry checksums).
-    """
+def read_shard(path: Path, width: int) -> Iterator[Block]:
+    """The row groups of a shard, of ``width`` columns; ``ValueError`` if it is damaged (its pages carry checksums)."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read_row_group(group, use_threads=False).combine_chunks()
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, use_threads=False)
+                terms, weights = (table.column(name).combine_chunks() for name in ("terms", "weights"))
+                indptr = terms.offsets.to_numpy().astype(np.int64)
+                arrays = weights.flatten().to_numpy(), terms.flatten().to_numpy(), indptr - indptr[0]
+                yield Block(table.column("docno").to_pylist(), csr_matrix(arrays, shape=(table.num_rows, width)))
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"the shard {path} is damaged: {error}") from error
-    terms, weights = (table.column(name).combine_chunks() for name in ("terms", "weights"))
-    indptr = terms.offsets.to_numpy().astype(np.int64)
-    arrays = weights.flatten().to_numpy(), terms.flatten().to_numpy(), indptr - indptr[0]
-    return Block(table.column("docno").to_pylist(), csr_matrix(arrays, shape=(table.num_rows, width)))

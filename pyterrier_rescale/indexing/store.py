@@ -4,7 +4,7 @@
 
     path/pt_meta.json     the manifest, under PyTerrier's name for an artifact's metadata
     path/write.lock       held by the process that writes
-    path/g-<id>/          a generation: shards of vectors, the vocabulary, one engine's files
+    path/g-<id>/          a generation: vectors by shard and by docno, the vocabulary, one engine's files
 
 A build writes a new generation, flushes it, and replaces the manifest in one step. Then the former generation is
 removed. So at every moment the old one or the new one is served whole, on every file system. Only generations that a
@@ -29,35 +29,31 @@ from .._utils.files import settle, write_whole
 from .._utils.made_from import read_record
 
 MANIFEST, LOCK = "pt_meta.json", "write.lock"
-#: In the folder of a generation that ``encode`` writes: what it is made from.
-RECORD = "made-from.json"
-_KEY, VERSION = "pyterrier_rescale", 3
+#: A folder of files that change when they are read; the manifest does not list them.
+LIVE = "live"
+_KEY, VERSION = "pyterrier_rescale", 4
 _BESIDE = f".{MANIFEST}-"  # what `write_whole` writes first
 # What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 class Manifest(NamedTuple):
-    """What the manifest says.
+    """What the manifest says."""
 
-    Attributes:
-        artifact: PyTerrier's own metadata.
-        current: of the generation that counts: its name (``generation``), sizes of its ``files``, and all that
-            describes it; None while the first one is not finished.
-        others: names of generations that may go: unfinished ones and replaced ones.
-    """
-
-    artifact: dict[str, Any]
+    artifact: dict[str, Any]  # PyTerrier's own metadata
+    #: Of the generation that counts: its name, sizes of its ``files``, and what describes it; None before the first.
     current: dict[str, Any] | None
-    others: list[str]
+    #: By name the generations that may go: what an unfinished ``encode`` is made from, None of others.
+    others: dict[str, dict[str, Any] | None]
+
+    @property
+    def unfinished(self) -> dict[str, dict[str, Any]]:
+        """What ``encode`` has begun."""
+        return {name: made_from for name, made_from in self.others.items() if made_from}
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest of a folder; None where nothing of ours is.
-
-    Raises:
-        ValueError: it is damaged, or of another version of the format.
-    """
+    """The manifest of a folder, None where nothing of ours is; ``ValueError`` for another version of the format."""
     artifact = read_record(path, MANIFEST) or {}
     found = artifact.pop(_KEY, None)
     if found is None:
@@ -90,15 +86,8 @@ def check_files(path: Path, current: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def locked(path: Path, patience: float = 0) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if need be; wait for it so many seconds.
-
-    Where the file system has no locks nothing is held: the last of two builds to finish counts.
-
-    Raises:
-        FileExistsError: there is a file.
-        RuntimeError: another process holds the lock.
-    """
+def locked(path: Path, patience: float = 0) -> Iterator[Manifest]:
+    """Hold the lock of a folder, made if need be; without locks in the file system the last of two builds counts."""
     path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path / LOCK)
     try:
@@ -109,50 +98,36 @@ def locked(path: Path, patience: float = 0) -> Iterator[None]:
         if error.errno not in _NO_LOCKS:
             raise
     try:
-        yield
+        manifest = read_manifest(path)
+        names = {file.name for file in path.iterdir() if not file.name.startswith(_BESIDE)}
+        if manifest is None and names - {LOCK}:
+            raise FileExistsError(f"{path} is not empty and nothing in it is ours: choose another path")
+        yield manifest or Manifest({}, None, {})
     finally:
         lock.release()
 
 
-def owned_manifest(path: Path) -> Manifest:
-    """The manifest of a folder, an empty one where the folder is empty.
-
-    Raises:
-        FileExistsError: the folder holds something that is not ours.
-    """
-    manifest = read_manifest(path)
-    if manifest is None and any(file.name != LOCK and not file.name.startswith(_BESIDE) for file in path.iterdir()):
-        raise FileExistsError(f"{path} is not empty and nothing in it is ours: choose another path")
-    return manifest or Manifest({}, None, [])
-
-
-def unfinished(path: Path, manifest: Manifest) -> list[Path]:
-    """Generations that ``encode`` has begun and not finished."""
-    return [path / name for name in manifest.others if (path / name / RECORD).is_file()]
-
-
-def begin(path: Path, manifest: Manifest) -> Path:
+def begin(path: Path, manifest: Manifest, made_from: dict[str, Any] | None = None) -> Path:
     """Name a new generation in the manifest, and make its folder."""
     folder = path / f"g-{uuid.uuid4().hex[:12]}"
-    _write(path, manifest._replace(others=[*_present(path, manifest.others), folder.name]))
+    _write(path, manifest._replace(others={**_present(path, manifest), folder.name: made_from}))
     folder.mkdir()
     return folder
 
 
 def commit(path: Path, folder: Path, artifact: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-    """Flush a generation and let it count, as ``content`` describes it; then remove all others.
-
-    ``content["unlisted"]`` names a file or folder in it whose size may change.
-    """
+    """Flush a generation and let it count, as ``content`` describes it; then remove all others."""
     settle(folder)
     files = {
         file.relative_to(folder).as_posix(): file.stat().st_size
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and content.get("unlisted") not in file.relative_to(folder).parts
+        if file.is_file() and LIVE not in file.relative_to(folder).parts
     }
-    _, former, others = owned_manifest(path)
-    names = {*others, *([former["generation"]] if former else [])} - {folder.name}
-    others = _present(path, sorted(names))
+    former = read_manifest(path)
+    others = dict.fromkeys(_present(path, former))
+    if former.current:
+        others[former.current["generation"]] = None
+    others.pop(folder.name, None)
     _write(path, Manifest(dict(artifact), {"generation": folder.name, **content, "files": files}, others))
     for name in others:  # what is still open on Windows stays until the next build
         shutil.rmtree(path / name, ignore_errors=True)
@@ -163,12 +138,11 @@ def commit(path: Path, folder: Path, artifact: Mapping[str, Any], content: Mappi
 @contextmanager
 def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A new generation to write into, and a dict to describe it in; both count once the block ends without an error."""
-    with locked(path):
-        manifest = owned_manifest(path)
+    with locked(path) as manifest:
         if manifest.current and not overwrite:
             how = "indexer(mode='overwrite') or encode(overwrite=True) replaces it"
             raise FileExistsError(f"something was built at {path} already: {how}; or choose another path")
-        if unfinished(path, manifest) and not overwrite:
+        if manifest.unfinished and not overwrite:
             raise FileExistsError(f"encode() has not finished at {path}: give the same call again, or overwrite it")
         folder = begin(path, manifest)
         content: dict[str, Any] = {}
@@ -176,7 +150,7 @@ def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Ite
             yield folder, content
             commit(path, folder, artifact, content)
         except BaseException:
-            current = owned_manifest(path).current
+            current = read_manifest(path).current
             if current is None or current["generation"] != folder.name:  # else it counts, and the rest was interrupted
                 shutil.rmtree(folder, ignore_errors=True)
             if current is None and {file.name for file in path.iterdir()} <= {MANIFEST, LOCK}:
@@ -184,8 +158,8 @@ def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Ite
             raise
 
 
-def _present(path: Path, names: list[str]) -> list[str]:
-    return [name for name in names if (path / name).exists()]
+def _present(path: Path, manifest: Manifest) -> dict[str, dict[str, Any] | None]:
+    return {name: made_from for name, made_from in manifest.others.items() if (path / name).exists()}
 
 
 def _write(path: Path, manifest: Manifest) -> None:

@@ -14,8 +14,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from .._utils.checks import check_number
 from .._utils.files import expand
-from ..encoding.pruning import check_pruning, whole_weights
-from ..encoding.terms import to_toks
+from ..encoding.pruning import check_pruning
 from . import store
 from .generation import SHARDS, Generation
 from .rescoring import VectorFeedback, VectorScorer
@@ -51,7 +50,6 @@ class Vectors(pt.Artifact):
         docnos: the docnos, in order.
         vocabulary: fingerprint of the encoder's terms, or None.
         scale: units per weight that an index rounds to, or None.
-        made_from: what the vectors come from, or None.
     """
 
     ARTIFACT_TYPE = "sparse_vectors"
@@ -62,9 +60,6 @@ class Vectors(pt.Artifact):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(expand(path).absolute())
         self._kept: tuple[int | None, float] = _ALL
-        self._setup()
-
-    def _setup(self) -> None:
         self._opened: Generation | None = None
         self._stamp: Any = None
         self._opening = threading.Lock()
@@ -77,11 +72,8 @@ class Vectors(pt.Artifact):
             ValueError: it is damaged, or of another format.
         """
         with self._opening:
-            while True:
-                stamp = store.stamp(self.path)
-                if self._opened is not None and stamp == self._stamp:
-                    return self._opened
-                current = self._current()
+            while self._opened is None or store.stamp(self.path) != self._stamp:
+                stamp, current = store.stamp(self.path), self._current()
                 if self._opened is None or self._opened.folder.name != current["generation"]:
                     self._opened = None  # closes its files
                     try:
@@ -90,18 +82,23 @@ class Vectors(pt.Artifact):
                         if store.stamp(self.path) == stamp:
                             raise
                 self._stamp = stamp
+            return self._opened
 
     def _open(self, current: dict[str, Any]) -> Generation:
         store.check_files(self.path, current)
         return Generation(self.path / current["generation"], current, self._kept)
+
+    def _found(self) -> dict[str, Any]:
+        manifest = store.read_manifest(self.path)
+        return (manifest and manifest.current) or {}
 
     def _current(self) -> dict[str, Any]:
         manifest = store.read_manifest(self.path)
         if manifest and manifest.current:
             return manifest.current
         state = "not finished" if manifest else "not there"
-        for folder in store.unfinished(self.path, manifest) if manifest else ():
-            state += f" ({len(list((folder / SHARDS).glob('shard-*')))} shards are there)"
+        for name in manifest.unfinished if manifest else ():
+            state += f" ({len(list((self.path / name / SHARDS).glob('shard-*')))} shards are there)"
         raise FileNotFoundError(f"{self._noun} at {self.path}: {state}. {self._made_by} makes what is missing")
 
     def read(self, function: Callable[[Generation], T]) -> T:
@@ -119,17 +116,11 @@ class Vectors(pt.Artifact):
         with self._opening:
             self._opened = None
 
-    @property
-    def complete(self) -> bool:
-        """Whether all is there; else other processes still work on their shares."""
-        manifest = store.read_manifest(self.path)
-        return bool(manifest and manifest.current)
-
     terms = property(lambda self: self.open().terms)
     readable = property(lambda self: self.open().readable)
     tokens = property(lambda self: self.open().tokens)
     columns = property(lambda self: self.open().columns)
-    docnos = property(lambda self: list(self.read(lambda generation: generation.docnos)))
+    docnos = property(lambda self: self.read(lambda generation: generation.docnos).to_pylist())
     vocabulary = property(lambda self: self.open().content["fingerprint"])
     scale = property(lambda self: self.open().content["scale"])
 
@@ -145,13 +136,18 @@ class Vectors(pt.Artifact):
         return self.open().folder / SHARDS
 
     @property
+    def complete(self) -> bool:
+        """Whether all is there; else other processes still work on their shares."""
+        return bool(self._found())
+
+    @property
     def size_bytes(self) -> int:
-        """The size of all files in bytes."""
-        return sum(self._current()["files"].values())
+        """The size of all files in bytes; 0 while nothing is complete."""
+        return sum(self._found().get("files", {}).values())
 
     def __len__(self) -> int:
-        """The number of documents."""
-        return self._current()["documents"]
+        """The number of documents; 0 while nothing is complete."""
+        return self._found().get("documents", 0)
 
     def blocks(self) -> Iterator[Block]:
         """All documents in order, up to 2,048 at a time; ``FileNotFoundError`` where they are replaced meanwhile."""
@@ -162,27 +158,12 @@ class Vectors(pt.Artifact):
         return self.read(lambda generation: vstack([part.vectors for part in generation.blocks()], format="csr"))
 
     def rows(self, docnos: Sequence[str]) -> csr_matrix:
-        """The documents' vectors, shape (len(docnos), V), float32; only the row groups that hold them are read.
+        """The documents' vectors, shape (len(docnos), V), float32; nothing else is read.
 
         Raises:
             KeyError: there is no such document.
         """
         return self.read(lambda generation: generation.rows(docnos))
-
-    def documents(self, scale: float | None = None) -> Iterator[dict[str, Any]]:
-        """Documents as indexers take them: ``docno`` and ``toks`` ({term: rounded int(scale * weight) >= 1}).
-
-        Args:
-            scale: units per weight; default: the index's, else 100.
-        """
-        scale, generation = self._scale_or(scale), self.open()
-        fingerprint = generation.content["fingerprint"]
-        stamp = None if fingerprint is None else f"{fingerprint}:{scale:g}"
-        for docnos, vectors in generation.blocks():
-            rows = whole_weights(vectors, scale)
-            toks = to_toks(generation.terms, rows.indptr, rows.indices, rows.data, vocab=stamp)
-            for docno, weights in zip(docnos, toks, strict=True):
-                yield {"docno": docno, "toks": weights if stamp else dict(weights)}
 
     def vector(self, docno: str) -> csr_matrix:
         """One document's vector, shape (1, V); errors as in ``rows``."""
@@ -193,6 +174,18 @@ class Vectors(pt.Artifact):
         row, readable = self.read(lambda generation: (generation.rows([docno]), generation.readable))
         best = np.lexsort((row.indices, -row.data))[:n]
         return [(str(readable[row.indices[i]]), float(row.data[i])) for i in best]
+
+    def documents(self, scale: float | None = None) -> Iterator[dict[str, Any]]:
+        """Documents as indexers take them: ``docno`` and ``toks`` ({term: rounded int(scale * weight) >= 1}).
+
+        Args:
+            scale: units per weight; default: the index's, else 100.
+        """
+        scale, generation = self._scale_or(scale), self.open()
+        fingerprint = generation.content["fingerprint"]
+        toks = generation.at_scale(scale).toks(f"{fingerprint}:{scale:g}")
+        for docno, weights in zip(generation.docnos.to_pylist(), toks, strict=True):
+            yield {"docno": docno, "toks": weights if fingerprint else dict(weights)}
 
     def _scale_or(self, scale: float | None) -> float:
         return self.scale or 100.0 if scale is None else check_number("scale", scale)
@@ -222,24 +215,24 @@ class Vectors(pt.Artifact):
             rounded = np.rint(weights * scale)
             largest = max(largest, float(weights.max(initial=0)))
             sums += [part.sum() for part in (weights, rounded, rounded < 1, rounded > 255, weights > 3)]
-        active, (total, units, dropped, clipped, above) = np.concatenate(counts), sums.tolist()
-        documents, postings = len(active), int(frequencies.sum())
+        active, postings = np.concatenate(counts), int(frequencies.sum())
+        mean, _, dropped, clipped, above = (sums / max(1, postings)).tolist()
         order = np.argsort(-frequencies, kind="stable")[:top]
         return {
-            "documents": documents,
+            "documents": len(active),
             "postings": postings,
             "terms": int((frequencies > 0).sum()),
             "empty": int((active == 0).sum()),
-            "active_mean": postings / documents,
+            "active_mean": float(active.mean()),
             "active_p99": int(np.percentile(active, 99, method="inverted_cdf")),
             "active_max": int(active.max()),
-            "weight_mean": total / max(1, postings),
+            "weight_mean": mean,
             "weight_max": largest,
-            "weight_sum": int(units),
+            "weight_sum": int(sums[1]),
             "scale": scale,
-            "dropped": dropped / max(1, postings),
-            "clipped_8bit": clipped / max(1, postings),
-            "clipped_opensearch": above / max(1, postings),
+            "dropped": dropped,
+            "clipped_8bit": clipped,
+            "clipped_opensearch": above,
             "refused_pgvector": float((active > 1000).mean()),
             "frequent_terms": {str(generation.readable[i]): int(frequencies[i]) for i in order if frequencies[i]},
         }
@@ -261,10 +254,10 @@ class Vectors(pt.Artifact):
     def feedback(
         self, fb_docs: int = 10, fb_terms: int = 20, fb_lambda: float = 0.5, *, weighting: str = "score"
     ) -> VectorFeedback:
-        """A stage of pseudo-relevance feedback (RM3): results to queries with the best documents' heaviest terms.
+        """A stage of pseudo-relevance feedback: results to queries with the best documents' heaviest terms.
 
-        ``query_encoder() >> index.retriever(10) >> index.feedback() >> index.retriever(1000)``. A query that found
-        nothing has no row. See :class:`~pyterrier_rescale.indexing.rescoring.VectorFeedback`.
+        ``query_encoder() >> index.retriever(10) >> index.feedback() >> index.retriever(1000)``; see
+        :class:`~pyterrier_rescale.indexing.rescoring.VectorFeedback`.
 
         Args:
             fb_docs: documents per query that count as relevant, by score.
@@ -286,8 +279,7 @@ class Vectors(pt.Artifact):
         return hash((type(self).__name__, self.path))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_opened", "_stamp", "_opening")}
+        return {**vars(self), "_opened": None, "_opening": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._setup()
+        vars(self).update(state, _opening=threading.Lock())

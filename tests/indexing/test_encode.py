@@ -128,7 +128,7 @@ def test_processes_share_one_folder(tmp_path):
     first = run(tmp_path / "v", shard="0/2")
     assert not first.complete and len(shards(tmp_path / "v")) == 2
     with pytest.raises(FileNotFoundError, match="not finished"):
-        len(first)
+        first.stats()
     assert run(tmp_path / "v", shard=(1, 2)).complete and first.complete and len(first) == 60
     assert shards(tmp_path / "v") == shards(tmp_path / "whole")
     run(tmp_path / "v", shard="1/3")  # all is there
@@ -155,7 +155,8 @@ def test_other_vectors_are_never_mixed_in(tmp_path, documents, options, splade, 
         file = tmp_path / "v" / "pt_meta.json"
         manifest = json.loads(file.read_text())
         ours = manifest["pyterrier_rescale"]
-        ours["others"], ours["current"] = [ours["current"]["generation"]], None
+        current = ours["current"]
+        ours["others"], ours["current"] = {current["generation"]: current["made_from"]}, None
         file.write_text(json.dumps(manifest))
     before = shards(tmp_path / "v")
     with pytest.raises(ValueError, match=what):

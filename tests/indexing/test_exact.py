@@ -53,8 +53,10 @@ def by_hand(docs: list[dict], query: dict[str, float], k: int) -> list[tuple[str
     found = [(doc["docno"], score) for doc, score in zip(docs, scores.tolist(), strict=True) if score > 0]
     if found:
         digits = 12 - int(np.ceil(np.log10(max(score for _, score in found))))
-        if digits <= 308:
+        if digits <= 22:
             found = [(docno, float(np.round(score, digits))) for docno, score in found]
+        elif digits <= 308:  # np.round multiplies by inexact powers of ten
+            found = [(docno, float(np.rint(score * 10.0**digits) / 10.0**digits)) for docno, score in found]
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))[:k]
 
 

@@ -308,12 +308,3 @@ def test_what_is_refused(vectors, tmp_path, options, error, named):
     with pytest.raises(error, match=named):
         export(vectors, tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
-
-
-def test_ciff_in_several_passes(vectors, tmp_path, monkeypatch):
-    """Memory is bounded by reading the vectors several times: the file is the same."""
-    pytest.importorskip("ciff_toolkit", reason="ciff-toolkit is not installed")
-    export(vectors, tmp_path / "one.ciff", "ciff")
-    monkeypatch.setattr("pyterrier_rescale.indexing.export.ciff._POSTINGS", 50)
-    export(vectors, tmp_path / "many.ciff", "ciff")
-    assert (tmp_path / "one.ciff").read_bytes() == (tmp_path / "many.ciff").read_bytes()

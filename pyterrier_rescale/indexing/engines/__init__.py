@@ -17,12 +17,7 @@ ENGINES: dict[str, str | type[Engine]] = {
 
 
 def engine_class(name: str) -> type[Engine]:
-    """The class of an engine by its name.
-
-    Raises:
-        ValueError: an unknown engine.
-        ImportError: the package that it needs is not installed; the message names the extra.
-    """
+    """The class of an engine by its name; ``ImportError`` names the extra if its package is not installed."""
     package = ENGINES[check_choice("engine", name, sorted(ENGINES))]
     if isinstance(package, type):
         check_choice(f"name of {package.__name__}", package.name, [name])  # which a manifest keeps

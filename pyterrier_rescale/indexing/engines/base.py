@@ -15,25 +15,18 @@ import numpy as np
 
 from ..generation import Generation
 
-Result = tuple[np.ndarray, np.ndarray]  # (document numbers, scores)
+Result = tuple[np.ndarray, np.ndarray]  # document numbers, scores
+Results = tuple[np.ndarray, np.ndarray, np.ndarray]  # of some queries: how many each has; all numbers; all scores
+NOTHING: Result = (np.empty(0, dtype=np.int64), np.empty(0))  # of a query that matches no document
 _NEARLY = 1 - 1e-9  # of a score: what `order_by_score` may round to a tie with it
 
 
 class Engine:
-    """One engine's files, opened for queries.
-
-    Args:
-        folder: where ``build`` wrote them.
-        generation: the vectors that they were built from; knows docnos, ranks, and the scale.
-    """
+    """One engine's files in a folder, opened for queries; ``generation`` has the vectors that they were built from."""
 
     name: ClassVar[str]
     concurrent: ClassVar[bool] = False  # whether several threads may search at once
     needs_terms: ClassVar[bool] = True  # whether an index of empty documents alone cannot be held
-    listed: ClassVar[bool] = True  # whether its files stay as they were built
-    #: Names and defaults of the options of ``build`` and of ``search``.
-    build_options: ClassVar[dict[str, Any]] = {}
-    search_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, folder: Path, generation: Generation) -> None:
         # The generation holds its engine: a proxy, so that both go, and files are closed, when a handle lets go of it.
@@ -45,33 +38,30 @@ class Engine:
         """Raise ``ValueError`` for a term that the engine cannot hold."""
 
     @classmethod
-    def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
-        """Write the files for all documents, by ``generation.whole_blocks()``; the folder is there and empty."""
+    def build(cls, folder: Path, generation: Generation) -> None:
+        """Write the files for all documents, by ``generation.whole_blocks()``; the folder is there and empty.
+
+        Keyword arguments of this and of ``search`` are options of the indexer and of the retriever.
+        """
         raise NotImplementedError
 
-    def search(self, weights: dict[str, float], k: int, **options: Any) -> Result:
-        """The k best documents, best first, ties in docno order, with their dot products.
+    def search(self, weights: dict[str, float], k: int) -> Result:
+        """The k best documents that share a term with {term: weight > 0}, best first, ties in docno order.
 
-        Args:
-            weights: {term: weight > 0}; terms may be unknown.
-            k: at most so many; only documents that share a term with the query count.
-            options: of this engine, all of them.
+        Their scores are the dot products. Terms may be unknown.
         """
         raise NotImplementedError
 
     def search_all(
         self, queries: list[dict[str, float]], k: int, threads: int = 1, **options: Any
-    ) -> Iterable[Result]:
-        """The results of many queries, in order; queries without terms find nothing."""
+    ) -> Iterable[Results]:
+        """The results of many queries, in order, some queries at a time; ``options`` are those of ``search``."""
 
-        def one(weights: dict[str, float]) -> Result:
-            return self.search(weights, k, **options) if weights else nothing()
+        def one(weights: dict[str, float]) -> Results:
+            return joined([self.search(weights, k, **options) if weights else NOTHING])
 
-        if threads == 1:
-            yield from map(one, queries)
-            return
         with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(one, queries)
+            yield from map(one, queries) if threads == 1 else pool.map(one, queries)
 
 
 class LibraryEngine(Engine):
@@ -88,18 +78,17 @@ class LibraryEngine(Engine):
         """The library's k best documents of each prepared query, best first, ties in any order."""
         raise NotImplementedError
 
-    def search_all(
-        self, queries: list[dict[str, float]], k: int, threads: int = 1, **options: Any
-    ) -> Iterable[Result]:
+    def search_all(self, queries: list[dict[str, float]], k: int, threads: int = 1) -> Iterable[Results]:
         """See ``Engine``."""
         if k > self.most_results:
             raise ValueError(f"num_results must be at most {self.most_results} with engine {self.name!r}, got {k}")
+        k = min(k, len(self.generation.docnos))
         for first in range(0, len(queries), self.batch):
-            yield from self._search_batch(queries[first : first + self.batch], min(k, len(self.generation.docnos)))
+            yield joined(self._search_batch(queries[first : first + self.batch], k))
 
     def _search_batch(self, queries: list[dict[str, float]], k: int) -> list[Result]:
         prepared, factors = zip(*(self.prepare(query) if query else ({}, 1.0) for query in queries), strict=True)
-        results = [nothing()] * len(queries)
+        results = [NOTHING] * len(queries)
         todo, wanted = [i for i, query in enumerate(prepared) if query], min(k + 16, self.most_results)
         while todo:
             undecided = []
@@ -113,9 +102,10 @@ class LibraryEngine(Engine):
         return results
 
 
-def nothing() -> Result:
-    """The result of a query that matches no document."""
-    return np.empty(0, dtype=np.int64), np.empty(0)
+def joined(results: list[Result]) -> Results:
+    """Results of some queries, one after the other."""
+    numbers, scores = zip(*results, strict=True)
+    return np.array([len(part) for part in numbers]), np.concatenate(numbers), np.concatenate(scores)
 
 
 def order_by_score(numbers: np.ndarray, scores: np.ndarray, ranks: np.ndarray, k: int) -> Result:
@@ -123,14 +113,9 @@ def order_by_score(numbers: np.ndarray, scores: np.ndarray, ranks: np.ndarray, k
 
     Equal sums differ in their last bits by the order of addition: unrounded, they would not tie.
     """
-    if len(scores):
-        decimals = 12 - int(np.ceil(np.log10(scores.max())))
-        scores = np.round(scores, decimals) if decimals <= 308 else scores  # 1e309 is infinite: scores become NaN
-    order = np.argsort(-scores, kind="stable")
-    if len(scores) > 1 and (np.diff(scores[order]) == 0).any():
-        order = np.lexsort((ranks[numbers], -scores))
-    order = order[:k]
-    return numbers[order], scores[order]
+    from .exact_kernel import ordered
+
+    return ordered(numbers, scores, ranks, k)
 
 
 @contextlib.contextmanager

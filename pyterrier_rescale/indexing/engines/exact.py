@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from scipy.sparse import vstack
 
 from ..generation import Generation
-from .base import Engine, Result, nothing, order_by_score
-from .inversion import invert, read_inverted
+from .base import Engine, Results
+
+_RESULTS = 10_000_000  # of the queries of one call of the kernel, at most: 160 MB
 
 
 class ExactEngine(Engine):
@@ -21,27 +25,55 @@ class ExactEngine(Engine):
 
     def __init__(self, folder: Path, generation: Generation) -> None:
         super().__init__(folder, generation)
-        self.indptr, self.documents, self.weights = read_inverted(folder)
+        self.postings = read_inverted(folder)
 
     @classmethod
-    def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
+    def build(cls, folder: Path, generation: Generation) -> None:
         """See ``Engine``."""
         invert(folder, generation)
 
-    def search(self, weights: dict[str, float], k: int, **options: Any) -> Result:
-        """See ``Engine``."""
-        from .exact_kernel import best
+    def search_all(self, queries: list[dict[str, float]], k: int, threads: int = 1) -> Iterable[Results]:
+        """See ``Engine``: one call of the kernel for each thread's share of the queries."""
+        from .exact_kernel import search
 
-        terms, query = self._known(weights)
-        if not len(terms):
-            return nothing()
-        count = len(self.generation.docnos)
-        spans = self.indptr[terms], self.indptr[terms + 1]
-        numbers, scores = best(self.documents, self.weights, *spans, query, count, min(k, count))
-        return order_by_score(numbers, scores, self.generation.ranks, k)
+        k, ranks = min(k, len(self.generation.docnos)), self.generation.ranks
+        size = max(1, min(-(-len(queries) // threads), _RESULTS // k))
 
-    def _known(self, weights: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-        """The query's known terms by column, and their weights in units of the documents' ones."""
-        columns = self.generation.columns
-        known = {columns[term]: weight / self.scale for term, weight in weights.items() if term in columns}
-        return np.array(list(known)), np.array(list(known.values()))
+        def some(first: int) -> Results:
+            known = [self.generation.known(query) for query in queries[first : first + size]]
+            bounds = np.cumsum([0, *map(len, known)])
+            terms = np.fromiter(chain.from_iterable(known), np.int64, bounds[-1])
+            weights = np.fromiter(chain.from_iterable(query.values() for query in known), np.float64, bounds[-1])
+            return search(*self.postings, bounds, terms, weights / self.scale, ranks, k)
+
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(some, range(0, len(queries), size))
+
+
+def invert(folder: Path, generation: Generation) -> None:
+    """Write ``indptr.npy`` (V+1,), ``documents.npy`` and ``weights.npy`` (P,): by term, then by document number."""
+    indptr = np.concatenate([[0], np.cumsum(generation.document_frequencies)])
+    kinds = {"documents": np.int32, "weights": np.uint16 if generation.largest < 2**16 else np.uint32}
+    # an entry more than there are postings, since empty files cannot be mapped
+    documents, weights = (
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, (int(indptr[-1]) + 1,))
+        for name, kind in kinds.items()
+    )
+    place, first, blocks = indptr[:-1].copy(), 0, generation.whole_blocks()
+    while part := list(islice(blocks, 16)):  # some millions of postings, about 100 MB
+        by_term = vstack(part, format="csc")
+        counts = np.diff(by_term.indptr)
+        target = np.repeat(place - by_term.indptr[:-1], counts) + np.arange(by_term.nnz)
+        documents[target], weights[target] = by_term.indices + first, by_term.data
+        place += counts
+        first += by_term.shape[0]
+    np.save(folder / "indptr.npy", indptr)
+    documents.flush()
+    weights.flush()
+
+
+def read_inverted(folder: Path) -> list[np.ndarray]:
+    """(indptr, documents, weights) as ``invert`` wrote them, mapped."""
+    # plain arrays on the mapped memory: slicing a memmap object costs as much as a short posting list
+    names = ("indptr", "documents", "weights")
+    return [np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in names]

@@ -13,32 +13,29 @@ from typing import Any
 import numpy as np
 
 from ..._utils.checks import check_integer, check_share
+from ...encoding.pruning import whole_weights
 from ..generation import Generation
-from .base import Result, nothing, order_by_score, silenced
-from .exact import ExactEngine
+from .base import NOTHING, Engine, Result, order_by_score, silenced
 
 _NAME, _FILE = "seismic", "seismic.index.seismic"  # what Seismic makes of the name
 SMALL_VOCABULARY = 65_535  # terms beyond are numbers of more than 16 bits, which only its large classes hold
 
 
-class SeismicEngine(ExactEngine):
-    """The files of engine exact, and beside them Seismic's: clusters of each term's heaviest postings, in memory.
+class SeismicEngine(Engine):
+    """Clusters of each term's heaviest postings, in memory.
 
     Seismic finds the candidates; their scores are true dot products, worked out from the whole weights. It can miss
     documents: ``experiments/scale`` states the share of the exact top that the default options find.
 
-    Options of the indexer: ``n_postings``, how many postings are kept of a term on average: 3,500 to 6,000 for ten
-    million documents, 60,000 and more for a hundred million; ``n_knn``, how many near neighbours are kept of each
-    document (takes a search per document).
-
-    Options of the retriever, of which smaller numbers are faster and find less: ``query_cut``, how many of the query's
-    heaviest terms are looked up (all count in the scores); ``heap_factor``, above 0, up to 1, as Seismic defines it;
-    ``n_knn``, how many near neighbours of each document found are looked at, too.
+    The indexer's option ``n_postings``: how many postings are kept of a term on average: 3,500 to 6,000 for ten
+    million documents, 60,000 and more for a hundred million. The retriever's, of which smaller numbers are faster and
+    find less: ``query_cut``, how many of the query's heaviest terms are looked up (all count in the scores), and
+    ``heap_factor``, above 0, up to 1, as Seismic defines it.
     """
 
     name = "seismic"
-    build_options = {"n_postings": 3500, "n_knn": 0}
-    search_options = {"query_cut": 20, "heap_factor": 0.8, "n_knn": 0}
+    concurrent = True
+    needs_terms = False
 
     def __init__(self, folder: Path, generation: Generation) -> None:
         super().__init__(folder, generation)
@@ -47,58 +44,41 @@ class SeismicEngine(ExactEngine):
         self._string = importlib.import_module("seismic").get_seismic_string()
 
     @classmethod
-    def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
+    def build(cls, folder: Path, generation: Generation, *, n_postings: int = 3500) -> None:
         """See ``Engine``."""
-        n_postings = check_integer("n_postings", options["n_postings"])
-        n_knn = check_integer("n_knn", options["n_knn"], 0)
-        super().build(folder, generation)
+        check_integer("n_postings", n_postings)
         dataset = _class("Dataset", generation)(dim=max(1, len(generation.terms)))
-        first = given = 0
+        first = 0
         for block in generation.whole_blocks():
             # Seismic leaves out documents without terms, so they are known to it by number, and its weights overflow
             # above 65,504, so they are shares of the largest.
             numbers = [str(number) for number in range(first, first + block.shape[0])]
             values = (block.data / generation.largest).astype(np.float32)
             columns, ends = (array.astype(np.int64) for array in (block.indices, block.indptr))
-            given += int((np.diff(ends) > 0).sum())
             dataset.add_documents_by_id(numbers, columns, values, ends)
             first += block.shape[0]
-        if dataset.len != given:
-            raise RuntimeError(f"Seismic took {dataset.len} of {given} documents that have terms")
         with silenced():
-            index = _class("Index", generation).build_from_dataset(dataset, n_postings=n_postings, nknn=n_knn)
+            index = _class("Index", generation).build_from_dataset(dataset, n_postings=n_postings)
             index.save(str(folder / _NAME))
 
-    def search(self, weights: dict[str, float], k: int, **options: Any) -> Result:
+    def search(
+        self, weights: dict[str, float], k: int, *, query_cut: int = 20, heap_factor: float = 0.8
+    ) -> Result:
         """See ``Engine``; the candidates are Seismic's."""
-        query_cut = check_integer("query_cut", options["query_cut"])
-        heap_factor, n_knn = check_share("heap_factor", options["heap_factor"]), options["n_knn"]
-        if n_knn > self.generation.content["options"]["n_knn"]:
-            raise ValueError(f"n_knn must be at most the index's, got {n_knn}: build it with indexer(n_knn={n_knn})")
-        terms, query = self._known(weights)
-        if not len(terms):
-            return nothing()
+        query_cut, heap_factor = check_integer("query_cut", query_cut), check_share("heap_factor", heap_factor)
+        known = self.generation.known(weights)
+        if not known:
+            return NOTHING
+        terms, query = np.array(list(known)), np.array(list(known.values()))
         # Some more, since its scores are not quite these.
         wanted = min(k + 16, len(self.generation.docnos))
         shares = (query / query.max()).astype(np.float32)
-        found = self._opened.search("", terms.astype(self._string), shares, wanted, query_cut, heap_factor, n_knn, True)
-        # Of the postings' type: else a search among them would convert them all.
-        numbers = np.sort(np.array([int(number) for _, _, number in found], dtype=self.documents.dtype))
-        scores = self._scores_of(numbers, terms, query)
-        shared = scores > 0  # neighbours (n_knn) may share no term with the query
+        found = self._opened.search("", terms.astype(self._string), shares, wanted, query_cut, heap_factor, 0, True)
+        numbers = np.array([int(number) for _, _, number in found], dtype=np.int64)
+        whole = whole_weights(self.generation.rows_at(numbers), self.scale)
+        scores = whole[:, terms] @ (query / self.scale)
+        shared = scores > 0
         return order_by_score(numbers[shared], scores[shared], self.generation.ranks, k)
-
-    def _scores_of(self, numbers: np.ndarray, terms: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """The dot products of some documents, by ascending number."""
-        scores = np.zeros(len(numbers))
-        for term, weight in zip(terms.tolist(), weights.tolist(), strict=True):
-            begin, end = self.indptr[term], self.indptr[term + 1]
-            documents = self.documents[begin:end]
-            places = np.searchsorted(documents, numbers)
-            places[places == len(documents)] = 0
-            hits = documents[places] == numbers
-            scores[hits] += weight * self.weights[begin:end][places[hits]]
-        return scores
 
 
 def _class(kind: str, generation: Generation) -> Any:

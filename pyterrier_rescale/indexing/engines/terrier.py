@@ -6,15 +6,12 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyterrier as pt
 
 from ..._utils.java import index_by_terrier, start_java, terrier_statistic
-from ...encoding.terms import to_toks
 from ..generation import Generation
 from .base import LibraryEngine, Result
 
@@ -52,27 +49,21 @@ class TerrierEngine(LibraryEngine):
             )
 
     @classmethod
-    def build(cls, folder: Path, generation: Generation, **options: Any) -> None:
+    def build(cls, folder: Path, generation: Generation) -> None:
         """See ``Engine``."""
         start_java()
+        docnos = generation.docnos.to_pylist()
         given = {
-            "Documents": len(generation.docnos),
+            "Documents": len(docnos),
             "Pointers": int(generation.document_frequencies.sum()),
             "Tokens": sum(int(vectors.data.sum()) for vectors in generation.whole_blocks()),
         }
-
-        def documents() -> Iterator[dict[str, Any]]:
-            docnos = iter(generation.docnos)
-            for vectors in generation.whole_blocks():
-                for toks in to_toks(generation.terms, vectors.indptr, vectors.indices, vectors.data):
-                    yield {"docno": next(docnos), "toks": dict(toks)}
-
-        longest = max(len(docno.encode("utf-16-le")) // 2 for docno in generation.docnos)
         indexer = pt.terrier.IterDictIndexer(
-            str(folder), meta={"docno": longest}, meta_reverse=[], pretokenised=True,
-            type=pt.terrier.IndexingType.SINGLEPASS,
+            str(folder), meta={"docno": max(len(docno.encode("utf-16-le")) // 2 for docno in docnos)}, meta_reverse=[],
+            pretokenised=True, type=pt.terrier.IndexingType.SINGLEPASS,
         )  # fmt: skip
-        index_by_terrier(indexer, documents())
+        pairs = zip(docnos, generation.toks(), strict=True)
+        index_by_terrier(indexer, ({"docno": docno, "toks": dict(toks)} for docno, toks in pairs))
         held = {name: terrier_statistic(folder, name) for name in given}
         if held != given:
             raise RuntimeError(f"Terrier's index does not hold what it was given: {held} of {given}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,14 @@ PART_BYTES = 30_000_000
 
 @dataclass
 class Source:
-    """What a format is written from.
+    """What a format is written from."""
 
-    Attributes:
-        vectors: the documents'.
-        terms: names of the terms by column, (V,).
-        queries: (qid, {column: weight}) of each, or None.
-        scale: units per weight, for formats with whole weights.
-        documents: the documents that were encoded, in their order, or None.
-        text: the field of the text in them.
-        title: the field of the title.
-    """
-
-    vectors: Any
-    terms: np.ndarray
-    queries: list[tuple[str, dict[int, float]]] | None = None
-    scale: float = 1.0
-    documents: Iterable[dict[str, Any]] | None = None
-    text: str = "text"
+    vectors: Any  # the documents'
+    terms: np.ndarray  # their names by column, (V,)
+    queries: list[tuple[str, dict[int, float]]] | None = None  # (qid, {column: weight})
+    scale: float = 1.0  # units per weight, for formats with whole weights
+    documents: Iterable[dict[str, Any]] | None = None  # those that were encoded, in their order
+    text: str = "text"  # the field of the text in them
     title: str = "title"
 
     def rows(self, *, whole: bool = False) -> Iterator[tuple[str, dict[int, Any], dict[str, str]]]:
@@ -59,13 +49,25 @@ class Source:
         found = {"title": document.get(self.title), "text": document.get(self.text)}
         return {name: value for name, value in found.items() if value}
 
+    def example(self) -> dict[int, float]:
+        """A query: the five heaviest terms of the first document that has some."""
+        rows = replace(self, documents=None).rows()
+        return next((heaviest(toks, 5) for _, toks, _ in rows if toks), {})
+
     def named(self, toks: dict[int, Any]) -> dict[str, Any]:
         """Weights by the names of the terms."""
         return {self.terms[column]: weight for column, weight in toks.items()}
 
+    def write_queries(self, path: Path, line: Callable[[str, dict[int, float]], str]) -> None:
+        """Write a line per query, if there are some."""
+        if self.queries is not None:
+            write_lines(path, (line(qid, toks) for qid, toks in self.queries))
 
-def parts(records: Iterable[str]) -> Iterator[list[str]]:
-    """Records, none of them cut, in lists of about 30 MB."""
+
+def write_parts(
+    folder: Path, name: str, records: Iterable[str], before: str = "", between: str = "", after: str = ""
+) -> None:
+    """Write records, none of them cut, into files of about 30 MB, whose numbers stand in the name for ``*``."""
     total = 0
 
     def part(record: str) -> int:
@@ -73,8 +75,8 @@ def parts(records: Iterable[str]) -> Iterator[list[str]]:
         total += len(record.encode())
         return total // PART_BYTES
 
-    for _, group in groupby(records, part):
-        yield list(group)
+    for number, (_, group) in enumerate(groupby(records, part)):
+        write_lines(folder / name.replace("*", f"{number:05d}"), [before, between.join(group), after])
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

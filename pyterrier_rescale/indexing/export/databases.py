@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import Source, heaviest, json_line, parts, write_lines
+from . import Source, json_line, write_lines, write_parts
 
 NAME = "terms"  # of the sparse vector in Qdrant
 _HNSW = 1000  # non-zeros of a sparsevec that pgvector's HNSW takes
@@ -37,42 +36,31 @@ FROM documents ORDER BY vector <#> '{vector}' LIMIT 10;
 
 def write_qdrant(source: Source, folder: Path) -> None:
     """Write bodies of requests: ``collection.json``, ``points-00000.json``, ..., ``query.json``, ``queries.jsonl``."""
-    example: dict[int, float] = {}
-
-    def points() -> Iterator[str]:
-        for number, (docno, toks, fields) in enumerate(source.rows()):
-            example.update({} if example else heaviest(toks, 5))
-            point = {"id": number, "vector": {NAME: _sparse(toks)}, "payload": {"docno": docno, **fields}}
-            yield json.dumps(point, ensure_ascii=False)
-
-    for number, part in enumerate(parts(points())):
-        write_lines(folder / f"points-{number:05d}.json", ['{"points": [', ",\n".join(part), "]}\n"])
+    points = (
+        {"id": number, "vector": {NAME: _sparse(toks)}, "payload": {"docno": docno, **fields}}
+        for number, (docno, toks, fields) in enumerate(source.rows())
+    )
+    write_parts(folder, "points-*.json", map(json_line, points), '{"points": [', ",", "]}\n")
     write_lines(folder / "collection.json", [json_line({"sparse_vectors": {NAME: {}}})])
-    write_lines(folder / "query.json", [json_line(_qdrant_query(example))])
+    write_lines(folder / "query.json", [json_line(_qdrant_query(source.example()))])
     write_lines(folder / "README.txt", [_QDRANT_README.format(documents=len(source.vectors))])
-    if source.queries is not None:
-        lines = ({"qid": qid, **_qdrant_query(toks)} for qid, toks in source.queries)
-        write_lines(folder / "queries.jsonl", map(json_line, lines))
+    source.write_queries(folder / "queries.jsonl", lambda qid, toks: json_line({"qid": qid, **_qdrant_query(toks)}))
 
 
 def write_pgvector(source: Source, folder: Path) -> None:
     """Write ``documents.tsv`` (for COPY), ``setup.sql``, ``search.sql`` and ``queries.tsv`` (qid, sparsevec)."""
-    size, example, too_long = len(source.terms), {}, 0
+    size, too_long = len(source.terms), 0
 
     def lines() -> Iterator[str]:
         nonlocal too_long
         for docno, toks, fields in source.rows():
-            example.update({} if example else heaviest(toks, 5))
             too_long += len(toks) > _HNSW
-            values = [docno, fields.get("title", ""), fields.get("text", ""), sparsevec(toks, size)]
-            yield "\t".join(map(_escaped, values)) + "\n"
+            yield _row(docno, fields.get("title", ""), fields.get("text", ""), sparsevec(toks, size))
 
     write_lines(folder / "documents.tsv", lines())
     write_lines(folder / "setup.sql", [_SETUP.format(size=size)])
-    write_lines(folder / "search.sql", [_SEARCH.format(vector=sparsevec(example, size))])
-    if source.queries is not None:
-        pairs = ((qid, sparsevec(toks, size)) for qid, toks in source.queries)
-        write_lines(folder / "queries.tsv", (f"{_escaped(qid)}\t{vector}\n" for qid, vector in pairs))
+    write_lines(folder / "search.sql", [_SEARCH.format(vector=sparsevec(source.example(), size))])
+    source.write_queries(folder / "queries.tsv", lambda qid, toks: _row(qid, sparsevec(toks, size)))
     if too_long:
         warnings.warn(
             f"{too_long} documents have more than {_HNSW:,} terms, which pgvector's HNSW index refuses: search without "
@@ -85,11 +73,10 @@ def sparsevec(toks: Mapping[int, float], size: int) -> str:
     return f"{{{','.join(f'{column + 1}:{weight:.7g}' for column, weight in sorted(toks.items()))}}}/{size}"
 
 
-def _escaped(value: str) -> str:
-    """A value in COPY's text format."""
-    for character, escape in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
-        value = value.replace(character, escape)
-    return value
+def _row(*values: str) -> str:
+    """A line of COPY's text format."""
+    escapes = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+    return "\t".join(value.translate(escapes) for value in values) + "\n"
 
 
 def _sparse(toks: Mapping[int, float]) -> dict[str, list[Any]]:

@@ -9,14 +9,14 @@ others, and folds the terms' numbers modulo 32,768.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..._utils.checks import check_choice
-from . import Source, heaviest, json_line, parts, write_lines
+from . import Source, json_line, write_lines, write_parts
 
 FIELD = "vector"
 KINDS = ("opensearch", "elasticsearch", "rank_feature", "opensearch-ann")
@@ -33,10 +33,9 @@ _README = _TOP + """\
 OpenSearch 2.14 and later (rank_features field, neural_sparse query with query_tokens): the mapping above; the body of
 a search is query.json, "opensearch".
 Elasticsearch 8.15 and later (sparse_vector): the same with elasticsearch-mapping.json; query.json, "elasticsearch".
-Pruning is switched off in the query and, where the server knows the setting (8.19, 9.1), in the mapping; older servers
-want the mapping without index_options.
-Any server with rank_features: query.json, "rank_feature": one clause per term; "linear" is needed, for the default
-saturates. All three take at most 1,024 terms a query unless indices.query.bool.max_clause_count says more.
+Servers before 8.19 and 9.1 want the mapping without index_options.
+Any server with rank_features: query.json, "rank_feature": one clause per term.
+All three take at most 1,024 terms a query unless indices.query.bool.max_clause_count says more.
 Scores are dot products up to the nine significant bits that Lucene keeps of a weight (0.4 %).
 """
 _ANN_README = _TOP + """\
@@ -50,12 +49,12 @@ body of a search; top_n is the number of the query's terms, since others than th
 def write(source: Source, folder: Path) -> None:
     """Write bulk files, two mappings, ``query.json`` (an example of each kind), and ``queries.jsonl``."""
     source.terms = np.array([term.replace(".", "__") for term in source.terms], dtype=object)  # as Elasticsearch does
-    example = _write_bulk(source, folder)
-    for kind in ("opensearch", "elasticsearch"):
-        write_lines(folder / f"{kind}-mapping.json", [json_line(mapping(kind), indent=1)])
-    write_lines(folder / "query.json", [json_line({kind: query_body(example, kind) for kind in KINDS[:3]}, indent=1)])
-    readme = _README.format(documents=len(source.vectors), mapping="opensearch-mapping.json")
-    write_lines(folder / "README.txt", [readme])
+    example = source.named(source.example())
+    _write(source, folder, _README.format(documents=len(source.vectors), mapping="opensearch-mapping.json"), {
+        "opensearch-mapping.json": mapping("opensearch"),
+        "elasticsearch-mapping.json": mapping("elasticsearch"),
+        "query.json": {kind: query_body(example, kind) for kind in KINDS[:3]},
+    })  # fmt: skip
 
 
 def write_ann(source: Source, folder: Path) -> None:
@@ -77,21 +76,18 @@ def write_ann(source: Source, folder: Path) -> None:
         source.queries = [(q, {c: w for c, w in toks.items() if numbers[c] >= 0}) for q, toks in source.queries]
         search = max((weight for _, toks in source.queries for weight in toks.values()), default=search)
     source.terms = numbers.astype(str).astype(object)
-    example = _write_bulk(source, folder)
-    write_lines(folder / "terms.json", [json_line(names)])
-    write_lines(folder / "mapping.json", [json_line(mapping("opensearch-ann", ingest, search), indent=1)])
-    write_lines(folder / "query.json", [json_line(query_body(example, "opensearch-ann"), indent=1)])
     readme = _ANN_README.format(documents=len(source.vectors), mapping="mapping.json", ingest=ingest, search=search)
-    write_lines(folder / "README.txt", [readme])
+    _write(source, folder, readme, {
+        "terms.json": names,
+        "mapping.json": mapping("opensearch-ann", ingest, search),
+        "query.json": query_body(source.named(source.example()), "opensearch-ann"),
+    })  # fmt: skip
 
 
 def dense_numbers(frequencies: np.ndarray) -> tuple[np.ndarray, float]:
     """Numbers of the terms that occur, the most frequent first, -1 for others; and the share of weights that collide.
 
     Above 32,768 terms the rarest ones share their numbers, modulo 32,768, with the next rare ones, not with frequent.
-
-    Args:
-        frequencies: documents that have each term, (V,).
     """
     order = np.argsort(-frequencies, kind="stable")[: np.count_nonzero(frequencies)]
     turn, place = np.divmod(np.arange(len(order)), _SLOTS)
@@ -139,19 +135,16 @@ def query_body(toks: Mapping[str, float], kind: str = "opensearch", size: int = 
     return {"size": size, "_source": ["docno", "title", "text"], "query": query}
 
 
-def _write_bulk(source: Source, folder: Path) -> dict[str, float]:
-    """Write documents and queries; the five heaviest terms of the first document that has some, as an example."""
-    example: dict[str, float] = {}
-
-    def bulk() -> Iterator[str]:
-        for docno, toks, fields in source.rows():
-            weights = source.named(toks)
-            example.update({} if example else heaviest(weights, 5))
-            yield json_line({"index": {"_id": docno}}) + json_line({"docno": docno, **fields, FIELD: weights})
-
-    for number, part in enumerate(parts(bulk())):
-        write_lines(folder / f"bulk-{number:05d}.jsonl", part)
-    if source.queries is not None:
-        lines = ({"qid": qid, FIELD: source.named(toks)} for qid, toks in source.queries)
-        write_lines(folder / "queries.jsonl", map(json_line, lines))
-    return example
+def _write(source: Source, folder: Path, readme: str, files: Mapping[str, Any]) -> None:
+    """Write documents and queries, and some small files."""
+    write_lines(folder / "README.txt", [readme])
+    for name, content in files.items():
+        write_lines(folder / name, [json_line(content, indent=1)])
+    bulk = (
+        json_line({"index": {"_id": docno}}) + json_line({"docno": docno, **fields, FIELD: source.named(toks)})
+        for docno, toks, fields in source.rows()
+    )
+    write_parts(folder, "bulk-*.jsonl", bulk)
+    source.write_queries(
+        folder / "queries.jsonl", lambda qid, toks: json_line({"qid": qid, FIELD: source.named(toks)})
+    )

@@ -15,7 +15,7 @@ from ..._utils.checks import check_choice, check_integer, check_number
 from ..._utils.documents import as_documents
 from ..._utils.files import expand, whole_folder
 from ..intake import query_weights
-from . import Source, ciff, databases, heaviest, opensearch, toolkits
+from . import Source, databases, heaviest, opensearch, toolkits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: name -> (writer, what it takes beside vectors and path)
 FORMATS: dict[str, tuple[Callable[[Source, Path], None], set[str]]] = {
     "anserini": (toolkits.write_anserini, {"scale", "queries", "terms", "documents"}),
-    "ciff": (ciff.write, {"scale", "terms"}),
+    "ciff": (toolkits.write_ciff, {"scale", "terms"}),
     "lsr-benchmark": (toolkits.write_lsr_benchmark, {"queries"}),
     "opensearch": (opensearch.write, {"queries", "terms", "documents"}),
     "opensearch-ann": (opensearch.write_ann, {"queries", "documents"}),
@@ -48,7 +48,7 @@ def export(
     text: str = "text",
     title: str = "title",
 ) -> Path:
-    """Write document vectors, and queries where given, for another engine; whole or not at all.
+    """Write document vectors, and queries where given, for another engine, whole or not at all; return the path.
 
     Args:
         vectors: ``open_vectors(path)``, or an index (as it holds the weights: rounded).
@@ -67,9 +67,6 @@ def export(
             too, so that hits can be read.
         text: the field of the text in ``documents``.
         title: the field of the title.
-
-    Returns:
-        the path.
 
     Raises:
         ValueError: an unknown format, an option that the format does not take, queries of another vocabulary or scaled
@@ -108,6 +105,5 @@ def export(
 
 
 def _by_column(toks: Any, qid: str, vectors: Any, max_terms: int | None) -> dict[int, float]:
-    weights = query_weights(toks, qid, vectors.vocabulary)
-    known = {vectors.columns[term]: weight for term, weight in weights.items() if term in vectors.columns}
+    known = vectors.open().known(query_weights(toks, qid, vectors.vocabulary))
     return heaviest(known, max_terms or len(known))
