@@ -93,7 +93,7 @@ class Screen:
         limit = torch.where(limit > 0, limit / (1 + wide), limit / (1 - wide)).float()
         # oneDNN compiles a product for each shape, which takes as long as ten products, and keeps the last 1,024
         blocks = logit_blocks(rounded, self.rounded, text_groups(lengths, _ROWS), few_shapes=True)
-        for group, terms, products, _ in blocks:
+        for group, terms, products in blocks:
             closed[group.texts, terms] = _amax(products).float() <= limit[terms]
         return closed
 

@@ -19,6 +19,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_matrix
 
 from .._utils.checks import check_choice
@@ -125,14 +126,10 @@ def fold_rows(vectors: csr_matrix, folding: Folding | None) -> csr_matrix:
     """The same of a CSR matrix (N, V) without explicit zeros."""
     if folding is None or not vectors.nnz:
         return vectors
-    rows = np.repeat(np.arange(vectors.shape[0]), np.diff(vectors.indptr))
-    columns = folding.representatives[vectors.indices]
-    order = np.lexsort((columns, rows))
-    rows, columns, data = rows[order], columns[order], vectors.data[order]
-    first = np.flatnonzero(np.r_[True, (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])])
-    indptr = np.searchsorted(rows[first], np.arange(vectors.shape[0] + 1))
-    largest = np.maximum.reduceat(data, first)
-    return csr_matrix((largest, columns[first].astype(vectors.indices.dtype), indptr), shape=vectors.shape)
+    entries = vectors.tocoo()
+    largest = pd.Series(entries.data).groupby([entries.row, folding.representatives[entries.col]]).max()
+    rows, columns = (largest.index.get_level_values(level) for level in (0, 1))
+    return csr_matrix((largest.to_numpy(), (rows, columns)), shape=vectors.shape)
 
 
 def _text(token: str, mark: str, *, literal: bool) -> str | None:

@@ -248,9 +248,7 @@ class Splade(pt.Transformer):
     def _encode(self, texts: list[str], batch_size: int | None, verbose: bool | None, unit: str) -> csr_matrix:
         verbose = self.verbose if verbose is None else verbose
         encoder = self.queries_encoder if unit == "query" else self.encoder
-        if not verbose:
-            return encoder.encode(texts, batch_size=batch_size)
-        with progress_bar(total=len(texts), desc="Splade", unit=unit) as bar:
+        with progress_bar(total=len(texts), desc="Splade", unit=unit, disable=not verbose) as bar:
             return encoder.encode(texts, batch_size=batch_size, progress=bar.update)
 
     def term_map(self, terms: str = "safe") -> TermMap:

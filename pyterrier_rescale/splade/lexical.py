@@ -13,14 +13,7 @@ import numpy as np
 
 from .._utils.checks import check_choice, check_integer, check_number, check_share
 from .._utils.files import expand, filled
-from ..encoding.lexical import (
-    WEIGHTINGS,
-    Bm25Encoder,
-    StaticEncoder,
-    TokenStatistics,
-    token_statistics,
-    vocabulary_size,
-)  # fmt: skip
+from ..encoding.lexical import WEIGHTINGS, StaticEncoder, TokenStatistics, count_encoder, token_statistics
 from ..heads.fingerprint import settings_fingerprint, tokenizer_fingerprint
 from ..heads.hub_files import save_tokenizer
 from .encoder import Splade
@@ -97,19 +90,15 @@ class LexicalEncoder(Splade):
             idf_from = TokenStatistics(saved["idf"], saved["mean_length"], saved["texts"])
         elif not isinstance(idf_from, TokenStatistics):
             idf_from = token_statistics(loaded, idf_from, self.max_length)
-        if len(idf_from.idf) != vocabulary_size(loaded):
-            raise ValueError(
-                f"idf_from is of a vocabulary of {len(idf_from.idf)}, the tokenizer has {vocabulary_size(loaded)}"
-            )
         self.idf_from: TokenStatistics = idf_from
-        if self.weighting == "tokens":
-            self.encoder: Any = StaticEncoder(loaded, idf_from.idf, self.max_length, special=True)
-            self.queries_encoder = self.encoder
-        else:
-            self.encoder, self.queries_encoder = (
-                Bm25Encoder(loaded, idf_from, self.max_length, query=query, k1=self.k1, b=self.b)
-                for query in (False, True)
+        counts = count_encoder(loaded, self.max_length)
+        if len(idf_from.idf) != counts.vocab_size:
+            raise ValueError(
+                f"idf_from is of a vocabulary of {len(idf_from.idf)}, the tokenizer has {counts.vocab_size}"
             )
+        bm25 = {"k1": self.k1, "b": self.b, "mean_length": idf_from.mean_length} if self.weighting == "bm25" else {}
+        self.encoder: Any = StaticEncoder(loaded, idf_from.idf, self.max_length, special=True, **bm25)
+        self.queries_encoder = counts if bm25 else self.encoder
         self._terms = {}
 
     @property
