@@ -20,7 +20,6 @@ from torch.nn.utils.rnn import pad_sequence
 from .._utils.checks import check_integer
 from ..heads.checkpoint import load_model, load_tokenizer
 from ..heads.decoder import check_head, evaluating, head_input, padding_error
-from ..heads.fingerprint import tokenizer_fingerprint
 from ..heads.rescaling import shift_logits
 from .blocks import text_batches
 from .description import Description, QuerySide
@@ -103,7 +102,10 @@ class TextEncoder:
         self.batch_size = check_integer("batch_size", batch_size)
         length = check_max_length(description.max_length, model, tokenizer)
         if not description.special_terms:
-            description = description.replace(shift=_closing(tokenizer.all_special_ids, description.shift, model))
+            shifts = np.zeros(len(model.get_output_embeddings().weight), dtype=np.float32)
+            shifts += 0 if description.shift is None else description.shift
+            shifts[tokenizer.all_special_ids] += _CLOSED
+            description = description.replace(shift=shifts)
         if description.shift is not None:
             model = shift_logits(model, description.shift)
         wanted, here = default_device(device), model.device
@@ -115,8 +117,7 @@ class TextEncoder:
         self.head = check_head(self.model)
         # where padding changes what a text gives, a batch is of texts of one length and has none
         self._padded = padding_error(self.model, self.head) < (2e-4 if self.model.dtype == torch.float32 else 5e-2)
-        body = [m.weight.numel() for m in self.model.base_model.modules() if isinstance(m, torch.nn.Linear)]
-        self._flops = 2 * (sum(body) + self.head.weight.numel())  # of a token
+        self._flops = 2 * self.model.num_parameters()  # of a token, about
         weights = description.queries.weights
         for what, size in (("tokens", len(self.tokenizer)), ("query weights", 0 if weights is None else len(weights))):
             if size > self.vocab_size:
@@ -124,56 +125,44 @@ class TextEncoder:
                     f"there are {size} {what}, more than the {self.vocab_size} rows of the model's head: they do not "
                     "belong together"
                 )
-        queries = self._loaded(description.queries, description)
-        self.description = description.replace(
-            max_length=length, lowercase=False, shift=None, special_terms=True, queries=queries
-        )
         self.folding = Folding(self.tokenizer, self.vocab_size) if description.fold else None
         self._told = False
-
-    def _loaded(self, side: QuerySide, how: Description) -> QuerySide:
-        """The query side with its model and tokenizer loaded, static weights as many as rows of the head."""
-        found: dict[str, Any] = {}
-        if isinstance(side.model, str):
-            found["model"] = load_model(side.model, self.model.dtype)
-            if not how.special_terms:
-                closing = _closing(self.tokenizer.all_special_ids, None, found["model"])
-                found["model"] = shift_logits(found["model"], closing, inplace=True)
-        if isinstance(side.tokenizer, str):
-            tokenizer = load_tokenizer(side.tokenizer)
-            found["tokenizer"] = lowercasing(tokenizer) if how.lowercase and side.model is not None else tokenizer
-            if side.model is None and tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer):
-                found["tokenizer"] = None
-        if side.weights is not None:
-            found["weights"] = np.pad(side.weights, (0, self.vocab_size - len(side.weights)))
-        return dataclasses.replace(side, **found)
+        self.description = description.replace(max_length=length, lowercase=False, shift=None, special_terms=True)
+        side, self._queries = self._query_side(description)
+        self.description = self.description.replace(queries=side)
 
     def of_queries(self) -> TextEncoder | StaticEncoder | ProductEncoder:
-        """The encoder of queries; this one where they are encoded as documents are.
+        """The encoder of queries; this one where they are encoded as documents are."""
+        return self._queries or self
 
-        Raises:
-            ValueError: for another model of another vocabulary.
-        """
-        side, asked = self.description.queries, self.description.of_queries()
+    def _query_side(self, how: Description) -> tuple[QuerySide, TextEncoder | StaticEncoder | ProductEncoder | None]:
+        """The query side with what it names loaded, static weights as many as rows of the head; and its encoder."""
+        side, asked = how.queries, self.description.of_queries()
         if side.alike and side.max_length is None:
-            return self
+            return side, None
+        tokenizer = load_tokenizer(side.tokenizer) if isinstance(side.tokenizer, str) else side.tokenizer
         if side.model is not None:
-            encoder = TextEncoder(side.model, side.tokenizer, asked, batch_size=self.batch_size, device=self.device)
-            if encoder.vocab_size != self.vocab_size:
+            model = load_model(side.model, self.model.dtype) if isinstance(side.model, str) else side.model
+            asked = asked.replace(lowercase=how.lowercase, special_terms=how.special_terms)
+            other = TextEncoder(model, tokenizer, asked, batch_size=self.batch_size, device=self.device)
+            if other.vocab_size != self.vocab_size:
                 raise ValueError(
                     f"the model of queries must have the documents' vocabulary of {self.vocab_size}, got "
-                    f"{encoder.vocab_size}"
+                    f"{other.vocab_size}"
                 )
-            return encoder
-        tokenizer = side.tokenizer or self.tokenizer
-        if side.weights is not None and not side.times_model:
-            return StaticEncoder(tokenizer, side.weights, asked.max_length, self.folding)
+            return dataclasses.replace(side, model=other.model, tokenizer=other.tokenizer), other
         encoder = copy.copy(self)
-        encoder.description = asked.replace(max_length=check_max_length(asked.max_length, self.model, tokenizer))
+        encoder.description, encoder._queries = asked, None
+        if side.weights is None or side.times_model:
+            check_max_length(asked.max_length, self.model, self.tokenizer)
         if side.weights is None:
-            return encoder
-        static = StaticEncoder(tokenizer, side.weights, asked.max_length, self.folding, special=True)
-        return ProductEncoder(encoder, static)
+            return side, encoder
+        weights = np.pad(side.weights, (0, self.vocab_size - len(side.weights)))
+        given = tokenizer or self.tokenizer, weights, asked.max_length, self.folding
+        side = dataclasses.replace(side, tokenizer=tokenizer, weights=weights)
+        if side.times_model:
+            return side, ProductEncoder(encoder, StaticEncoder(*given, special=True))
+        return side, StaticEncoder(*given)
 
     @property
     def vocab_size(self) -> int:
@@ -289,14 +278,6 @@ class TextEncoder:
         mask = pooled_positions(self.description, tokens, attended, special)
         special_tokens = torch.isin(tokens, torch.tensor(special, device=self.device))
         return HeadBatch(members, hidden, mask, mask & special_tokens, tokens, lengths)
-
-
-def _closing(ids: list[int], shift: float | np.ndarray | None, model: PreTrainedModel) -> np.ndarray:
-    """A shift that also lets some terms never fire, (V,)."""
-    rows = len(model.get_output_embeddings().weight)
-    shifts = np.full(rows, 0 if shift is None else shift, dtype=np.float32)
-    shifts[ids] += _CLOSED
-    return shifts
 
 
 def to_csr(weights: torch.Tensor) -> csr_matrix:
