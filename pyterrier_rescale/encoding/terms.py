@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 MODES = ("safe", "raw")
 _READABLE = re.compile(r"[a-z0-9]{1,20}\Z")
 _NUMBERED = re.compile(r"x[0-9]+\Z")
-# Mark of a word start in byte-level BPE, which is a space, and of a continuation in WordPiece.
-_BYTE_LEVEL, _CONTINUES = "\u0120", "##"
-_SENTENCE_PIECE = "\u2581"
+# Marks of a continuation in WordPiece, and of a word start in byte-level BPE and SentencePiece.
+_CONTINUES, _WORD_STARTS = "##", ("\u0120", "\u2581")
 
 
 def tokens_by_id(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[str | None]:
@@ -47,11 +46,21 @@ def tokens_by_id(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[st
 
 def word_start(tokens: list[str | None]) -> str:
     """The word-start mark that this vocabulary uses: the one that most tokens carry, if any carries one."""
-    present = [token for token in tokens if token is not None]
-    counts = {mark: sum(token.startswith(mark) for token in present) for mark in (_BYTE_LEVEL, _SENTENCE_PIECE)}
+    counts = {
+        mark: sum(token is not None and token.startswith(mark) for token in tokens)
+        for mark in (_CONTINUES, *_WORD_STARTS)
+    }
     mark = max(counts, key=counts.__getitem__)
-    continuations = sum(token.startswith(_CONTINUES) for token in present)
-    return mark if counts[mark] > continuations else ""
+    return mark if mark in _WORD_STARTS and counts[mark] else ""
+
+
+def word_of(token: str | None, mark: str) -> str | None:
+    """The word that a word-start token spells, or ``None`` for a continuation or an absent token."""
+    if token is None:
+        return None
+    if mark:
+        return token[len(mark) :] if token.startswith(mark) else None
+    return None if token.startswith(_CONTINUES) else token
 
 
 class Folding:
@@ -73,18 +82,17 @@ class Folding:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
         tokens = tokens_by_id(tokenizer, vocab_size)
-        mark = word_start(tokens)
-        added = tokenizer.get_added_vocab()
+        mark, added = word_start(tokens), tokenizer.get_added_vocab()
         special = set(tokenizer.all_special_ids)
         variants: dict[str, list[tuple[bool, bool, int]]] = {}
         for index, token in enumerate(tokens):
-            text = None if token is None or index in special else _text(token, mark, literal=token in added)
-            if text is None:
+            if token is None or index in special:
                 continue
-            starts = token.startswith(mark) if mark else not token.startswith(_CONTINUES)
-            text = text.removeprefix(" ") if mark else text
-            if text:
-                variants.setdefault(text.lower(), []).append((text != text.lower(), not starts, index))
+            text = token if token in added else tokenizer.convert_tokens_to_string([token])
+            text = text.removeprefix(" ")
+            if text and "\ufffd" not in text:
+                place = text != text.lower(), word_of(token, mark) is None, index
+                variants.setdefault(text.lower(), []).append(place)
         self.representatives = np.arange(vocab_size)
         self.words: list[str | None] = [None] * vocab_size
         for text, members in variants.items():
@@ -132,26 +140,6 @@ def fold_rows(vectors: csr_matrix, folding: Folding | None) -> csr_matrix:
     return csr_matrix((largest.to_numpy(), (rows, columns)), shape=vectors.shape)
 
 
-def _text(token: str, mark: str, *, literal: bool) -> str | None:
-    """What a token spells, a space where it starts a word; ``None`` for a piece of a character."""
-    if literal or not mark:
-        return token
-    if mark != _BYTE_LEVEL:
-        return token.replace(mark, " ")
-    try:
-        return bytes(_byte_alphabet()[letter] for letter in token).decode("utf-8")
-    except (KeyError, UnicodeDecodeError):
-        return None
-
-
-@cache
-def _byte_alphabet() -> dict[str, int]:
-    """Bytes by the letters that stand for them in byte-level BPE."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    return {letter: byte for byte, letter in bytes_to_unicode().items()}
-
-
 class TermMap:
     """The terms of a tokenizer's vocabulary.
 
@@ -177,18 +165,10 @@ class TermMap:
     def _term(self, index: int, token: str | None) -> str:
         if self.mode == "raw":
             return f"[row {index}]" if token is None else token
-        word = self.word(token) if self.folding is None else self.folding.words[index]
+        word = word_of(token, self._start) if self.folding is None else self.folding.words[index]
         if word is not None and _READABLE.match(word) and not _NUMBERED.match(word):
             return word
         return f"x{index}"
-
-    def word(self, token: str | None) -> str | None:
-        """The word that a word-start token spells, or ``None`` for a continuation or an absent token."""
-        if token is None:
-            return None
-        if self._start:
-            return token[len(self._start) :] if token.startswith(self._start) else None
-        return None if token.startswith(_CONTINUES) else token
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -212,12 +192,12 @@ class TermMap:
             return f"[row {index}]"
         if self.folding is not None and self.folding.words[index] is not None:
             return str(self.folding.words[index])
-        text = token[2:] if not self._start and token.startswith(_CONTINUES) else token
+        text = token.removeprefix(_CONTINUES) if not self._start else token
         if self._start:
             decoded = tokenizer.convert_tokens_to_string([token]).strip()
             text = decoded if decoded and "\ufffd" not in decoded else token
-        is_special = index in tokenizer.all_special_ids
-        return text if is_special or self.word(token) is not None else f"##{text}"
+        whole = index in tokenizer.all_special_ids or word_of(token, self._start) is not None
+        return text if whole else f"##{text}"
 
 
 class Toks(dict):

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from .._utils.checks import check_integer, check_number
 from .._utils.progress import progress_bar
 from .._utils.stages import schematic
 from ..encoding.pruning import check_pruning, prune
@@ -107,9 +106,6 @@ class Splade(pt.Transformer):
                 f"rescale must be a number or None here, got {rescale!r}: 'auto' and 'calibrated' need texts; use "
                 "calibrate(model, texts).apply(model), or train(..., rescale=...)"
             )
-        if rescale is not None:
-            check_number("k", rescale)
-        check_integer("batch_size", batch_size)
         given = {
             "pooling": pooling, "activation": activation, "max_length": max_length, "lowercase": lowercase,
             "shift": shift, "position_top_k": position_top_k, "fold": fold, "special_terms": special_terms,
