@@ -33,11 +33,8 @@ def text_batches(
 ) -> Iterator[np.ndarray]:
     """Positions of the texts of each batch for a model, the longest first: a batch too large fails at once.
 
-    Args:
-        lengths: tokens of each text, (N,).
-        batch_size: texts per batch at most.
-        budget: padded tokens per batch at most; default: what suits a CPU.
-        alike: only texts of one length together, so that none is padded.
+    Of texts of ``lengths`` (N,) tokens, at most ``batch_size`` make a batch, and at most ``budget`` padded tokens
+    (default: what suits a CPU); with ``alike`` only texts of one length, so that none is padded.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0
@@ -54,21 +51,13 @@ def text_batches(
 
 
 class TextGroup(NamedTuple):
-    """n texts, padded to the L tokens of the longest.
+    """n texts, padded to the L tokens of the longest."""
 
-    Attributes:
-        texts: the texts' positions in the batch, shape (n,).
-        lengths: their tokens, shape (n,).
-        starts: the row of each text's first token among the T rows, shape (n,).
-        index: row of every padded position, shape (n * L,).
-        length: L.
-    """
-
-    texts: Tensor
-    lengths: Tensor
-    starts: Tensor
-    index: Tensor
-    length: int
+    texts: Tensor  # the texts' positions in the batch, (n,)
+    lengths: Tensor  # their tokens, (n,)
+    starts: Tensor  # the row of each text's first token among the T rows, (n,)
+    index: Tensor  # row of every padded position, (n * L,)
+    length: int  # L
 
     def real(self) -> Tensor:
         """Which padded positions are a text's own, bool (n, L)."""
@@ -76,11 +65,9 @@ class TextGroup(NamedTuple):
 
 
 def text_groups(lengths: Tensor, limit: int | None = None) -> list[TextGroup]:
-    """Group texts of similar lengths, of at most ``limit`` padded rows together; texts without tokens are left out.
+    """Group texts of similar ``lengths`` (B,), which lie in consecutive rows; those without tokens are left out.
 
-    Args:
-        lengths: tokens of each text, shape (B,); consecutive texts lie in consecutive rows.
-        limit: default: what fits a block.
+    A group has at most ``limit`` padded rows, by default what fits a block.
     """
     device = lengths.device
     limit = limit or _block(device) // _VOCAB_CHUNK

@@ -84,10 +84,8 @@ def packed_head(
     with torch.autocast(device, enabled=False):
         if description.pooling == "sum":
             return _summed(rows, weight, bias, lengths, top, twice)
-        if torch.is_grad_enabled():
-            weights = _MaxHead.apply(rows, weight, bias, lengths, top, screen)
-        else:  # within a Function it is off, and needs_input_grad does not know
-            weights = _pooled(rows, weight, bias, lengths, top, screen, with_positions=False)[0]
+        # within a Function gradients are off, and needs_input_grad does not know whether they are outside
+        weights = _MaxHead.apply(rows, weight, bias, lengths, top, screen, torch.is_grad_enabled())
         if after is not None:
             weights = after(weights.expm1()).log1p()
         return weights.log1p() if twice else weights
@@ -157,9 +155,9 @@ class _MaxHead(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, lengths: Tensor, top: int | None,
-        screen: Screen | None,
+        screen: Screen | None, with_gradient: bool,
     ) -> Tensor:  # fmt: skip
-        needs_gradient = any(ctx.needs_input_grad[:3])
+        needs_gradient = with_gradient and any(ctx.needs_input_grad[:3])
         weights, positions = _pooled(rows, weight, bias, lengths, top, screen, with_positions=needs_gradient)
         if needs_gradient:
             ctx.save_for_backward(rows, weight, weights, positions)
@@ -181,7 +179,7 @@ class _MaxHead(torch.autograd.Function):
             d_weight = sparse_product(terms, source, entries, rows, len(weight))
         if want_bias:
             d_bias = entries.new_zeros(len(weight)).index_add_(0, terms, entries).to(ctx.bias_dtype)
-        return d_rows, d_weight, d_bias, None, None, None
+        return d_rows, d_weight, d_bias, None, None, None, None
 
 
 def _summed(

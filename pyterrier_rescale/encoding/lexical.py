@@ -40,14 +40,16 @@ class StaticEncoder:
         k1: saturation of the term frequency.
         b: share of the length normalisation.
         mean_length: tokens per text of the corpus.
+        times: a model's encoder, whose weights are multiplied by these, at a text's own tokens (splade-v3-lexical).
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, weights: np.ndarray, max_length: int, folding: Folding | None = None,
         *, special: bool = False, k1: float | None = 0.0, b: float = 0.0, mean_length: float = 1.0,
+        times: Any = None,
     ) -> None:  # fmt: skip
         self.tokenizer, self.weights, self.max_length = tokenizer, weights, max_length
-        self.folding, self.special = folding, special
+        self.folding, self.special, self.times = folding, special, times
         self.k1, self.b, self.mean_length = k1, b, mean_length
 
     @property
@@ -58,7 +60,7 @@ class StaticEncoder:
     def encode(
         self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
     ) -> csr_matrix:
-        """Term weights of N texts, (N, V), float32; ``batch_size`` is of no importance here."""
+        """Term weights of N texts, (N, V), float32."""
         ids = token_ids(self.tokenizer, list(texts), self.max_length, special=self.special)
         # a blank text has no pieces, whatever the tokenizer makes of white space
         ids = [row if text.strip() else [] for row, text in zip(ids, texts, strict=True)]
@@ -73,24 +75,12 @@ class StaticEncoder:
             norm = self.k1 * (1 - self.b + self.b * lengths / self.mean_length)
             factor = counts * (self.k1 + 1) / (counts + norm)
         found.data = self.weights[found.indices] * factor
+        found = fold_rows(found.astype(np.float32), self.folding)
+        if self.times is not None:
+            return csr_matrix(found.multiply(self.times.encode(texts, batch_size=batch_size, progress=progress)))
         if progress:
             progress(len(texts))
-        return fold_rows(found.astype(np.float32), self.folding)
-
-
-class ProductEncoder:
-    """A model's weights times static ones, at a text's own tokens alone (splade-v3-lexical)."""
-
-    def __init__(self, model: Any, static: StaticEncoder) -> None:
-        self.model, self.static = model, static
-        self.tokenizer, self.max_length, self.folding = model.tokenizer, model.max_length, model.folding
-
-    def encode(
-        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
-    ) -> csr_matrix:
-        """As :meth:`.text_encoder.TextEncoder.encode`."""
-        vectors = self.model.encode(texts, batch_size=batch_size, progress=progress)
-        return csr_matrix(vectors.multiply(self.static.encode(texts)), dtype=np.float32)
+        return found
 
 
 def count_encoder(tokenizer: PreTrainedTokenizerBase, max_length: int) -> StaticEncoder:

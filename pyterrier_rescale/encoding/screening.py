@@ -23,8 +23,8 @@ from .blocks import logit_blocks, text_groups
 FEW_ROWS = 512
 # A pair that may be open costs about two and a half times a pair of the full product (gather and product).
 MAX_CANDIDATES = 0.25
-# Batches that go without a screen after one that was in vain; twice as many after the next, up to the most.
-_REST, _LONGEST_REST = 1, 16
+# Batches that go without a screen after one that was in vain.
+_REST = 8
 _ROWS = 4096  # of a block: of two bytes, twice as many fit the cache
 _SLICE = 4096  # rows of W that are rounded at a time
 _ROUNDING = 2.0**-8  # of bfloat16, relative
@@ -42,7 +42,7 @@ class Screen:
     def __init__(self, weight: torch.Tensor) -> None:
         self.weight = weight.detach()
         self.centre: torch.Tensor | None = None
-        self._rest, self._resting = _REST, 0
+        self._resting = 0
         with torch.no_grad():
             self.rounded = self.weight.to(torch.bfloat16)
             self.norms, self.residuals = (self.weight.new_empty(len(weight)) for _ in range(2))
@@ -62,9 +62,8 @@ class Screen:
             return None
         closed = self.closed(rows, lengths, bias)
         if closed.count_nonzero() >= (1 - MAX_CANDIDATES) * closed.numel():
-            self._rest = _REST
             return closed.logical_not_()
-        self._resting, self._rest = self._rest, min(2 * self._rest, _LONGEST_REST)
+        self._resting = _REST
         return None
 
     def closed(self, rows: torch.Tensor, lengths: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -24,7 +24,7 @@ from ..heads.rescaling import shift_logits
 from .blocks import text_batches
 from .description import Description, QuerySide
 from .kernel import packed_head, pooled_positions
-from .lexical import ProductEncoder, StaticEncoder
+from .lexical import StaticEncoder
 from .screening import make_screen
 from .terms import Folding, fold_rows
 from .texts import check_max_length, lowercasing, token_ids
@@ -43,30 +43,19 @@ _MANY_TEXTS = 8
 _ONE_THREAD = 1e9
 # Far above any logit, and a number in half precision, too.
 _CLOSED = 1e4
-
-
 # The process's OpenMP and BLAS libraries; OpenMP's number of threads is one of each calling thread.
 _thread_pools = cache(ThreadpoolController)
 
 
 class HeadBatch(NamedTuple):
-    """One batch on its way through the head.
+    """One batch on its way through the head."""
 
-    Attributes:
-        texts: positions of the B texts in the input.
-        hidden: t, shape (B, L, H).
-        mask: positions that take part in pooling, bool (B, L).
-        special: those of them where special tokens ([CLS], [SEP], ...) stand, bool (B, L).
-        input_ids: token ids, shape (B, L).
-        lengths: tokens of each text, (B,).
-    """
-
-    texts: np.ndarray
-    hidden: torch.Tensor
-    mask: torch.Tensor
-    special: torch.Tensor
-    input_ids: torch.Tensor
-    lengths: torch.Tensor
+    texts: np.ndarray  # positions of the B texts in the input
+    hidden: torch.Tensor  # t, (B, L, H)
+    mask: torch.Tensor  # positions that take part in pooling, bool (B, L)
+    special: torch.Tensor  # those of them where special tokens ([CLS], [SEP], ...) stand, bool (B, L)
+    input_ids: torch.Tensor  # (B, L)
+    lengths: torch.Tensor  # tokens of each text, (B,)
 
 
 class TextEncoder:
@@ -131,11 +120,11 @@ class TextEncoder:
         side, self._queries = self._query_side(description)
         self.description = self.description.replace(queries=side)
 
-    def of_queries(self) -> TextEncoder | StaticEncoder | ProductEncoder:
+    def of_queries(self) -> TextEncoder | StaticEncoder:
         """The encoder of queries; this one where they are encoded as documents are."""
         return self._queries or self
 
-    def _query_side(self, how: Description) -> tuple[QuerySide, TextEncoder | StaticEncoder | ProductEncoder | None]:
+    def _query_side(self, how: Description) -> tuple[QuerySide, TextEncoder | StaticEncoder | None]:
         """The query side with what it names loaded, static weights as many as rows of the head; and its encoder."""
         side, asked = how.queries, self.description.of_queries()
         if side.alike and side.max_length is None:
@@ -153,16 +142,15 @@ class TextEncoder:
             return dataclasses.replace(side, model=other.model, tokenizer=other.tokenizer), other
         encoder = copy.copy(self)
         encoder.description, encoder._queries = asked, None
-        if side.weights is None or side.times_model:
+        times = side.times_model
+        if side.weights is None or times:
             check_max_length(asked.max_length, self.model, self.tokenizer)
         if side.weights is None:
             return side, encoder
         weights = np.pad(side.weights, (0, self.vocab_size - len(side.weights)))
         given = tokenizer or self.tokenizer, weights, asked.max_length, self.folding
-        side = dataclasses.replace(side, tokenizer=tokenizer, weights=weights)
-        if side.times_model:
-            return side, ProductEncoder(encoder, StaticEncoder(*given, special=True))
-        return side, StaticEncoder(*given)
+        static = StaticEncoder(*given, special=times, times=encoder if times else None)
+        return dataclasses.replace(side, tokenizer=tokenizer, weights=weights), static
 
     @property
     def vocab_size(self) -> int:
@@ -291,11 +279,10 @@ def to_csr(weights: torch.Tensor) -> csr_matrix:
 
 def _in_order(parts: list[csr_matrix], order: list[np.ndarray], size: int, vocab_size: int) -> csr_matrix:
     """Stack the parts and put their rows where the texts stood; absent rows are all zero."""
-    members = np.concatenate([*order, np.empty(0, dtype=np.int64)])
-    place = np.full(size, -1)
-    place[members] = np.arange(len(members))
-    stacked = vstack([*parts, csr_matrix((1, vocab_size), dtype=np.float32)], format="csr")  # row -1 is empty
-    result = stacked[place]
+    stacked = vstack([csr_matrix((0, vocab_size), dtype=np.float32), *parts], format="csr")
+    places = np.concatenate([np.empty(0, dtype=np.int64), *order])
+    ones = np.ones(len(places), dtype=np.float32)
+    result = csr_matrix((ones, (places, np.arange(len(places)))), shape=(size, len(places))) @ stacked
     result.sort_indices()
     return result
 

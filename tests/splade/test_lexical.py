@@ -134,10 +134,6 @@ def test_a_folder_that_is_not_whole_is_refused(bert_folder, tmp_path, monkeypatc
     Splade(bert_folder).save_pretrained(tmp_path / "model")
     with pytest.raises(FileExistsError, match="holds a model"):
         encoder.save_pretrained(tmp_path / "model")
-    encoder.save_pretrained(tmp_path / "b")
-    tiny.tokenizer("bpe").save_pretrained(tmp_path / "b")
-    with pytest.raises(ValueError, match="something else has been saved there since"):
-        LexicalEncoder(tmp_path / "b")
 
 
 def test_mistakes_are_named(tmp_path, bert_folder):
