@@ -31,7 +31,7 @@ _ABOUT = {"_name_or_path", "name_or_path", "transformers_version", "architecture
           "id2label", "label2id", "use_cache", PROVENANCE}  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class QuerySide:
     """How queries are encoded; what is ``None`` is as of documents.
 
@@ -64,7 +64,7 @@ class QuerySide:
         return "another model" if self.model is not None else " ".join(filter(None, (self.pooling, self.activation)))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Description:
     """How a masked LM's logits z become term weights; the fields are options of :class:`~pyterrier_rescale.Splade`.
 
@@ -97,9 +97,6 @@ class Description:
         same = [name for name in ("pooling", "activation", "max_length") if getattr(side, name) == getattr(self, name)]
         object.__setattr__(self, "queries", dataclasses.replace(side, **dict.fromkeys(same)))
 
-    def __repr__(self) -> str:
-        return f"<Description {self.changed()}>"
-
     def replace(self, **fields: Any) -> Description:
         """The same with other values of some fields."""
         return dataclasses.replace(self, **fields)
@@ -128,9 +125,7 @@ class Description:
 def encoder_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, description: Description) -> str:
     """Sixteen hex digits of all that the vectors of documents and queries depend on.
 
-    Parameters (bit by bit), the model's config, the tokenizer (vocabulary, normalisation, special tokens), and the
-    description with lengths resolved. A saved folder and what it was saved from have the same; batch sizes and the
-    device, which change a vector by rounding at most, and the column that texts are read from do not count.
+    A saved folder and what it was saved from have the same; batch sizes and the device do not count.
     """
     side = description.queries
     parts: list[Any] = [model_fingerprint(model), config_content(model), tokenizer_fingerprint(tokenizer)]

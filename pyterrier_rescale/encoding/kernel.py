@@ -31,14 +31,7 @@ from .screening import FEW_ROWS, Screen, make_screen
 
 
 def pooled_positions(description: Description, ids: Tensor, attended: Tensor, special_ids: Sequence[int]) -> Tensor:
-    """Positions of a batch that take part in pooling, bool (B, L).
-
-    Args:
-        description: says ``special_positions``.
-        ids: token ids, (B, L), padded on the right.
-        attended: (B, L), not zero where there is a token.
-        special_ids: the tokenizer's ``all_special_ids``.
-    """
+    """Positions of a batch that take part in pooling, bool (B, L); ``ids`` and ``attended`` are padded on the right."""
     attended = attended.bool()
     if description.special_positions:
         return attended
@@ -48,15 +41,9 @@ def pooled_positions(description: Description, ids: Tensor, attended: Tensor, sp
 
 
 def packed_head(
-    rows: Tensor,
-    lengths: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    description: Description,
-    *,
-    screen: Screen | None = None,
-    after: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
+    rows: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor | None, description: Description, *,
+    screen: Screen | None = None, after: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:  # fmt: skip
     """Term weights of a batch of texts, differentiable in ``rows``, ``weight`` and ``bias``.
 
     Args:
@@ -76,8 +63,7 @@ def packed_head(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         rows, weight = rows.to(dtype), weight.to(dtype)
-    if screen is not None and (weight.dtype != torch.float32 or screen.rounded.shape != weight.shape):
-        screen = None  # autocast: the product is in half precision anyway
+    screen = screen if weight.dtype == torch.float32 else None  # autocast: the product is in half precision anyway
     twice, top = description.activation == "log1p_relu", description.position_top_k
     if after is not None and description.pooling == "sum":
         raise ValueError("pooling must be 'max' for a model that scales or caps its logits, got 'sum'")

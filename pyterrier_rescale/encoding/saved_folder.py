@@ -201,9 +201,6 @@ def save_encoder(
     """Save model, tokenizer and description so that stock tools compute the same vectors.
 
     ``modules.json`` comes last: with it the folder is whole. Without a ``max_length`` the tokenizer's is kept.
-
-    Raises:
-        OSError: if the folder cannot be written.
     """
     side, length = description.queries, description.max_length
     pooling = {key: getattr(description, ours) for key, ours in _POOLING.items()}

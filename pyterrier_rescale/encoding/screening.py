@@ -33,11 +33,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class Screen:
-    """A decoder's W in bfloat16, with what bounds the error of products with it.
-
-    Args:
-        weight: W, shape (V, H), float32. Changed afterwards, it needs a new screen.
-    """
+    """A decoder's W (V, H) in bfloat16, with what bounds the error of products with it; a changed W needs a new one."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         self.weight = weight.detach()
@@ -67,15 +63,10 @@ class Screen:
         return None
 
     def closed(self, rows: torch.Tensor, lengths: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Which terms are zero for certain: max_i w_v . t_i + b_v <= 0.
+        """Which terms are zero for certain, bool (B, V): max_i w_v . t_i + b_v <= 0.
 
-        Args:
-            rows: t, shape (T, H), float32.
-            lengths: rows of each text, shape (B,).
-            bias: b, shape (V,), or ``None``.
-
-        Returns:
-            bool (B, V); never true where a row or W holds what is not finite, always for texts without rows.
+        Never true where a row or W holds what is not finite, always for texts without rows. ``rows`` are t (T, H),
+        float32, ``lengths`` (B,) the rows of each text.
         """
         closed = torch.ones(len(lengths), len(self.rounded), dtype=torch.bool, device=rows.device)
         if not len(rows):

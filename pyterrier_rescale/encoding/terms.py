@@ -70,10 +70,6 @@ class Folding:
     off. WordPiece marks what continues a word instead: ``##apple`` stays another term than ``apple``. Special tokens,
     padding rows, and pieces of a character are variants of nothing.
 
-    Args:
-        tokenizer: the tokenizer.
-        vocab_size: V.
-
     Attributes:
         representatives: token id that stands for each, (V,) int64: the variant in lower case, with the mark of a word
             start, of the lowest id, as far as there is one.
@@ -117,10 +113,7 @@ def fold_weights(
 ) -> torch.Tensor:
     """Each term's largest weight among its variants, at its representative; (B, V), differentiable.
 
-    Args:
-        weights: of all entries, (B, V), >= ``fill``.
-        representatives: (V,), or ``None``: nothing is folded.
-        fill: what stands at the other variants.
+    ``fill``, which no weight is below, stands at the other variants; without ``representatives`` nothing is folded.
     """
     import torch
 
@@ -141,16 +134,9 @@ def fold_rows(vectors: csr_matrix, folding: Folding | None) -> csr_matrix:
 
 
 class TermMap:
-    """The terms of a tokenizer's vocabulary.
+    """The terms of a tokenizer's vocabulary, one for each of the decoder's V rows, padding rows included.
 
-    Args:
-        tokenizer: the tokenizer.
-        vocab_size: V, rows of the decoder; rows beyond the tokenizer's (padding) get terms, too.
-        mode: ``"safe"`` or ``"raw"`` (the tokens themselves, for interoperation).
-        folding: which tokens are variants of one term; default: none.
-
-    Raises:
-        ValueError: for an unknown mode.
+    They are ``"safe"``, or ``"raw"``: the tokens themselves, for interoperation.
     """
 
     def __init__(
@@ -192,12 +178,10 @@ class TermMap:
             return f"[row {index}]"
         if self.folding is not None and self.folding.words[index] is not None:
             return str(self.folding.words[index])
-        text = token.removeprefix(_CONTINUES) if not self._start else token
-        if self._start:
-            decoded = tokenizer.convert_tokens_to_string([token]).strip()
-            text = decoded if decoded and "\ufffd" not in decoded else token
+        decoded = tokenizer.convert_tokens_to_string([token]).strip()
+        text = decoded if decoded and "\ufffd" not in decoded else token
         whole = index in tokenizer.all_special_ids or word_of(token, self._start) is not None
-        return text if whole else f"##{text}"
+        return text if whole else f"##{text.removeprefix(_CONTINUES)}"
 
 
 class Toks(dict):

@@ -61,17 +61,9 @@ class HeadBatch(NamedTuple):
 class TextEncoder:
     """Encode texts with a masked LM's sparse head.
 
-    Args:
-        model: a loaded masked LM; it is left in its mode and on its device (another ``device`` gets a copy).
-        tokenizer: its tokenizer; copied.
-        description: how logits become weights, and where texts are cut; what it says of lower-casing and of a shift is
-            done to copies of tokenizer and model, so that saved folders do the same everywhere.
-        batch_size: texts per batch at most; on CPUs a batch is further bounded to 1,024 padded tokens, and either way
-            memory is bounded whatever the number of texts.
-        device: torch device or its name; default: as :func:`default_device` says.
-
-    Attributes:
-        description: what is left to be done beside the model and its tokenizer, lengths resolved.
+    The model is left in its mode and on its device (another ``device`` gets a copy), the tokenizer is copied. What the
+    description says of lower-casing, of a shift and of special terms is done to copies of both, so that saved folders
+    do the same everywhere; the attribute ``description`` is what is left to be done, lengths resolved.
 
     Raises:
         TypeError, ValueError: for a model without a usable head, a max_length that the model cannot hold, a tokenizer
@@ -165,18 +157,11 @@ class TextEncoder:
     def encode(
         self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
     ) -> csr_matrix:
-        """Term weights of texts.
+        """Term weights x of N texts, (N, V), float32; column = token id, ascending in a row.
 
-        Args:
-            texts: N strings, which have been checked; a blank one gets an all-zero row.
-            batch_size: texts per batch at most; default: the encoder's.
-            progress: called with the number of texts finished since the last call.
-
-        Returns:
-            x, shape (N, V), float32; column = token id (of a folded term: its representative's), ascending in a row.
-
-        Raises:
-            ValueError: for weights that are NaN or infinite.
+        The texts have been checked; a blank one gets an all-zero row. A folded term stands at its representative's id.
+        ``progress`` is called with the number of texts finished since the last call. ``ValueError`` for weights that
+        are NaN or infinite.
         """
         parts: list[csr_matrix] = []
         order: list[np.ndarray] = []
@@ -197,9 +182,8 @@ class TextEncoder:
             cut += sum(int((batch.lengths == self.max_length).sum()) for batch in batches)
             if progress:
                 progress(len(lengths))
-        blank = len(texts) - sum(map(len, order))
-        if progress and blank:
-            progress(blank)
+        if progress:
+            progress(len(texts) - sum(map(len, order)))  # blank ones
         if cut and not self._told:
             self._told = True
             warnings.warn(
@@ -225,13 +209,13 @@ class TextEncoder:
         batch_size = self.batch_size if batch_size is None else batch_size
         budget = None if self.device.type == "cpu" else batch_size * self.max_length
         present = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
-        windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
+        windows = np.split(present, range(_WINDOW, len(present), _WINDOW))
 
         def tokenise(window: np.ndarray) -> list[list[int]]:
             return token_ids(self.tokenizer, [texts[i] for i in window], self.max_length)
 
         with ThreadPoolExecutor(max_workers=1) as pool:
-            ids = tokenise(windows[0]) if windows else []  # few texts start no thread
+            ids = tokenise(windows[0])  # few texts start no thread
             for number, window in enumerate(windows):
                 following = [pool.submit(tokenise, later) for later in windows[number + 1 :][:1]]
                 lengths = np.array([len(row) for row in ids])

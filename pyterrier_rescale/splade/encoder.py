@@ -148,8 +148,6 @@ class Splade(pt.Transformer):
         """How the encoder's logits become weights, beside its model and tokenizer."""
         return self.encoder.description
 
-    # Roles
-
     def doc_encoder(
         self,
         *,
@@ -216,8 +214,6 @@ class Splade(pt.Transformer):
             v.columns(includes=["qid", "query"], mode="queries")
         roles = {"score": self.scorer, "documents": self.doc_encoder, "queries": self.query_encoder}
         return roles[v.mode]()(inp)
-
-    # Vectors
 
     def encode_docs(
         self, texts: Iterable[str], *, max_terms: int | None = None, min_weight: float = 0.0
@@ -287,9 +283,8 @@ class Splade(pt.Transformer):
     def fingerprint(self) -> str:
         """Sixteen hex digits of all that an encoder computes with: weights, tokenizer, options, both sides' lengths.
 
-        Computed once (a gigabyte of weights takes about a second), and again after the model has been trained on. The
-        column that documents are read from is their reader's matter, ``text_field`` does not count; nor do the batch
-        size and the device.
+        Computed once (a gigabyte of weights takes about a second), and again after the model has been trained on.
+        ``text_field``, the batch size and the device do not count.
         """
         from ..encoding.description import encoder_fingerprint
 
