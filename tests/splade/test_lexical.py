@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from pyterrier_rescale import LexicalEncoder, Splade, open_index, systems
+from pyterrier_rescale import LexicalEncoder, Splade, systems
 
 KINDS = ["wordpiece", "bpe", "unigram"]
 
@@ -82,9 +82,6 @@ def test_stages_engines_and_explanations_take_it(weighting, tmp_path):
     assert explanation.score == pytest.approx(exact[0, 2], rel=1e-5)
     assert explanation["in_query"].all() and explanation.loc[explanation["contribution"] > 0, "in_document"].all()
     assert encoder.top_terms("the index")[0][0] == "index" or weighting == "bm25"
-    index = open_index(tmp_path / "again", "exact")
-    (encoder.doc_encoder() >> index.indexer()).index(documents)
-    assert len((encoder.query_encoder() >> index.retriever(3))(topics)) == 6
 
 
 def test_folder_identity_and_repr(tmp_path):
