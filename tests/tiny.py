@@ -95,6 +95,11 @@ class Vocabulary:
     def get_vocab(self):
         return {token: index for index, token in enumerate(self.tokens)}
 
+    def convert_tokens_to_string(self, tokens):
+        kinds = {"\u0120": decoders.ByteLevel(), "\u2581": decoders.Metaspace()}
+        marks = [mark for mark in kinds if any(token.startswith(mark) for token in self.tokens)]
+        return (kinds[marks[0]] if marks else decoders.WordPiece()).decode(tokens)
+
     def get_added_vocab(self):
         return {token: self.tokens.index(token) for token in self.added}
 

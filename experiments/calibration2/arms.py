@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from pyterrier_rescale.analysis.calibration import mean_known_row, search_k, term_levels
 from pyterrier_rescale.analysis.measurement import Probe, run_probe
 from pyterrier_rescale.encoding.description import Description
-from pyterrier_rescale.encoding.lexical import inverse_frequencies, token_counts
+from pyterrier_rescale.encoding.lexical import count_encoder, inverse_frequencies
 from pyterrier_rescale.encoding.text_encoder import TextEncoder
 from pyterrier_rescale.heads.decoder import find_head
 from pyterrier_rescale.heads.provenance import record
@@ -55,7 +55,7 @@ class Arm:
 
 def token_frequencies(tokenizer: Any, texts: list[str], max_length: int, vocab_size: int) -> tuple[Any, Any]:
     """Occurrences and document frequencies of every token over texts, (V,) each; no forward pass."""
-    counts = token_counts(tokenizer, texts, max_length)
+    counts = count_encoder(tokenizer, max_length).encode(texts)
     total, documents = np.zeros(vocab_size), np.zeros(vocab_size)
     total[: counts.shape[1]] = np.asarray(counts.sum(axis=0)).ravel()
     documents[: counts.shape[1]] = np.bincount(counts.indices, minlength=counts.shape[1])

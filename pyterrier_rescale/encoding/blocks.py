@@ -33,11 +33,8 @@ def text_batches(
 ) -> Iterator[np.ndarray]:
     """Positions of the texts of each batch for a model, the longest first: a batch too large fails at once.
 
-    Args:
-        lengths: tokens of each text, (N,).
-        batch_size: texts per batch at most.
-        budget: padded tokens per batch at most; default: what suits a CPU.
-        alike: only texts of one length together, so that none is padded.
+    Of texts of ``lengths`` (N,) tokens, at most ``batch_size`` make a batch, and at most ``budget`` padded tokens
+    (default: what suits a CPU); with ``alike`` only texts of one length, so that none is padded.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0
@@ -54,21 +51,13 @@ def text_batches(
 
 
 class TextGroup(NamedTuple):
-    """n texts, padded to the L tokens of the longest.
+    """n texts, padded to the L tokens of the longest."""
 
-    Attributes:
-        texts: the texts' positions in the batch, shape (n,).
-        lengths: their tokens, shape (n,).
-        starts: the row of each text's first token among the T rows, shape (n,).
-        index: row of every padded position, shape (n * L,).
-        length: L.
-    """
-
-    texts: Tensor
-    lengths: Tensor
-    starts: Tensor
-    index: Tensor
-    length: int
+    texts: Tensor  # the texts' positions in the batch, (n,)
+    lengths: Tensor  # their tokens, (n,)
+    starts: Tensor  # the row of each text's first token among the T rows, (n,)
+    index: Tensor  # row of every padded position, (n * L,)
+    length: int  # L
 
     def real(self) -> Tensor:
         """Which padded positions are a text's own, bool (n, L)."""
@@ -76,11 +65,9 @@ class TextGroup(NamedTuple):
 
 
 def text_groups(lengths: Tensor, limit: int | None = None) -> list[TextGroup]:
-    """Group texts of similar lengths, of at most ``limit`` padded rows together; texts without tokens are left out.
+    """Group texts of similar ``lengths`` (B,), which lie in consecutive rows; those without tokens are left out.
 
-    Args:
-        lengths: tokens of each text, shape (B,); consecutive texts lie in consecutive rows.
-        limit: default: what fits a block.
+    A group has at most ``limit`` padded rows, by default what fits a block.
     """
     device = lengths.device
     limit = limit or _block(device) // _VOCAB_CHUNK
@@ -117,7 +104,7 @@ def few_sizes(size: int) -> int:
 def logit_blocks(
     rows: Tensor, weight: Tensor, groups: list[TextGroup], bias: Tensor | None = None, *, top: int | None = None,
     few_shapes: bool = False,
-) -> Iterator[tuple[TextGroup, slice, Tensor, Tensor]]:  # fmt: skip
+) -> Iterator[tuple[TextGroup, slice, Tensor]]:  # fmt: skip
     """Walk the logits t W^T + b block by block.
 
     Args:
@@ -130,29 +117,40 @@ def logit_blocks(
             compiled for each shape anew. What is yielded is without them.
 
     Yields:
-        (group, vocabulary slice, logits (n, L, C), padded rows (n * L, H)); logits are valid until the next step.
+        (group, vocabulary slice, logits (n, L, C)); logits are valid until the next step.
     """
     for group in groups:
         index, used = group.index, len(group.index)
         if few_shapes:
             index = torch.cat([index, index[-1:].expand(few_sizes(used) - used)])
         padded = rows[index]
-        limit = None
-        if top is not None and top < len(weight):
-            best = padded.new_empty(len(padded), 0)
-            for _, logits in _products(padded, weight, bias):
-                best = torch.cat([best, logits.topk(min(top, logits.shape[1])).values], dim=1)
-                best = best.topk(min(top, best.shape[1])).values
-            limit = best[:, -1:]
+        limit = least_of_largest(padded, weight, bias, top)
         for terms, logits in _products(padded, weight, bias):
             if limit is not None:
                 logits.masked_fill_(logits < limit, -torch.inf)
-            yield group, terms, logits[:used].view(len(group.texts), group.length, -1), padded[:used]
+            yield group, terms, logits[:used].view(len(group.texts), group.length, -1)
+
+
+@torch.no_grad()
+def least_of_largest(padded: Tensor, weight: Tensor, bias: Tensor | None, top: int | None) -> Tensor | None:
+    """Each row's ``top``-th largest logit, (rows, 1); ``None`` where all logits count."""
+    if top is None or top >= len(weight):
+        return None
+    best = padded.new_empty(len(padded), 0)
+    for _, logits in _products(padded, weight, bias):
+        best = torch.cat([best, logits.topk(min(top, logits.shape[1])).values], dim=1)
+        best = best.topk(min(top, best.shape[1])).values
+    return best[:, -1:]
+
+
+def chunk_size(padded: Tensor, weight: Tensor) -> int:
+    """Terms of a block; always the same, so that a second walk gives the same numbers."""
+    return min(len(weight), max(_VOCAB_CHUNK, _block(padded.device) // len(padded)))
 
 
 def _products(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-    """(vocabulary slice, logits (rows, C)), always in the same blocks, so that a second walk gives the same numbers."""
-    chunk = min(len(weight), max(_VOCAB_CHUNK, _block(padded.device) // len(padded)))
+    """(vocabulary slice, logits (rows, C)); logits are valid until the next step."""
+    chunk = chunk_size(padded, weight)
     workspace = padded.new_empty(len(padded) * chunk)
     for begin in range(0, len(weight), chunk):
         terms = slice(begin, min(begin + chunk, len(weight)))

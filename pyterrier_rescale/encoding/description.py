@@ -31,14 +31,11 @@ _ABOUT = {"_name_or_path", "name_or_path", "transformers_version", "architecture
           "id2label", "label2id", "use_cache", PROVENANCE}  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class QuerySide:
     """How queries are encoded; what is ``None`` is as of documents.
 
     Attributes:
-        pooling: ``"max"`` or ``"sum"``.
-        activation: ``"relu"`` or ``"log1p_relu"``.
-        max_length: tokens per query.
         weights: static weights, (V,) float32, >= 0: a term's weight is its own, wherever it stands
             (arXiv:2411.04403), and no model is run.
         times_model: static weights are multiplied by the model's weights (splade-v3-lexical).
@@ -67,27 +64,12 @@ class QuerySide:
         return "another model" if self.model is not None else " ".join(filter(None, (self.pooling, self.activation)))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Description:
-    """How a masked LM's logits z become term weights.
+    """How a masked LM's logits z become term weights; the fields are options of :class:`~pyterrier_rescale.Splade`.
 
-    Attributes:
-        pooling: ``"max"`` or ``"sum"`` over positions.
-        activation: ``"relu"``: log(1 + relu(z)); ``"log1p_relu"``: log(1 + log(1 + relu(z))) (OpenSearch's v3 models).
-        max_length: tokens per text, special ones included; ``None``: as :func:`.texts.default_length` says.
-        lowercase: lower-case texts first.
-        shift: what is still to be subtracted from the logits, a number or one per term, (V,); once it is stored in the
-            head's bias it is ``None``.
-        position_top_k: of each position only so many logits, the largest, take part in pooling (SPARSEUP, Linkup 2026).
-        fold: ``"case"``: variants of a term in case and word start are one (:mod:`.terms`).
-        special_terms: whether special tokens ([CLS], [SEP], ...) are terms, too; OpenSearch's model cards zero them.
-            ``False`` is stored in the head's bias, as a shift is.
-        special_positions: whether positions of special tokens ([CLS], [SEP], [UNK], ...) and the first position, which
-            language models use as an attention sink, take part in pooling; ``False`` leaves them out.
-        queries: how queries are encoded where otherwise than documents.
-
-    Raises:
-        ValueError: for values that cannot be, naming the field.
+    ``lowercase``, ``shift`` and ``special_terms`` say what is still to be done; once the tokenizer lower-cases and the
+    head's bias holds the others, they are at their defaults. ``queries``: how queries are encoded otherwise.
     """
 
     pooling: str = "max"
@@ -106,17 +88,14 @@ class Description:
         check_choice("pooling", self.pooling, POOLINGS)
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("fold", self.fold, (*FOLDS, None))
-        check_choice("special_terms", self.special_terms, (True, False))
-        check_choice("special_positions", self.special_positions, (True, False))
+        for name in ("special_terms", "special_positions"):
+            check_choice(name, getattr(self, name), (True, False))
         object.__setattr__(self, "shift", check_shift(self.shift))
         for name in ("max_length", "position_top_k"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), optional=True))
         side = self.queries
         same = [name for name in ("pooling", "activation", "max_length") if getattr(side, name) == getattr(self, name)]
         object.__setattr__(self, "queries", dataclasses.replace(side, **dict.fromkeys(same)))
-
-    def __repr__(self) -> str:
-        return f"<Description {self.changed()}>"
 
     def replace(self, **fields: Any) -> Description:
         """The same with other values of some fields."""
@@ -146,9 +125,7 @@ class Description:
 def encoder_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, description: Description) -> str:
     """Sixteen hex digits of all that the vectors of documents and queries depend on.
 
-    Parameters (bit by bit), the model's config, the tokenizer (vocabulary, normalisation, special tokens), and the
-    description with lengths resolved. A saved folder and what it was saved from have the same; batch sizes and the
-    device, which change a vector by rounding at most, and the column that texts are read from do not count.
+    A saved folder and what it was saved from have the same; batch sizes and the device do not count.
     """
     side = description.queries
     parts: list[Any] = [model_fingerprint(model), config_content(model), tokenizer_fingerprint(tokenizer)]

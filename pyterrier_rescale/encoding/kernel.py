@@ -22,21 +22,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from . import blocks
 from .blocks import TextGroup, accumulate_dtype, logit_blocks, sparse_product, text_groups
 from .description import Description
 from .screening import FEW_ROWS, Screen, make_screen
 
 
 def pooled_positions(description: Description, ids: Tensor, attended: Tensor, special_ids: Sequence[int]) -> Tensor:
-    """Positions of a batch that take part in pooling, bool (B, L).
-
-    Args:
-        description: says ``special_positions``.
-        ids: token ids, (B, L), padded on the right.
-        attended: (B, L), not zero where there is a token.
-        special_ids: the tokenizer's ``all_special_ids``.
-    """
+    """Positions of a batch that take part in pooling, bool (B, L); ``ids`` and ``attended`` are padded on the right."""
     attended = attended.bool()
     if description.special_positions:
         return attended
@@ -46,15 +41,9 @@ def pooled_positions(description: Description, ids: Tensor, attended: Tensor, sp
 
 
 def packed_head(
-    rows: Tensor,
-    lengths: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    description: Description,
-    *,
-    screen: Screen | None = None,
-    after: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
+    rows: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor | None, description: Description, *,
+    screen: Screen | None = None, after: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:  # fmt: skip
     """Term weights of a batch of texts, differentiable in ``rows``, ``weight`` and ``bias``.
 
     Args:
@@ -74,18 +63,15 @@ def packed_head(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         rows, weight = rows.to(dtype), weight.to(dtype)
-    if screen is not None and (weight.dtype != torch.float32 or screen.rounded.shape != weight.shape):
-        screen = None  # autocast: the product is in half precision anyway
+    screen = screen if weight.dtype == torch.float32 else None  # autocast: the product is in half precision anyway
     twice, top = description.activation == "log1p_relu", description.position_top_k
     if after is not None and description.pooling == "sum":
         raise ValueError("pooling must be 'max' for a model that scales or caps its logits, got 'sum'")
     with torch.autocast(device, enabled=False):
         if description.pooling == "sum":
-            return _SumHead.apply(rows, weight, bias, lengths, top, twice)
-        if torch.is_grad_enabled():
-            weights = _MaxHead.apply(rows, weight, bias, lengths, top, screen)
-        else:  # within a Function it is off, and needs_input_grad does not know
-            weights = _pooled(rows, weight, bias, lengths, top, screen, with_positions=False)[0]
+            return _summed(rows, weight, bias, lengths, top, twice)
+        # within a Function gradients are off, and needs_input_grad does not know whether they are outside
+        weights = _MaxHead.apply(rows, weight, bias, lengths, top, screen, torch.is_grad_enabled())
         if after is not None:
             weights = after(weights.expm1()).log1p()
         return weights.log1p() if twice else weights
@@ -114,7 +100,7 @@ def _pooled(
             return weights, positions
     weights = rows.new_full(shape, -torch.inf, dtype=dtype)
     # which are a position's largest depends on the bias; the maximum over positions does not
-    for group, terms, logits, _ in logit_blocks(rows, weight, groups, None if top is None else bias, top=top):
+    for group, terms, logits in logit_blocks(rows, weight, groups, None if top is None else bias, top=top):
         if positions is None:
             best = logits.amax(dim=1)
         else:
@@ -155,9 +141,9 @@ class _MaxHead(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, lengths: Tensor, top: int | None,
-        screen: Screen | None,
+        screen: Screen | None, with_gradient: bool,
     ) -> Tensor:  # fmt: skip
-        needs_gradient = any(ctx.needs_input_grad[:3])
+        needs_gradient = with_gradient and any(ctx.needs_input_grad[:3])
         weights, positions = _pooled(rows, weight, bias, lengths, top, screen, with_positions=needs_gradient)
         if needs_gradient:
             ctx.save_for_backward(rows, weight, weights, positions)
@@ -179,48 +165,32 @@ class _MaxHead(torch.autograd.Function):
             d_weight = sparse_product(terms, source, entries, rows, len(weight))
         if want_bias:
             d_bias = entries.new_zeros(len(weight)).index_add_(0, terms, entries).to(ctx.bias_dtype)
-        return d_rows, d_weight, d_bias, None, None, None
+        return d_rows, d_weight, d_bias, None, None, None, None
 
 
-class _SumHead(torch.autograd.Function):
-    """x = sum_i log1p(relu(t_i W^T + b)), with ``twice`` log1p again; the backward computes the logits anew."""
+def _summed(
+    rows: Tensor, weight: Tensor, bias: Tensor | None, lengths: Tensor, top: int | None, twice: bool
+) -> Tensor:
+    """Weights sum_i log1p(relu(t_i W^T + b)), with ``twice`` log1p again; the backward computes each block anew."""
+    total = torch.zeros(len(lengths), len(weight), dtype=accumulate_dtype(rows.dtype), device=rows.device)
+    biases = weight.new_zeros(len(weight)) if bias is None else bias
+    for group in text_groups(lengths):
+        padded, real = rows[group.index], group.real()[..., None]
+        limit, chunk = blocks.least_of_largest(padded, weight, bias, top), blocks.chunk_size(padded, weight)
+        parts = [
+            checkpoint(_block_sum, padded, *part, limit, real, twice, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(weight.split(chunk), biases.split(chunk), strict=True)
+        ]
+        total = total.index_add(0, group.texts, torch.cat(parts, dim=1).to(total.dtype))
+    return total
 
-    @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, lengths: Tensor, top: int | None, twice: bool
-    ) -> Tensor:
-        total = torch.zeros(len(lengths), len(weight), dtype=accumulate_dtype(rows.dtype), device=rows.device)
-        for group, terms, logits, _ in logit_blocks(rows, weight, text_groups(lengths), bias, top=top):
-            logits.clamp_min_(0).log1p_()
-            if twice:
-                logits.log1p_()
-            logits *= group.real()[..., None]
-            total[group.texts, terms] = logits.sum(dim=1, dtype=total.dtype)
-        ctx.save_for_backward(rows, weight, bias)
-        ctx.lengths, ctx.top, ctx.twice = lengths, top, twice
-        return total
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, bias = ctx.saved_tensors
-        want_rows, want_weight, want_bias = ctx.needs_input_grad[:3]
-        d_rows = torch.zeros_like(rows) if want_rows else None
-        d_weight = torch.zeros_like(weight) if want_weight else None
-        d_bias = torch.zeros_like(bias) if want_bias else None
-        for group, terms, logits, padded in logit_blocks(rows, weight, text_groups(ctx.lengths), bias, top=ctx.top):
-            opened = logits > 0
-            logits.clamp_min_(0)
-            slope = (1 + logits).reciprocal()  # d/dz of log(1 + z)
-            if ctx.twice:
-                slope /= 1 + logits.log1p()
-            slope *= opened
-            slope *= gradient[group.texts, terms][:, None].to(slope.dtype)
-            slope *= group.real()[..., None]
-            slope = slope.flatten(0, 1)
-            if d_rows is not None:
-                d_rows.index_add_(0, group.index, slope @ weight[terms])
-            if d_weight is not None:
-                d_weight[terms].addmm_(slope.t(), padded)
-            if d_bias is not None:
-                d_bias[terms] += slope.sum(dim=0).to(d_bias.dtype)
-        return d_rows, d_weight, d_bias, None, None, None
+def _block_sum(
+    padded: Tensor, weight: Tensor, bias: Tensor, limit: Tensor | None, real: Tensor, twice: bool
+) -> Tensor:
+    logits = padded @ weight.t() + bias.to(padded.dtype)
+    if limit is not None:
+        logits = logits.masked_fill(logits < limit, 0)
+    weights = logits.relu().log1p()
+    weights = weights.log1p() if twice else weights
+    return (weights.view(*real.shape[:2], -1) * real).sum(dim=1, dtype=accumulate_dtype(padded.dtype))

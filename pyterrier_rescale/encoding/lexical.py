@@ -24,6 +24,72 @@ WEIGHTINGS = ("tokens", "bm25")
 _WINDOW = 4096  # texts tokenised at a time
 
 
+class StaticEncoder:
+    """The weight of a token is its own: x_v = weight_v s(tf_v) for its tf_v occurrences in a text.
+
+    By default s is 1 wherever a token stands: inference-free queries (arXiv:2411.04403), equal to
+    sentence-transformers' ``SparseStaticEmbedding``. With BM25's k1 and b it is
+    tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length)); with ``k1=None`` tf.
+
+    Args:
+        tokenizer: the tokenizer.
+        weights: (V,); tokens of weight 0 count for nothing, towards a text's length neither.
+        max_length: tokens per text.
+        folding: which terms are one; default: none.
+        special: add special tokens, which count towards ``max_length``.
+        k1: saturation of the term frequency.
+        b: share of the length normalisation.
+        mean_length: tokens per text of the corpus.
+        times: a model's encoder, whose weights are multiplied by these, at a text's own tokens (splade-v3-lexical).
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, weights: np.ndarray, max_length: int, folding: Folding | None = None,
+        *, special: bool = False, k1: float | None = 0.0, b: float = 0.0, mean_length: float = 1.0,
+        times: Any = None,
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.weights, self.max_length = tokenizer, weights, max_length
+        self.folding, self.special, self.times = folding, special, times
+        self.k1, self.b, self.mean_length = k1, b, mean_length
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return len(self.weights)
+
+    def encode(
+        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
+    ) -> csr_matrix:
+        """Term weights of N texts, (N, V), float32."""
+        ids = token_ids(self.tokenizer, list(texts), self.max_length, special=self.special)
+        # a blank text has no pieces, whatever the tokenizer makes of white space
+        ids = [row if text.strip() else [] for row, text in zip(ids, texts, strict=True)]
+        indices = np.concatenate([*ids, []]).astype(np.int64)
+        indptr = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
+        found = csr_matrix(((self.weights[indices] != 0) * 1.0, indices, indptr), shape=(len(texts), self.vocab_size))
+        found.sum_duplicates()
+        found.eliminate_zeros()
+        counts, factor = found.data, found.data
+        if self.k1 is not None:
+            lengths = np.repeat(np.asarray(found.sum(axis=1)).ravel(), np.diff(found.indptr))
+            norm = self.k1 * (1 - self.b + self.b * lengths / self.mean_length)
+            factor = counts * (self.k1 + 1) / (counts + norm)
+        found.data = self.weights[found.indices] * factor
+        found = fold_rows(found.astype(np.float32), self.folding)
+        if self.times is not None:
+            return csr_matrix(found.multiply(self.times.encode(texts, batch_size=batch_size, progress=progress)))
+        if progress:
+            progress(len(texts))
+        return found
+
+
+def count_encoder(tokenizer: PreTrainedTokenizerBase, max_length: int) -> StaticEncoder:
+    """How often each piece occurs among the tokens that a model would see; special ones count for nothing."""
+    weights = np.ones(max(tokenizer.get_vocab().values()) + 1)
+    weights[[i for i in tokenizer.all_special_ids if i < len(weights)]] = 0
+    return StaticEncoder(tokenizer, weights, max_length, special=True, k1=None)
+
+
 @dataclass(frozen=True, eq=False)
 class TokenStatistics:
     """What a corpus says of a vocabulary's pieces.
@@ -42,152 +108,30 @@ class TokenStatistics:
         return f"<{self.texts} texts>"
 
 
-def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """V: one more than the largest token id."""
-    return max(tokenizer.get_vocab().values()) + 1
-
-
-def count_tokens(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, size: int, *, special: bool
-) -> csr_matrix:
-    """How often each token occurs in each text, (N, size) float64; no token in a blank text.
-
-    With ``special``, special tokens are added, and count towards ``max_length``.
-    """
-    ids = token_ids(tokenizer, list(texts), max_length, special=special)
-    # a blank text has no pieces, whatever the tokenizer makes of white space
-    ids = [row if text.strip() else [] for row, text in zip(ids, texts, strict=True)]
-    indptr = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    indices = np.concatenate([*ids, []]).astype(np.int64)
-    counts = csr_matrix((np.ones(len(indices)), indices, indptr), shape=(len(texts), size))
-    counts.sum_duplicates()
-    return counts
-
-
-def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> csr_matrix:
-    """How often each piece occurs among the first ``max_length`` tokens of each text, (N, V) float64.
-
-    The tokens are those that a model would see; special ones ([CLS], [SEP], unknown) are counted for nothing.
-    """
-    counts = count_tokens(tokenizer, texts, max_length, vocabulary_size(tokenizer), special=True)
-    counts.data[np.isin(counts.indices, tokenizer.all_special_ids)] = 0
-    counts.eliminate_zeros()
-    return counts
-
-
 def token_statistics(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_length: int) -> TokenStatistics:
     """IDF and mean length of pieces over texts, which are read once, a few thousand at a time.
 
     Raises:
         TypeError: if ``texts`` is one string, a mapping or a frame.
-        ValueError: if there is no text that is not blank.
+        ValueError: if no text holds a piece that the tokenizer knows.
     """
     check_is_list(texts, "strings", "idf_from")
-    frequencies = np.zeros(vocabulary_size(tokenizer))
-    number = filled = blank = 0
-    length = 0.0
+    counter = count_encoder(tokenizer, max_length)
+    frequencies = np.zeros(counter.vocab_size)
+    number = filled = length = 0
     rest = iter(texts)
     while part := check_texts(islice(rest, _WINDOW), "idf_from, text {0} of its window"):
-        counts = token_counts(tokenizer, part, max_length)
+        counts = counter.encode(part)
         frequencies += np.bincount(counts.indices, minlength=len(frequencies))
-        length += counts.sum()
+        length += int(counts.sum(dtype=np.int64))
         filled += int(np.count_nonzero(np.diff(counts.indptr)))
         number += len(part)
-        blank += sum(not text.strip() for text in part)
-    if blank == number:
-        raise ValueError("idf_from must hold at least one text that is not blank")
-    idf = inverse_frequencies(frequencies, number)
-    idf[[i for i in tokenizer.all_special_ids if i < len(idf)]] = 0.0
-    # where the tokenizer knows no piece of any text, all vectors are zero, whatever the mean
-    return TokenStatistics(idf, length / filled if filled else 1.0, number)
+    if not filled:
+        raise ValueError("idf_from must hold at least one text with a piece that the tokenizer knows")
+    idf = inverse_frequencies(frequencies, number) * counter.weights
+    return TokenStatistics(idf, length / filled, number)
 
 
 def inverse_frequencies(frequencies: np.ndarray, number: int) -> np.ndarray:
     """BM25's IDF, (V,), of document frequencies (V,) in a number of documents; never below 0."""
     return np.log1p((number - frequencies + 0.5) / (frequencies + 0.5))
-
-
-class StaticEncoder:
-    """The weight of a token is its own, wherever it stands: x_v = weight_v where v is among the tokens, else 0.
-
-    Inference-free queries (arXiv:2411.04403), equal to sentence-transformers' ``SparseStaticEmbedding``.
-
-    Args:
-        tokenizer: the tokenizer.
-        weights: (V,).
-        max_length: tokens per text.
-        folding: which terms are one; default: none.
-        special: add special tokens, which count towards ``max_length``.
-    """
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, weights: np.ndarray, max_length: int, folding: Folding | None = None,
-        *, special: bool = False,
-    ) -> None:  # fmt: skip
-        self.tokenizer, self.weights, self.max_length = tokenizer, weights, max_length
-        self.folding, self.special = folding, special
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return len(self.weights)
-
-    def encode(
-        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
-    ) -> csr_matrix:
-        """Term weights of N texts, (N, V), float32; ``batch_size`` is of no importance here."""
-        vectors = count_tokens(self.tokenizer, texts, self.max_length, self.vocab_size, special=self.special)
-        self._weigh(vectors)
-        vectors.eliminate_zeros()
-        if progress:
-            progress(len(texts))
-        return fold_rows(csr_matrix(vectors, dtype=np.float32), self.folding)
-
-    def _weigh(self, counts: csr_matrix) -> None:
-        counts.data = self.weights[counts.indices].astype(np.float64)
-
-
-class ProductEncoder:
-    """A model's weights times static ones, at a text's own tokens alone (splade-v3-lexical)."""
-
-    def __init__(self, model: Any, static: StaticEncoder) -> None:
-        self.model, self.static = model, static
-        self.tokenizer, self.max_length, self.folding = model.tokenizer, model.max_length, model.folding
-
-    def encode(
-        self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
-    ) -> csr_matrix:
-        """As :meth:`.text_encoder.TextEncoder.encode`."""
-        vectors = self.model.encode(texts, batch_size=batch_size, progress=progress)
-        return csr_matrix(vectors.multiply(self.static.encode(texts)), dtype=np.float32)
-
-
-class Bm25Encoder(StaticEncoder):
-    """One side of BM25: the dot product of a query's and a document's vector is BM25's score.
-
-    x_v = idf_v tf (k1 + 1) / (tf + k1 (1 - b + b length / mean length)) in documents, tf in queries.
-
-    Args:
-        tokenizer: the tokenizer.
-        statistics: of the corpus.
-        max_length: tokens per text, special ones included.
-        query: whether this is the query side.
-        k1: saturation of the term frequency.
-        b: share of the length normalisation.
-    """
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, statistics: TokenStatistics, max_length: int, *, query: bool,
-        k1: float, b: float,
-    ) -> None:  # fmt: skip
-        super().__init__(tokenizer, statistics.idf, max_length, special=True)
-        self.mean_length, self.query, self.k1, self.b = statistics.mean_length, query, k1, b
-
-    def _weigh(self, counts: csr_matrix) -> None:
-        counts.data[np.isin(counts.indices, self.tokenizer.all_special_ids)] = 0
-        if self.query:
-            return
-        frequencies = counts.data
-        lengths = np.repeat(np.asarray(counts.sum(axis=1)).ravel(), np.diff(counts.indptr))
-        norm = self.k1 * (1 - self.b + self.b * lengths / self.mean_length)
-        counts.data = self.weights[counts.indices] * frequencies * (self.k1 + 1) / np.maximum(frequencies + norm, 1e-9)

@@ -11,11 +11,7 @@ from .._utils.checks import check_integer, check_number
 
 
 def check_pruning(max_terms: Any, min_weight: Any) -> tuple[int | None, float]:
-    """The two settings, checked.
-
-    Raises:
-        ValueError: ``max_terms`` is neither None nor an integer >= 1, or ``min_weight`` no finite number >= 0.
-    """
+    """The two settings, checked: an integer >= 1 or ``None``, and a finite number >= 0."""
     least = float(check_number("min_weight", min_weight, zero=True))
     return check_integer("max_terms", max_terms, optional=True), least
 
@@ -23,10 +19,7 @@ def check_pruning(max_terms: Any, min_weight: Any) -> tuple[int | None, float]:
 def prune(vectors: csr_matrix, max_terms: int | None = None, min_weight: float = 0.0) -> csr_matrix:
     """Each row's ``max_terms`` heaviest entries of at least ``min_weight``; of equal weights the lower column stays.
 
-    Args:
-        vectors: shape (N, V), columns ascending within a row.
-        max_terms: entries kept per row at most; ``None``: all.
-        min_weight: entries below it go.
+    Columns ascend within a row of ``vectors`` (N, V).
     """
     counts = np.diff(vectors.indptr)
     if min_weight <= 0 and (max_terms is None or not len(counts) or counts.max() <= max_terms):

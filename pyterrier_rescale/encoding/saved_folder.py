@@ -25,20 +25,21 @@ from .description import Description, QuerySide
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Our fields that no stock tool knows, by the names that folders give them: ours, and those of SPARSEUP (Linkup, 2026).
-_FIELDS = {"position_top_k": "position_top_k", "shift": "shift", "logit_shift": "shift", "fold": "fold",
-           "vocab_fold": "fold"}  # fmt: skip
+# Fields by the names that folders give them: SpladePooling's, ours, and those of SPARSEUP (Linkup, 2026).
+_POOLING = {"pooling_strategy": "pooling", "activation_function": "activation"}
+_FIELDS = {**_POOLING, "position_top_k": "position_top_k", "shift": "shift", "logit_shift": "shift", "fold": "fold",
+           "vocab_fold": "fold", "special_positions": "special_positions"}  # fmt: skip
 _FOLDS = {"case_space": "case", "none": None}
 _OF_THE_MODEL = ("position_top_k", "logit_shift", "vocab_fold")  # SPARSEUP's own code reads config.json, too
-_POOLING = {"pooling_strategy": "pooling", "activation_function": "activation"}
 _HARMLESS = {"embedding_dimension", "word_embedding_dimension", "chunk_size"}
 _MODELS = ("MLMTransformer", "Transformer")
 _PROMPTS = ("query", "document", "passage", "corpus")
 _NO_LIMIT = 1_000_000  # a tokenizer's length from which it says that there is none
 
 # What is written: names that sentence-transformers 5.0 and later resolve.
-_TYPES = "sentence_transformers.sparse_encoder.models"
-_ROUTER = "sentence_transformers.models.Router"
+_SPARSE = "sentence_transformers.sparse_encoder.models"
+_TYPES = {kind: f"{_SPARSE}.{kind}" for kind in ("MLMTransformer", "SpladePooling", "SparseStaticEmbedding")}
+_TYPES["Router"] = "sentence_transformers.models.Router"
 _MARK = "modules.json"
 _DOCUMENTS = {".": "MLMTransformer", "1_SpladePooling": "SpladePooling"}
 # Weights as transformers names them, whole or in shards: older ones beside new ones would be loaded in their place.
@@ -79,8 +80,7 @@ def _read(name: str | os.PathLike[str]) -> Description:
         raise _refusal(name, f"prompts={used!r}; put them into the texts yourself")
     if config.get("max_active_dims") is not None:
         raise _refusal(name, f"max_active_dims={config['max_active_dims']}")
-    pooling, options = _pooling(name, documents[1])
-    fields = {**_fields(name, {**_of_model(name, body), **options, **config}), **pooling}
+    fields = {**_of_model(name, body), **_pooling(name, documents[1]), **_fields(config)}
     lengths = _lengths(name, body)
     side = QuerySide(max_length=lengths["query"])
     if queries != documents:
@@ -104,10 +104,10 @@ def _queries(
         if config.get("static_tokenizer") != "documents":
             side["tokenizer"] = folder_of(name, queries[0].path)
         return QuerySide(**side)
-    pooling, own = _pooling(name, queries[1])
-    if own != _pooling(name, documents[1])[1]:
+    own, of_documents = _pooling(name, queries[1]), _pooling(name, documents[1])
+    side |= {key: own.pop(key) for key in _POOLING.values() if key in own}
+    if own != {key: value for key, value in of_documents.items() if key not in side}:
         raise _refusal(name, f"queries have other options ({own}) than documents")
-    side |= pooling
     if queries[0].path != documents[0].path:
         theirs = _lengths(name, queries[0].path)
         if theirs["lowercase"] != lengths["lowercase"]:
@@ -123,17 +123,15 @@ def _pools(name: Any, module: Module) -> bool:
     if module.kind == "SpladePooling":
         return module.type.startswith("sentence_transformers.")
     config = read_json(name, f"{module.path}/config.json") or {}
-    return module.kind.endswith("SpladePooling") and bool(_FIELDS.keys() & config.keys())
+    return module.kind.endswith("SpladePooling") and bool((_FIELDS.keys() - _POOLING.keys()) & config.keys())
 
 
-def _pooling(name: Any, module: Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Pooling and activation, and our other options by the names that they have there."""
+def _pooling(name: Any, module: Module) -> dict[str, Any]:
     config = read_json(name, f"{module.path}/config.json") or {}
     for key, value in config.items():
-        if key not in (*_POOLING, *_HARMLESS, *_FIELDS) and value not in (None, False):
+        if key not in (*_FIELDS, *_HARMLESS) and value not in (None, False):
             raise _refusal(name, f"{key}={value!r} ({module.path})")
-    fields = {ours: config[key] for key, ours in _POOLING.items() if key in config}
-    return fields, {key: config[key] for key in _FIELDS if key in config}
+    return _fields(config)
 
 
 def _of_model(name: Any, body: str) -> dict[str, Any]:
@@ -141,21 +139,13 @@ def _of_model(name: Any, body: str) -> dict[str, Any]:
     config = read_json(name, f"{body}/config.json".lstrip("/")) or {}
     if "shift" in config.get(PROVENANCE, {}):
         config.pop("logit_shift", None)
-    return {key: config[key] for key in _OF_THE_MODEL if key in config}
+    return _fields({key: config[key] for key in _OF_THE_MODEL if key in config})
 
 
-def _fields(name: Any, config: dict[str, Any]) -> dict[str, Any]:
+def _fields(config: dict[str, Any]) -> dict[str, Any]:
     """Our fields, of the entries of a configuration that name them."""
-    values = {ours: config[key] for key, ours in _FIELDS.items() if config.get(key) not in (None, False)}
-    if config.get("special_positions") is False:
-        values["special_positions"] = False
-    if isinstance(values.get("fold"), str):
-        values["fold"] = _FOLDS.get(values["fold"], values["fold"])
-    try:
-        Description(**values)
-    except ValueError as error:
-        raise _refusal(name, str(error)) from error
-    return values
+    values = {ours: config[key] for key, ours in _FIELDS.items() if config.get(key) is not None}
+    return {key: _FOLDS.get(value, value) if key == "fold" else value for key, value in values.items()}
 
 
 def _lengths(name: Any, body: str) -> dict[str, Any]:
@@ -178,17 +168,12 @@ def _tokenizer_length(name: Any, path: str) -> int | None:
 
 def _static_weights(name: Any, path: str) -> np.ndarray:
     """The weights of a SparseStaticEmbedding, (tokens of its tokenizer,)."""
-    if (read_json(name, f"{path}/config.json") or {}).get("path"):
-        raise _refusal(name, f"static weights in another file ({path}/config.json)")
-    if file := find_file(name, f"{path}/model.safetensors"):
-        from safetensors.numpy import load_file
+    from safetensors.numpy import load_file
 
-        return load_file(file)["weight"].astype(np.float32)
-    if file := find_file(name, f"{path}/pytorch_model.bin"):
-        import torch
-
-        return torch.load(file, weights_only=True)["weight"].float().numpy()
-    raise FileNotFoundError(f"{str(name)!r} lacks the weights of queries, {path}/model.safetensors")
+    file = find_file(name, f"{path}/model.safetensors")
+    if file is None:
+        raise _refusal(name, f"weights of queries that are not in {path}/model.safetensors")
+    return load_file(file)["weight"].astype(np.float32)
 
 
 def _read_plain(name: Any) -> Description:
@@ -198,15 +183,9 @@ def _read_plain(name: Any) -> Description:
             f"{str(name)!r} is no whole encoder: modules.json, which is written last, is not there: a save was cut "
             "off, or training is under way there or was. Save it again, or go on with train(..., resume=True)"
         )
-    for found, why in (
-        (find_file(name, "idf.json"),
-         "its idf.json holds query weights, and no modules.json says whether they are used"),
-        ((read_json(name, "model_args.json") or {}).get("splade_doc"),
-         "splade_doc=True (model_args.json): queries are bags of their own tokens"),
-    ):  # fmt: skip
-        if found:
-            raise _refusal(name, why)
-    return Description(**_fields(name, _of_model(name, "")))
+    if find_file(name, "idf.json") or (read_json(name, "model_args.json") or {}).get("splade_doc"):
+        raise _refusal(name, "queries of their own weights (idf.json or model_args.json), and no modules.json says how")
+    return Description(**_of_model(name, ""))
 
 
 def _refusal(name: Any, setting: str) -> ValueError:
@@ -222,9 +201,6 @@ def save_encoder(
     """Save model, tokenizer and description so that stock tools compute the same vectors.
 
     ``modules.json`` comes last: with it the folder is whole. Without a ``max_length`` the tokenizer's is kept.
-
-    Raises:
-        OSError: if the folder cannot be written.
     """
     side, length = description.queries, description.max_length
     pooling = {key: getattr(description, ours) for key, ours in _POOLING.items()}
@@ -235,18 +211,18 @@ def save_encoder(
                                   "similarity_fn_name": "dot"}  # fmt: skip
         options = {"position_top_k", "fold", "special_positions"}  # read by Splade alone
         config |= {key: value for key, value in description.changed().items() if key in options}
-        if side.alike:
-            modules = [
-                {"idx": 0, "name": "0", "path": "", "type": f"{_TYPES}.MLMTransformer"},
-                {"idx": 1, "name": "1", "path": "1_SpladePooling", "type": f"{_TYPES}.SpladePooling"},
-            ]
-        else:
-            modules = [{"idx": 0, "name": "0", "path": "", "type": _ROUTER}]
+        modules = list(_DOCUMENTS.items())
+        if not side.alike:
+            modules = [(".", "Router")]
             _save_queries(stage, tokenizer, description, pooling)
             if side.weights is not None and side.tokenizer is None:
                 config["static_tokenizer"] = "documents"
         _write(stage / "config_sentence_transformers.json", config)
-        _write(stage / _MARK, modules)
+        listed = [
+            {"idx": place, "name": str(place), "path": path.removeprefix("."), "type": _TYPES[kind]}
+            for place, (path, kind) in enumerate(modules)
+        ]
+        _write(stage / _MARK, listed)
 
 
 def _save_queries(
@@ -280,7 +256,7 @@ def _save_queries(
     _write(
         stage / "router_config.json",
         {
-            "types": {key: f"{_TYPES}.{kind}" for key, kind in {**_DOCUMENTS, **route}.items()},
+            "types": {key: _TYPES[kind] for key, kind in {**_DOCUMENTS, **route}.items()},
             "structure": {"query": list(route), "document": list(_DOCUMENTS)},
             "parameters": {"default_route": "document", "allow_empty_key": True, "route_mappings": {}},
         },

@@ -23,8 +23,8 @@ from .blocks import logit_blocks, text_groups
 FEW_ROWS = 512
 # A pair that may be open costs about two and a half times a pair of the full product (gather and product).
 MAX_CANDIDATES = 0.25
-# Batches that go without a screen after one that was in vain; twice as many after the next, up to the most.
-_REST, _LONGEST_REST = 1, 16
+# Batches that go without a screen after one that was in vain.
+_REST = 8
 _ROWS = 4096  # of a block: of two bytes, twice as many fit the cache
 _SLICE = 4096  # rows of W that are rounded at a time
 _ROUNDING = 2.0**-8  # of bfloat16, relative
@@ -33,16 +33,12 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class Screen:
-    """A decoder's W in bfloat16, with what bounds the error of products with it.
-
-    Args:
-        weight: W, shape (V, H), float32. Changed afterwards, it needs a new screen.
-    """
+    """A decoder's W (V, H) in bfloat16, with what bounds the error of products with it; a changed W needs a new one."""
 
     def __init__(self, weight: torch.Tensor) -> None:
         self.weight = weight.detach()
         self.centre: torch.Tensor | None = None
-        self._rest, self._resting = _REST, 0
+        self._resting = 0
         with torch.no_grad():
             self.rounded = self.weight.to(torch.bfloat16)
             self.norms, self.residuals = (self.weight.new_empty(len(weight)) for _ in range(2))
@@ -62,21 +58,15 @@ class Screen:
             return None
         closed = self.closed(rows, lengths, bias)
         if closed.count_nonzero() >= (1 - MAX_CANDIDATES) * closed.numel():
-            self._rest = _REST
             return closed.logical_not_()
-        self._resting, self._rest = self._rest, min(2 * self._rest, _LONGEST_REST)
+        self._resting = _REST
         return None
 
     def closed(self, rows: torch.Tensor, lengths: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Which terms are zero for certain: max_i w_v . t_i + b_v <= 0.
+        """Which terms are zero for certain, bool (B, V): max_i w_v . t_i + b_v <= 0.
 
-        Args:
-            rows: t, shape (T, H), float32.
-            lengths: rows of each text, shape (B,).
-            bias: b, shape (V,), or ``None``.
-
-        Returns:
-            bool (B, V); never true where a row or W holds what is not finite, always for texts without rows.
+        Never true where a row or W holds what is not finite, always for texts without rows. ``rows`` are t (T, H),
+        float32, ``lengths`` (B,) the rows of each text.
         """
         closed = torch.ones(len(lengths), len(self.rounded), dtype=torch.bool, device=rows.device)
         if not len(rows):
@@ -93,7 +83,7 @@ class Screen:
         limit = torch.where(limit > 0, limit / (1 + wide), limit / (1 - wide)).float()
         # oneDNN compiles a product for each shape, which takes as long as ten products, and keeps the last 1,024
         blocks = logit_blocks(rounded, self.rounded, text_groups(lengths, _ROWS), few_shapes=True)
-        for group, terms, products, _ in blocks:
+        for group, terms, products in blocks:
             closed[group.texts, terms] = _amax(products).float() <= limit[terms]
         return closed
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_matrix
 
 from .._utils.checks import check_choice
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
 MODES = ("safe", "raw")
 _READABLE = re.compile(r"[a-z0-9]{1,20}\Z")
 _NUMBERED = re.compile(r"x[0-9]+\Z")
-# Mark of a word start in byte-level BPE, which is a space, and of a continuation in WordPiece.
-_BYTE_LEVEL, _CONTINUES = "\u0120", "##"
-_SENTENCE_PIECE = "\u2581"
+# Marks of a continuation in WordPiece, and of a word start in byte-level BPE and SentencePiece.
+_CONTINUES, _WORD_STARTS = "##", ("\u0120", "\u2581")
 
 
 def tokens_by_id(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[str | None]:
@@ -46,11 +46,21 @@ def tokens_by_id(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[st
 
 def word_start(tokens: list[str | None]) -> str:
     """The word-start mark that this vocabulary uses: the one that most tokens carry, if any carries one."""
-    present = [token for token in tokens if token is not None]
-    counts = {mark: sum(token.startswith(mark) for token in present) for mark in (_BYTE_LEVEL, _SENTENCE_PIECE)}
+    counts = {
+        mark: sum(token is not None and token.startswith(mark) for token in tokens)
+        for mark in (_CONTINUES, *_WORD_STARTS)
+    }
     mark = max(counts, key=counts.__getitem__)
-    continuations = sum(token.startswith(_CONTINUES) for token in present)
-    return mark if counts[mark] > continuations else ""
+    return mark if mark in _WORD_STARTS and counts[mark] else ""
+
+
+def word_of(token: str | None, mark: str) -> str | None:
+    """The word that a word-start token spells, or ``None`` for a continuation or an absent token."""
+    if token is None:
+        return None
+    if mark:
+        return token[len(mark) :] if token.startswith(mark) else None
+    return None if token.startswith(_CONTINUES) else token
 
 
 class Folding:
@@ -60,10 +70,6 @@ class Folding:
     off. WordPiece marks what continues a word instead: ``##apple`` stays another term than ``apple``. Special tokens,
     padding rows, and pieces of a character are variants of nothing.
 
-    Args:
-        tokenizer: the tokenizer.
-        vocab_size: V.
-
     Attributes:
         representatives: token id that stands for each, (V,) int64: the variant in lower case, with the mark of a word
             start, of the lowest id, as far as there is one.
@@ -72,18 +78,17 @@ class Folding:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
         tokens = tokens_by_id(tokenizer, vocab_size)
-        mark = word_start(tokens)
-        added = tokenizer.get_added_vocab()
+        mark, added = word_start(tokens), tokenizer.get_added_vocab()
         special = set(tokenizer.all_special_ids)
         variants: dict[str, list[tuple[bool, bool, int]]] = {}
         for index, token in enumerate(tokens):
-            text = None if token is None or index in special else _text(token, mark, literal=token in added)
-            if text is None:
+            if token is None or index in special:
                 continue
-            starts = token.startswith(mark) if mark else not token.startswith(_CONTINUES)
-            text = text.removeprefix(" ") if mark else text
-            if text:
-                variants.setdefault(text.lower(), []).append((text != text.lower(), not starts, index))
+            text = token if token in added else tokenizer.convert_tokens_to_string([token])
+            text = text.removeprefix(" ")
+            if text and "\ufffd" not in text:
+                place = text != text.lower(), word_of(token, mark) is None, index
+                variants.setdefault(text.lower(), []).append(place)
         self.representatives = np.arange(vocab_size)
         self.words: list[str | None] = [None] * vocab_size
         for text, members in variants.items():
@@ -108,10 +113,7 @@ def fold_weights(
 ) -> torch.Tensor:
     """Each term's largest weight among its variants, at its representative; (B, V), differentiable.
 
-    Args:
-        weights: of all entries, (B, V), >= ``fill``.
-        representatives: (V,), or ``None``: nothing is folded.
-        fill: what stands at the other variants.
+    ``fill``, which no weight is below, stands at the other variants; without ``representatives`` nothing is folded.
     """
     import torch
 
@@ -125,47 +127,16 @@ def fold_rows(vectors: csr_matrix, folding: Folding | None) -> csr_matrix:
     """The same of a CSR matrix (N, V) without explicit zeros."""
     if folding is None or not vectors.nnz:
         return vectors
-    rows = np.repeat(np.arange(vectors.shape[0]), np.diff(vectors.indptr))
-    columns = folding.representatives[vectors.indices]
-    order = np.lexsort((columns, rows))
-    rows, columns, data = rows[order], columns[order], vectors.data[order]
-    first = np.flatnonzero(np.r_[True, (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1])])
-    indptr = np.searchsorted(rows[first], np.arange(vectors.shape[0] + 1))
-    largest = np.maximum.reduceat(data, first)
-    return csr_matrix((largest, columns[first].astype(vectors.indices.dtype), indptr), shape=vectors.shape)
-
-
-def _text(token: str, mark: str, *, literal: bool) -> str | None:
-    """What a token spells, a space where it starts a word; ``None`` for a piece of a character."""
-    if literal or not mark:
-        return token
-    if mark != _BYTE_LEVEL:
-        return token.replace(mark, " ")
-    try:
-        return bytes(_byte_alphabet()[letter] for letter in token).decode("utf-8")
-    except (KeyError, UnicodeDecodeError):
-        return None
-
-
-@cache
-def _byte_alphabet() -> dict[str, int]:
-    """Bytes by the letters that stand for them in byte-level BPE."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    return {letter: byte for byte, letter in bytes_to_unicode().items()}
+    entries = vectors.tocoo()
+    largest = pd.Series(entries.data).groupby([entries.row, folding.representatives[entries.col]]).max()
+    rows, columns = (largest.index.get_level_values(level) for level in (0, 1))
+    return csr_matrix((largest.to_numpy(), (rows, columns)), shape=vectors.shape)
 
 
 class TermMap:
-    """The terms of a tokenizer's vocabulary.
+    """The terms of a tokenizer's vocabulary, one for each of the decoder's V rows, padding rows included.
 
-    Args:
-        tokenizer: the tokenizer.
-        vocab_size: V, rows of the decoder; rows beyond the tokenizer's (padding) get terms, too.
-        mode: ``"safe"`` or ``"raw"`` (the tokens themselves, for interoperation).
-        folding: which tokens are variants of one term; default: none.
-
-    Raises:
-        ValueError: for an unknown mode.
+    They are ``"safe"``, or ``"raw"``: the tokens themselves, for interoperation.
     """
 
     def __init__(
@@ -180,18 +151,10 @@ class TermMap:
     def _term(self, index: int, token: str | None) -> str:
         if self.mode == "raw":
             return f"[row {index}]" if token is None else token
-        word = self.word(token) if self.folding is None else self.folding.words[index]
+        word = word_of(token, self._start) if self.folding is None else self.folding.words[index]
         if word is not None and _READABLE.match(word) and not _NUMBERED.match(word):
             return word
         return f"x{index}"
-
-    def word(self, token: str | None) -> str | None:
-        """The word that a word-start token spells, or ``None`` for a continuation or an absent token."""
-        if token is None:
-            return None
-        if self._start:
-            return token[len(self._start) :] if token.startswith(self._start) else None
-        return None if token.startswith(_CONTINUES) else token
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -215,12 +178,10 @@ class TermMap:
             return f"[row {index}]"
         if self.folding is not None and self.folding.words[index] is not None:
             return str(self.folding.words[index])
-        text = token[2:] if not self._start and token.startswith(_CONTINUES) else token
-        if self._start:
-            decoded = tokenizer.convert_tokens_to_string([token]).strip()
-            text = decoded if decoded and "\ufffd" not in decoded else token
-        is_special = index in tokenizer.all_special_ids
-        return text if is_special or self.word(token) is not None else f"##{text}"
+        decoded = tokenizer.convert_tokens_to_string([token]).strip()
+        text = decoded if decoded and "\ufffd" not in decoded else token
+        whole = index in tokenizer.all_special_ids or word_of(token, self._start) is not None
+        return text if whole else f"##{text.removeprefix(_CONTINUES)}"
 
 
 class Toks(dict):

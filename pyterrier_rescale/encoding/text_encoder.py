@@ -20,12 +20,11 @@ from torch.nn.utils.rnn import pad_sequence
 from .._utils.checks import check_integer
 from ..heads.checkpoint import load_model, load_tokenizer
 from ..heads.decoder import check_head, evaluating, head_input, padding_error
-from ..heads.fingerprint import tokenizer_fingerprint
 from ..heads.rescaling import shift_logits
 from .blocks import text_batches
 from .description import Description, QuerySide
 from .kernel import packed_head, pooled_positions
-from .lexical import ProductEncoder, StaticEncoder
+from .lexical import StaticEncoder
 from .screening import make_screen
 from .terms import Folding, fold_rows
 from .texts import check_max_length, lowercasing, token_ids
@@ -44,46 +43,27 @@ _MANY_TEXTS = 8
 _ONE_THREAD = 1e9
 # Far above any logit, and a number in half precision, too.
 _CLOSED = 1e4
-
-
 # The process's OpenMP and BLAS libraries; OpenMP's number of threads is one of each calling thread.
 _thread_pools = cache(ThreadpoolController)
 
 
 class HeadBatch(NamedTuple):
-    """One batch on its way through the head.
+    """One batch on its way through the head."""
 
-    Attributes:
-        texts: positions of the B texts in the input.
-        hidden: t, shape (B, L, H).
-        mask: positions that take part in pooling, bool (B, L).
-        special: those of them where special tokens ([CLS], [SEP], ...) stand, bool (B, L).
-        input_ids: token ids, shape (B, L).
-        lengths: tokens of each text, (B,).
-    """
-
-    texts: np.ndarray
-    hidden: torch.Tensor
-    mask: torch.Tensor
-    special: torch.Tensor
-    input_ids: torch.Tensor
-    lengths: torch.Tensor
+    texts: np.ndarray  # positions of the B texts in the input
+    hidden: torch.Tensor  # t, (B, L, H)
+    mask: torch.Tensor  # positions that take part in pooling, bool (B, L)
+    special: torch.Tensor  # those of them where special tokens ([CLS], [SEP], ...) stand, bool (B, L)
+    input_ids: torch.Tensor  # (B, L)
+    lengths: torch.Tensor  # tokens of each text, (B,)
 
 
 class TextEncoder:
     """Encode texts with a masked LM's sparse head.
 
-    Args:
-        model: a loaded masked LM; it is left in its mode and on its device (another ``device`` gets a copy).
-        tokenizer: its tokenizer; copied.
-        description: how logits become weights, and where texts are cut; what it says of lower-casing and of a shift is
-            done to copies of tokenizer and model, so that saved folders do the same everywhere.
-        batch_size: texts per batch at most; on CPUs a batch is further bounded to 1,024 padded tokens, and either way
-            memory is bounded whatever the number of texts.
-        device: torch device or its name; default: as :func:`default_device` says.
-
-    Attributes:
-        description: what is left to be done beside the model and its tokenizer, lengths resolved.
+    The model is left in its mode and on its device (another ``device`` gets a copy), the tokenizer is copied. What the
+    description says of lower-casing, of a shift and of special terms is done to copies of both, so that saved folders
+    do the same everywhere; the attribute ``description`` is what is left to be done, lengths resolved.
 
     Raises:
         TypeError, ValueError: for a model without a usable head, a max_length that the model cannot hold, a tokenizer
@@ -103,7 +83,10 @@ class TextEncoder:
         self.batch_size = check_integer("batch_size", batch_size)
         length = check_max_length(description.max_length, model, tokenizer)
         if not description.special_terms:
-            description = description.replace(shift=_closing(tokenizer.all_special_ids, description.shift, model))
+            shifts = np.zeros(len(model.get_output_embeddings().weight), dtype=np.float32)
+            shifts += 0 if description.shift is None else description.shift
+            shifts[tokenizer.all_special_ids] += _CLOSED
+            description = description.replace(shift=shifts)
         if description.shift is not None:
             model = shift_logits(model, description.shift)
         wanted, here = default_device(device), model.device
@@ -115,8 +98,7 @@ class TextEncoder:
         self.head = check_head(self.model)
         # where padding changes what a text gives, a batch is of texts of one length and has none
         self._padded = padding_error(self.model, self.head) < (2e-4 if self.model.dtype == torch.float32 else 5e-2)
-        body = [m.weight.numel() for m in self.model.base_model.modules() if isinstance(m, torch.nn.Linear)]
-        self._flops = 2 * (sum(body) + self.head.weight.numel())  # of a token
+        self._flops = 2 * self.model.num_parameters()  # of a token, about
         weights = description.queries.weights
         for what, size in (("tokens", len(self.tokenizer)), ("query weights", 0 if weights is None else len(weights))):
             if size > self.vocab_size:
@@ -124,56 +106,43 @@ class TextEncoder:
                     f"there are {size} {what}, more than the {self.vocab_size} rows of the model's head: they do not "
                     "belong together"
                 )
-        queries = self._loaded(description.queries, description)
-        self.description = description.replace(
-            max_length=length, lowercase=False, shift=None, special_terms=True, queries=queries
-        )
         self.folding = Folding(self.tokenizer, self.vocab_size) if description.fold else None
         self._told = False
+        self.description = description.replace(max_length=length, lowercase=False, shift=None, special_terms=True)
+        side, self._queries = self._query_side(description)
+        self.description = self.description.replace(queries=side)
 
-    def _loaded(self, side: QuerySide, how: Description) -> QuerySide:
-        """The query side with its model and tokenizer loaded, static weights as many as rows of the head."""
-        found: dict[str, Any] = {}
-        if isinstance(side.model, str):
-            found["model"] = load_model(side.model, self.model.dtype)
-            if not how.special_terms:
-                closing = _closing(self.tokenizer.all_special_ids, None, found["model"])
-                found["model"] = shift_logits(found["model"], closing, inplace=True)
-        if isinstance(side.tokenizer, str):
-            tokenizer = load_tokenizer(side.tokenizer)
-            found["tokenizer"] = lowercasing(tokenizer) if how.lowercase and side.model is not None else tokenizer
-            if side.model is None and tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(self.tokenizer):
-                found["tokenizer"] = None
-        if side.weights is not None:
-            found["weights"] = np.pad(side.weights, (0, self.vocab_size - len(side.weights)))
-        return dataclasses.replace(side, **found)
+    def of_queries(self) -> TextEncoder | StaticEncoder:
+        """The encoder of queries; this one where they are encoded as documents are."""
+        return self._queries or self
 
-    def of_queries(self) -> TextEncoder | StaticEncoder | ProductEncoder:
-        """The encoder of queries; this one where they are encoded as documents are.
-
-        Raises:
-            ValueError: for another model of another vocabulary.
-        """
-        side, asked = self.description.queries, self.description.of_queries()
+    def _query_side(self, how: Description) -> tuple[QuerySide, TextEncoder | StaticEncoder | None]:
+        """The query side with what it names loaded, static weights as many as rows of the head; and its encoder."""
+        side, asked = how.queries, self.description.of_queries()
         if side.alike and side.max_length is None:
-            return self
+            return side, None
+        tokenizer = load_tokenizer(side.tokenizer) if isinstance(side.tokenizer, str) else side.tokenizer
         if side.model is not None:
-            encoder = TextEncoder(side.model, side.tokenizer, asked, batch_size=self.batch_size, device=self.device)
-            if encoder.vocab_size != self.vocab_size:
+            model = load_model(side.model, self.model.dtype) if isinstance(side.model, str) else side.model
+            asked = asked.replace(lowercase=how.lowercase, special_terms=how.special_terms)
+            other = TextEncoder(model, tokenizer, asked, batch_size=self.batch_size, device=self.device)
+            if other.vocab_size != self.vocab_size:
                 raise ValueError(
                     f"the model of queries must have the documents' vocabulary of {self.vocab_size}, got "
-                    f"{encoder.vocab_size}"
+                    f"{other.vocab_size}"
                 )
-            return encoder
-        tokenizer = side.tokenizer or self.tokenizer
-        if side.weights is not None and not side.times_model:
-            return StaticEncoder(tokenizer, side.weights, asked.max_length, self.folding)
+            return dataclasses.replace(side, model=other.model, tokenizer=other.tokenizer), other
         encoder = copy.copy(self)
-        encoder.description = asked.replace(max_length=check_max_length(asked.max_length, self.model, tokenizer))
+        encoder.description, encoder._queries = asked, None
+        times = side.times_model
+        if side.weights is None or times:
+            check_max_length(asked.max_length, self.model, self.tokenizer)
         if side.weights is None:
-            return encoder
-        static = StaticEncoder(tokenizer, side.weights, asked.max_length, self.folding, special=True)
-        return ProductEncoder(encoder, static)
+            return side, encoder
+        weights = np.pad(side.weights, (0, self.vocab_size - len(side.weights)))
+        given = tokenizer or self.tokenizer, weights, asked.max_length, self.folding
+        static = StaticEncoder(*given, special=times, times=encoder if times else None)
+        return dataclasses.replace(side, tokenizer=tokenizer, weights=weights), static
 
     @property
     def vocab_size(self) -> int:
@@ -188,18 +157,11 @@ class TextEncoder:
     def encode(
         self, texts: Sequence[str], *, batch_size: int | None = None, progress: Callable[[int], Any] | None = None
     ) -> csr_matrix:
-        """Term weights of texts.
+        """Term weights x of N texts, (N, V), float32; column = token id, ascending in a row.
 
-        Args:
-            texts: N strings, which have been checked; a blank one gets an all-zero row.
-            batch_size: texts per batch at most; default: the encoder's.
-            progress: called with the number of texts finished since the last call.
-
-        Returns:
-            x, shape (N, V), float32; column = token id (of a folded term: its representative's), ascending in a row.
-
-        Raises:
-            ValueError: for weights that are NaN or infinite.
+        The texts have been checked; a blank one gets an all-zero row. A folded term stands at its representative's id.
+        ``progress`` is called with the number of texts finished since the last call. ``ValueError`` for weights that
+        are NaN or infinite.
         """
         parts: list[csr_matrix] = []
         order: list[np.ndarray] = []
@@ -220,9 +182,8 @@ class TextEncoder:
             cut += sum(int((batch.lengths == self.max_length).sum()) for batch in batches)
             if progress:
                 progress(len(lengths))
-        blank = len(texts) - sum(map(len, order))
-        if progress and blank:
-            progress(blank)
+        if progress:
+            progress(len(texts) - sum(map(len, order)))  # blank ones
         if cut and not self._told:
             self._told = True
             warnings.warn(
@@ -248,13 +209,13 @@ class TextEncoder:
         batch_size = self.batch_size if batch_size is None else batch_size
         budget = None if self.device.type == "cpu" else batch_size * self.max_length
         present = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
-        windows = [present[i : i + _WINDOW] for i in range(0, len(present), _WINDOW)]
+        windows = np.split(present, range(_WINDOW, len(present), _WINDOW))
 
         def tokenise(window: np.ndarray) -> list[list[int]]:
             return token_ids(self.tokenizer, [texts[i] for i in window], self.max_length)
 
         with ThreadPoolExecutor(max_workers=1) as pool:
-            ids = tokenise(windows[0]) if windows else []  # few texts start no thread
+            ids = tokenise(windows[0])  # few texts start no thread
             for number, window in enumerate(windows):
                 following = [pool.submit(tokenise, later) for later in windows[number + 1 :][:1]]
                 lengths = np.array([len(row) for row in ids])
@@ -291,14 +252,6 @@ class TextEncoder:
         return HeadBatch(members, hidden, mask, mask & special_tokens, tokens, lengths)
 
 
-def _closing(ids: list[int], shift: float | np.ndarray | None, model: PreTrainedModel) -> np.ndarray:
-    """A shift that also lets some terms never fire, (V,)."""
-    rows = len(model.get_output_embeddings().weight)
-    shifts = np.full(rows, 0 if shift is None else shift, dtype=np.float32)
-    shifts[ids] += _CLOSED
-    return shifts
-
-
 def to_csr(weights: torch.Tensor) -> csr_matrix:
     """A dense (B, V) tensor of weights >= 0 as a float32 CSR matrix of its non-zeros."""
     rows, columns = weights.nonzero(as_tuple=True)
@@ -310,11 +263,10 @@ def to_csr(weights: torch.Tensor) -> csr_matrix:
 
 def _in_order(parts: list[csr_matrix], order: list[np.ndarray], size: int, vocab_size: int) -> csr_matrix:
     """Stack the parts and put their rows where the texts stood; absent rows are all zero."""
-    members = np.concatenate([*order, np.empty(0, dtype=np.int64)])
-    place = np.full(size, -1)
-    place[members] = np.arange(len(members))
-    stacked = vstack([*parts, csr_matrix((1, vocab_size), dtype=np.float32)], format="csr")  # row -1 is empty
-    result = stacked[place]
+    stacked = vstack([csr_matrix((0, vocab_size), dtype=np.float32), *parts], format="csr")
+    places = np.concatenate([np.empty(0, dtype=np.int64), *order])
+    ones = np.ones(len(places), dtype=np.float32)
+    result = csr_matrix((ones, (places, np.arange(len(places)))), shape=(size, len(places))) @ stacked
     result.sort_indices()
     return result
 

@@ -22,10 +22,7 @@ _DEFAULT_LENGTH, _NO_LIMIT = 256, 1_000_000
 def check_texts(texts: Iterable[str], place: str = "text {0}", ids: Sequence[Any] | None = None) -> list[str]:
     """A list of strings; texts are checked here, once, where they enter.
 
-    Args:
-        texts: the texts.
-        place: what an error calls a text, by its position {0} and its id {1}.
-        ids: of the texts.
+    An error calls a text by ``place``, which may hold its position {0} and its id {1}, of ``ids``.
 
     Raises:
         TypeError: if ``texts`` is one string, a mapping, a frame, or nothing to iterate over in order.

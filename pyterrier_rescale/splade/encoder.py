@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pyterrier as pt
 
-from .._utils.checks import check_integer, check_number
 from .._utils.progress import progress_bar
 from .._utils.stages import schematic
 from ..encoding.pruning import check_pruning, prune
@@ -107,9 +106,6 @@ class Splade(pt.Transformer):
                 f"rescale must be a number or None here, got {rescale!r}: 'auto' and 'calibrated' need texts; use "
                 "calibrate(model, texts).apply(model), or train(..., rescale=...)"
             )
-        if rescale is not None:
-            check_number("k", rescale)
-        check_integer("batch_size", batch_size)
         given = {
             "pooling": pooling, "activation": activation, "max_length": max_length, "lowercase": lowercase,
             "shift": shift, "position_top_k": position_top_k, "fold": fold, "special_terms": special_terms,
@@ -151,8 +147,6 @@ class Splade(pt.Transformer):
     def description(self) -> Description:
         """How the encoder's logits become weights, beside its model and tokenizer."""
         return self.encoder.description
-
-    # Roles
 
     def doc_encoder(
         self,
@@ -221,8 +215,6 @@ class Splade(pt.Transformer):
         roles = {"score": self.scorer, "documents": self.doc_encoder, "queries": self.query_encoder}
         return roles[v.mode]()(inp)
 
-    # Vectors
-
     def encode_docs(
         self, texts: Iterable[str], *, max_terms: int | None = None, min_weight: float = 0.0
     ) -> csr_matrix:
@@ -248,9 +240,7 @@ class Splade(pt.Transformer):
     def _encode(self, texts: list[str], batch_size: int | None, verbose: bool | None, unit: str) -> csr_matrix:
         verbose = self.verbose if verbose is None else verbose
         encoder = self.queries_encoder if unit == "query" else self.encoder
-        if not verbose:
-            return encoder.encode(texts, batch_size=batch_size)
-        with progress_bar(total=len(texts), desc="Splade", unit=unit) as bar:
+        with progress_bar(total=len(texts), desc="Splade", unit=unit, disable=not verbose) as bar:
             return encoder.encode(texts, batch_size=batch_size, progress=bar.update)
 
     def term_map(self, terms: str = "safe") -> TermMap:
@@ -293,9 +283,8 @@ class Splade(pt.Transformer):
     def fingerprint(self) -> str:
         """Sixteen hex digits of all that an encoder computes with: weights, tokenizer, options, both sides' lengths.
 
-        Computed once (a gigabyte of weights takes about a second), and again after the model has been trained on. The
-        column that documents are read from is their reader's matter, ``text_field`` does not count; nor do the batch
-        size and the device.
+        Computed once (a gigabyte of weights takes about a second), and again after the model has been trained on.
+        ``text_field``, the batch size and the device do not count.
         """
         from ..encoding.description import encoder_fingerprint
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,6 @@ import pandas as pd
 from ..encoding.texts import check_texts
 
 _SHOWN = 15
-_ROW = (
-    "<tr><td>{term}{in_query}{in_document}</td><td style='text-align:right'>{query:.2f} &times; {document:.2f}</td>"
-    "<td style='text-align:right'>{contribution:.2f}</td><td style='width:12em;text-align:left'>"
-    "<div style='background:#1b6ca8;height:.7em;width:{share:.1f}%'></div></td></tr>"
-)
 
 
 class Explanation(pd.DataFrame):
@@ -32,28 +26,13 @@ class Explanation(pd.DataFrame):
         return float(self["contribution"].sum())
 
     def _repr_html_(self) -> str:
-        """The heaviest terms as bars, in plain HTML."""
-        shared = self[self["contribution"] > 0]
-        largest = max(float(shared["contribution"].max()) if len(shared) else 0.0, 1e-12)
-        rows = [
-            _ROW.format(
-                term=html.escape(row.term),
-                in_query="" if row.in_query else " <i>(query expansion)</i>",
-                in_document="" if row.in_document else " <i>(document expansion)</i>",
-                query=row.query_weight,
-                document=row.document_weight,
-                contribution=row.contribution,
-                share=100 * row.contribution / largest,
-            )
-            for row in shared.head(_SHOWN).itertuples()
-        ]
+        """The heaviest shared terms, their contributions as bars."""
+        shared = pd.DataFrame(self[self["contribution"] > 0])
+        told = f"score {self.score:.3f}, the sum of the contributions"
         if len(shared) > _SHOWN:
-            rows.append(f"<tr><td colspan='4'>and {len(shared) - _SHOWN} more shared terms</td></tr>")
-        return (
-            f"<table><caption>score {self.score:.3f}, the sum of the contributions</caption>"
-            "<tr><th>term</th><th>query &times; document</th><th>contribution</th><th></th></tr>"
-            f"{''.join(rows)}</table>"
-        )
+            told += f"; {_SHOWN} of {len(shared)} shared terms are shown"
+        style = shared.head(_SHOWN).style.format(precision=2, escape="html").hide(axis="index").set_caption(told)
+        return style.bar(subset="contribution", color="#1b6ca8", vmin=0)._repr_html_()
 
 
 def explain(splade: Any, query: str, text: str) -> Explanation:

@@ -13,14 +13,7 @@ import numpy as np
 
 from .._utils.checks import check_choice, check_integer, check_number, check_share
 from .._utils.files import expand, filled
-from ..encoding.lexical import (
-    WEIGHTINGS,
-    Bm25Encoder,
-    StaticEncoder,
-    TokenStatistics,
-    token_statistics,
-    vocabulary_size,
-)  # fmt: skip
+from ..encoding.lexical import WEIGHTINGS, StaticEncoder, TokenStatistics, count_encoder, token_statistics
 from ..heads.fingerprint import settings_fingerprint, tokenizer_fingerprint
 from ..heads.hub_files import save_tokenizer
 from .encoder import Splade
@@ -82,7 +75,7 @@ class LexicalEncoder(Splade):
         loaded: Any = tokenizer
         if isinstance(tokenizer, (str, os.PathLike)):
             loaded = load_tokenizer(os.fspath(tokenizer))
-        saved = _saved(tokenizer, loaded) if idf_from is None else {}
+        saved = _saved(tokenizer) if idf_from is None else {}
         given = {"weighting": weighting, "k1": k1, "b": b, "max_length": max_length}
         settings = {**_SETTINGS, **saved, **{name: value for name, value in given.items() if value is not None}}
         vars(self).update({f"_{name}": value for name, value in given.items()})  # for repr and PyTerrier's copies
@@ -97,19 +90,15 @@ class LexicalEncoder(Splade):
             idf_from = TokenStatistics(saved["idf"], saved["mean_length"], saved["texts"])
         elif not isinstance(idf_from, TokenStatistics):
             idf_from = token_statistics(loaded, idf_from, self.max_length)
-        if len(idf_from.idf) != vocabulary_size(loaded):
-            raise ValueError(
-                f"idf_from is of a vocabulary of {len(idf_from.idf)}, the tokenizer has {vocabulary_size(loaded)}"
-            )
         self.idf_from: TokenStatistics = idf_from
-        if self.weighting == "tokens":
-            self.encoder: Any = StaticEncoder(loaded, idf_from.idf, self.max_length, special=True)
-            self.queries_encoder = self.encoder
-        else:
-            self.encoder, self.queries_encoder = (
-                Bm25Encoder(loaded, idf_from, self.max_length, query=query, k1=self.k1, b=self.b)
-                for query in (False, True)
+        counts = count_encoder(loaded, self.max_length)
+        if len(idf_from.idf) != counts.vocab_size:
+            raise ValueError(
+                f"idf_from is of a vocabulary of {len(idf_from.idf)}, the tokenizer has {counts.vocab_size}"
             )
+        bm25 = {"k1": self.k1, "b": self.b, "mean_length": idf_from.mean_length} if self.weighting == "bm25" else {}
+        self.encoder: Any = StaticEncoder(loaded, idf_from.idf, self.max_length, special=True, **bm25)
+        self.queries_encoder = counts if bm25 else self.encoder
         self._terms = {}
 
     @property
@@ -125,8 +114,7 @@ class LexicalEncoder(Splade):
         """Save tokenizer, IDF and settings in a folder that ``LexicalEncoder(path)`` reads; there is no model in it."""
         tokenizer, statistics = self.encoder.tokenizer, self.idf_from
         settings = {name: getattr(self, name) for name in _SETTINGS}
-        settings |= {"mean_length": statistics.mean_length, "texts": statistics.texts,
-                     "tokenizer": tokenizer_fingerprint(tokenizer)}  # fmt: skip
+        settings |= {"mean_length": statistics.mean_length, "texts": statistics.texts}
         if (expand(path) / "config.json").exists():
             raise FileExistsError(f"{str(path)!r} holds a model, whose tokenizer this would replace: choose another")
         with filled(path, _FILE) as stage:
@@ -135,15 +123,9 @@ class LexicalEncoder(Splade):
             (stage / _FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
-def _saved(path: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _saved(path: Any) -> dict[str, Any]:
     """What :meth:`LexicalEncoder.save_pretrained` wrote."""
     folder = expand(path) if isinstance(path, (str, os.PathLike)) else Path()
     if not (folder / _FILE).is_file():
         raise ValueError("idf_from must be given: the texts of the corpus, from which IDF is counted")
-    saved = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    if saved["tokenizer"] != tokenizer_fingerprint(tokenizer):
-        raise ValueError(
-            f"{str(path)!r}: its tokenizer is not that of its {_IDF_FILE}, something else has been saved there since: "
-            "give idf_from"
-        )
-    return {**saved, "idf": np.load(folder / _IDF_FILE)}
+    return {**json.loads((folder / _FILE).read_text(encoding="utf-8")), "idf": np.load(folder / _IDF_FILE)}

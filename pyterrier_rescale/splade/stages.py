@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,27 +17,25 @@ from ..encoding.pruning import check_pruning, prune, whole_weights
 from ..encoding.terms import MODES, Toks, to_toks
 from ..encoding.texts import check_texts
 
-# Documents that PyTerrier's indexing pipelines hand over at a time, by the stage's `batch_size` (else 100): the encoder
-# sorts so many by length, and tokenises while the model works.
-_WINDOW = 2048
 _ROWS = 128  # of toks at a time: a dict takes ten times its row's memory
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _Role(Stage):
-    """What the three roles share; arguments are kept as given, ``None`` is the factory's.
+    """What the three roles share; what is ``None`` is the factory's, a :class:`.encoder.Splade`."""
 
-    ``splade`` is the factory, a :class:`.encoder.Splade`.
-    """
+    splade: Any = field(kw_only=False)
+    batch_size: int | None = None
+    verbose: bool | None = None
 
-    splade: Any
-    verbose: bool | None
-    text_field: str | None = None
-    _batch_size: int | None
+    text_field: ClassVar[str | None] = None
+    # Documents that PyTerrier hands over at a time where no batch size is given, else 100; they are sorted by length.
+    _handed_over: ClassVar[int | None] = None
 
-    @property
-    def batch_size(self) -> int:
-        """Texts per batch at most."""
-        return self._batch_size or self.splade.batch_size
+    def __post_init__(self) -> None:
+        """Keep the batch size as given for the encoder; PyTerrier reads ``batch_size``."""
+        self._batch_size = check_integer("batch_size", self.batch_size, optional=True)
+        self.batch_size = self._batch_size or self._handed_over or self.splade.batch_size
 
     def _maker_and_arguments(self) -> tuple[Any, dict[str, tuple[Any, Any]]]:
         maker, arguments = super()._maker_and_arguments()
@@ -54,25 +53,21 @@ class _Role(Stage):
         return codes, self.splade._encode(unique.tolist(), self._batch_size, self.verbose, unit)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _Encoder(_Role):
     """What the two stages that make toks share."""
 
-    def __init__(
-        self,
-        splade: Any,
-        *,
-        batch_size: int | None = None,
-        scale: float = 1.0,
-        terms: str = "safe",
-        verbose: bool | None = None,
-        max_terms: int | None = None,
-        min_weight: float = 0.0,
-    ) -> None:
-        self.splade, self.verbose = splade, verbose
-        self._batch_size = check_integer("batch_size", batch_size, optional=True)
-        self.scale = check_number("scale", scale)
-        self.terms = check_choice("terms", terms, MODES)
-        self.max_terms, self.min_weight = check_pruning(max_terms, min_weight)
+    scale: float = 1.0
+    terms: str = "safe"
+    max_terms: int | None = None
+    min_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        super().__post_init__()
+        self.scale = check_number("scale", self.scale)
+        check_choice("terms", self.terms, MODES)
+        self.max_terms, self.min_weight = check_pruning(self.max_terms, self.min_weight)
 
     def _toks(self, codes: np.ndarray, vectors: csr_matrix) -> Iterator[Toks]:
         """``{term: weight}`` of the vectors with these numbers, each a dict of its own, some at a time."""
@@ -83,33 +78,14 @@ class _Encoder(_Role):
             yield from to_toks(terms.terms, rows.indptr, rows.indices, rows.data, vocab=vocab)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SpladeDocEncoder(_Encoder):
     """Documents to ``toks``; made by :meth:`Splade.doc_encoder`."""
 
-    _call, _label = "doc_encoder", "SPLADE documents"
+    _call, _label, _handed_over = "doc_encoder", "SPLADE documents", 2048
 
-    def __init__(
-        self,
-        splade: Any,
-        *,
-        text_field: str | None = None,
-        batch_size: int | None = None,
-        scale: float = 100,
-        terms: str = "safe",
-        verbose: bool | None = None,
-        max_terms: int | None = None,
-        min_weight: float = 0.0,
-    ) -> None:
-        super().__init__(
-            splade, batch_size=batch_size, scale=scale, terms=terms, verbose=verbose, max_terms=max_terms,
-            min_weight=min_weight,
-        )  # fmt: skip
-        self.text_field = text_field
-
-    @property
-    def batch_size(self) -> int:
-        """Documents that an indexing pipeline hands over at a time."""
-        return self._batch_size or _WINDOW
+    text_field: str | None = None
+    scale: float = 100
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Add ``toks`` to a frame with ``docno`` and the text column; rows and other columns stay."""
@@ -161,21 +137,13 @@ class SpladeQueryEncoder(_Encoder):
         return inp.assign(**{name: _column(self._toks(codes, kept), inp) for name, kept in exact.items()})
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SpladeScorer(_Role):
     """Results to scores; made by :meth:`Splade.scorer`."""
 
     _call, _label = "scorer", "SPLADE scorer"
 
-    def __init__(
-        self,
-        splade: Any,
-        *,
-        text_field: str | None = None,
-        batch_size: int | None = None,
-        verbose: bool | None = None,
-    ) -> None:
-        self.splade, self.text_field, self.verbose = splade, text_field, verbose
-        self._batch_size = check_integer("batch_size", batch_size, optional=True)
+    text_field: str | None = None
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Score each (query, text) pair by the dot product of its vectors, and rank per query."""

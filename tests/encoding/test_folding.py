@@ -28,7 +28,9 @@ def test_variants_are_those_of_the_decoder(kind):
     terms = TermMap(tokenizer, size, folding=folding)
     assert len(set(terms.terms)) == size and all(re.match(r"[a-z0-9]{1,20}\Z", term) for term in terms.terms)
     unfolded, raw = TermMap(tokenizer, size), TermMap(tokenizer, size, "raw", folding=folding)
-    assert len({terms.fingerprint, unfolded.fingerprint, raw.fingerprint}) == 3
+    longer = TermMap(tokenizer, size + 1)
+    assert len({one.fingerprint for one in (terms, unfolded, raw, longer)}) == 4
+    assert TermMap(tokenizer, size).fingerprint == unfolded.fingerprint
     assert list(raw.terms) == list(TermMap(tokenizer, size, "raw").terms)
 
 

@@ -14,7 +14,6 @@ import pytest
 import tiny
 import torch
 from dense import dense_weights
-from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pyterrier_rescale import Splade, audit, calibrate, train
@@ -84,18 +83,6 @@ def test_every_query_side_in_every_tool(side, way, tmp_path):
         np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("pooling", ["max", "sum"])
-def test_log1p_relu(pooling, tmp_path):
-    folder = save(tmp_path / "m", pooling=pooling, activation="log1p_relu")
-    splade = check_like_sparse_encoder(folder)
-    model, tokenizer = tiny.build("bert")
-    expected = dense_weights(model, tokenizer, tiny.TEXTS, pooling=pooling, activation="log1p_relu", max_length=20)
-    np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected.detach().numpy(), atol=1e-4)
-    given = Splade(model, tokenizer=tokenizer, pooling=pooling, activation="log1p_relu", max_length=20)
-    assert given == splade != Splade(model, tokenizer=tokenizer, pooling=pooling, max_length=20)
-    assert "activation='log1p_relu'" in repr(given)
-
-
 FOLLOWED = {
     "lengths of both sides": ("sentence_bert_config.json", {"query_length": 5, "document_length": 11}),
     "length of documents": ("sentence_bert_config.json", {"document_length": 11, "max_seq_length": None}),
@@ -154,7 +141,7 @@ def test_settings_that_are_not_followed_are_refused_by_name(name, tmp_path):
     folder = save(tmp_path / "m")
     change(folder, file, **entries)
     for use in (Splade, lambda path: audit(path, tiny.TEXTS)):
-        with pytest.raises(ValueError, match=f"saved with a setting that Splade does not follow: {message}"):
+        with pytest.raises(ValueError, match=message):
             use(folder)
 
 
@@ -202,22 +189,14 @@ def test_folders_without_modules(tmp_path):
     change(folder, "tokenizer_config.json", model_max_length=10**30)
     assert Splade(folder).max_length == 80
     change(folder, "model_args.json", splade_doc=True)
-    with pytest.raises(ValueError, match="splade_doc=True"):
-        Splade(folder)
-    change(folder, "idf.json", sparse=1.0)
-    with pytest.raises(ValueError, match=r"idf\.json"):
+    with pytest.raises(ValueError, match=r"idf\.json or model_args\.json"):
         Splade(folder)
 
 
-def test_static_weights_of_older_files(tmp_path):
+def test_static_weights_that_are_not_there(tmp_path):
     folder = save(tmp_path / "m", "static")
-    expected = Splade(folder).encode_queries(tiny.TEXTS)
-    inner = folder / "query_0_SparseStaticEmbedding"
-    torch.save(load_file(inner / "model.safetensors"), inner / "pytorch_model.bin")
-    (inner / "model.safetensors").unlink()
-    assert abs(Splade(folder).encode_queries(tiny.TEXTS) - expected).max() == 0
-    (inner / "pytorch_model.bin").unlink()
-    with pytest.raises(FileNotFoundError, match="lacks the weights of queries"):
+    (folder / "query_0_SparseStaticEmbedding" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="not in query_0_SparseStaticEmbedding/model.safetensors"):
         Splade(folder)
 
 
@@ -332,10 +311,8 @@ def test_measures_follow_what_an_encoder_was_saved_with(bert_folder, tmp_path):
     assert found["score_mean"] == pytest.approx(expected["score_mean"], rel=1e-5)
     other = audit(tmp_path, tiny.TEXTS, encoding=Description()).numbers
     assert other["score_mean"] < found["score_mean"] / 2
-    options = {"offset": False, "k": 4.0}
-    expected, found = (calibrate(folder, tiny.TEXTS, **options, **given).table for folder in (bert_folder, tmp_path))
-    pd.testing.assert_frame_equal(found, expected)
-    pd.testing.assert_frame_equal(calibrate(tmp_path, tiny.TEXTS, **options).table, expected)
+    expected = calibrate(bert_folder, tiny.TEXTS, offset=False, k=4.0, **given).table
+    pd.testing.assert_frame_equal(calibrate(tmp_path, tiny.TEXTS, offset=False, k=4.0).table, expected)
 
 
 def test_weights_of_an_earlier_save_are_not_loaded_in_place_of_the_new_ones(tmp_path):

@@ -47,15 +47,6 @@ def test_raw_terms_are_the_tokens():
     assert len(set(raw.terms)) == len(tokenizer) + 1
 
 
-def test_fingerprint_tells_vocabularies_apart():
-    one, two = tiny.tokenizer("wordpiece"), tiny.tokenizer("bpe")
-    first = TermMap(one, len(one)).fingerprint
-    assert first == TermMap(one, len(one)).fingerprint
-    others = {TermMap(two, len(two)).fingerprint, TermMap(one, len(one), "raw").fingerprint,
-              TermMap(one, len(one) + 1).fingerprint}  # fmt: skip
-    assert len(others | {first}) == 4
-
-
 def test_toks_are_dicts_that_know_their_vocabulary():
     terms = np.array(["a", "b", "c"], dtype=object)
     first, second, third = to_toks(terms, np.array([0, 2, 2, 3]), np.array([0, 2, 1]), np.array([5, 7, 9]), vocab="f:1")

@@ -6,7 +6,6 @@ import copy
 import pickle
 
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 import torch
@@ -14,7 +13,7 @@ from dense import dense_weights
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from pyterrier_rescale import Splade, audit, open_index, rescale
+from pyterrier_rescale import Splade, audit, rescale
 from pyterrier_rescale.encoding.description import Description, QuerySide
 from pyterrier_rescale.encoding.saved_folder import save_encoder
 from pyterrier_rescale.heads.ties import untie
@@ -79,13 +78,7 @@ def test_a_shift_goes_with_a_rescaled_head_and_wherever_an_encoder_goes(bert_fol
     expected = plain(rescale(model, 4.0), tokenizer, shift=torch.from_numpy(shift))
     np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-4)
     assert "rescale=4.0, max_length=64, shift=(" in repr(splade) and len(repr(splade)) < 250
-    one = Splade(bert_folder, rescale=4.0, shift=0.5)
-    assert repr(one).endswith("rescale=4.0, shift=0.5)")
-    loaded = Splade(model, tokenizer=tokenizer, shift=0.5)
-    for kept in (splade, one, loaded):
-        for again in (pickle.loads(pickle.dumps(kept)), copy.deepcopy(kept), copy.copy(kept)):
-            assert again == kept and repr(again) == repr(kept)
-            assert abs(again.encode_docs(tiny.TEXTS[:2]) - kept.encode_docs(tiny.TEXTS[:2])).max() == 0
+    assert repr(Splade(bert_folder, rescale=4.0, shift=0.5)).endswith("rescale=4.0, shift=0.5)")
     others = [Splade(bert_folder, shift=value) for value in (0.0, 0.5, 0.6)]
     assert len({other.fingerprint for other in others}) == 3 and others[0] == Splade(bert_folder)
 
@@ -98,6 +91,7 @@ def test_a_head_is_shifted_once(bert_folder, tmp_path):
 
 
 OPTIONS = [
+    {"activation": "log1p_relu", "fold": "case"},
     {"position_top_k": 3},
     {"fold": "case"},
     {"position_top_k": 12, "fold": "case", "shift": 0.1},
@@ -205,23 +199,3 @@ def test_static_queries_of_folded_terms(tmp_path):
     row = splade.encode_queries([query])
     assert dict(zip(row.indices.tolist(), row.data.tolist(), strict=True)) == pytest.approx(expected)
     assert len(expected) < len(own)
-
-
-@pytest.mark.parametrize("engine", ["exact", "terrier"])
-def test_engines_find_folded_terms(engine, modernbert_folder, tmp_path):
-    texts = [text.upper() if i % 2 else text.lower() for i, text in enumerate(tiny.TEXTS)]
-    documents = [{"docno": f"d{i}", "text": text} for i, text in enumerate(texts)]
-    splade = Splade(modernbert_folder, fold="case", position_top_k=12, max_length=64)
-    queries = pd.DataFrame({"qid": ["1", "2"], "query": ["sparse retrieval", "SOFTMAX of the head"]})
-    index = open_index(tmp_path / "index", engine)
-    (splade.doc_encoder() >> index.indexer()).index(documents)
-    found = (splade.query_encoder() >> index.retriever(12))(queries)
-    rounded = splade.encode_docs(texts).copy()
-    rounded.data = np.rint(rounded.data * 100) / 100
-    scores = (splade.encode_queries(queries["query"].tolist()) @ rounded.T).toarray()
-    assert len(found) == (scores > 0).sum() > 12
-    for row in found.itertuples():
-        assert row.score == pytest.approx(scores[int(row.qid) - 1, int(row.docno[1:])], rel=1e-3)
-    plain_encoder = Splade(modernbert_folder, position_top_k=12, max_length=64)
-    with pytest.raises(ValueError, match="vocabulary"):
-        (plain_encoder.query_encoder() >> index.retriever(12))(queries)

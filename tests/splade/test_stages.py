@@ -59,14 +59,6 @@ def test_queries_keep_rows_columns_and_floats(splade, queries):
     assert out["query_toks"].iloc[-1] == {}, "a blank query has no terms"
 
 
-def test_equal_queries_are_encoded_once(splade, queries, monkeypatch):
-    seen = []
-    encode = splade.encoder.encode
-    monkeypatch.setattr(splade.encoder, "encode", lambda texts, **kw: seen.extend(texts) or encode(texts, **kw))
-    splade.query_encoder()(pd.concat([queries] * 5))
-    assert sorted(seen) == sorted(queries["query"])
-
-
 def test_scores_are_dot_products_and_ranked(splade, docs, queries):
     results = queries.merge(docs, how="cross")
     out = splade.scorer()(results)
