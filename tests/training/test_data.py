@@ -98,9 +98,9 @@ def test_scores_and_margins(tmp_path):
     assert list(load_rows([{"query": "q", "positive": "d", "negative": "n", "scores": np.array([3, 1])}])) == [expected]
     margins = pd.DataFrame([("q", "d", "n", 2.0)], columns=[*COLUMNS, "label"])
     assert load_rows(margins)[0] == Row("q", ("d", "n"), (2.0, 0.0))
-    with pytest.warns(UserWarning, match="1 with a missing teacher score"):
+    with pytest.warns(UserWarning, match="1 with a missing label or score"):
         assert len(load_rows([("q", "d", "n", [3, float("nan")]), ("q", "d", "n", [3, 1])])) == 1
-    for value, scores in (("[2, 1.5]", (2, 1.5)), ("2 1.5", (2, 1.5)), ("1.5", (1.5, 0))):
+    for value, scores in (("[2, 1.5]", (2, 1.5)), ("1.5", (1.5, 0))):
         text = f"query\tpositive\tnegative\tscores\nq\ta text\tanother\t{value}\n"
         assert load_rows(write(tmp_path / "a.tsv", text))[0].scores == scores
     rows = load_rows([("1", "2", "3", "4", np.array([3, 2, 1])), ("2", "4", "5")], TEXTS)
@@ -109,7 +109,7 @@ def test_scores_and_margins(tmp_path):
 
 def test_what_is_missing_is_counted():
     data = [("q", "d"), (None, "d"), ("q", float("nan")), ("q", "  "), ("q", pd.NA), ("", "d"), ("r", "e")]
-    with pytest.warns(UserWarning, match="5 training rows dropped .*2 with a missing document.*; 2 are left"):
+    with pytest.warns(UserWarning, match="5 training rows dropped .*3 with a missing or blank document.*; 2 are left"):
         rows = load_rows(data)
     assert list(rows) == [Row("q", ("d",)), Row("r", ("e",))]
     data = [*IDS, ("8", "2", "3"), ("1", "77", "3"), ("1", "2", None), ("3", "2", "3"), ("1", "2", "9"),
@@ -118,8 +118,9 @@ def test_what_is_missing_is_counted():
         rows = load_rows(data, TEXTS)
     assert list(rows) == ID_ROWS
     assert rows.skipped == {
-        "a missing document id": 1, "a missing teacher score": 1, "a query id that texts does not know": 1,
-        "a document id that texts does not know": 1, "a blank query": 1, "a blank document": 1,
+        "a missing or blank document id": 1, "a missing label or score": 1,
+        "a query that texts does not have, or a blank one": 2,
+        "a document that texts does not have, or a blank one": 2,
     }  # fmt: skip
 
 
@@ -147,7 +148,6 @@ JUDGED = list(QRELS.itertuples(index=False, name=None))
 TREC = ("qid", "iteration", "docno", "label")
 JUDGEMENTS = {
     "trec.tsv": ("".join(f"{q}\t0\t{d}\t{label}\n" for q, d, label in JUDGED), TREC),
-    "spaces.txt": ("".join(f"{q} Q0 {d} {label}\n" for q, d, label in JUDGED), TREC),
     "beir.tsv": ("query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{d}\t{label}\n" for q, d, label in JUDGED), None),
     "beir.jsonl": ("".join(json.dumps({"query-id": q, "corpus-id": d, "score": s}) + "\n" for q, d, s in JUDGED), None),
     "frame": (QRELS, None),
@@ -195,7 +195,7 @@ TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
         ([("q", "d", 3, "x")], None, ValueError, "row 0 of data: text 2 must be a string, got 3"),
         ([("q", "d", "n", [3, 1, 2])], None, ValueError, "row 0 of data: 2 documents need 2 scores, got 3"),
         ([("q", "d", "n", "m", 3.0)], None, ValueError, "row 0 of data: 3 documents need 3 scores, got 1"),
-        ([{"query": "q", "positive": "d", "negative": "n", "score": "high"}], None, ValueError, "to float: .high"),
+        ([{"query": "q", "positive": "d", "negative": "n", "score": "high"}], None, ValueError, "row 0 of data: a score must be a number, got .high"),
         (pd.DataFrame({"query": ["q"], "title": ["d"]}), None, ValueError, "data has no positive column"),
         (QRELS, None, ValueError, "if they hold ids, say where the texts stand, with texts="),
         ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "query of every row is a number.* with texts="),
@@ -206,7 +206,6 @@ TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
         (IDS, (DOCUMENTS, ["q1"]), ValueError, "topics must be a frame with columns qid and query"),
         (IDS, ([{"docno": "2", "text": HALF}], TOPICS), ValueError, "document '2' holds half a character"),
         ([("q", "d")], (TWICE, {"q": "a"}), ValueError, "docno 'd' was there before"),
-        (QRELS.rename(columns={"label": "score"}).assign(rank=0), TEXTS, ValueError, "data hold a run"),
         (QRELS.assign(label=12.3), TEXTS, ValueError, "label of a pair must be a whole number, got 12.3"),
         ("no-such.tsv", TEXTS, FileNotFoundError, "no-such.tsv"),
     ],
