@@ -55,6 +55,14 @@ def _bias_rate(name: str, value: Any) -> Any:
     return None if value is None else check_number(name, value, zero=True)
 
 
+def _tracker(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    from accelerate.tracking import get_available_trackers
+
+    return check_choice(name, value, [None, *map(str, get_available_trackers())])
+
+
 _count = partial(check_integer, least=0)
 _integer_or_none = partial(check_integer, optional=True)
 _count_or_none = partial(check_integer, least=0, optional=True)
@@ -109,7 +117,7 @@ class TrainConfig:
     save_steps: int = _option(500, _count)
     eval_steps: int | None = _option(None, _integer_or_none)
     device: str | None = _option(None, _one_of((None, "cpu", "cuda", "mps")))
-    report_to: str | None = None
+    report_to: str | None = _option(None, _tracker)
     shift: float | tuple[float, ...] | None = _option(None, _shift)
     position_top_k: int | None = _option(None, _integer_or_none)
     fold: str | None = _option(None, _one_of(FOLDS, None))
@@ -119,8 +127,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check every value; numpy's numbers become Python's, which JSON can hold."""
         for option in dataclasses.fields(self):
-            if "check" in option.metadata:
-                object.__setattr__(self, option.name, option.metadata["check"](option.name, getattr(self, option.name)))
+            object.__setattr__(self, option.name, option.metadata["check"](option.name, getattr(self, option.name)))
         for wrong, why in (
             *((self.queries == "static" and getattr(self, name) is not None,
                f"{name} must be None for queries='static', got {getattr(self, name)!r}")

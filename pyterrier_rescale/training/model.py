@@ -44,7 +44,7 @@ class SparseHead(nn.Module):
         self.description = description or Description()
         weights = self.description.queries.weights
         self.query_weights = None if weights is None else nn.Parameter(torch.from_numpy(weights).float())
-        self.log_k = None if learned_k is None else nn.Parameter(torch.tensor(math.log(learned_k)))
+        self.log_k = None if learned_k is None else nn.Parameter(torch.tensor(math.log(learned_k), dtype=torch.float32))
         folding = Folding(tokenizer, self.vocab_size) if self.description.fold else None
         #: Terms: V, or as many as folding leaves.
         self.term_count = self.vocab_size if folding is None else folding.size
@@ -107,7 +107,7 @@ class SparseHead(nn.Module):
     def _static(self, side: dict[str, Any]) -> torch.Tensor:
         """relu(weight_v) where v is among the tokens of a text, else 0; (B, V)."""
         ids, mask = side["input_ids"], side["attention_mask"]
-        present = torch.zeros(len(ids), self.vocab_size, device=ids.device)
+        present = self.query_weights.new_zeros(len(ids), self.vocab_size)
         # ids of a batch of empty texts come as floats
         present = present.scatter_add(1, ids.long(), mask.to(present.dtype)).clamp_max(1)
         return present * torch.relu(self.query_weights)

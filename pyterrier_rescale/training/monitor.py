@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 import warnings
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .._utils.checks import check_choice
+from .._utils.files import write_whole
 from .._utils.progress import progress_bar
 from .config import TrainConfig
 from .distributed import batch_mean, world
@@ -197,14 +196,6 @@ def not_finite(module: torch.nn.Module) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
-def check_tracker(name: str | None) -> None:
-    """Raise ``ValueError`` unless accelerate's tracker of that name is installed."""
-    if name is not None:
-        from accelerate.tracking import get_available_trackers
-
-        check_choice("report_to", name, [None, *map(str, get_available_trackers())])
-
-
 def _tracker(name: str, folder: Path) -> Any:
     """The tracker of that name in accelerate, e.g. "tensorboard"; its files, if any, go below the folder."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -216,24 +207,20 @@ def _tracker(name: str, folder: Path) -> Any:
 
 
 def write_row(log: Path, row: dict[str, Any]) -> None:
-    """Append a row to a CSV file, which begins with the names of its columns."""
-    new = not log.exists()
-    with log.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+    """Append a row to a CSV file, which begins with the names of its columns, ``step`` first."""
+    values = (f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values())
+    with log.open("a", encoding="utf-8", newline="\n") as file:
+        if not file.tell():
+            print(*row, sep=",", file=file)
+        print(*values, sep=",", file=file)
 
 
 def forget_steps(log: Path, done: int) -> None:
-    """Take the steps behind ``done`` out of a log: a run that goes on from there repeats them."""
+    """Take the steps behind ``done`` out of a log, a line that is cut off too: a run that goes on repeats them."""
     if log.exists():
-        with log.open(newline="", encoding="utf-8") as file:  # its last line may be cut off
-            rows = [row for row in csv.DictReader(file) if None not in row.values()]
-        log.unlink()
-        for row in rows:
-            if int(row["step"]) <= done:
-                write_row(log, row)
+        header, *rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= done]
+        write_whole(log, "".join([header, *kept]))
 
 
 class Judge:

@@ -54,8 +54,8 @@ class DFFlops(Regularizer):
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__(vocab_size)
-        self.register_buffer("frequency", torch.zeros(vocab_size))
-        self.register_buffer("batches", torch.zeros(()))
+        self.register_buffer("frequency", torch.zeros(vocab_size, dtype=torch.float32))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.float32))
 
     def forward(self, weights: torch.Tensor) -> torch.Tensor:
         """The penalty of x (B, V)."""

@@ -1,25 +1,17 @@
-"""Training data in one shape: rows of texts, whether they suit what is to be learnt, and hard negatives for them."""
+"""Training data in one shape: rows of texts, and whether they suit what is to be learnt."""
 
 from __future__ import annotations
 
 import hashlib
-import random
 import struct
-import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
-
-import pandas as pd
 
 from .config import TrainConfig
 from .distributed import world
 from .losses import LOSSES
-
-# Results of BM25 beyond those wanted: room for the positives among them.
-_SPARE = 20
 
 
 class Row(NamedTuple):
@@ -106,58 +98,3 @@ def check_rows(rows: Rows, config: TrainConfig) -> int:
     if config.negatives is None and least < most:
         warnings.warn(f"rows of data have {least} to {most} negatives: {least} of each are used", stacklevel=3)
     return used
-
-
-def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = False) -> Rows:
-    """Add ``number`` hard negatives to every row: the best documents by BM25 that no row calls relevant to its query.
-
-    The documents searched are all those in the rows; a query's own text is no negative of it. A query for which BM25
-    finds fewer gets random documents (of ``seed``) for the rest, which a warning tells. Teacher scores are dropped.
-
-    Raises:
-        ValueError: if there are not enough different documents.
-    """
-    documents = list(dict.fromkeys(text for row in rows for text in row.documents))
-    ids = [text_id(text) for text in documents]
-    ranked = _bm25(documents, list(dict.fromkeys(row.query for row in rows)), number + _SPARE, verbose)
-    draw, known = random.Random(seed), set(ids)
-    mined: list[Row] = []
-    drawn = 0
-    for row in rows:
-        excluded = rows.no_negatives(row.query) | {text_id(text) for text in row.documents}
-        others = len(known - excluded)
-        if others < number:
-            raise ValueError(
-                f"mine_negatives must be at most {others}, the number of documents of data that may be negatives of "
-                f"{row.query[:60]!r}, got {number}"
-            )
-        negatives = [place for place in ranked[row.query] if ids[place] not in excluded][:number]
-        drawn += number - len(negatives)
-        while len(negatives) < number:
-            place = draw.randrange(len(documents))
-            if ids[place] not in excluded and place not in negatives:
-                negatives.append(place)
-        mined.append(Row(row.query, (*row.documents, *(documents[place] for place in negatives))))
-    if drawn:
-        told = f"BM25 found too few negatives: {drawn} of {number * len(mined)} are random documents"
-        warnings.warn(told, stacklevel=3)
-    return Rows(mined, rows.skipped)
-
-
-def _bm25(documents: list[str], queries: list[str], depth: int, verbose: bool) -> dict[str, list[int]]:
-    """Places of the best documents of each query by Terrier's BM25, best first."""
-    from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser
-
-    frame = pd.DataFrame({"qid": [str(number) for number in range(len(queries))], "query": queries})
-    sample = documents[:: max(1, len(documents) // 1000)]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "index"
-        build_bm25(
-            lambda: ({"docno": str(place), "text": text} for place, text in enumerate(documents)), path,
-            tokeniser=choose_tokeniser(sample, queries), verbose=verbose,
-        )  # fmt: skip
-        results = bm25(path, depth)(frame).sort_values(["qid", "rank"])
-    ranked: dict[str, list[int]] = defaultdict(list)
-    for qid, docno in zip(results["qid"], results["docno"], strict=True):
-        ranked[queries[int(qid)]].append(int(docno))
-    return ranked

@@ -11,7 +11,7 @@ from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.fit import Batches
 from pyterrier_rescale.training.loading import load_rows
 from pyterrier_rescale.training.model import SparseHead
-from pyterrier_rescale.training.rows import mine_negatives
+from pyterrier_rescale.training.negatives import mine_negatives
 
 PAIRS = [
     ("solar panels", "panels that turn solar light into power"),
