@@ -29,13 +29,13 @@ _HARMLESS = {"monitor", "log_steps", "save_steps", "device", "report_to", "gradi
 
 
 def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
-    """An option with its default, and the check that returns its value as a plain one."""
+    """An option with its default, and the check that gives its value as a plain one; None stays where it is default."""
     return dataclasses.field(default=default, metadata={"check": check})
 
 
-def _one_of(choices: Iterable[Any], *others: Any) -> Callable[[str, Any], Any]:
+def _one_of(choices: Iterable[Any]) -> Callable[[str, Any], Any]:
     """Check for a choice; a table of losses or regularisers may grow later."""
-    return lambda name, value: check_choice(name, value, [*others, *choices])
+    return lambda name, value: check_choice(name, value, choices)
 
 
 def _rescale(name: str, value: Any) -> Any:
@@ -51,21 +51,13 @@ def _shift(_: str, value: Any) -> Any:
     return tuple(shift.tolist()) if isinstance(shift, np.ndarray) else shift
 
 
-def _bias_rate(name: str, value: Any) -> Any:
-    return None if value is None else check_number(name, value, zero=True)
-
-
 def _tracker(name: str, value: Any) -> Any:
-    if value is None:
-        return None
     from accelerate.tracking import get_available_trackers
 
-    return check_choice(name, value, [None, *map(str, get_available_trackers())])
+    return check_choice(name, value, list(map(str, get_available_trackers())))
 
 
 _count = partial(check_integer, least=0)
-_integer_or_none = partial(check_integer, optional=True)
-_count_or_none = partial(check_integer, least=0, optional=True)
 _weight = partial(check_number, zero=True)
 _yes_or_no = _one_of((True, False))
 
@@ -82,52 +74,54 @@ class TrainConfig:
     loss: str = _option("infonce", _one_of(LOSSES))
     batch_size: int = _option(32, check_integer)
     learning_rate: float = _option(2e-5, check_number)
-    max_steps: int | None = _option(None, _integer_or_none)
+    max_steps: int | None = _option(None, check_integer)
     epochs: int = _option(1, check_number)
     lambda_q: float = _option(5e-4, _weight)
     lambda_d: float = _option(3e-4, _weight)
     regularizer: str = _option("flops", _one_of(REGULARIZERS))
-    query_regularizer: str | None = _option(None, _one_of(REGULARIZERS, None))
+    query_regularizer: str | None = _option(None, _one_of(REGULARIZERS))
     ramp_steps: int = _option(1000, _count)
     ramp: str = _option("quadratic", _one_of(RAMPS))
     temperature: float = _option(1.0, check_number)
     max_length: int = _option(256, check_integer)
-    query_max_length: int | None = _option(None, _integer_or_none)
+    query_max_length: int | None = _option(None, check_integer)
     pooling: str = _option("max", _one_of(POOLINGS))
-    query_pooling: str | None = _option(None, _one_of(POOLINGS, None))
+    query_pooling: str | None = _option(None, _one_of(POOLINGS))
     activation: str = _option("relu", _one_of(ACTIVATIONS))
-    query_activation: str | None = _option(None, _one_of(ACTIVATIONS, None))
+    query_activation: str | None = _option(None, _one_of(ACTIVATIONS))
     queries: str = _option("model", _one_of(("model", "static")))
     lowercase: bool = _option(False, _yes_or_no)
     min_label: int = _option(1, check_integer)
-    negatives: int | None = _option(None, _count_or_none)
+    negatives: int | None = _option(None, _count)
     mine_negatives: int = _option(0, _count)
-    warmup_steps: int | None = _option(None, _count_or_none)
+    warmup_steps: int | None = _option(None, _count)
     weight_decay: float = _option(0.01, _weight)
     max_grad_norm: float = _option(1.0, _weight)
     scale_learning_rate: float = _option(1e-2, check_number)
     static_learning_rate: float = _option(1e-3, check_number)
     gradient_accumulation: int = _option(1, check_integer)
-    mini_batch_size: int | None = _option(None, _integer_or_none)
+    mini_batch_size: int | None = _option(None, check_integer)
     gradient_checkpointing: bool = _option(False, _yes_or_no)
     bf16: bool = _option(False, _yes_or_no)
     seed: int = _option(0, _count)
     monitor: bool | str = _option(True, _one_of((True, False, "warn")))
     log_steps: int = _option(1, check_integer)
     save_steps: int = _option(500, _count)
-    eval_steps: int | None = _option(None, _integer_or_none)
-    device: str | None = _option(None, _one_of((None, "cpu", "cuda", "mps")))
+    eval_steps: int | None = _option(None, check_integer)
+    device: str | None = _option(None, _one_of(("cpu", "cuda", "mps")))
     report_to: str | None = _option(None, _tracker)
     shift: float | tuple[float, ...] | None = _option(None, _shift)
-    position_top_k: int | None = _option(None, _integer_or_none)
-    fold: str | None = _option(None, _one_of(FOLDS, None))
+    position_top_k: int | None = _option(None, check_integer)
+    fold: str | None = _option(None, _one_of(FOLDS))
     special_positions: bool = _option(True, _yes_or_no)
-    bias_learning_rate: float | None = _option(None, _bias_rate)
+    bias_learning_rate: float | None = _option(None, _weight)
 
     def __post_init__(self) -> None:
         """Check every value; numpy's numbers become Python's, which JSON can hold."""
         for option in dataclasses.fields(self):
-            object.__setattr__(self, option.name, option.metadata["check"](option.name, getattr(self, option.name)))
+            value = getattr(self, option.name)
+            if value is not None or option.default is not None:
+                object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
         for wrong, why in (
             *((self.queries == "static" and getattr(self, name) is not None,
                f"{name} must be None for queries='static', got {getattr(self, name)!r}")
@@ -175,11 +169,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """A configuration from plain values.
-
-        Raises:
-            ValueError: for a name that is no option, listing those that are.
-        """
+        """A configuration from plain values; ``ValueError`` for a name that is no option, listing those that are."""
         names = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(names))
         if unknown:
@@ -189,6 +179,10 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """All options as plain values."""
         return dataclasses.asdict(self)
+
+    def changed(self) -> dict[str, Any]:
+        """The options that are not the defaults."""
+        return {name: value for name, value in self.to_dict().items() if value != getattr(TrainConfig, name)}
 
     def to_json(self, path: str | Path) -> None:
         """Write all options to a JSON file."""
@@ -201,8 +195,8 @@ def saved_options(backbone: Any) -> dict[str, Any]:
     Raises:
         ValueError: if it was saved with what is not trained, naming it.
     """
-    found = describe(backbone)
-    side, default = found.queries, Description()
+    found, default = describe(backbone), Description()
+    side = found.queries
     if side.model is not None or side.times_model or side.tokenizer is not None:
         raise ValueError(f"{str(backbone)!r} encodes queries with {side.name}, which train does not train")
     names = ("pooling", "activation", "max_length", "lowercase", "shift", "position_top_k", "fold",

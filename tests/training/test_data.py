@@ -195,7 +195,7 @@ TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
         ([("q", "d", 3, "x")], None, ValueError, "row 0 of data: text 2 must be a string, got 3"),
         ([("q", "d", "n", [3, 1, 2])], None, ValueError, "row 0 of data: 2 documents need 2 scores, got 3"),
         ([("q", "d", "n", "m", 3.0)], None, ValueError, "row 0 of data: 3 documents need 3 scores, got 1"),
-        ([{"query": "q", "positive": "d", "negative": "n", "score": "high"}], None, ValueError, "a score must be a number"),
+        ([{"query": "q", "positive": "d", "score": "high"}], None, ValueError, "row 0 of data: a score must be a num"),
         (pd.DataFrame({"query": ["q"], "title": ["d"]}), None, ValueError, "data has no positive column"),
         (QRELS, None, ValueError, "if they hold ids, say where the texts stand, with texts="),
         ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "query of every row is a number.* with texts="),

@@ -113,7 +113,7 @@ def test_folders_of_others_are_refused(overwrite, bert_folder, tmp_path):
 def test_what_is_refused_before_the_first_step_leaves_no_folder(tmp_path):
     model, tokenizer = tiny.build("bert")
     for options, message in (
-        ({"report_to": "tensorbord"}, "report_to must be .*None"), ({"eval_steps": 5}, "eval_steps=5 goes with dev"),
+        ({"report_to": "tensorbord"}, "report_to must be "), ({"eval_steps": 5}, "eval_steps=5 goes with dev"),
         ({"seed": 2**40}, "seed must be below"), ({"max_length": 4000}, "max_length"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
