@@ -14,7 +14,7 @@ import numpy as np
 
 from .._utils.checks import check_choice, check_integer, check_number, is_number
 from .._utils.files import expand, write_whole
-from ..encoding.description import ACTIVATIONS, FOLDS, POOLINGS, Description, QuerySide
+from ..encoding.description import ACTIVATIONS, FOLDS, POOLINGS, Description
 from ..encoding.saved_folder import describe
 from ..heads.fingerprint import settings_fingerprint
 from ..heads.rescaling import check_shift
@@ -130,26 +130,9 @@ class TrainConfig:
              "shift must be None with rescale='calibrated', which measures a shift of each term"),
             (self.mine_negatives and LOSSES[self.loss].needs_scores,
              f"mine_negatives has no teacher scores to give to loss={self.loss!r}; use loss='infonce'"),
-            (self.seed >= 2**32, f"seed must be below 2**32, got {self.seed}"),
         ):  # fmt: skip
             if wrong:
                 raise ValueError(why)
-
-    def description(self, query_weights: np.ndarray | None = None) -> Description:
-        """How the encoder's logits become weights; shift and lower-casing are done to model and tokenizer before."""
-        return Description(
-            pooling=self.pooling, activation=self.activation, max_length=self.max_length,
-            position_top_k=self.position_top_k, fold=self.fold, special_positions=self.special_positions,
-            queries=QuerySide(
-                pooling=self.query_pooling, activation=self.query_activation, max_length=self.query_max_length,
-                weights=query_weights,
-            ),
-        )  # fmt: skip
-
-    @property
-    def query_lambda(self) -> float:
-        """``lambda_q``; 0 for static queries, whose terms are those of the text whatever their weights."""
-        return 0.0 if self.queries == "static" else self.lambda_q
 
     @property
     def deciding(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -79,19 +78,13 @@ class DevSet:
             documents, queries = encoder.encode(self.texts), encoder.of_queries().encode(self.queries)
         finally:
             weight.data = original
+        run: dict[str, dict[str, float]] = {}
+        depth = min(_DEPTH, len(self.docnos))
+        for number, qid in enumerate(self.qids):
+            scores = (queries[number] @ documents.T).toarray()[0]
+            if qid in self.own:
+                scores[self.own[qid]] = 0
+            best = np.argpartition(-scores, depth - 1)[:depth]
+            run[qid] = {self.docnos[place]: float(scores[place]) for place in best if scores[place] > 0}
         measure = ir_measures.parse_measure(MEASURE)
-        return float(ir_measures.calc_aggregate([measure], self.qrels, list(self._run(queries, documents)))[measure])
-
-    def _run(self, queries: Any, documents: Any) -> Iterator[Any]:
-        """The ten best documents of each query."""
-        import ir_measures
-
-        for start in range(0, queries.shape[0], 256):
-            scores = (queries[start : start + 256] @ documents.T).toarray()
-            for qid, row in zip(self.qids[start : start + 256], scores, strict=True):
-                if qid in self.own:
-                    row[self.own[qid]] = 0
-                depth = min(_DEPTH, len(row))
-                for place in np.argpartition(-row, depth - 1)[:depth]:
-                    if row[place] > 0:
-                        yield ir_measures.ScoredDoc(qid, self.docnos[place], float(row[place]))
+        return float(ir_measures.calc_aggregate([measure], self.qrels, run)[measure])

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.sampling import spread
+from ..analysis.calibration import calibrate
+from ..encoding.description import Description, QuerySide
 from ..encoding.lexical import token_statistics
 from ..encoding.saved_folder import describe
 from ..encoding.texts import check_max_length, lowercasing
@@ -24,7 +26,6 @@ from .monitor import not_finite
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..encoding.description import Description
     from .rows import Rows
 
 #: Where a learned k starts: the paper's constant.
@@ -84,21 +85,12 @@ def trainable(
         untie(model)
         record(model, k=LEARNED_START, method=how, bias=False, mean_row_norm_before=before)
     elif isinstance(how, str):
-        from ..analysis.calibration import calibrate
-
         pairs = sample_pairs(rows)
         calibrate(
-            model,
-            pairs,
-            tokenizer=tokenizer,
-            offset=how == "calibrated",
-            rate=max(_FIRING_RATE, 1 / len(pairs)),
-            margin=_teachers_margin(rows, config),
-            temperature=config.temperature,
-            max_length=config.max_length,
-            encoding=description,
-            device=config.device,
-        ).apply(model, inplace=True)
+            model, pairs, tokenizer=tokenizer, offset=how == "calibrated", rate=max(_FIRING_RATE, 1 / len(pairs)),
+            margin=_teachers_margin(rows, config), temperature=config.temperature, max_length=config.max_length,
+            encoding=description, device=config.device,
+        ).apply(model, inplace=True)  # fmt: skip
     elif how is not None:
         rescale(model, how, inplace=True)
     for parameter in model.parameters():
@@ -110,21 +102,24 @@ def starting_description(
     backbone: Any, model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig
 ) -> Description:
     """How texts are encoded at the first step; static queries with the weights of their folder, or with their IDF."""
-    if config.queries != "static":
-        return config.description()
-    weights = describe(backbone).queries.weights
-    if weights is None:
-        weights = idf_weights(rows, tokenizer, config.max_length)
-    return config.description(np.pad(weights, (0, len(find_head(model).weight) - len(weights))))  # 0 without a token
+    weights = None
+    if config.queries == "static":
+        weights = describe(backbone).queries.weights
+        weights = idf_weights(rows, tokenizer, config.max_length) if weights is None else weights
+        weights = np.pad(weights, (0, len(find_head(model).weight) - len(weights)))  # 0 where there is no token
+    return Description(
+        pooling=config.pooling, activation=config.activation, max_length=config.max_length,
+        position_top_k=config.position_top_k, fold=config.fold, special_positions=config.special_positions,
+        queries=QuerySide(
+            pooling=config.query_pooling, activation=config.query_activation, max_length=config.query_max_length,
+            weights=weights,
+        ),
+    )  # fmt: skip
 
 
 def idf_weights(rows: Rows, tokenizer: Any, max_length: int) -> np.ndarray:
-    """ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); 0 for special ones.
-
-    That is BM25's, which stays above zero. At most 50,000 rows, spread evenly, are looked at, each document once.
-    """
-    places = spread(len(rows), _IDF_ROWS)
-    documents = list({text: None for place in places for text in rows[int(place)].documents})
+    """BM25's ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); special ones: 0."""
+    documents = list({text: None for place in spread(len(rows), _IDF_ROWS) for text in rows[int(place)].documents})
     return token_statistics(tokenizer, documents, max_length).idf.astype(np.float32)
 
 

@@ -29,8 +29,6 @@ _QUERY_IDS, _DOCUMENT_IDS = ("qid", "query_id", "query-id"), ("docno", "positive
 _SCORES = ("scores", "score", "labels", "label", "relevance")
 _NEGATIVE = re.compile(r"negatives?(_\d+)?")
 _NEGATIVE_ID = re.compile(r"negative_(ids?|id_\d+|\d+_id)")
-# A field that a spreadsheet has quoted, as it held quotes.
-_QUOTED = re.compile(r'"([^"]|"")*"')
 _NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?\s*")
 _ENDINGS = tuple(ending + packed for packed in ("", ".gz") for ending in (".jsonl", ".tsv", ".csv", ".txt"))
 
@@ -39,8 +37,8 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     """Read training data of any accepted form; rows with missing or blank texts are dropped and counted.
 
     Files are ``.jsonl`` (objects with ``query``, ``positive``, ``negatives`` or ``negative*``, ``scores``; or lists as
-    in ``train``), or ``.tsv``, ``.csv`` and ``.txt`` (tab-separated) with such a header, compressed or not. Memory
-    holds each text once.
+    in ``train``), or ``.csv``, ``.tsv`` and ``.txt`` (tabs, no quoting) with a header, gzipped or not. Memory holds
+    each text once.
 
     Args:
         data: as for ``train``.
@@ -68,13 +66,11 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     if not rows:
         what = f"all {dropped} rows were dropped" if dropped else "it is empty"
         raise ValueError(f"data must hold at least one pair of a query and a document, but {what}")
-    for place in range(1 + min(len(row.documents) for row in rows)):
-        if all(_NUMBER.fullmatch((row.query, *row.documents)[place]) for row in rows):  # ids, labels or scores
-            what = f"document {place}" if place else "query"
-            raise ValueError(
-                f"data hold ids or scores where texts are needed: the {what} of every row is a number. If they are "
-                "ids, say where the texts stand, with texts=; scores go into a column 'scores'"
-            )
+    if all(_NUMBER.fullmatch(row.query) or _NUMBER.fullmatch(row.documents[-1]) for row in rows):
+        raise ValueError(
+            "data hold ids or scores where texts are needed: the query or the last document of every row is a number. "
+            "If they are ids, say where the texts stand, with texts=; scores go into a column 'scores'"
+        )
     return Rows(rows, skipped)
 
 
@@ -113,16 +109,12 @@ def _file_examples(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
     if ".csv" in path.suffixes:
         records = filter(None, csv.reader(f"{line}\n" for line in lines))
     else:
-        records = (list(map(_unquoted, line.split("\t"))) for line in lines if line.strip())
+        records = (line.split("\t") for line in lines if line.strip())
     names = columns or next(records, ())
     for values in records:
         if len(values) != len(names):
             raise ValueError(f"{str(path)!r}: {len(values)} fields, columns are {', '.join(names)}: {values!r:.120}")
         yield dict(zip(names, values, strict=True))
-
-
-def _unquoted(field: str) -> str:
-    return field[1:-1].replace('""', '"') if _QUOTED.fullmatch(field) else field
 
 
 def _rows(examples: Iterable[Any], ids: bool, min_label: int, skipped: Counter[str]) -> Iterator[Row]:

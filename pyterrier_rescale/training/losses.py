@@ -104,7 +104,7 @@ class StepParts(NamedTuple):
     queries: torch.Tensor  # (B, V)
     documents: torch.Tensor  # (B * (1 + n), V)
     losses: torch.Tensor  # ranking loss, penalty of queries and of documents (not yet weighted), (3,)
-    share: float  # of lambda in force
+    lambdas: tuple[float, float]  # weights of the penalties in force
 
 
 class Objective(nn.Module):
@@ -121,11 +121,13 @@ class Objective(nn.Module):
         self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets, step: int
     ) -> tuple[torch.Tensor, StepParts]:
         """The objective of vectors (B, V) and (B * (1 + n), V) after ``step`` updates, a scalar, and its parts."""
+        config, share = self.config, ramp_share(step, self.config.ramp_steps, self.config.ramp)
         ranking = self.ranking(queries, documents, targets)
-        static = self.config.queries == "static"  # their terms are those of the text whatever their weights
-        query_penalty = queries.new_zeros(()) if static else self.query_regularizer(queries)
-        document_penalty = self.document_regularizer(documents)
-        share = ramp_share(step, self.config.ramp_steps, self.config.ramp)
+        if config.queries == "static":  # their terms are those of the text whatever their weights
+            lambda_q, query_penalty = 0.0, queries.new_zeros(())
+        else:
+            lambda_q, query_penalty = share * config.lambda_q, self.query_regularizer(queries)
+        lambda_d, document_penalty = share * config.lambda_d, self.document_regularizer(documents)
         losses = torch.stack([ranking.detach(), query_penalty.detach(), document_penalty.detach()]).float()
-        penalty = self.config.query_lambda * query_penalty + self.config.lambda_d * document_penalty
-        return ranking + share * penalty, StepParts(queries.detach(), documents.detach(), losses, share)
+        parts = StepParts(queries.detach(), documents.detach(), losses, (lambda_q, lambda_d))
+        return ranking + lambda_q * query_penalty + lambda_d * document_penalty, parts

@@ -147,7 +147,7 @@ class Monitor:
 
     def _figures(self, step: int, parts: StepParts, losses: list[float], norm: float, rate: float) -> dict[str, Any]:
         ranking, penalty_q, penalty_d = losses
-        lambda_q, lambda_d = self.config.query_lambda * parts.share, self.config.lambda_d * parts.share
+        lambda_q, lambda_d = parts.lambdas
         penalty = lambda_q * penalty_q + lambda_d * penalty_d
         loss = ranking + penalty
         weight, log_k = self.module.head.weight.detach(), self.module.log_k

@@ -176,10 +176,8 @@ def train(
 
 def _check_folder(folder: Path, backbone: Any, begun: bool) -> None:
     """Refuse at once a folder that nothing may be trained into; ``begun``: a run that is there will do."""
-    if isinstance(backbone, (str, os.PathLike)):
-        of_backbone, of_run = expand(backbone).resolve(), folder.resolve()
-        if of_backbone.is_dir() and (of_backbone == of_run or of_backbone in of_run.parents):
-            raise ValueError(f"output_dir {str(folder)!r} is in the backbone's folder: choose one beside it")
+    if isinstance(backbone, (str, os.PathLike)) and expand(backbone).resolve() == folder.resolve():
+        raise ValueError(f"output_dir {str(folder)!r} is the backbone's folder: choose another one")
     ours = read_record(folder, INPUTS_FILE) is not None
     if not (ours and begun) and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
         what = "is not empty and holds no training run:"

@@ -103,18 +103,18 @@ def test_folders_of_others_are_refused(overwrite, bert_folder, tmp_path):
             train(model, PAIRS, tmp_path / name, tokenizer=tokenizer, overwrite=overwrite, **OPTIONS)
     backbone = tmp_path / "backbone"
     before = tiny.save("bert", backbone) and weights_of(backbone)
-    for place in (backbone, backbone / "inside", tmp_path / "notes" / ".." / "backbone"):
-        with pytest.raises(ValueError, match="is in the backbone's folder"):
+    for place in (backbone, tmp_path / "notes" / ".." / "backbone"):
+        with pytest.raises(ValueError, match="is the backbone's folder"):
             train(backbone, PAIRS, place, overwrite=overwrite, **OPTIONS)
     assert all(torch.equal(value, before[name]) for name, value in weights_of(backbone).items())
-    assert (tmp_path / "notes" / "README.md").read_text() == "mine" and not (backbone / "inside").exists()
+    assert (tmp_path / "notes" / "README.md").read_text() == "mine"
 
 
 def test_what_is_refused_before_the_first_step_leaves_no_folder(tmp_path):
     model, tokenizer = tiny.build("bert")
     for options, message in (
         ({"report_to": "tensorbord"}, "report_to must be "), ({"eval_steps": 5}, "eval_steps=5 goes with dev"),
-        ({"seed": 2**40}, "seed must be below"), ({"max_length": 4000}, "max_length"),
+        ({"max_length": 4000}, "max_length"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             train(model, PAIRS, tmp_path / "out", tokenizer=tokenizer, **{**FAST, **options})

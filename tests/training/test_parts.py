@@ -139,7 +139,7 @@ def test_bad_options(options, message):
 
 def test_measure_against_numpy(vectors):
     queries, documents = vectors
-    got = measure(StepParts(torch.tensor(queries), torch.tensor(documents), torch.zeros(3), 1.0), 2.0)
+    got = measure(StepParts(torch.tensor(queries), torch.tensor(documents), torch.zeros(3), (0, 0)), 2.0)
     scores = queries @ documents.T
     best_other = [max(np.delete(scores[i], 2 * i)) for i in range(3)]
     positive = [scores[i, 2 * i] for i in range(3)]
