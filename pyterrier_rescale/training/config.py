@@ -24,6 +24,9 @@ from .regularizers import RAMPS, REGULARIZERS
 #: Name of the configuration file in the output folder.
 CONFIG_FILE = "train_config.json"
 RESCALES = ("auto", "calibrated", "learned")
+# Options that are fields of an encoder's description; with query_ before them those of its query side.
+OF_QUERIES = ("pooling", "activation", "max_length")
+DESCRIBED = (*OF_QUERIES, "position_top_k", "fold", "special_positions")
 # Options that change what a run shows or how it gets there, not the weights that it ends with.
 _HARMLESS = {"monitor", "log_steps", "save_steps", "device", "report_to", "gradient_checkpointing"}
 
@@ -64,11 +67,7 @@ _yes_or_no = _one_of((True, False))
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Options of :func:`~pyterrier_rescale.train`, which documents them; plain JSON values, checked at creation.
-
-    Raises:
-        ValueError, TypeError: for a value that cannot be used, naming the option.
-    """
+    """Options of :func:`~pyterrier_rescale.train`, which documents them; plain JSON values, checked at creation."""
 
     rescale: float | str | None = _option(16.0, _rescale)
     loss: str = _option("infonce", _one_of(LOSSES))
@@ -122,10 +121,9 @@ class TrainConfig:
             value = getattr(self, option.name)
             if value is not None or option.default is not None:
                 object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
+        of_model = [name for name in ("query_pooling", "query_activation", "query_regularizer") if getattr(self, name)]
         for wrong, why in (
-            *((self.queries == "static" and getattr(self, name) is not None,
-               f"{name} must be None for queries='static', got {getattr(self, name)!r}")
-              for name in ("query_pooling", "query_activation", "query_regularizer")),
+            (self.queries == "static" and of_model, f"{', '.join(of_model)} must be None for queries='static'"),
             (self.shift is not None and self.rescale == "calibrated",
              "shift must be None with rescale='calibrated', which measures a shift of each term"),
             (self.mine_negatives and LOSSES[self.loss].needs_scores,
@@ -147,13 +145,13 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, path: str | Path) -> TrainConfig:
-        """Read a configuration that :meth:`to_json` wrote; unknown options are an error."""
+        """Read a configuration that :meth:`to_json` wrote."""
         return cls.from_dict(json.loads(expand(path).read_text(encoding="utf-8")))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
         """A configuration from plain values; ``ValueError`` for a name that is no option, listing those that are."""
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = [option.name for option in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(names))
         if unknown:
             raise ValueError(f"no training option is called {', '.join(unknown)}; there are {', '.join(names)}")
@@ -173,18 +171,12 @@ class TrainConfig:
 
 
 def saved_options(backbone: Any) -> dict[str, Any]:
-    """The options that an encoder's folder or hub name was saved with, which its training keeps; else none.
-
-    Raises:
-        ValueError: if it was saved with what is not trained, naming it.
-    """
+    """The options that an encoder's folder or hub name was saved with, which its training keeps; else none."""
     found, default = describe(backbone), Description()
     side = found.queries
     if side.model is not None or side.times_model or side.tokenizer is not None:
         raise ValueError(f"{str(backbone)!r} encodes queries with {side.name}, which train does not train")
-    names = ("pooling", "activation", "max_length", "lowercase", "shift", "position_top_k", "fold",
-             "special_positions")  # fmt: skip
-    options = {name: getattr(found, name) for name in names if getattr(found, name) is not getattr(default, name)}
-    asked = {f"query_{name}": getattr(side, name) for name in ("pooling", "activation", "max_length")}
-    options |= {name: value for name, value in asked.items() if value is not None}
+    options = {name: getattr(found, name) for name in (*DESCRIBED, "lowercase", "shift")
+               if getattr(found, name) is not getattr(default, name)}  # fmt: skip
+    options |= {f"query_{name}": getattr(side, name) for name in OF_QUERIES if getattr(side, name) is not None}
     return options | ({"queries": "static"} if side.weights is not None else {})

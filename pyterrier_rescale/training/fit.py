@@ -31,14 +31,9 @@ def fit(
     module: SparseHead, rows: Rows, config: TrainConfig, folder: Path, *, device: torch.device, negatives: int,
     dev: DevSet | None = None, verbose: bool = True,
 ) -> None:  # fmt: skip
-    """Train a module in place, from the checkpoint in the folder on if there is one.
+    """Train a module in place, from the folder's checkpoint on if there is one; the best state on ``dev`` remains.
 
-    The folder gets ``monitor.csv``, ``dev.csv`` and checkpoints; ``negatives`` are per query; the best state on ``dev``
-    is the one that remains.
-
-    Raises:
-        CollapseError: if the run collapses.
-        ValueError: if the checkpoint is of another number of processes.
+    The folder gets ``monitor.csv``, ``dev.csv`` and checkpoints. Raises ``CollapseError`` if the run collapses.
     """
     python_signals()
     module.to(device).train()
@@ -58,7 +53,8 @@ def fit(
     monitor = Monitor(module, config, folder, done=done, steps=steps, warmup=warmup, verbose=verbose)
     try:
         for step in range(done + 1, steps + 1):
-            share = rate_share(step - 1, warmup, steps)
+            # linear up, then linear down to 0
+            share = (step - 1) / warmup if step <= warmup else (steps - step + 1) / max(1, steps - warmup)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
             # dropout is of the step's own seed, so that a resumed run needs no state of generators
@@ -102,10 +98,7 @@ def fit(
 
 
 class Batches:
-    """Batches by number, as many as are asked for: full, shuffled anew in each epoch, shared by the processes.
-
-    The last rows of an epoch that do not fill a batch wait for the next epoch.
-    """
+    """Batches by number: full (rows that fill none wait for the next epoch), shuffled anew in each epoch."""
 
     def __init__(self, rows: Rows, module: SparseHead, config: TrainConfig, negatives: int) -> None:
         self.rows, self.module, self.config, self.negatives = rows, module, config, negatives
@@ -155,11 +148,6 @@ def make_optimizer(module: SparseHead, config: TrainConfig) -> torch.optim.Optim
         [{"params": p, "lr": rate, "peak": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
         fused=True,
     )
-
-
-def rate_share(step: int, warmup: int, steps: int) -> float:
-    """Share of the peak learning rate after ``step`` updates: linear up, then linear down to 0."""
-    return step / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
 
 
 def resume(folder: Path, kept: dict[str, Any]) -> tuple[int, float]:

@@ -18,7 +18,7 @@ from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import check_shift, rescale, shift_logits
 from ..heads.ties import untie
-from .config import TrainConfig
+from .config import DESCRIBED, OF_QUERIES, TrainConfig
 from .losses import LOSSES
 from .model import SparseHead
 from .monitor import not_finite
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
 
 #: Where a learned k starts: the paper's constant.
 LEARNED_START = 16.0
-# Pairs that calibration looks at, spread evenly over the training data.
-_CALIBRATION_PAIRS = 512
+# Pairs that calibration looks at, and rows whose documents give the IDF, spread evenly over the training data.
+_CALIBRATION_PAIRS, _IDF_ROWS = 512, 50_000
 # Share of texts in which a calibrated term fires; one text where there are few.
 _FIRING_RATE = 0.03
-# Rows whose documents give the inverse document frequencies.
-_IDF_ROWS = 50_000
 # What padding may do to a text's logits: ConvBERT's convolutions move them by some thousandths at a text's end.
 _PADDING_ERROR = 0.05
 
@@ -52,20 +50,14 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
     check_reloadable(model)
     if model is backbone:
         model = copy.deepcopy(model)
-    head, broken = check_head(model), not_finite(model)
-    error = padding_error(model, head)
-    for wrong, why in (
-        (error > _PADDING_ERROR,
-         f"{type(model).__name__} cannot be trained in batches: its tokens see the padding, which moves the logits of "
-         f"a text by {error:.0%} of the largest"),
-        (broken, f"backbone holds NaN or infinity in {broken}: no training mends it; load another copy"),
-        (not any(parameter.requires_grad for parameter in model.parameters()),
-         "backbone has no parameter that requires a gradient: model.requires_grad_(True) lets it learn"),
-        (config.bias_learning_rate is not None and head.bias is None,
-         f"bias_learning_rate must be None for a {type(model).__name__}, whose head has no bias"),
-    ):  # fmt: skip
-        if wrong:
-            raise ValueError(why)
+    error, broken = padding_error(model, check_head(model)), not_finite(model)
+    if error > _PADDING_ERROR:
+        raise ValueError(
+            f"{type(model).__name__} cannot be trained in batches: its tokens see the padding, which moves the logits "
+            f"of a text by {error:.0%} of the largest"
+        )
+    if broken:
+        raise ValueError(f"backbone holds NaN or infinity in {broken}: no training mends it; load another copy")
     for length in (config.max_length, config.query_max_length):
         if length is not None:
             check_max_length(length, model, tokenizer)
@@ -85,10 +77,15 @@ def trainable(
         untie(model)
         record(model, k=LEARNED_START, method=how, bias=False, mean_row_norm_before=before)
     elif isinstance(how, str):
-        pairs = sample_pairs(rows)
+        pairs, margin = sample_pairs(rows), None
+        if LOSSES[config.loss].needs_scores:  # the student's margins begin where the teacher's are (root mean square)
+            scores = [rows[int(place)].scores or () for place in spread(len(rows), _CALIBRATION_PAIRS)]
+            margin = float(np.sqrt(np.mean([(own[0] - other) ** 2 for own in scores for other in own[1:]])))
+            # MarginMSE divides the student's scores alone by the temperature
+            margin = max(margin, 1e-3) * (config.temperature if config.loss == "margin_mse" else 1.0)
         calibrate(
             model, pairs, tokenizer=tokenizer, offset=how == "calibrated", rate=max(_FIRING_RATE, 1 / len(pairs)),
-            margin=_teachers_margin(rows, config), temperature=config.temperature, max_length=config.max_length,
+            margin=margin, temperature=config.temperature, max_length=config.max_length,
             encoding=description, device=config.device,
         ).apply(model, inplace=True)  # fmt: skip
     elif how is not None:
@@ -107,14 +104,8 @@ def starting_description(
         weights = describe(backbone).queries.weights
         weights = idf_weights(rows, tokenizer, config.max_length) if weights is None else weights
         weights = np.pad(weights, (0, len(find_head(model).weight) - len(weights)))  # 0 where there is no token
-    return Description(
-        pooling=config.pooling, activation=config.activation, max_length=config.max_length,
-        position_top_k=config.position_top_k, fold=config.fold, special_positions=config.special_positions,
-        queries=QuerySide(
-            pooling=config.query_pooling, activation=config.query_activation, max_length=config.query_max_length,
-            weights=weights,
-        ),
-    )  # fmt: skip
+    queries = QuerySide(**{name: getattr(config, f"query_{name}") for name in OF_QUERIES}, weights=weights)
+    return Description(**{name: getattr(config, name) for name in DESCRIBED}, queries=queries)
 
 
 def idf_weights(rows: Rows, tokenizer: Any, max_length: int) -> np.ndarray:
@@ -128,13 +119,3 @@ def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, 
     looked_at = (rows[int(place)] for place in spread(len(rows), 16 * size))  # rows may share documents
     pairs = [(query, document) for document, query in {row.documents[0]: row.query for row in looked_at}.items()]
     return [pairs[place] for place in spread(len(pairs), size)]
-
-
-def _teachers_margin(rows: Rows, config: TrainConfig) -> float | None:
-    """What calibration aims at for losses that distil: the root mean square of the teacher's margins."""
-    if not LOSSES[config.loss].needs_scores:
-        return None
-    scores = [rows[int(place)].scores or () for place in spread(len(rows), _CALIBRATION_PAIRS)]
-    margin = float(np.sqrt(np.mean([(own[0] - other) ** 2 for own in scores for other in own[1:]])))
-    # MarginMSE divides the student's scores alone by the temperature
-    return max(margin, 1e-3) * (config.temperature if config.loss == "margin_mse" else 1.0)

@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,7 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     """Read training data of any accepted form; rows with missing or blank texts are dropped and counted.
 
     Files are ``.jsonl`` (objects with ``query``, ``positive``, ``negatives`` or ``negative*``, ``scores``; or lists as
-    in ``train``), or ``.csv``, ``.tsv`` and ``.txt`` (tabs, no quoting) with a header, gzipped or not. Memory holds
-    each text once.
+    in ``train``), or ``.csv``, ``.tsv`` and ``.txt`` (tabs, no quoting) with a header, gzipped or not.
 
     Args:
         data: as for ``train``.
@@ -49,9 +48,7 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
         min_label: of pairs with a label, those below it are left out.
 
     Raises:
-        TypeError: if ``data`` or ``texts`` has no accepted form.
-        ValueError: if columns are wrong, a text or score is none, or no row is left.
-        FileNotFoundError: if a file or folder does not exist.
+        TypeError, ValueError, FileNotFoundError: for data or texts of no accepted form, or no row that is left.
     """
     if isinstance(data, Rows):
         return data
@@ -86,10 +83,9 @@ def _examples(data: Any, columns: Sequence[str] | None, min_label: int) -> Itera
     if hasattr(data, "itertuples"):
         return (dict(zip(data.columns, values, strict=True)) for values in data.itertuples(index=False, name=None))
     if isinstance(data, Mapping) or not isinstance(data, Iterable):
-        split = ", one split of it, e.g. data['train']," if hasattr(data, "column_names") else ""
         raise TypeError(
             f"data must be a collection with train_pairs(), an iterable of (query, positive[, negative, ...]), a "
-            f"frame, a Hugging Face Dataset{split} or a file, got {type(data).__name__}"
+            f"frame, a split of a Hugging Face Dataset or a file, got {type(data).__name__}"
         )
     return data
 
@@ -119,7 +115,7 @@ def _file_examples(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
 
 def _rows(examples: Iterable[Any], ids: bool, min_label: int, skipped: Counter[str]) -> Iterator[Row]:
     """Rows of texts, or of ids as strings; where something is missing, the reason is counted instead."""
-    readers: dict[tuple[Any, ...], Callable[[Any], tuple[Any, list[Any], Any]]] = {}
+    columns: dict[tuple[Any, ...], tuple[str, list[str], str | None]] = {}
     known: dict[str, str] = {}  # each text or id once in memory
     labels: set[int] = set()
     for number, example in enumerate(examples):
@@ -127,12 +123,15 @@ def _rows(examples: Iterable[Any], ids: bool, min_label: int, skipped: Counter[s
             example = example._asdict()  # a judgement of ir_datasets
         if isinstance(example, Mapping):
             names = tuple(example)
-            if names not in readers:
-                readers[names] = _reader(names, ids)
-            query, documents, scores = readers[names](example)
+            if names not in columns:
+                columns[names] = _columns(names, ids)
+            query, texts, score = columns[names]
+            values, scores = [example[query]], None if score is None else _plain(example[score])
+            for value in (_plain(example[name]) for name in texts):
+                values += value if isinstance(value, (list, tuple)) else [value]
         else:
-            query, documents, scores = _of_tuple(example, number, ids)
-        values = [_identifier(value) if ids else value for value in (query, *documents)]
+            values, scores = _values(example, number, ids)
+        values = [_identifier(value) for value in values] if ids else values
         missing = [_missing(value) or (isinstance(value, str) and not value.strip()) for value in values]
         if any(missing):
             skipped[f"a missing or blank {'query' if missing[0] else 'document'}{' id' if ids else ''}"] += 1
@@ -163,47 +162,38 @@ def _rows(examples: Iterable[Any], ids: bool, min_label: int, skipped: Counter[s
     hint_at_levels(pd.DataFrame({"label": list(labels)}), min_label, "data")
 
 
-def _of_tuple(example: Any, number: int, ids: bool) -> tuple[Any, list[Any], Any]:
-    """Query, documents and scores of a tuple."""
+def _values(example: Any, number: int, ids: bool) -> tuple[list[Any], Any]:
+    """Query and documents of a tuple, and its scores."""
     if isinstance(example, (str, bytes)) or not isinstance(example, Sequence):
         raise TypeError(f"row {number} of data must be a tuple (query, positive[, negative, ...]), got {example!r:.99}")
-    parts = [_plain(value) for value in example]
+    values = [_plain(value) for value in example]
     kinds = (list, tuple, float) if ids else (list, tuple, float, int)  # an integer may be an id
-    scores = parts.pop() if parts and isinstance(parts[-1], kinds) and not _missing(parts[-1]) else None
-    if len(parts) < 2:
+    scores = values.pop() if values and isinstance(values[-1], kinds) and not _missing(values[-1]) else None
+    if len(values) < 2:
         raise ValueError(f"row {number} of data must hold a query and a positive, got {example!r:.99}")
-    return parts[0], parts[1:], scores
+    return values, scores
 
 
-def _reader(names: tuple[Any, ...], ids: bool) -> Callable[[Any], tuple[Any, list[Any], Any]]:
-    """What gives query, documents and scores of a dict with these keys."""
+def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | None]:
+    """The columns of the query, of the positive and negatives, and of scores."""
     queries, positives = (_QUERY_IDS + _QUERIES, _DOCUMENT_IDS + _POSITIVES) if ids else (_QUERIES, _POSITIVES)
     query, positive, scores = (
         next((one for one in known if one in names), None) for known in (queries, positives, _SCORES)
     )
     negatives = [name for name in names if ids and _NEGATIVE_ID.fullmatch(str(name))]
     negatives = negatives or [name for name in names if _NEGATIVE.fullmatch(str(name))]
-    for column, known, what in ((query, queries, "query"), (positive, positives, "positive")):
-        if column is None:
-            hint = "name those of a file without a header with columns="
-            if not ids and {*_QUERY_IDS, *_DOCUMENT_IDS} & set(names):
-                hint = "if they hold ids, say where the texts stand, with texts="
-            raise ValueError(
-                f"data has no {what} column (one of {', '.join(known)}); its columns are "
-                f"{', '.join(map(str, names))}: {hint}"
-            )
+    if query is None or positive is None:
+        hint = "name those of a file without a header with columns="
+        if not ids and {*_QUERY_IDS, *_DOCUMENT_IDS} & set(names):
+            hint = "if they hold ids, say where the texts stand, with texts="
+        what, wanted = ("query", queries) if query is None else ("positive", positives)
+        found = ", ".join(map(str, names))
+        raise ValueError(f"data has no {what} column (one of {', '.join(wanted)}); its columns are {found}: {hint}")
     used = {scores, *negatives, *queries, *positives, *_QUERY_IDS, *_DOCUMENT_IDS, "iteration"}
     unused = sorted(str(name) for name in names if name not in used)
     if unused:
         warnings.warn(f"columns of data that are not used: {', '.join(unused)}", stacklevel=5)
-
-    def read(example: Any) -> tuple[Any, list[Any], Any]:
-        documents = [example[positive]]
-        for value in (_plain(example[name]) for name in negatives):
-            documents.extend(value if isinstance(value, (list, tuple)) else [value])
-        return example[query], documents, None if scores is None else example[scores]
-
-    return read
+    return query, [positive, *negatives], scores
 
 
 def _with_texts(rows: list[Row], texts: Any, skipped: Counter[str]) -> Iterator[Row]:
@@ -233,9 +223,8 @@ def _with_texts(rows: list[Row], texts: Any, skipped: Counter[str]) -> Iterator[
 
 def _identifier(value: Any) -> str | None:
     """An id as a string; ``None`` for a missing one. Frames turn integers beside missing values into floats."""
-    if _missing(value):
-        return None
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    return None if _missing(value) else str(value).strip()
 
 
 def _missing(value: Any) -> bool:
@@ -248,5 +237,5 @@ def _plain(value: Any) -> Any:
 
 def _numbers(value: Any) -> tuple[float, ...]:
     """The numbers in a label, a score or a list of them; in a file they may be written as JSON."""
-    value = json.loads(value) if isinstance(value, str) else _plain(value)
+    value = json.loads(value) if isinstance(value, str) else value
     return tuple(np.atleast_1d(np.asarray(math.nan if _missing(value) else value, dtype=float)).tolist())

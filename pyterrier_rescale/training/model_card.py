@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 
     from ..encoding.description import Description
 
-CARD_FILE = "README.md"
 #: Name of the file with the head's audits before and after training.
 AUDITS_FILE = "head_audit.json"
 # Pairs of the training data that a head is measured on: seconds, whatever the backbone.
 _PAIRS = 32
-_PACKAGES = ("transformers", "torch")
+_PACKAGES = ("pyterrier-rescale", "transformers", "torch")
 # Rows of the card's tables, by their names in monitor.csv and head_audit.json.
 _RUN_FIGURES = ["ranking", "contrast", "score_std", "saturation", "active_q", "active_d", "cosine", "grad_norm",
                 "head_norm"]  # fmt: skip
@@ -89,11 +88,8 @@ def write_card(
     folder: Path, sources: dict[str, Any], model: PreTrainedModel, rows: Rows, config: TrainConfig,
     audits: Sequence[HeadAudit],
 ) -> None:  # fmt: skip
-    """Write ``README.md``, with the metadata that model hubs read, and ``head_audit.json`` (before and after training).
-
-    ``sources`` are the arguments ``backbone``, ``data``, ``texts``, ``tokenizer``, ``dev`` of ``train``.
-    """
-    name, card = _name(sources["backbone"]), folder / CARD_FILE
+    """Write ``README.md``, and ``head_audit.json``; ``sources``: backbone, data, texts, tokenizer, dev of ``train``."""
+    name, card = _name(sources["backbone"]), folder / "README.md"
     heads = pd.concat([one.to_frame().assign(model=name) for one in audits]).set_axis(["before", "after"])
     write_whole(folder / AUDITS_FILE, heads.to_json(orient="index", double_precision=15, indent=2) + "\n")
     if card.exists() and "- pyterrier_rescale" not in card.read_text(encoding="utf-8"):
@@ -112,7 +108,7 @@ def write_card(
         data=_data(sources, rows),
         run=_table(log.set_axis([f"step {step}" for step in log["step"]]), _RUN_FIGURES),
         call=_call(name, sources, given),
-        versions=", ".join(f"{package} {version(package)}" for package in ("pyterrier-rescale", *_PACKAGES)),
+        versions=", ".join(f"{package} {version(package)}" for package in _PACKAGES),
     ))  # fmt: skip
 
 

@@ -18,13 +18,9 @@ _SPARE = 20
 
 
 def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = False) -> Rows:
-    """Add ``number`` hard negatives to every row: the best documents by BM25 that no row calls relevant to its query.
+    """Add hard negatives to every row: the best of all rows' documents by BM25 that are not relevant to its query.
 
-    The documents searched are all those in the rows; a query's own text is no negative of it. A query for which BM25
-    finds fewer gets random documents (of ``seed``) for the rest, which a warning tells. Teacher scores are dropped.
-
-    Raises:
-        ValueError: if there are not enough different documents.
+    Where BM25 finds fewer, random documents are the rest, which a warning tells. Teacher scores are dropped.
     """
     documents = {text_id(text): text for row in rows for text in row.documents}
     queries = list(dict.fromkeys(row.query for row in rows))
@@ -33,7 +29,7 @@ def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = Fa
     mined, drawn = [], 0
     for row in rows:
         excluded = rows.no_negatives(row.query) | set(map(text_id, row.documents))
-        others = len(documents.keys() - excluded)
+        others = len(documents) - len(documents.keys() & excluded)
         if others < number:
             raise ValueError(
                 f"mine_negatives must be at most {others}, the number of documents of data that may be negatives of "

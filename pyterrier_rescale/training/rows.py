@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +22,7 @@ class Row(NamedTuple):
 
 
 class Rows(Sequence[Row]):
-    """Training rows in memory.
-
-    Attributes:
-        skipped: number of rows left out, by reason.
-        fingerprint: sixteen hex digits of every text and score of all rows, in their order.
-    """
+    """Training rows in memory; ``skipped``: rows left out, by reason; ``fingerprint``: of all texts and scores."""
 
     def __init__(self, rows: Iterable[Row], skipped: Mapping[str, int] | None = None) -> None:
         self._rows = list(rows)
@@ -37,7 +31,7 @@ class Rows(Sequence[Row]):
         digest = hashlib.blake2b(digest_size=8)
         for row in self._rows:
             self._relevant[text_id(row.query)].add(text_id(row.documents[0]))
-            digest.update(packed((row.query, *row.documents), row.scores or ()))
+            digest.update(repr(row).encode())
         self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
@@ -52,35 +46,22 @@ class Rows(Sequence[Row]):
         return self._relevant.get(own, set()) | {own}
 
 
-def packed(texts: Sequence[str], numbers: Sequence[float] = ()) -> bytes:
-    """Texts and numbers as bytes that no others have, to be hashed."""
-    parts = [text.encode() for text in texts]
-    sizes = [len(parts), len(numbers), *map(len, parts)]
-    return struct.pack(f"<{len(sizes)}q{len(numbers)}d", *sizes, *numbers) + b"".join(parts)
-
-
 def text_id(text: str) -> int:
     """A 63-bit id of a text, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def check_rows(rows: Rows, config: TrainConfig) -> int:
-    """Check that the rows suit the loss and fill a batch.
-
-    Returns:
-        n, the number of hard negatives per query in every row that training will use.
-
-    Raises:
-        ValueError: if there are too few rows, negatives or teacher scores, or nothing to learn from them.
-    """
+    """How many hard negatives of every row training will use; ``ValueError`` for rows that do not suit the options."""
     loss, (_, processes) = LOSSES[config.loss], world()
     negatives = [len(row.documents) - 1 for row in rows]
-    least, most, first = min(negatives), max(negatives), negatives.index(min(negatives))
+    least, most = min(negatives), max(negatives)
     unscored = next((place for place, row in enumerate(rows) if row.scores is None), None)
     used = least if config.negatives is None else config.negatives
     batch = config.batch_size * processes
     for wrong, why in (
-        (used > least, f"negatives must be at most {least}, the number that row {first} of data has, got {used}"),
+        (used > least,
+         f"negatives must be at most {least}, as many as row {negatives.index(least)} of data has, got {used}"),
         (used < loss.least_negatives,
          f"loss={config.loss!r} needs at least {loss.least_negatives} negative(s) per query, got {used}"),
         (loss.needs_scores and unscored is not None,
@@ -90,8 +71,7 @@ def check_rows(rows: Rows, config: TrainConfig) -> int:
          f"process(es)), got {config.batch_size}"),
         (config.loss == "infonce" and not used and batch < 2,
          f"batch_size must be at least 2 for loss='infonce' without hard negatives, got {config.batch_size}"),
-        (all(row.query == row.documents[0] for row in rows),
-         "the query and the document of every pair of data are the same text: check the columns"),
+        (all(row.query == row.documents[0] for row in rows), "queries of data are their documents: check the columns"),
     ):  # fmt: skip
         if wrong:
             raise ValueError(why)

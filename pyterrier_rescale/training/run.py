@@ -63,8 +63,7 @@ def train(
         data: a collection with ``train_pairs()``; an iterable of ``(query, positive[, negative, ...][, scores])``; a
             frame or Hugging Face Dataset with columns ``query``, ``positive``, ``negative*``, ``scores``; or a file
             (:func:`~pyterrier_rescale.training.loading.load_rows`).
-        output_dir: folder of the encoder (loads in ``Splade``, ``SparseEncoder``, ``AutoModelForMaskedLM``), of
-            ``monitor.csv``, of ``train_config.json`` and of a model card.
+        output_dir: folder of the encoder (which ``SparseEncoder`` loads, too), its log and its model card.
         tokenizer: default: the backbone's.
         texts: where the texts stand, if the data are ids: a collection, or ``(documents, topics)``.
         columns: names of the columns of a data file without a header, e.g. ``("query", "positive", "negative")``.
@@ -116,8 +115,7 @@ def train(
         ValueError, TypeError, FileNotFoundError: for options, data or a backbone that cannot serve (the folder is not
             touched then); if the run in ``output_dir`` was made from other inputs, naming them.
         FileExistsError: if ``output_dir`` is not empty and holds no run; with ``resume=False`` also where it holds one.
-        CollapseError: if the run collapses (``monitor=True``), or its weights are not finite; ``monitor.csv`` holds it
-            up to the last step.
+        CollapseError: if the run collapses (``monitor=True``), or its weights are not finite.
     """
     # read
     config = TrainConfig.from_dict({**(config.to_dict() if config is not None else saved_options(backbone)), **options})

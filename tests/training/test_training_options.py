@@ -153,9 +153,3 @@ def test_a_rate_of_its_own_for_the_bias(untied, rate, tmp_path):
     for name, distance in moved.items():
         expected = FAST["learning_rate"] if rate is None or name not in biases else rate
         assert distance == pytest.approx(expected, rel=0.05), name
-
-
-def test_a_rate_for_a_bias_that_is_not_there(tmp_path):
-    model, tokenizer = tiny.build("eurobert")
-    with pytest.raises(ValueError, match="bias_learning_rate must be None for a EuroBertForMaskedLM"):
-        train(model, PAIRS, tmp_path / "out", tokenizer=tokenizer, bias_learning_rate=1e-3, **FAST)
