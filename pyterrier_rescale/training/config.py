@@ -14,7 +14,7 @@ import numpy as np
 
 from .._utils.checks import check_choice, check_integer, check_number, is_number
 from .._utils.files import expand, write_whole
-from ..encoding.description import ACTIVATIONS, FOLDS, POOLINGS, Description, QuerySide
+from ..encoding.description import ACTIVATIONS, FOLDS, POOLINGS, Description
 from ..encoding.saved_folder import describe
 from ..heads.fingerprint import settings_fingerprint
 from ..heads.rescaling import check_shift
@@ -24,18 +24,21 @@ from .regularizers import RAMPS, REGULARIZERS
 #: Name of the configuration file in the output folder.
 CONFIG_FILE = "train_config.json"
 RESCALES = ("auto", "calibrated", "learned")
+# Options that are fields of an encoder's description; with query_ before them those of its query side.
+OF_QUERIES = ("pooling", "activation", "max_length")
+DESCRIBED = (*OF_QUERIES, "position_top_k", "fold", "special_positions")
 # Options that change what a run shows or how it gets there, not the weights that it ends with.
 _HARMLESS = {"monitor", "log_steps", "save_steps", "device", "report_to", "gradient_checkpointing"}
 
 
 def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
-    """An option with its default, and the check that returns its value as a plain one."""
+    """An option with its default, and the check that gives its value as a plain one; None stays where it is default."""
     return dataclasses.field(default=default, metadata={"check": check})
 
 
-def _one_of(choices: Iterable[Any], *others: Any) -> Callable[[str, Any], Any]:
+def _one_of(choices: Iterable[Any]) -> Callable[[str, Any], Any]:
     """Check for a choice; a table of losses or regularisers may grow later."""
-    return lambda name, value: check_choice(name, value, [*others, *choices])
+    return lambda name, value: check_choice(name, value, choices)
 
 
 def _rescale(name: str, value: Any) -> Any:
@@ -51,104 +54,83 @@ def _shift(_: str, value: Any) -> Any:
     return tuple(shift.tolist()) if isinstance(shift, np.ndarray) else shift
 
 
-def _bias_rate(name: str, value: Any) -> Any:
-    return None if value is None else check_number(name, value, zero=True)
+def _tracker(name: str, value: Any) -> Any:
+    from accelerate.tracking import get_available_trackers
+
+    return check_choice(name, value, list(map(str, get_available_trackers())))
 
 
 _count = partial(check_integer, least=0)
-_integer_or_none = partial(check_integer, optional=True)
-_count_or_none = partial(check_integer, least=0, optional=True)
 _weight = partial(check_number, zero=True)
 _yes_or_no = _one_of((True, False))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Options of :func:`~pyterrier_rescale.train`, which documents them; plain JSON values, checked at creation.
-
-    Raises:
-        ValueError, TypeError: for a value that cannot be used, naming the option.
-    """
+    """Options of :func:`~pyterrier_rescale.train`, which documents them; plain JSON values, checked at creation."""
 
     rescale: float | str | None = _option(16.0, _rescale)
     loss: str = _option("infonce", _one_of(LOSSES))
     batch_size: int = _option(32, check_integer)
     learning_rate: float = _option(2e-5, check_number)
-    max_steps: int | None = _option(None, _integer_or_none)
+    max_steps: int | None = _option(None, check_integer)
     epochs: int = _option(1, check_number)
     lambda_q: float = _option(5e-4, _weight)
     lambda_d: float = _option(3e-4, _weight)
     regularizer: str = _option("flops", _one_of(REGULARIZERS))
-    query_regularizer: str | None = _option(None, _one_of(REGULARIZERS, None))
+    query_regularizer: str | None = _option(None, _one_of(REGULARIZERS))
     ramp_steps: int = _option(1000, _count)
     ramp: str = _option("quadratic", _one_of(RAMPS))
     temperature: float = _option(1.0, check_number)
     max_length: int = _option(256, check_integer)
-    query_max_length: int | None = _option(None, _integer_or_none)
+    query_max_length: int | None = _option(None, check_integer)
     pooling: str = _option("max", _one_of(POOLINGS))
-    query_pooling: str | None = _option(None, _one_of(POOLINGS, None))
+    query_pooling: str | None = _option(None, _one_of(POOLINGS))
     activation: str = _option("relu", _one_of(ACTIVATIONS))
-    query_activation: str | None = _option(None, _one_of(ACTIVATIONS, None))
+    query_activation: str | None = _option(None, _one_of(ACTIVATIONS))
     queries: str = _option("model", _one_of(("model", "static")))
     lowercase: bool = _option(False, _yes_or_no)
     min_label: int = _option(1, check_integer)
-    negatives: int | None = _option(None, _count_or_none)
+    negatives: int | None = _option(None, _count)
     mine_negatives: int = _option(0, _count)
-    warmup_steps: int | None = _option(None, _count_or_none)
+    warmup_steps: int | None = _option(None, _count)
     weight_decay: float = _option(0.01, _weight)
     max_grad_norm: float = _option(1.0, _weight)
     scale_learning_rate: float = _option(1e-2, check_number)
     static_learning_rate: float = _option(1e-3, check_number)
     gradient_accumulation: int = _option(1, check_integer)
-    mini_batch_size: int | None = _option(None, _integer_or_none)
+    mini_batch_size: int | None = _option(None, check_integer)
     gradient_checkpointing: bool = _option(False, _yes_or_no)
     bf16: bool = _option(False, _yes_or_no)
     seed: int = _option(0, _count)
     monitor: bool | str = _option(True, _one_of((True, False, "warn")))
     log_steps: int = _option(1, check_integer)
     save_steps: int = _option(500, _count)
-    eval_steps: int | None = _option(None, _integer_or_none)
-    device: str | None = _option(None, _one_of((None, "cpu", "cuda", "mps")))
-    report_to: str | None = None
+    eval_steps: int | None = _option(None, check_integer)
+    device: str | None = _option(None, _one_of(("cpu", "cuda", "mps")))
+    report_to: str | None = _option(None, _tracker)
     shift: float | tuple[float, ...] | None = _option(None, _shift)
-    position_top_k: int | None = _option(None, _integer_or_none)
-    fold: str | None = _option(None, _one_of(FOLDS, None))
+    position_top_k: int | None = _option(None, check_integer)
+    fold: str | None = _option(None, _one_of(FOLDS))
     special_positions: bool = _option(True, _yes_or_no)
-    bias_learning_rate: float | None = _option(None, _bias_rate)
+    bias_learning_rate: float | None = _option(None, _weight)
 
     def __post_init__(self) -> None:
         """Check every value; numpy's numbers become Python's, which JSON can hold."""
         for option in dataclasses.fields(self):
-            if "check" in option.metadata:
-                object.__setattr__(self, option.name, option.metadata["check"](option.name, getattr(self, option.name)))
+            value = getattr(self, option.name)
+            if value is not None or option.default is not None:
+                object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
+        of_model = [name for name in ("query_pooling", "query_activation", "query_regularizer") if getattr(self, name)]
         for wrong, why in (
-            *((self.queries == "static" and getattr(self, name) is not None,
-               f"{name} must be None for queries='static', got {getattr(self, name)!r}")
-              for name in ("query_pooling", "query_activation", "query_regularizer")),
+            (self.queries == "static" and of_model, f"{', '.join(of_model)} must be None for queries='static'"),
             (self.shift is not None and self.rescale == "calibrated",
              "shift must be None with rescale='calibrated', which measures a shift of each term"),
             (self.mine_negatives and LOSSES[self.loss].needs_scores,
              f"mine_negatives has no teacher scores to give to loss={self.loss!r}; use loss='infonce'"),
-            (self.seed >= 2**32, f"seed must be below 2**32, got {self.seed}"),
         ):  # fmt: skip
             if wrong:
                 raise ValueError(why)
-
-    def description(self, query_weights: np.ndarray | None = None) -> Description:
-        """How the encoder's logits become weights; shift and lower-casing are done to model and tokenizer before."""
-        return Description(
-            pooling=self.pooling, activation=self.activation, max_length=self.max_length,
-            position_top_k=self.position_top_k, fold=self.fold, special_positions=self.special_positions,
-            queries=QuerySide(
-                pooling=self.query_pooling, activation=self.query_activation, max_length=self.query_max_length,
-                weights=query_weights,
-            ),
-        )  # fmt: skip
-
-    @property
-    def query_lambda(self) -> float:
-        """``lambda_q``; 0 for static queries, whose terms are those of the text whatever their weights."""
-        return 0.0 if self.queries == "static" else self.lambda_q
 
     @property
     def deciding(self) -> dict[str, Any]:
@@ -163,17 +145,13 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, path: str | Path) -> TrainConfig:
-        """Read a configuration that :meth:`to_json` wrote; unknown options are an error."""
+        """Read a configuration that :meth:`to_json` wrote."""
         return cls.from_dict(json.loads(expand(path).read_text(encoding="utf-8")))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """A configuration from plain values.
-
-        Raises:
-            ValueError: for a name that is no option, listing those that are.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
+        """A configuration from plain values; ``ValueError`` for a name that is no option, listing those that are."""
+        names = [option.name for option in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(names))
         if unknown:
             raise ValueError(f"no training option is called {', '.join(unknown)}; there are {', '.join(names)}")
@@ -183,24 +161,22 @@ class TrainConfig:
         """All options as plain values."""
         return dataclasses.asdict(self)
 
+    def changed(self) -> dict[str, Any]:
+        """The options that are not the defaults."""
+        return {name: value for name, value in self.to_dict().items() if value != getattr(TrainConfig, name)}
+
     def to_json(self, path: str | Path) -> None:
         """Write all options to a JSON file."""
         write_whole(expand(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
 
 def saved_options(backbone: Any) -> dict[str, Any]:
-    """The options that an encoder's folder or hub name was saved with, which its training keeps; else none.
-
-    Raises:
-        ValueError: if it was saved with what is not trained, naming it.
-    """
-    found = describe(backbone)
-    side, default = found.queries, Description()
+    """The options that an encoder's folder or hub name was saved with, which its training keeps; else none."""
+    found, default = describe(backbone), Description()
+    side = found.queries
     if side.model is not None or side.times_model or side.tokenizer is not None:
         raise ValueError(f"{str(backbone)!r} encodes queries with {side.name}, which train does not train")
-    names = ("pooling", "activation", "max_length", "lowercase", "shift", "position_top_k", "fold",
-             "special_positions")  # fmt: skip
-    options = {name: getattr(found, name) for name in names if getattr(found, name) is not getattr(default, name)}
-    asked = {f"query_{name}": getattr(side, name) for name in ("pooling", "activation", "max_length")}
-    options |= {name: value for name, value in asked.items() if value is not None}
+    options = {name: getattr(found, name) for name in (*DESCRIBED, "lowercase", "shift")
+               if getattr(found, name) is not getattr(default, name)}  # fmt: skip
+    options |= {f"query_{name}": getattr(side, name) for name in OF_QUERIES if getattr(side, name) is not None}
     return options | ({"queries": "static"} if side.weights is not None else {})

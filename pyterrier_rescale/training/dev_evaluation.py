@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,34 +10,22 @@ import torch
 from ..collections import load_collection
 from ..encoding.text_encoder import TextEncoder
 from ..encoding.texts import check_texts
+from ..heads.fingerprint import settings_fingerprint
 from ..indexing.own_documents import own_documents
 from .model import SparseHead
-from .rows import packed
 
 MEASURE = "nDCG@10"
 _DEPTH = 10
 
 
 class DevSet:
-    """Documents, topics and judgements that a run is measured on.
-
-    Judgements of other topics do not count; a topic that is a document does not find itself.
-
-    Args:
-        dev: a collection with a ``dev`` split, or ``(documents, topics, qrels)`` as ``load_collection`` takes them.
-
-    Raises:
-        TypeError, ValueError: if something is missing or given twice, or no topic has a relevant document among these.
-    """
+    """A collection's dev split, or ``(documents, topics, qrels)``; a topic that is a document does not find itself."""
 
     def __init__(self, dev: Any) -> None:
         if isinstance(dev, (tuple, list)) and len(dev) == 3:
             dev = load_collection(documents=dev[0], topics=dev[1], qrels={"dev": dev[2]})
         if not hasattr(dev, "corpus") or not hasattr(dev, "topics"):
-            raise TypeError(
-                "dev must be a collection with a dev split or a tuple (documents, topics, qrels), got "
-                f"{type(dev).__name__}"
-            )
+            raise TypeError(f"dev must be a collection or (documents, topics, qrels), got {type(dev).__name__}")
         documents = list(dev.corpus())
         topics, qrels = dev.topics("dev"), dev.qrels("dev")
         self.docnos, self.qids = [one["docno"] for one in documents], topics["qid"].tolist()
@@ -53,18 +39,11 @@ class DevSet:
         if not found.any():
             raise ValueError(
                 "dev has no topic with a relevant document among its documents, so every score would be 0: the first "
-                f"of {len(self.qids)} topics is {self.qids[:1]}, of {len(self.docnos)} documents {self.docnos[:1]}"
+                f"topic is {self.qids[:1]}, the first document {self.docnos[:1]}"
             )
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hex digits of documents, topics and judgements."""
-        digest = hashlib.blake2b(digest_size=8)
-        for pair in (*zip(self.docnos, self.texts, strict=True), *zip(self.qids, self.queries, strict=True)):
-            digest.update(packed(pair))
-        for qid, docno, label in self.qrels.itertuples(index=False, name=None):
-            digest.update(packed((qid, docno), (label,)))
-        return digest.hexdigest()
+        self.fingerprint = settings_fingerprint(
+            [self.docnos, self.texts, self.qids, self.queries, self.qrels.to_csv(index=False)]
+        )
 
     def score(self, module: SparseHead) -> float:
         """nDCG@10 of the module as it is now."""
@@ -79,19 +58,13 @@ class DevSet:
             documents, queries = encoder.encode(self.texts), encoder.of_queries().encode(self.queries)
         finally:
             weight.data = original
+        run: dict[str, dict[str, float]] = {}
+        depth = min(_DEPTH, len(self.docnos))
+        for number, qid in enumerate(self.qids):
+            scores = (queries[number] @ documents.T).toarray()[0]
+            if qid in self.own:
+                scores[self.own[qid]] = 0
+            best = np.argpartition(-scores, depth - 1)[:depth]
+            run[qid] = {self.docnos[place]: float(scores[place]) for place in best if scores[place] > 0}
         measure = ir_measures.parse_measure(MEASURE)
-        return float(ir_measures.calc_aggregate([measure], self.qrels, list(self._run(queries, documents)))[measure])
-
-    def _run(self, queries: Any, documents: Any) -> Iterator[Any]:
-        """The ten best documents of each query."""
-        import ir_measures
-
-        for start in range(0, queries.shape[0], 256):
-            scores = (queries[start : start + 256] @ documents.T).toarray()
-            for qid, row in zip(self.qids[start : start + 256], scores, strict=True):
-                if qid in self.own:
-                    row[self.own[qid]] = 0
-                depth = min(_DEPTH, len(row))
-                for place in np.argpartition(-row, depth - 1)[:depth]:
-                    if row[place] > 0:
-                        yield ir_measures.ScoredDoc(qid, self.docnos[place], float(row[place]))
+        return float(ir_measures.calc_aggregate([measure], self.qrels, run)[measure])

@@ -31,14 +31,9 @@ def fit(
     module: SparseHead, rows: Rows, config: TrainConfig, folder: Path, *, device: torch.device, negatives: int,
     dev: DevSet | None = None, verbose: bool = True,
 ) -> None:  # fmt: skip
-    """Train a module in place, from the checkpoint in the folder on if there is one.
+    """Train a module in place, from the folder's checkpoint on if there is one; the best state on ``dev`` remains.
 
-    The folder gets ``monitor.csv``, ``dev.csv`` and checkpoints; ``negatives`` are per query; the best state on ``dev``
-    is the one that remains.
-
-    Raises:
-        CollapseError: if the run collapses.
-        ValueError: if the checkpoint is of another number of processes.
+    The folder gets ``monitor.csv``, ``dev.csv`` and checkpoints. Raises ``CollapseError`` if the run collapses.
     """
     python_signals()
     module.to(device).train()
@@ -51,15 +46,15 @@ def fit(
     accumulation = config.gradient_accumulation
     steps = config.max_steps or max(1, int(config.epochs * len(batches)) // accumulation)
     warmup = math.ceil(0.1 * steps) if config.warmup_steps is None else config.warmup_steps
-    done = load_checkpoint(folder, module, objective, optimizer)
+    kept = {"module": module, "objective": objective, "optimizer": optimizer}
+    done, best = resume(folder, kept)
     rank, processes = world()
-    found = best_state(folder)
-    best = -math.inf if found is None else found["score"]
     model = module if processes == 1 else torch.nn.parallel.DistributedDataParallel(module)
     monitor = Monitor(module, config, folder, done=done, steps=steps, warmup=warmup, verbose=verbose)
     try:
         for step in range(done + 1, steps + 1):
-            share = rate_share(step - 1, warmup, steps)
+            # linear up, then linear down to 0
+            share = (step - 1) / warmup if step <= warmup else (steps - step + 1) / max(1, steps - warmup)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
             # dropout is of the step's own seed, so that a resumed run needs no state of generators
@@ -84,44 +79,43 @@ def fit(
             if evaluate or save or step == steps:
                 monitor.check_weights(step)
             if save and rank == 0:
-                save_checkpoint(folder, step, module, objective, optimizer)
+                states = {name: one.state_dict() for name, one in kept.items()}
+                save_whole(folder / CHECKPOINT_FILE, {"step": step, "processes": processes, **states})
             if evaluate and rank == 0:
-                best = keep_best(dev, module, folder, step, best)
+                score = dev.score(module)
+                module.train()
+                if score > best:
+                    best = score
+                    save_whole(folder / BEST_FILE, {"score": score, "module": module.state_dict()})
+                forget_steps(folder / DEV_FILE, step - 1)
+                write_row(folder / DEV_FILE, {"step": step, MEASURE: score})
     finally:
         monitor.close()
     if dev is not None and rank == 0:
-        module.load_state_dict(best_state(folder)["module"])
+        module.load_state_dict(load_state(folder / BEST_FILE)["module"])
     optimizer.zero_grad()
     module.eval()
 
 
 class Batches:
-    """Batches by number, as many as are asked for: full, shuffled anew in each epoch, shared by the processes.
-
-    The last rows of an epoch that do not fill a batch wait for the next epoch.
-    """
+    """Batches by number: full (rows that fill none wait for the next epoch), shuffled anew in each epoch."""
 
     def __init__(self, rows: Rows, module: SparseHead, config: TrainConfig, negatives: int) -> None:
         self.rows, self.module, self.config, self.negatives = rows, module, config, negatives
-        self.rank, self.processes = world()
         self._epoch, self._order = -1, torch.empty(0)
 
     def __len__(self) -> int:
         """Batches in an epoch, of this process."""
-        return len(self.rows) // (self.config.batch_size * self.processes)
-
-    def places(self, number: int) -> list[int]:
-        """Numbers of the rows of a batch."""
-        epoch, place = divmod(number, len(self))
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self.rows), generator=generator)
-        start = (place * self.processes + self.rank) * self.config.batch_size
-        return self._order[start : start + self.config.batch_size].tolist()
+        return len(self.rows) // (self.config.batch_size * world()[1])
 
     def __call__(self, number: int) -> tuple[list[dict[str, Any]], Targets]:
         """Both sides of a batch, and what its data say."""
-        return self.collate([self.rows[place] for place in self.places(number)])
+        (epoch, place), (rank, processes) = divmod(number, len(self)), world()
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+            self._epoch, self._order = epoch, torch.randperm(len(self.rows), generator=generator)
+        start = (place * processes + rank) * self.config.batch_size
+        return self.collate([self.rows[one] for one in self._order[start : start + self.config.batch_size].tolist()])
 
     def collate(self, batch: list[Row]) -> tuple[list[dict[str, Any]], Targets]:
         """Tokens of queries and of documents, and what is known of them."""
@@ -137,7 +131,7 @@ class Batches:
         return sides, Targets(
             torch.tensor([ids + [-1] * (width - len(ids)) for ids in known], device=device),
             torch.tensor([text_id(text) for text in documents], device=device),
-            torch.tensor(scores, device=device) if len(scores) == len(batch) else None,
+            torch.tensor(scores, dtype=torch.float32, device=device) if len(scores) == len(batch) else None,
         )
 
 
@@ -156,35 +150,25 @@ def make_optimizer(module: SparseHead, config: TrainConfig) -> torch.optim.Optim
     )
 
 
-def rate_share(step: int, warmup: int, steps: int) -> float:
-    """Share of the peak learning rate after ``step`` updates: linear up, then linear down to 0."""
-    return step / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
-
-
-def save_checkpoint(
-    folder: Path, step: int, module: SparseHead, objective: Objective, optimizer: torch.optim.Optimizer
-) -> None:
-    """Replace the run's checkpoint: all that the steps behind ``step`` depend on."""
-    save_whole(folder / CHECKPOINT_FILE, {
-        "step": step, "processes": world()[1], "module": module.state_dict(), "objective": objective.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    })  # fmt: skip
-
-
-def load_checkpoint(folder: Path, module: SparseHead, objective: Objective, optimizer: torch.optim.Optimizer) -> int:
-    """Go back to the checkpoint in the folder, if any; returns the steps made."""
+def resume(folder: Path, kept: dict[str, Any]) -> tuple[int, float]:
+    """Load the folder's checkpoint into what is ``kept``: the steps made (0: there is none), the best score on dev."""
+    best = load_state(folder / BEST_FILE)["score"] if (folder / BEST_FILE).exists() else -math.inf
     if not (folder / CHECKPOINT_FILE).exists():
-        return 0
-    kept, processes = torch.load(folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True), world()[1]
-    if kept["processes"] != processes:
+        return 0, best
+    states, processes = load_state(folder / CHECKPOINT_FILE), world()[1]
+    if states["processes"] != processes:
         raise ValueError(
-            f"the run in {str(folder)!r} was begun by {kept['processes']} process(es), now there are {processes}: go "
+            f"the run in {str(folder)!r} was begun by {states['processes']} process(es), now there are {processes}: go "
             "on with as many, or start anew with overwrite=True"
         )
-    module.load_state_dict(kept["module"])
-    objective.load_state_dict(kept["objective"])
-    optimizer.load_state_dict(kept["optimizer"])
-    return kept["step"]
+    for name, one in kept.items():
+        one.load_state_dict(states[name])
+    return states["step"], best
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Tensors that ``save_whole`` saved."""
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def save_whole(path: Path, state: dict[str, Any]) -> None:
@@ -194,20 +178,3 @@ def save_whole(path: Path, state: dict[str, Any]) -> None:
     sync(beside)
     os.replace(beside, path)
     sync(path.parent)
-
-
-def best_state(folder: Path) -> dict[str, Any] | None:
-    """The best state on ``dev`` so far with its score, if there is one."""
-    path = folder / BEST_FILE
-    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
-
-
-def keep_best(dev: DevSet, module: SparseHead, folder: Path, step: int, best: float) -> float:
-    """Score the state on ``dev``, log the score, and save the state if it is the best; returns the best score."""
-    score = dev.score(module)
-    module.train()
-    if score > best:
-        save_whole(folder / BEST_FILE, {"score": score, "module": module.state_dict()})
-    forget_steps(folder / DEV_FILE, step - 1)
-    write_row(folder / DEV_FILE, {"step": step, MEASURE: score})
-    return max(score, best)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.sampling import spread
+from ..analysis.calibration import calibrate
+from ..encoding.description import Description, QuerySide
 from ..encoding.lexical import token_statistics
 from ..encoding.saved_folder import describe
 from ..encoding.texts import check_max_length, lowercasing
@@ -16,7 +18,7 @@ from ..heads.decoder import check_head, find_head, mean_row_norm, padding_error
 from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import check_shift, rescale, shift_logits
 from ..heads.ties import untie
-from .config import TrainConfig
+from .config import DESCRIBED, OF_QUERIES, TrainConfig
 from .losses import LOSSES
 from .model import SparseHead
 from .monitor import not_finite
@@ -24,17 +26,14 @@ from .monitor import not_finite
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..encoding.description import Description
     from .rows import Rows
 
 #: Where a learned k starts: the paper's constant.
 LEARNED_START = 16.0
-# Pairs that calibration looks at, spread evenly over the training data.
-_CALIBRATION_PAIRS = 512
+# Pairs that calibration looks at, and rows whose documents give the IDF, spread evenly over the training data.
+_CALIBRATION_PAIRS, _IDF_ROWS = 512, 50_000
 # Share of texts in which a calibrated term fires; one text where there are few.
 _FIRING_RATE = 0.03
-# Rows whose documents give the inverse document frequencies.
-_IDF_ROWS = 50_000
 # What padding may do to a text's logits: ConvBERT's convolutions move them by some thousandths at a text's end.
 _PADDING_ERROR = 0.05
 
@@ -51,20 +50,14 @@ def starting_model(backbone: Any, tokenizer: Any, config: TrainConfig) -> tuple[
     check_reloadable(model)
     if model is backbone:
         model = copy.deepcopy(model)
-    head, broken = check_head(model), not_finite(model)
-    error = padding_error(model, head)
-    for wrong, why in (
-        (error > _PADDING_ERROR,
-         f"{type(model).__name__} cannot be trained in batches: its tokens see the padding, which moves the logits of "
-         f"a text by {error:.0%} of the largest"),
-        (broken, f"backbone holds NaN or infinity in {broken}: no training mends it; load another copy"),
-        (not any(parameter.requires_grad for parameter in model.parameters()),
-         "backbone has no parameter that requires a gradient: model.requires_grad_(True) lets it learn"),
-        (config.bias_learning_rate is not None and head.bias is None,
-         f"bias_learning_rate must be None for a {type(model).__name__}, whose head has no bias"),
-    ):  # fmt: skip
-        if wrong:
-            raise ValueError(why)
+    error, broken = padding_error(model, check_head(model)), not_finite(model)
+    if error > _PADDING_ERROR:
+        raise ValueError(
+            f"{type(model).__name__} cannot be trained in batches: its tokens see the padding, which moves the logits "
+            f"of a text by {error:.0%} of the largest"
+        )
+    if broken:
+        raise ValueError(f"backbone holds NaN or infinity in {broken}: no training mends it; load another copy")
     for length in (config.max_length, config.query_max_length):
         if length is not None:
             check_max_length(length, model, tokenizer)
@@ -84,21 +77,17 @@ def trainable(
         untie(model)
         record(model, k=LEARNED_START, method=how, bias=False, mean_row_norm_before=before)
     elif isinstance(how, str):
-        from ..analysis.calibration import calibrate
-
-        pairs = sample_pairs(rows)
+        pairs, margin = sample_pairs(rows), None
+        if LOSSES[config.loss].needs_scores:  # the student's margins begin where the teacher's are (root mean square)
+            scores = [rows[int(place)].scores or () for place in spread(len(rows), _CALIBRATION_PAIRS)]
+            margin = float(np.sqrt(np.mean([(own[0] - other) ** 2 for own in scores for other in own[1:]])))
+            # MarginMSE divides the student's scores alone by the temperature
+            margin = max(margin, 1e-3) * (config.temperature if config.loss == "margin_mse" else 1.0)
         calibrate(
-            model,
-            pairs,
-            tokenizer=tokenizer,
-            offset=how == "calibrated",
-            rate=max(_FIRING_RATE, 1 / len(pairs)),
-            margin=_teachers_margin(rows, config),
-            temperature=config.temperature,
-            max_length=config.max_length,
-            encoding=description,
-            device=config.device,
-        ).apply(model, inplace=True)
+            model, pairs, tokenizer=tokenizer, offset=how == "calibrated", rate=max(_FIRING_RATE, 1 / len(pairs)),
+            margin=margin, temperature=config.temperature, max_length=config.max_length,
+            encoding=description, device=config.device,
+        ).apply(model, inplace=True)  # fmt: skip
     elif how is not None:
         rescale(model, how, inplace=True)
     for parameter in model.parameters():
@@ -110,21 +99,18 @@ def starting_description(
     backbone: Any, model: PreTrainedModel, tokenizer: Any, rows: Rows, config: TrainConfig
 ) -> Description:
     """How texts are encoded at the first step; static queries with the weights of their folder, or with their IDF."""
-    if config.queries != "static":
-        return config.description()
-    weights = describe(backbone).queries.weights
-    if weights is None:
-        weights = idf_weights(rows, tokenizer, config.max_length)
-    return config.description(np.pad(weights, (0, len(find_head(model).weight) - len(weights))))  # 0 without a token
+    weights = None
+    if config.queries == "static":
+        weights = describe(backbone).queries.weights
+        weights = idf_weights(rows, tokenizer, config.max_length) if weights is None else weights
+        weights = np.pad(weights, (0, len(find_head(model).weight) - len(weights)))  # 0 where there is no token
+    queries = QuerySide(**{name: getattr(config, f"query_{name}") for name in OF_QUERIES}, weights=weights)
+    return Description(**{name: getattr(config, name) for name in DESCRIBED}, queries=queries)
 
 
 def idf_weights(rows: Rows, tokenizer: Any, max_length: int) -> np.ndarray:
-    """ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); 0 for special ones.
-
-    That is BM25's, which stays above zero. At most 50,000 rows, spread evenly, are looked at, each document once.
-    """
-    places = spread(len(rows), _IDF_ROWS)
-    documents = list({text: None for place in places for text in rows[int(place)].documents})
+    """BM25's ln(1 + (N - n_v + 1/2) / (n_v + 1/2)) of every token over N training documents, (V,); special ones: 0."""
+    documents = list({text: None for place in spread(len(rows), _IDF_ROWS) for text in rows[int(place)].documents})
     return token_statistics(tokenizer, documents, max_length).idf.astype(np.float32)
 
 
@@ -133,13 +119,3 @@ def sample_pairs(rows: Rows, size: int = _CALIBRATION_PAIRS) -> list[tuple[str, 
     looked_at = (rows[int(place)] for place in spread(len(rows), 16 * size))  # rows may share documents
     pairs = [(query, document) for document, query in {row.documents[0]: row.query for row in looked_at}.items()]
     return [pairs[place] for place in spread(len(pairs), size)]
-
-
-def _teachers_margin(rows: Rows, config: TrainConfig) -> float | None:
-    """What calibration aims at for losses that distil: the root mean square of the teacher's margins."""
-    if not LOSSES[config.loss].needs_scores:
-        return None
-    scores = [rows[int(place)].scores or () for place in spread(len(rows), _CALIBRATION_PAIRS)]
-    margin = float(np.sqrt(np.mean([(own[0] - other) ** 2 for own in scores for other in own[1:]])))
-    # MarginMSE divides the student's scores alone by the temperature
-    return max(margin, 1e-3) * (config.temperature if config.loss == "margin_mse" else 1.0)

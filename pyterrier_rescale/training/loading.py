@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .._utils.files import expand
@@ -22,15 +23,12 @@ from ..collections.files import numbered_lines
 from ..encoding.texts import check_texts
 from .rows import Row, Rows
 
-# Columns of texts and of ids; of each kind the first that is there is read.
+# Names of columns; of each kind the first that is there is read.
 _QUERIES, _POSITIVES = ("query", "anchor", "question"), ("positive", "text", "document", "passage", "answer")
-_QUERY_IDS = ("qid", "query_id", "query-id")
-_DOCUMENT_IDS = ("docno", "positive_id", "pos_id", "doc_id", "corpus-id")
+_QUERY_IDS, _DOCUMENT_IDS = ("qid", "query_id", "query-id"), ("docno", "positive_id", "doc_id", "corpus-id")
 _SCORES = ("scores", "score", "labels", "label", "relevance")
 _NEGATIVE = re.compile(r"negatives?(_\d+)?")
 _NEGATIVE_ID = re.compile(r"negative_(ids?|id_\d+|\d+_id)")
-# A field that a spreadsheet has quoted, as it held quotes.
-_QUOTED = re.compile(r'"([^"]|"")*"')
 _NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?\s*")
 _ENDINGS = tuple(ending + packed for packed in ("", ".gz") for ending in (".jsonl", ".tsv", ".csv", ".txt"))
 
@@ -39,8 +37,7 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     """Read training data of any accepted form; rows with missing or blank texts are dropped and counted.
 
     Files are ``.jsonl`` (objects with ``query``, ``positive``, ``negatives`` or ``negative*``, ``scores``; or lists as
-    in ``train``), or ``.tsv``, ``.csv`` and ``.txt`` (tab-separated) with such a header, compressed or not. Memory
-    holds each text once.
+    in ``train``), or ``.csv``, ``.tsv`` and ``.txt`` (tabs, no quoting) with a header, gzipped or not.
 
     Args:
         data: as for ``train``.
@@ -51,60 +48,49 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
         min_label: of pairs with a label, those below it are left out.
 
     Raises:
-        TypeError: if ``data`` or ``texts`` has no accepted form.
-        ValueError: if columns are wrong, a text or score is none, or no row is left.
-        FileNotFoundError: if a file or folder does not exist.
+        TypeError, ValueError, FileNotFoundError: for data or texts of no accepted form, or no row that is left.
     """
     if isinstance(data, Rows):
         return data
-    reader = _Reader(ids=texts is not None, min_label=min_label)
-    examples = enumerate(_examples(data, columns, min_label, reader.ids))
-    found = [row for row in (reader(example, number) for number, example in examples) if row is not None]
-    rows = Rows(found if texts is None else _with_texts(found, texts, reader.skipped), reader.skipped)
-    hint_at_levels(pd.DataFrame({"label": list(reader.labels)}), min_label, "data")
-    if reader.unused:
-        warnings.warn(f"columns of data that are not used: {', '.join(sorted(reader.unused))}", stacklevel=3)
-    dropped = sum(rows.skipped.values())
+    skipped: Counter[str] = Counter()
+    rows = list(_rows(_examples(data, columns, min_label), texts is not None, min_label, skipped))
+    if texts is not None:
+        rows = list(_with_texts(rows, texts, skipped))
+    dropped = skipped.total()
     if dropped:
-        reasons = ", ".join(f"{count} with {reason}" for reason, count in rows.skipped.items())
+        reasons = ", ".join(f"{count} with {reason}" for reason, count in skipped.items())
         warnings.warn(f"{dropped} training rows dropped ({reasons}); {len(rows)} are left", stacklevel=3)
-    if not len(rows):
+    if not rows:
         what = f"all {dropped} rows were dropped" if dropped else "it is empty"
         raise ValueError(f"data must hold at least one pair of a query and a document, but {what}")
-    places = range(1 + len(rows[0].documents))  # of a text that is a number in every row: an id, a label or a score
-    for row in rows:
-        row_texts = (row.query, *row.documents)
-        places = [place for place in places if place < len(row_texts) and _NUMBER.fullmatch(row_texts[place])]
-    if places:
-        what = f"document {places[0]}" if places[0] else "query"
+    if all(_NUMBER.fullmatch(row.query) or _NUMBER.fullmatch(row.documents[-1]) for row in rows):
         raise ValueError(
-            f"data hold ids or scores where texts are needed: the {what} of every row is a number. If they are ids, "
-            "say where the texts stand, with texts=; scores go into a column 'scores'"
+            "data hold ids or scores where texts are needed: the query or the last document of every row is a number. "
+            "If they are ids, say where the texts stand, with texts=; scores go into a column 'scores'"
         )
-    return rows
+    return Rows(rows, skipped)
 
 
-def _examples(data: Any, columns: Sequence[str] | None, min_label: int, ids: bool) -> Iterable[Any]:
+def _examples(data: Any, columns: Sequence[str] | None, min_label: int) -> Iterable[Any]:
     """Tuples or dicts of any form."""
     if isinstance(data, (str, os.PathLike)):
         path = expand(data)
         if path.is_file() or path.name.endswith(_ENDINGS):
-            return _file_examples(path, columns, ids)
+            return _file_examples(path, columns)
         data = load_collection(os.fspath(data))
     if hasattr(data, "train_pairs"):
         return data.train_pairs() if min_label == 1 else data.train_pairs(min_label=min_label)
     if hasattr(data, "itertuples"):
         return (dict(zip(data.columns, values, strict=True)) for values in data.itertuples(index=False, name=None))
     if isinstance(data, Mapping) or not isinstance(data, Iterable):
-        split = ", one split of it, e.g. data['train']," if hasattr(data, "column_names") else ""
         raise TypeError(
             f"data must be a collection with train_pairs(), an iterable of (query, positive[, negative, ...]), a "
-            f"frame, a Hugging Face Dataset{split} or a file, got {type(data).__name__}"
+            f"frame, a split of a Hugging Face Dataset or a file, got {type(data).__name__}"
         )
     return data
 
 
-def _file_examples(path: Path, columns: Sequence[str] | None, ids: bool) -> Iterator[Any]:
+def _file_examples(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
     """Dicts and tuples of a training file."""
     if not path.name.endswith(_ENDINGS):
         raise ValueError(f"data file must end in {', '.join(_ENDINGS)}, got {path.name!r}")
@@ -119,7 +105,7 @@ def _file_examples(path: Path, columns: Sequence[str] | None, ids: bool) -> Iter
     if ".csv" in path.suffixes:
         records = filter(None, csv.reader(f"{line}\n" for line in lines))
     else:
-        records = (_fields(line, ids) for line in lines if line.strip())
+        records = (line.split("\t") for line in lines if line.strip())
     names = columns or next(records, ())
     for values in records:
         if len(values) != len(names):
@@ -127,110 +113,87 @@ def _file_examples(path: Path, columns: Sequence[str] | None, ids: bool) -> Iter
         yield dict(zip(names, values, strict=True))
 
 
-def _fields(line: str, ids: bool) -> list[str]:
-    """Fields of a line of a TSV; ids may be apart by spaces, as in TREC's qrels. Quotes of a spreadsheet are undone."""
-    fields = line.split() if ids and "\t" not in line else line.split("\t")
-    return [field[1:-1].replace('""', '"') if _QUOTED.fullmatch(field) else field for field in fields]
-
-
-class _Reader:
-    """Turns an example of any form into a row of texts, or of ids as strings; ``None`` where something is missing.
-
-    Attributes:
-        skipped: rows left out, by reason.
-        unused: columns that were not read.
-        labels: of pairs, all that occur.
-    """
-
-    def __init__(self, *, ids: bool, min_label: int) -> None:
-        self.ids, self.min_label = ids, min_label
-        self.skipped: Counter[str] = Counter()
-        self.unused: set[str] = set()
-        self.labels: set[int] = set()
-        self._columns: dict[tuple[Any, ...], tuple[str, str, list[str], str | None]] = {}
-        self._known: dict[str, str] = {}  # each text or id once in memory
-
-    def __call__(self, example: Any, number: int) -> Row | None:
-        """The row of an example, the data's ``number``-th."""
-        query, documents, scores = self._parts(example, number)
-        values = [_identifier(value) if self.ids else value for value in (query, *documents)]
-        for place, value in enumerate(values):
-            missing = _missing(value)
-            if missing or (isinstance(value, str) and not value.strip()):
-                what = f"a {'missing' if missing else 'blank'} {'document' if place else 'query'}"
-                return self._skip(f"{what} id" if self.ids else what)
-        check_texts(values, f"row {number} of data: text {{0}}")
-        query, *documents = (self._known.setdefault(value, value) for value in values)
-        if scores is None:
-            return Row(query, tuple(documents))
-        scores = _numbers(scores)
-        if isinstance(scores, float) and len(documents) == 1:  # a label
-            if math.isnan(scores):
-                return self._skip("a missing label")
-            if not scores.is_integer():
-                raise ValueError(f"row {number} of data: the label of a pair must be a whole number, got {scores}")
-            self.labels.add(int(scores))
-            if scores < self.min_label:
-                return self._skip(f"a label below {self.min_label}")
-            return Row(query, tuple(documents))
-        if isinstance(scores, float):  # with one negative, the margin
-            scores = (scores, 0.0) if len(documents) == 2 else (scores,)
-        if len(scores) != len(documents):
-            count = len(documents)
-            raise ValueError(f"row {number} of data: {count} documents need {count} scores, got {len(scores)}")
-        if not all(map(math.isfinite, scores)):
-            return self._skip("a missing teacher score")
-        return Row(query, tuple(documents), scores)
-
-    def _skip(self, reason: str) -> None:
-        self.skipped[reason] += 1
-
-    def _parts(self, example: Any, number: int) -> tuple[Any, list[Any], Any]:
+def _rows(examples: Iterable[Any], ids: bool, min_label: int, skipped: Counter[str]) -> Iterator[Row]:
+    """Rows of texts, or of ids as strings; where something is missing, the reason is counted instead."""
+    columns: dict[tuple[Any, ...], tuple[str, list[str], str | None]] = {}
+    known: dict[str, str] = {}  # each text or id once in memory
+    labels: set[int] = set()
+    for number, example in enumerate(examples):
         if hasattr(example, "relevance") and hasattr(example, "_asdict"):
             example = example._asdict()  # a judgement of ir_datasets
         if isinstance(example, Mapping):
             names = tuple(example)
-            if names not in self._columns:
-                self._columns[names] = self._choose(names)
-            query, positive, negatives, scores = self._columns[names]
-            documents = [example[positive]]
-            for value in (_plain(example[name]) for name in negatives):
-                documents.extend(value if isinstance(value, (list, tuple)) else [value])
-            return example[query], documents, None if scores is None else example[scores]
-        if isinstance(example, (str, bytes)) or not isinstance(example, Sequence):
-            raise TypeError(
-                f"row {number} of data must be a tuple (query, positive[, negative, ...]), got {example!r}"[:300]
-            )
-        parts = [_plain(value) for value in example]
-        kinds = (list, tuple, float) if self.ids else (list, tuple, float, int)  # an integer may be an id
-        scores = parts.pop() if parts and isinstance(parts[-1], kinds) and not _missing(parts[-1]) else None
-        if len(parts) < 2:
-            raise ValueError(f"row {number} of data must hold a query and a positive, got {example!r}"[:300])
-        return parts[0], parts[1:], scores
+            if names not in columns:
+                columns[names] = _columns(names, ids)
+            query, texts, score = columns[names]
+            values, scores = [example[query]], None if score is None else _plain(example[score])
+            for value in (_plain(example[name]) for name in texts):
+                values += value if isinstance(value, (list, tuple)) else [value]
+        else:
+            values, scores = _values(example, number, ids)
+        values = [_identifier(value) for value in values] if ids else values
+        missing = [_missing(value) or (isinstance(value, str) and not value.strip()) for value in values]
+        if any(missing):
+            skipped[f"a missing or blank {'query' if missing[0] else 'document'}{' id' if ids else ''}"] += 1
+            continue
+        check_texts(values, f"row {number} of data: text {{0}}")
+        query, *documents = (known.setdefault(value, value) for value in values)
+        try:
+            numbers = () if scores is None else _numbers(scores)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"row {number} of data: a score must be a number, got {scores!r:.80}") from error
+        if not all(map(math.isfinite, numbers)):
+            skipped["a missing label or score"] += 1
+            continue
+        if len(documents) == len(numbers) == 1:
+            (label,), numbers = numbers, ()
+            if not label.is_integer():
+                raise ValueError(f"row {number} of data: the label of a pair must be a whole number, got {label}")
+            labels.add(int(label))
+            if label < min_label:
+                skipped[f"a label below {min_label}"] += 1
+                continue
+        elif len(documents) == 2 and len(numbers) == 1:
+            numbers = (numbers[0], 0.0)  # the margin
+        if numbers and len(numbers) != len(documents):
+            count = len(documents)
+            raise ValueError(f"row {number} of data: {count} documents need {count} scores, got {len(numbers)}")
+        yield Row(query, tuple(documents), numbers or None)
+    hint_at_levels(pd.DataFrame({"label": list(labels)}), min_label, "data")
 
-    def _choose(self, names: tuple[Any, ...]) -> tuple[str, str, list[str], str | None]:
-        """The columns of query, positive, negatives and scores."""
-        queries, positives = (_QUERY_IDS + _QUERIES, _DOCUMENT_IDS + _POSITIVES) if self.ids else (_QUERIES, _POSITIVES)
-        query, positive, scores = (
-            next((one for one in known if one in names), None) for known in (queries, positives, _SCORES)
-        )
-        negatives = [name for name in names if self.ids and _NEGATIVE_ID.fullmatch(str(name))]
-        negatives = negatives or [name for name in names if _NEGATIVE.fullmatch(str(name))]
-        for column, known, what in ((query, queries, "query"), (positive, positives, "positive")):
-            if column is None:
-                hint = "name those of a file without a header with columns="
-                if not self.ids and {*_QUERY_IDS, *_DOCUMENT_IDS} & set(names):
-                    hint = "if they hold ids, say where the texts stand, with texts="
-                raise ValueError(
-                    f"data has no {what} column (one of {', '.join(known)}); its columns are "
-                    f"{', '.join(map(str, names))}: {hint}"
-                )
-        if self.ids and "rank" in names and not negatives:
-            raise ValueError("data hold a run (column 'rank'): what was retrieved is not what is relevant; give qrels")
-        used = {query, positive, scores, *negatives, *_QUERY_IDS, *_DOCUMENT_IDS, "iteration"}
-        used |= {*queries, *positives} if self.ids else set()
-        self.unused |= {str(name) for name in names if name not in used}
-        return query, positive, negatives, scores
+
+def _values(example: Any, number: int, ids: bool) -> tuple[list[Any], Any]:
+    """Query and documents of a tuple, and its scores."""
+    if isinstance(example, (str, bytes)) or not isinstance(example, Sequence):
+        raise TypeError(f"row {number} of data must be a tuple (query, positive[, negative, ...]), got {example!r:.99}")
+    values = [_plain(value) for value in example]
+    kinds = (list, tuple, float) if ids else (list, tuple, float, int)  # an integer may be an id
+    scores = values.pop() if values and isinstance(values[-1], kinds) and not _missing(values[-1]) else None
+    if len(values) < 2:
+        raise ValueError(f"row {number} of data must hold a query and a positive, got {example!r:.99}")
+    return values, scores
+
+
+def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | None]:
+    """The columns of the query, of the positive and negatives, and of scores."""
+    queries, positives = (_QUERY_IDS + _QUERIES, _DOCUMENT_IDS + _POSITIVES) if ids else (_QUERIES, _POSITIVES)
+    query, positive, scores = (
+        next((one for one in known if one in names), None) for known in (queries, positives, _SCORES)
+    )
+    negatives = [name for name in names if ids and _NEGATIVE_ID.fullmatch(str(name))]
+    negatives = negatives or [name for name in names if _NEGATIVE.fullmatch(str(name))]
+    if query is None or positive is None:
+        hint = "name those of a file without a header with columns="
+        if not ids and {*_QUERY_IDS, *_DOCUMENT_IDS} & set(names):
+            hint = "if they hold ids, say where the texts stand, with texts="
+        what, wanted = ("query", queries) if query is None else ("positive", positives)
+        found = ", ".join(map(str, names))
+        raise ValueError(f"data has no {what} column (one of {', '.join(wanted)}); its columns are {found}: {hint}")
+    used = {scores, *negatives, *queries, *positives, *_QUERY_IDS, *_DOCUMENT_IDS, "iteration"}
+    unused = sorted(str(name) for name in names if name not in used)
+    if unused:
+        warnings.warn(f"columns of data that are not used: {', '.join(unused)}", stacklevel=5)
+    return query, [positive, *negatives], scores
 
 
 def _with_texts(rows: list[Row], texts: Any, skipped: Counter[str]) -> Iterator[Row]:
@@ -245,43 +208,34 @@ def _with_texts(rows: list[Row], texts: Any, skipped: Counter[str]) -> Iterator[
         raise TypeError(f"texts must be a collection or a tuple (documents, topics), got {type(texts).__name__}")
     if not {"qid", "query"} <= set(getattr(topics, "columns", ())):
         raise ValueError("texts: topics must be a frame with columns qid and query, or a dict of queries by qid")
-    queries = {_identifier(qid): query for qid, query in zip(topics["qid"], topics["query"], strict=True)}
+    queries = dict(zip(map(_identifier, topics["qid"]), topics["query"], strict=True))
     wanted = {docno for row in rows for docno in row.documents}
     found = {one["docno"]: one["text"] for one in texts.corpus() if one["docno"] in wanted}
     check_texts(found.values(), "document {1}", list(found))
     for row in rows:
         known = [queries.get(row.query), *map(found.get, row.documents)]
-        for text, what in zip(known, ("query", *["document"] * len(row.documents)), strict=True):
-            if not isinstance(text, str) or not text.strip():
-                skipped[f"a blank {what}" if isinstance(text, str) else f"a {what} id that texts does not know"] += 1
-                break
+        blank = [not isinstance(text, str) or not text.strip() for text in known]
+        if any(blank):
+            skipped[f"a {'query' if blank[0] else 'document'} that texts does not have, or a blank one"] += 1
         else:
             yield Row(known[0], tuple(known[1:]), row.scores)
 
 
 def _identifier(value: Any) -> str | None:
     """An id as a string; ``None`` for a missing one. Frames turn integers beside missing values into floats."""
-    if _missing(value):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip() or None
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    return None if _missing(value) else str(value).strip()
 
 
 def _missing(value: Any) -> bool:
-    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
+    return value is None or value is pd.NA or value != value
 
 
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _numbers(value: Any) -> float | tuple[float, ...]:
-    """A number, or several: of a file also ``"1.5"``, ``"[2, 1.5]"``, ``"2 1.5"``."""
-    value = _plain(value)
-    if isinstance(value, str):
-        parts = re.split(r"[\s,]+", value.strip("[] \t"))
-        value = parts if len(parts) > 1 else parts[0]
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_numbers, value))  # type: ignore[arg-type]
-    return math.nan if _missing(value) else float(value)
+def _numbers(value: Any) -> tuple[float, ...]:
+    """The numbers in a label, a score or a list of them; in a file they may be written as JSON."""
+    value = json.loads(value) if isinstance(value, str) else value
+    return tuple(np.atleast_1d(np.asarray(math.nan if _missing(value) else value, dtype=float)).tolist())

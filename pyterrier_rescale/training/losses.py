@@ -17,17 +17,11 @@ from .regularizers import REGULARIZERS, ramp_share
 
 
 class Targets(NamedTuple):
-    """What the data say about a batch of B queries with D = B * (1 + n) documents.
+    """What the data say about a batch of B queries with D = B * (1 + n) documents."""
 
-    Attributes:
-        positives: ids of the documents that are no negatives of each query, (B, P), padded with -1.
-        document_ids: ids of the documents, (D,); equal texts have equal ids.
-        scores: the teacher's scores of each query's own documents, (B, 1 + n), or ``None``.
-    """
-
-    positives: torch.Tensor
-    document_ids: torch.Tensor
-    scores: torch.Tensor | None = None
+    positives: torch.Tensor  # ids of the documents that are no negatives of each query, (B, P), padded with -1
+    document_ids: torch.Tensor  # (D,); equal texts have equal ids
+    scores: torch.Tensor | None = None  # the teacher's of each query's own documents, (B, 1 + n)
 
 
 class Loss:
@@ -47,10 +41,7 @@ class Loss:
 
 
 class InfoNCE(Loss):
-    """Cross-entropy of the positive among the documents of the batch, of all processes (arXiv:1807.03748, equation 4).
-
-    Other documents with the id of one of the query's positives are no negatives of it.
-    """
+    """Cross-entropy of the positive among the batch's documents, of all processes (arXiv:1807.03748, equation 4)."""
 
     def __call__(self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets) -> torch.Tensor:
         """-mean_i log softmax(s(q_i, .) / temperature)[positive of i]."""
@@ -58,6 +49,7 @@ class InfoNCE(Loss):
         own = len(documents) // len(queries)
         labels = torch.arange(len(queries), device=queries.device) * own + rank * len(documents)
         scores = queries @ gather(documents).t() / self.temperature
+        # documents with the id of another positive of the query are no negatives of it
         others = (gather(targets.document_ids)[None, :, None] == targets.positives[:, None, :]).any(dim=-1)
         others[torch.arange(len(queries), device=queries.device), labels] = False
         return functional.cross_entropy(scores.masked_fill(others, float("-inf")), labels)
@@ -104,7 +96,7 @@ class StepParts(NamedTuple):
     queries: torch.Tensor  # (B, V)
     documents: torch.Tensor  # (B * (1 + n), V)
     losses: torch.Tensor  # ranking loss, penalty of queries and of documents (not yet weighted), (3,)
-    share: float  # of lambda in force
+    lambdas: tuple[float, float]  # weights of the penalties in force
 
 
 class Objective(nn.Module):
@@ -121,11 +113,13 @@ class Objective(nn.Module):
         self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets, step: int
     ) -> tuple[torch.Tensor, StepParts]:
         """The objective of vectors (B, V) and (B * (1 + n), V) after ``step`` updates, a scalar, and its parts."""
+        config, share = self.config, ramp_share(step, self.config.ramp_steps, self.config.ramp)
         ranking = self.ranking(queries, documents, targets)
-        static = self.config.queries == "static"  # their terms are those of the text whatever their weights
-        query_penalty = queries.new_zeros(()) if static else self.query_regularizer(queries)
-        document_penalty = self.document_regularizer(documents)
-        share = ramp_share(step, self.config.ramp_steps, self.config.ramp)
+        if config.queries == "static":  # their terms are those of the text whatever their weights
+            lambda_q, query_penalty = 0.0, queries.new_zeros(())
+        else:
+            lambda_q, query_penalty = share * config.lambda_q, self.query_regularizer(queries)
+        lambda_d, document_penalty = share * config.lambda_d, self.document_regularizer(documents)
         losses = torch.stack([ranking.detach(), query_penalty.detach(), document_penalty.detach()]).float()
-        penalty = self.config.query_lambda * query_penalty + self.config.lambda_d * document_penalty
-        return ranking + share * penalty, StepParts(queries.detach(), documents.detach(), losses, share)
+        parts = StepParts(queries.detach(), documents.detach(), losses, (lambda_q, lambda_d))
+        return ranking + lambda_q * query_penalty + lambda_d * document_penalty, parts

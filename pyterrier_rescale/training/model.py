@@ -23,14 +23,7 @@ _CPU_TOKENS = 512
 
 
 class SparseHead(nn.Module):
-    """A masked LM with the pooling of a SPLADE encoder, for training.
-
-    Args:
-        model: the masked LM.
-        tokenizer: its tokenizer.
-        description: how logits become weights; static weights of queries are where their training starts.
-        learned_k: start of a trainable k that divides W (``rescale="learned"``), or ``None``.
-    """
+    """A masked LM with the pooling that ``description`` says; ``learned_k``: start of a trainable k that divides W."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, description: Description | None = None, *,
@@ -44,7 +37,7 @@ class SparseHead(nn.Module):
         self.description = description or Description()
         weights = self.description.queries.weights
         self.query_weights = None if weights is None else nn.Parameter(torch.from_numpy(weights).float())
-        self.log_k = None if learned_k is None else nn.Parameter(torch.tensor(math.log(learned_k)))
+        self.log_k = None if learned_k is None else nn.Parameter(torch.tensor(math.log(learned_k), dtype=torch.float32))
         folding = Folding(tokenizer, self.vocab_size) if self.description.fold else None
         #: Terms: V, or as many as folding leaves.
         self.term_count = self.vocab_size if folding is None else folding.size
@@ -52,27 +45,18 @@ class SparseHead(nn.Module):
         self.register_buffer("representatives", representatives, persistent=False)
 
     def tokenise(self, texts: list[str], max_length: int, *, queries: bool = False) -> dict[str, Any]:
-        """One side of a batch: token ids and mask, (B, L), of texts cut to ``max_length`` tokens.
-
-        Static queries have no special tokens.
-        """
+        """One side of a batch: token ids and mask, (B, L); static queries have no special tokens."""
         features = self.tokenizer(
-            texts,
-            add_special_tokens=not queries or self.query_weights is None,
-            truncation=True,
-            max_length=max_length,
-            padding=True,
-            padding_side="right",  # on the left, positions would follow the other texts of the batch
-            return_token_type_ids=False,
-            return_tensors="pt",
-        )
+            texts, add_special_tokens=not queries or self.query_weights is None, truncation=True, max_length=max_length,
+            padding=True, padding_side="right",  # on the left, positions would follow the other texts of the batch
+            return_token_type_ids=False, return_tensors="pt",
+        )  # fmt: skip
         return {**features.to(self.head.weight.device), "queries": queries}
 
     def forward(self, sides: Sequence[dict[str, Any]], mini_batch_size: int | None = None) -> list[torch.Tensor]:
         """The term weights x (B, V) of each side, as :meth:`tokenise` gives it.
 
-        With ``mini_batch_size``, so many texts run at a time, and again in the backward pass: GradCache
-        (arXiv:2101.06983), where memory holds one mini-batch.
+        ``mini_batch_size`` texts run at a time, and again in the backward pass (GradCache, arXiv:2101.06983).
         """
         vectors = [
             self._static(side) if side["queries"] and self.query_weights is not None
@@ -86,11 +70,12 @@ class SparseHead(nn.Module):
         ids, mask = side["input_ids"], side["attention_mask"]
         lengths = mask.sum(dim=1)
         pooled = pooled_positions(self.description, ids, mask, self.tokenizer.all_special_ids)
-        parts = split(lengths, mini_batch_size, _CPU_TOKENS if mask.device.type == "cpu" else None)
+        tokens = _CPU_TOKENS if mask.device.type == "cpu" else mask.numel()
+        parts = split(lengths, mini_batch_size or len(lengths), tokens)
         again = mini_batch_size is not None and len(parts) > 1 and torch.is_grad_enabled()
         rows = []
         for members in parts:
-            longest = max(1, int(lengths[members].max())) if len(parts) > 1 else mask.shape[1]
+            longest = max(1, int(lengths[members[0]]))
             part = ids[members, :longest], mask[members, :longest], pooled[members, :longest]
             rows.append(checkpoint(self._hidden, *part, use_reentrant=False) if again else self._hidden(*part))
         hidden, order, head = torch.cat(rows), torch.cat(parts), self.head
@@ -107,7 +92,7 @@ class SparseHead(nn.Module):
     def _static(self, side: dict[str, Any]) -> torch.Tensor:
         """relu(weight_v) where v is among the tokens of a text, else 0; (B, V)."""
         ids, mask = side["input_ids"], side["attention_mask"]
-        present = torch.zeros(len(ids), self.vocab_size, device=ids.device)
+        present = self.query_weights.new_zeros(len(ids), self.vocab_size)
         # ids of a batch of empty texts come as floats
         present = present.scatter_add(1, ids.long(), mask.to(present.dtype)).clamp_max(1)
         return present * torch.relu(self.query_weights)
@@ -130,11 +115,8 @@ class SparseHead(nn.Module):
         return self.mlm
 
 
-def split(lengths: torch.Tensor, size: int | None, tokens: int | None) -> list[torch.Tensor]:
-    """Texts (positions) to run together, at most ``size``; with ``tokens`` sorted by length, so many padded ones."""
-    size = size or len(lengths)
-    if tokens is None:
-        return list(torch.arange(len(lengths), device=lengths.device).split(size))
+def split(lengths: torch.Tensor, size: int, tokens: int) -> list[torch.Tensor]:
+    """Texts (positions) to run together, the longest first: at most ``size``, or ``tokens`` with padding."""
     order, parts = torch.argsort(lengths, descending=True, stable=True), []
     while len(order):
         count = min(size, max(1, tokens // max(1, int(lengths[order[0]]))))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from .._utils.files import expand, write_whole
 from ..analysis.head_audit import HeadAudit, audit
@@ -25,19 +24,16 @@ if TYPE_CHECKING:
 
     from ..encoding.description import Description
 
-CARD_FILE = "README.md"
 #: Name of the file with the head's audits before and after training.
 AUDITS_FILE = "head_audit.json"
 # Pairs of the training data that a head is measured on: seconds, whatever the backbone.
 _PAIRS = 32
-_PACKAGES = ("transformers", "torch")
+_PACKAGES = ("pyterrier-rescale", "transformers", "torch")
 # Rows of the card's tables, by their names in monitor.csv and head_audit.json.
-_RUN_FIGURES = (
-    "ranking", "contrast", "score_std", "saturation", "active_q", "active_d", "cosine", "grad_norm", "head_norm",
-)  # fmt: skip
-_HEAD_FIGURES = (
-    "row_norm_mean", "suggested_k", "active_terms", "active_terms_query", "random_std", "random_saturation",
-)  # fmt: skip
+_RUN_FIGURES = ["ranking", "contrast", "score_std", "saturation", "active_q", "active_d", "cosine", "grad_norm",
+                "head_norm"]  # fmt: skip
+_HEAD_FIGURES = ["row_norm_mean", "suggested_k", "active_terms", "active_terms_query", "random_std",
+                 "random_saturation"]  # fmt: skip
 _CARD = """\
 ---
 library_name: sentence-transformers
@@ -92,32 +88,27 @@ def write_card(
     folder: Path, sources: dict[str, Any], model: PreTrainedModel, rows: Rows, config: TrainConfig,
     audits: Sequence[HeadAudit],
 ) -> None:  # fmt: skip
-    """Write ``README.md``, with the metadata that model hubs read, and ``head_audit.json`` (before and after training).
-
-    ``sources`` are the arguments ``backbone``, ``data``, ``texts``, ``tokenizer``, ``dev`` of ``train``.
-    """
-    name, card = _name(sources["backbone"]), folder / CARD_FILE
-    frames = [one.to_frame().assign(model=name) for one in audits]
-    before, after = (json.loads(frame.to_json(orient="records", double_precision=15))[0] for frame in frames)
-    write_whole(folder / AUDITS_FILE, json.dumps({"before": before, "after": after}, indent=2) + "\n")
+    """Write ``README.md``, and ``head_audit.json``; ``sources``: backbone, data, texts, tokenizer, dev of ``train``."""
+    name, card = _name(sources["backbone"]), folder / "README.md"
+    heads = pd.concat([one.to_frame().assign(model=name) for one in audits]).set_axis(["before", "after"])
+    write_whole(folder / AUDITS_FILE, heads.to_json(orient="index", double_precision=15, indent=2) + "\n")
     if card.exists() and "- pyterrier_rescale" not in card.read_text(encoding="utf-8"):
         return  # somebody's own
-    with (folder / LOG_FILE).open(newline="", encoding="utf-8") as file:
-        log = list(csv.DictReader(file))
-    own = [f"`{one}={value!r}`" for one in ("position_top_k", "fold") if (value := getattr(config, one)) is not None]
-    own += [] if config.special_positions else ["`special_positions=False`"]
+    log = pd.read_csv(folder / LOG_FILE).iloc[[0, -1]]
+    given = config.changed()
+    own = [f"`{name}={given[name]!r}`" for name in ("position_top_k", "fold", "special_positions") if name in given]
     write_whole(card, _CARD.format(
         base_model=f"base_model: {name}\n" if _is_hub_name(sources["backbone"]) else "",
         name=name,
         head=_head(provenance(model) or {}),
         own=f" `Splade` follows its {', '.join(own)}; other tools ignore that." if own else "",
-        audits=_table(_HEAD_FIGURES, {"before training": before, "after": after}),
-        before=before["verdict"],
-        after=after["verdict"],
+        audits=_table(heads.set_axis(["before training", "after"]), _HEAD_FIGURES),
+        before=heads["verdict"]["before"],
+        after=heads["verdict"]["after"],
         data=_data(sources, rows),
-        run=_table(_RUN_FIGURES, {f"step {row['step']}": row for row in (log[0], log[-1])}),
-        call=_call(name, sources, config),
-        versions=", ".join(f"{package} {version(package)}" for package in ("pyterrier-rescale", *_PACKAGES)),
+        run=_table(log.set_axis([f"step {step}" for step in log["step"]]), _RUN_FIGURES),
+        call=_call(name, sources, given),
+        versions=", ".join(f"{package} {version(package)}" for package in _PACKAGES),
     ))  # fmt: skip
 
 
@@ -127,14 +118,9 @@ def measure_head(
     """Audit a head on a few training pairs, encoded as ``description`` says; under 8 pairs, on its weights alone."""
     pairs = sample_pairs(rows, _PAIRS)
     return audit(
-        model,
-        pairs if len(pairs) >= MIN_TEXTS else None,
-        tokenizer=tokenizer,
-        temperature=config.temperature,
-        max_length=config.max_length,
-        encoding=description,
-        device=config.device,
-    )
+        model, pairs if len(pairs) >= MIN_TEXTS else None, tokenizer=tokenizer, temperature=config.temperature,
+        max_length=config.max_length, encoding=description, device=config.device,
+    )  # fmt: skip
 
 
 def _head(record: dict[str, Any]) -> str:
@@ -155,31 +141,20 @@ def _data(sources: dict[str, Any], rows: Rows) -> str:
     return f"{told}; left out: {left_out}." if left_out else f"{told}."
 
 
-def _call(name: str, sources: dict[str, Any], config: TrainConfig) -> str:
+def _call(name: str, sources: dict[str, Any], given: dict[str, Any]) -> str:
     """Arguments that make this encoder again."""
     arguments = [repr(name) if isinstance(sources["backbone"], (str, os.PathLike)) else "model", "data", '"splade"']
     arguments += [f"{one}={one}" for one in ("texts", "tokenizer", "dev") if sources[one] is not None]
-    default = TrainConfig().to_dict()
-    given = {option: value for option, value in config.to_dict().items() if value != default[option]}
     arguments += [f"{option}={'shift' if isinstance(value, tuple) else repr(value)}" for option, value in given.items()]
     return ", ".join(arguments)
 
 
-def _table(figures: tuple[str, ...], columns: dict[str, dict[str, Any]]) -> str:
-    """A Markdown table: a line for each figure that any column has."""
-    lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
-    for name in figures:
-        values = [column.get(name) for column in columns.values()]
-        if values != [None] * len(values):
-            lines.append(f"| {name} | {' | '.join(map(_cell, values))} |")
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    try:
-        return "" if math.isnan(float(value)) else f"{float(value):.4g}"
-    except (TypeError, ValueError):
-        return value or ""
+def _table(frame: pd.DataFrame, figures: Sequence[str]) -> str:
+    """Markdown: the rows of a frame side by side, a line for each figure that is there."""
+    found = frame.reindex(columns=figures).dropna(axis=1, how="all")
+    lines = [["", *frame.index], ["---"] * (1 + len(frame))]
+    lines += [[figure, *(f"{value:.4g}" for value in found[figure])] for figure in found]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _name(source: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 import warnings
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .._utils.checks import check_choice
+from .._utils.files import write_whole
 from .._utils.progress import progress_bar
 from .config import TrainConfig
 from .distributed import batch_mean, world
@@ -45,12 +44,7 @@ _REMEDIES = {
 
 
 class CollapseError(RuntimeError):
-    """A training run that has collapsed and cannot recover.
-
-    Attributes:
-        verdict: ``"nan"``, ``"zero"``, ``"saturated"``, ``"alike"`` or ``"dense"``.
-        step: optimizer step at which it was seen.
-    """
+    """A run that has collapsed: its ``verdict`` ("nan", "zero", "saturated", "alike" or "dense"), seen at ``step``."""
 
     def __init__(self, verdict: str, step: int, message: str) -> None:
         super().__init__(message)
@@ -59,11 +53,7 @@ class CollapseError(RuntimeError):
 
 @torch.no_grad()
 def measure(parts: StepParts, temperature: float) -> dict[str, float]:
-    """Figures of one batch, in the words of :mod:`~pyterrier_rescale.analysis.head_statistics`.
-
-    ``contrast`` is the in-batch cross-entropy in units of ln(number of candidates): 1 is chance. ``cosine`` is the mean
-    over pairs of documents, weights are means and maxima over non-zeros of documents.
-    """
+    """Figures of one batch; ``contrast``: in-batch cross-entropy in units of ln(number of candidates), 1 is chance."""
     queries, documents = parts.queries, parts.documents
     number = len(documents)
     each = torch.arange(len(queries), device=queries.device)
@@ -93,10 +83,7 @@ def measure(parts: StepParts, temperature: float) -> dict[str, float]:
 
 
 class Monitor:
-    """Watches every step of :func:`~pyterrier_rescale.training.fit.fit`: log, bar, trackers, verdicts.
-
-    Of ``steps`` updates ``done`` are made already; ``warmup`` are those until the learning rate's peak.
-    """
+    """Watches every step: log, bar, trackers, verdicts. Of ``steps`` updates ``done`` are made already."""
 
     def __init__(
         self, module: SparseHead, config: TrainConfig, folder: Path, *, done: int, steps: int, warmup: int,
@@ -107,20 +94,22 @@ class Monitor:
         self._judge = Judge(module.term_count, config.ramp_steps, warmup)
         self._warned: set[str] = set()
         self._started = time.perf_counter()
-        main = world()[0] == 0
-        self._log = folder / LOG_FILE if main else None
-        if main:
-            forget_steps(folder / LOG_FILE, done)
-        self._tracker = _tracker(config.report_to, folder) if main and config.report_to else None
-        shown = main and verbose
+        self._main, self._log = world()[0] == 0, folder / LOG_FILE
+        if self._main:
+            forget_steps(self._log, done)
+        self._tracker = None
+        if self._main and config.report_to:
+            from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+            kind = LOGGER_TYPE_TO_CLASS[config.report_to]
+            files = {"logging_dir": folder / "runs"} if kind.requires_logging_directory else {}
+            self._tracker = kind(folder.name, **files)
+            self._tracker.start()
+        shown = self._main and verbose
         self._bar = progress_bar(total=steps, initial=done, desc="training", unit="step", disable=not shown)
 
     def look(self, step: int, parts: list[StepParts], norm: float, rate: float) -> bool:
-        """Note a step before it is made; returns whether all is finite, so that it may be made.
-
-        Raises:
-            CollapseError: if the run has collapsed.
-        """
+        """Note a step before it is made; returns whether it may be made: all is finite. Raises ``CollapseError``."""
         # over micro-batches and processes, so that all leave out the same steps
         losses = batch_mean(torch.stack([part.losses for part in parts])).tolist()
         finite = all(map(math.isfinite, (norm, *losses)))
@@ -128,7 +117,7 @@ class Monitor:
         if not finite or step % self.config.log_steps == 0 or step in (1, self.steps):
             row = self._figures(step, parts[-1], losses, norm, rate)
             finite = finite and bool(row["finite"])
-            if self._log is not None:
+            if self._main:
                 write_row(self._log, row)
             if self._tracker is not None:
                 self._tracker.log({name: value for name, value in row.items() if name != "step"}, step=step)
@@ -137,40 +126,30 @@ class Monitor:
                 f"score std {row['score_std']:.3g}",
                 refresh=False,
             )
-            verdict = self._judge(row) if self.config.monitor else None
-            if verdict is not None and self.config.monitor is True:
-                raise verdict
-            if verdict is not None and verdict.verdict not in self._warned:
-                self._warned.add(verdict.verdict)
-                warnings.warn(str(verdict), stacklevel=2)
+            collapse = self._judge(row) if self.config.monitor else None
+            if collapse is not None and self.config.monitor is True:
+                raise collapse
+            if collapse is not None and collapse.verdict not in self._warned:
+                self._warned.add(collapse.verdict)
+                warnings.warn(str(collapse), stacklevel=2)
         self.left_out += not finite
         return finite
 
     def _figures(self, step: int, parts: StepParts, losses: list[float], norm: float, rate: float) -> dict[str, Any]:
-        ranking, penalty_q, penalty_d = losses
-        lambda_q, lambda_d = self.config.query_lambda * parts.share, self.config.lambda_d * parts.share
+        (ranking, penalty_q, penalty_d), (lambda_q, lambda_d) = losses, parts.lambdas
         penalty = lambda_q * penalty_q + lambda_d * penalty_d
         loss = ranking + penalty
         weight, log_k = self.module.head.weight.detach(), self.module.log_k
         rows = weight[:: max(1, len(weight) // _SAMPLED_ROWS)].float()
         k = 1.0 if log_k is None else math.exp(float(log_k.detach()))
         return {
-            "step": step,
-            "loss": loss,
-            "ranking": ranking,
-            "penalty_q": penalty_q,
-            "penalty_d": penalty_d,
-            "lambda_q": lambda_q,
-            "lambda_d": lambda_d,
-            "regularizer_share": penalty / loss if loss else 0.0,
+            "step": step, "loss": loss, "ranking": ranking, "penalty_q": penalty_q, "penalty_d": penalty_d,
+            "lambda_q": lambda_q, "lambda_d": lambda_d, "regularizer_share": penalty / loss if loss else 0.0,
             **measure(parts, self.config.temperature),
-            "grad_norm": norm,
-            "head_norm": float(torch.linalg.vector_norm(rows, dim=1).mean()) / k,
-            "finite": int(all(map(math.isfinite, (loss, norm)))),
-            "lr": rate,
-            "k": k,
+            "grad_norm": norm, "head_norm": float(torch.linalg.vector_norm(rows, dim=1).mean()) / k,
+            "finite": int(all(map(math.isfinite, (loss, norm)))), "lr": rate, "k": k,
             "seconds": time.perf_counter() - self._started,
-        }
+        }  # fmt: skip
 
     def check_weights(self, step: int) -> None:
         """Raise :class:`CollapseError` where nothing can become of the weights, before they are scored or saved."""
@@ -197,50 +176,27 @@ def not_finite(module: torch.nn.Module) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
 
 
-def check_tracker(name: str | None) -> None:
-    """Raise ``ValueError`` unless accelerate's tracker of that name is installed."""
-    if name is not None:
-        from accelerate.tracking import get_available_trackers
-
-        check_choice("report_to", name, [None, *map(str, get_available_trackers())])
-
-
-def _tracker(name: str, folder: Path) -> Any:
-    """The tracker of that name in accelerate, e.g. "tensorboard"; its files, if any, go below the folder."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    kind = LOGGER_TYPE_TO_CLASS[name]
-    tracker = kind(folder.name, **({"logging_dir": folder / "runs"} if kind.requires_logging_directory else {}))
-    tracker.start()
-    return tracker
-
-
 def write_row(log: Path, row: dict[str, Any]) -> None:
-    """Append a row to a CSV file, which begins with the names of its columns."""
-    new = not log.exists()
-    with log.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        if new:
-            writer.writeheader()
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+    """Append a row to a CSV file, which begins with the names of its columns, ``step`` first."""
+    values = (f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values())
+    with log.open("a", encoding="utf-8", newline="\n") as file:
+        if not file.tell():
+            print(*row, sep=",", file=file)
+        print(*values, sep=",", file=file)
 
 
 def forget_steps(log: Path, done: int) -> None:
-    """Take the steps behind ``done`` out of a log: a run that goes on from there repeats them."""
+    """Take the steps behind ``done`` out of a log, a line that is cut off too: a run that goes on repeats them."""
     if log.exists():
-        with log.open(newline="", encoding="utf-8") as file:  # its last line may be cut off
-            rows = [row for row in csv.DictReader(file) if None not in row.values()]
-        log.unlink()
-        for row in rows:
-            if int(row["step"]) <= done:
-                write_row(log, row)
+        header, *rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [row for row in rows if row.endswith("\n") and int(row.partition(",")[0]) <= done]
+        write_whole(log, "".join([header, *kept]))
 
 
 class Judge:
     """Tells a collapsed run from a healthy one, by figures that stay bad over a window of steps.
 
-    ``vocab_size`` terms: V, or as many as folding leaves. Until the regulariser's ``ramp_steps`` vectors may be dense;
-    until ``warmup_steps`` nothing need be ranked.
+    Until ``ramp_steps`` vectors may be dense; until ``warmup_steps`` nothing need be ranked.
     """
 
     #: Consecutive bad steps before a verdict.
@@ -249,7 +205,7 @@ class Judge:
     def __init__(self, vocab_size: int, ramp_steps: int, warmup_steps: int = 0) -> None:
         self.vocab_size, self.ramp_steps, self.warmup_steps = vocab_size, ramp_steps, warmup_steps
         self._since: dict[str, int] = {}
-        self._contrast: deque[tuple[int, float]] = deque()
+        self._contrast: deque[float] = deque(maxlen=self.patience["saturated"])
         self._first: float | None = None  # contrast of the first step: a mis-scaled head shows here
 
     def __call__(self, row: dict[str, Any]) -> CollapseError | None:
@@ -260,10 +216,8 @@ class Judge:
             names = ("ranking", "penalty_q", "penalty_d", "max_weight", "grad_norm")
             parts = ", ".join(name for name in names if not math.isfinite(row[name])) or "loss"
             return CollapseError("nan", step, f"step {step}: not finite: {parts}; {_REMEDIES['nan']}")
-        self._contrast.append((step, contrast))
-        while self._contrast[0][0] <= step - self.patience["saturated"]:
-            self._contrast.popleft()
-        falling = contrast < 0.5 * self._contrast[0][1]
+        self._contrast.append(contrast)
+        falling = contrast < 0.5 * self._contrast[0]
         signs = {
             "zero": row["active_d"] < 1 or row["active_q"] < 1,
             "saturated": contrast > _SATURATED and row["saturation"] > 0.8 and not falling,
@@ -273,11 +227,8 @@ class Judge:
         self._since = {verdict: self._since.get(verdict, step) for verdict, bad in signs.items() if bad}
         for verdict, first in self._since.items():
             if step - first + 1 >= self.patience[verdict]:
-                kind = verdict
-                if verdict == "zero" and first == 1:
-                    kind = "zero from the start"
-                if verdict == "alike" and self._first > _SATURATED:
-                    kind = "alike out of scale"
+                kind = "zero from the start" if verdict == "zero" and first == 1 else verdict
+                kind = "alike out of scale" if verdict == "alike" and self._first > _SATURATED else kind
                 told = _REMEDIES[kind].format(**row, start=self._first)
                 return CollapseError(verdict, step, f"step {step} (since step {first}): {told}")
         return None

@@ -46,16 +46,15 @@ class DFFlops(Regularizer):
     """sum_v (w_v mean_i x_iv)^2 with w_v rising with the document frequency of v (arXiv:2505.15070).
 
     w_v = 1 / (1 + (df_v^(log_alpha 2) - 1)^beta), which is 1/2 where the share df_v of texts that v fires in is alpha.
-    The paper measures df on a validation set every 100 steps; here it is a moving average over training batches, with
-    a memory of about 100.
+    The paper measures df on a validation set; here it is a moving average over about 100 training batches.
     """
 
     alpha, beta, memory = 0.1, 10.0, 0.99
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__(vocab_size)
-        self.register_buffer("frequency", torch.zeros(vocab_size))
-        self.register_buffer("batches", torch.zeros(()))
+        self.register_buffer("frequency", torch.zeros(vocab_size, dtype=torch.float32))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.float32))
 
     def forward(self, weights: torch.Tensor) -> torch.Tensor:
         """The penalty of x (B, V)."""
@@ -95,8 +94,5 @@ RAMPS = {"quadratic": 2, "linear": 1}
 
 
 def ramp_share(step: int, steps: int, shape: str) -> float:
-    """Share of lambda in force at an optimizer step: min(1, step / steps) ** power, 1 if ``steps`` is 0.
-
-    It grows from 0 at the first step (SPLADE, arXiv:2107.05720, section 3: quadratically).
-    """
+    """Share of lambda in force at a step: min(1, step / steps) ** power (arXiv:2107.05720, section 3: quadratic)."""
     return 1.0 if step >= steps else (step / steps) ** RAMPS[shape]

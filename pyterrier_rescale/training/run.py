@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,36 +14,28 @@ from .._utils.made_from import check_same, claim, read_record
 from ..encoding.description import config_content
 from ..encoding.saved_folder import describe, save_encoder
 from ..heads.fingerprint import model_fingerprint, settings_fingerprint, tokenizer_fingerprint
+from ..splade import Splade
 from .config import CONFIG_FILE, TrainConfig, saved_options
+from .dev_evaluation import DevSet
 from .distributed import barrier, join, world
+from .fit import BEST_FILE, CHECKPOINT_FILE, DEV_FILE, fit
+from .initialization import starting_description, starting_model, trainable
+from .loading import load_rows
+from .model_card import AUDITS_FILE, measure_head, write_card
+from .monitor import LOG_FILE
+from .negatives import mine_negatives
+from .rows import check_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from ..splade import Splade
-    from .dev_evaluation import DevSet
-    from .rows import Rows
 
 #: The record in the output folder of what its run is made from.
 INPUTS_FILE = "train_inputs.json"
 # Written last: with it the encoder is whole.
 _MARK = "modules.json"
+_MADE = (_MARK, CHECKPOINT_FILE, BEST_FILE, DEV_FILE, LOG_FILE, AUDITS_FILE, CONFIG_FILE)
 
 
-@contextmanager
-def _single_precision() -> Iterator[None]:
-    """Numbers that are made on the way are float32, whatever ``torch.set_default_dtype`` was called with."""
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@_single_precision()
 def train(
     backbone: str | os.PathLike[str] | PreTrainedModel,
     data: Any,
@@ -72,8 +63,7 @@ def train(
         data: a collection with ``train_pairs()``; an iterable of ``(query, positive[, negative, ...][, scores])``; a
             frame or Hugging Face Dataset with columns ``query``, ``positive``, ``negative*``, ``scores``; or a file
             (:func:`~pyterrier_rescale.training.loading.load_rows`).
-        output_dir: folder of the encoder (loads in ``Splade``, ``SparseEncoder``, ``AutoModelForMaskedLM``), of
-            ``monitor.csv``, of ``train_config.json`` and of a model card.
+        output_dir: folder of the encoder (which ``SparseEncoder`` loads, too), its log and its model card.
         tokenizer: default: the backbone's.
         texts: where the texts stand, if the data are ids: a collection, or ``(documents, topics)``.
         columns: names of the columns of a data file without a header, e.g. ``("query", "positive", "negative")``.
@@ -125,48 +115,42 @@ def train(
         ValueError, TypeError, FileNotFoundError: for options, data or a backbone that cannot serve (the folder is not
             touched then); if the run in ``output_dir`` was made from other inputs, naming them.
         FileExistsError: if ``output_dir`` is not empty and holds no run; with ``resume=False`` also where it holds one.
-        CollapseError: if the run collapses (``monitor=True``), or its weights are not finite; ``monitor.csv`` holds it
-            up to the last step.
+        CollapseError: if the run collapses (``monitor=True``), or its weights are not finite.
     """
+    # read
     config = TrainConfig.from_dict({**(config.to_dict() if config is not None else saved_options(backbone)), **options})
     config.check_dev(dev)
-    folder = expand(output_dir)
-    device = join(config.device)
-    main = world()[0] == 0
-    _check_folder(folder, backbone, resume, overwrite)
-
-    # read
-    from ..splade import Splade
-    from .dev_evaluation import DevSet
-    from .fit import BEST_FILE, CHECKPOINT_FILE, DEV_FILE, fit
-    from .initialization import starting_description, starting_model, trainable
-    from .loading import load_rows
-    from .model_card import AUDITS_FILE, measure_head, write_card
-    from .monitor import LOG_FILE, check_tracker
-    from .rows import check_rows, mine_negatives
-
-    check_tracker(config.report_to)
-    rows = given = load_rows(data, texts, columns=columns, min_label=config.min_label)
+    folder, device = expand(output_dir), join(config.device)
+    _check_folder(folder, backbone, resume or overwrite)
+    rows = load_rows(data, texts, columns=columns, min_label=config.min_label)
     dev_set = None if dev is None else DevSet(dev)
     model, tokenizer_used = starting_model(backbone, tokenizer, config)
-    inputs = _fingerprints(backbone, model, tokenizer_used, given, dev_set) | config.deciding
+    static = describe(backbone).queries.weights
+    made_from = config.deciding | {
+        "backbone": settings_fingerprint(
+            [model_fingerprint(model), config_content(model), [] if static is None else static.tolist()]
+        ),
+        "tokenizer": tokenizer_fingerprint(tokenizer_used),
+        "data": rows.fingerprint,
+        "dev": None if dev_set is None else dev_set.fingerprint,
+    }
     begun = None if overwrite else read_record(folder, INPUTS_FILE)
     if begun is not None:
-        check_same(folder, begun, inputs)
+        check_same(folder, begun, made_from)
         if (folder / _MARK).exists():
             return Splade(folder, device=config.device)
+
+    # prepare
     if config.mine_negatives:
         rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
     negatives = check_rows(rows, config)
-
-    # prepare
     description = starting_description(backbone, model, tokenizer_used, rows, config)
-    before = measure_head(model, tokenizer_used, rows, config, description) if main else None
+    before = measure_head(model, tokenizer_used, rows, config, description)
     module = trainable(model, tokenizer_used, rows, config, description)
+    main = world()[0] == 0
     barrier()  # all have looked at the folder before one of them changes it
     if main:
-        made = (_MARK, CHECKPOINT_FILE, BEST_FILE, DEV_FILE, LOG_FILE, AUDITS_FILE, CONFIG_FILE)
-        claim(folder, INPUTS_FILE, inputs, overwrite=overwrite, made=made)
+        claim(folder, INPUTS_FILE, made_from, overwrite=overwrite, made=_MADE)
         unmark(folder, _MARK)
         remove_half_saved(folder)
         config.to_json(folder / CONFIG_FILE)
@@ -188,46 +172,23 @@ def train(
     return Splade(folder, device=config.device)
 
 
-def _check_folder(folder: Path, backbone: Any, resume: bool, overwrite: bool) -> None:
-    """Refuse at once a folder that nothing may be trained into; ``claim`` comes only after the head is measured."""
-    if isinstance(backbone, (str, os.PathLike)):
-        of_backbone, of_run = expand(backbone).resolve(), folder.resolve()
-        if of_backbone.is_dir() and (of_backbone == of_run or of_backbone in of_run.parents):
-            raise ValueError(f"output_dir {str(folder)!r} is in the backbone's folder: choose one beside it")
-    taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+def _check_folder(folder: Path, backbone: Any, begun: bool) -> None:
+    """Refuse at once a folder that nothing may be trained into; ``begun``: a run that is there will do."""
+    if isinstance(backbone, (str, os.PathLike)) and expand(backbone).resolve() == folder.resolve():
+        raise ValueError(f"output_dir {str(folder)!r} is the backbone's folder: choose another one")
     ours = read_record(folder, INPUTS_FILE) is not None
-    if taken and not (ours and (resume or overwrite)):
-        what = (
-            "holds a training run already: resume=True goes on with it, overwrite=True starts anew, or"
-            if ours
-            else "is not empty and holds no training run:"
-        )
+    if not (ours and begun) and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+        what = "is not empty and holds no training run:"
+        if ours:
+            what = "holds a training run already: resume=True goes on with it, overwrite=True starts anew, or"
         raise FileExistsError(f"output_dir {str(folder)!r} {what} choose another folder")
 
 
-def _fingerprints(
-    backbone: Any, model: PreTrainedModel, tokenizer: Any, rows: Rows, dev: DevSet | None
-) -> dict[str, Any]:
-    """What a run learns from: the backbone before its head is rescaled, the rows before negatives are mined."""
-    static = describe(backbone).queries.weights
-    weights = [] if static is None else static.tolist()
-    return {
-        "backbone": settings_fingerprint([model_fingerprint(model), config_content(model), weights]),
-        "tokenizer": tokenizer_fingerprint(tokenizer),
-        "data": rows.fingerprint,
-        "dev": None if dev is None else dev.fingerprint,
-    }
-
-
-def _named_signature() -> inspect.Signature:
-    """The signature with every option by name and default, as editors, ``help`` and ``inspect`` show it."""
-    signature = inspect.signature(train)
-    *kept, _ = signature.parameters.values()
-    options = [
-        inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
-        for option in dataclasses.fields(TrainConfig)
-    ]
-    return signature.replace(parameters=[*kept[:3], *options, *kept[3:]])
-
-
-train.__signature__ = _named_signature()
+# Every option by name and default, as ``help`` and notebooks show it.
+_signature = inspect.signature(train)
+_kept = list(_signature.parameters.values())[:-1]
+_options = [
+    inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
+    for option in dataclasses.fields(TrainConfig)
+]
+train.__signature__ = _signature.replace(parameters=[*_kept[:3], *_options, *_kept[3:]])

@@ -60,7 +60,7 @@ def test_collection_and_hugging_face_dataset():
     assert list(load_rows(WithPairs(), min_label=2)) == [Row("q2", ("d2",))]
     dataset = Dataset.from_dict({"anchor": ["q1", "q2"], "positive": ["d1", "d2"], "negative": ["n1", "n2"]})
     assert list(load_rows(dataset)) == ROWS
-    with pytest.raises(TypeError, match=r"one split of it, e.g. data\['train'\]"):
+    with pytest.raises(TypeError, match="a split of a Hugging Face Dataset"):
         load_rows(DatasetDict(train=dataset))
     assert list(load_rows(Dataset.from_pandas(ID_FRAME), TEXTS)) == ID_ROWS
 
@@ -98,9 +98,9 @@ def test_scores_and_margins(tmp_path):
     assert list(load_rows([{"query": "q", "positive": "d", "negative": "n", "scores": np.array([3, 1])}])) == [expected]
     margins = pd.DataFrame([("q", "d", "n", 2.0)], columns=[*COLUMNS, "label"])
     assert load_rows(margins)[0] == Row("q", ("d", "n"), (2.0, 0.0))
-    with pytest.warns(UserWarning, match="1 with a missing teacher score"):
+    with pytest.warns(UserWarning, match="1 with a missing label or score"):
         assert len(load_rows([("q", "d", "n", [3, float("nan")]), ("q", "d", "n", [3, 1])])) == 1
-    for value, scores in (("[2, 1.5]", (2, 1.5)), ("2 1.5", (2, 1.5)), ("1.5", (1.5, 0))):
+    for value, scores in (("[2, 1.5]", (2, 1.5)), ("1.5", (1.5, 0))):
         text = f"query\tpositive\tnegative\tscores\nq\ta text\tanother\t{value}\n"
         assert load_rows(write(tmp_path / "a.tsv", text))[0].scores == scores
     rows = load_rows([("1", "2", "3", "4", np.array([3, 2, 1])), ("2", "4", "5")], TEXTS)
@@ -109,7 +109,7 @@ def test_scores_and_margins(tmp_path):
 
 def test_what_is_missing_is_counted():
     data = [("q", "d"), (None, "d"), ("q", float("nan")), ("q", "  "), ("q", pd.NA), ("", "d"), ("r", "e")]
-    with pytest.warns(UserWarning, match="5 training rows dropped .*2 with a missing document.*; 2 are left"):
+    with pytest.warns(UserWarning, match="5 training rows dropped .*3 with a missing or blank document.*; 2 are left"):
         rows = load_rows(data)
     assert list(rows) == [Row("q", ("d",)), Row("r", ("e",))]
     data = [*IDS, ("8", "2", "3"), ("1", "77", "3"), ("1", "2", None), ("3", "2", "3"), ("1", "2", "9"),
@@ -118,8 +118,9 @@ def test_what_is_missing_is_counted():
         rows = load_rows(data, TEXTS)
     assert list(rows) == ID_ROWS
     assert rows.skipped == {
-        "a missing document id": 1, "a missing teacher score": 1, "a query id that texts does not know": 1,
-        "a document id that texts does not know": 1, "a blank query": 1, "a blank document": 1,
+        "a missing or blank document id": 1, "a missing label or score": 1,
+        "a query that texts does not have, or a blank one": 2,
+        "a document that texts does not have, or a blank one": 2,
     }  # fmt: skip
 
 
@@ -147,7 +148,6 @@ JUDGED = list(QRELS.itertuples(index=False, name=None))
 TREC = ("qid", "iteration", "docno", "label")
 JUDGEMENTS = {
     "trec.tsv": ("".join(f"{q}\t0\t{d}\t{label}\n" for q, d, label in JUDGED), TREC),
-    "spaces.txt": ("".join(f"{q} Q0 {d} {label}\n" for q, d, label in JUDGED), TREC),
     "beir.tsv": ("query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{d}\t{label}\n" for q, d, label in JUDGED), None),
     "beir.jsonl": ("".join(json.dumps({"query-id": q, "corpus-id": d, "score": s}) + "\n" for q, d, s in JUDGED), None),
     "frame": (QRELS, None),
@@ -182,7 +182,6 @@ def test_a_collection_gives_the_topics_of_all_splits(tmp_path):
 
 
 HALF = "half \ud83d of it"
-TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
 
 
 @pytest.mark.parametrize(
@@ -191,22 +190,17 @@ TWICE = [{"docno": "d", "text": "one"}, {"docno": "d", "text": "two"}]
         ([], None, ValueError, "data must hold at least one pair .* but it is empty"),
         (42, None, TypeError, "data must be a collection with train_pairs.*got int"),
         (["only a string"], None, TypeError, "row 0 of data must be a tuple"),
-        ([("q",)], None, ValueError, "row 0 of data must hold a query and a positive"),
         ([("q", "d", 3, "x")], None, ValueError, "row 0 of data: text 2 must be a string, got 3"),
         ([("q", "d", "n", [3, 1, 2])], None, ValueError, "row 0 of data: 2 documents need 2 scores, got 3"),
-        ([("q", "d", "n", "m", 3.0)], None, ValueError, "row 0 of data: 3 documents need 3 scores, got 1"),
-        ([{"query": "q", "positive": "d", "negative": "n", "score": "high"}], None, ValueError, "to float: .high"),
+        ([{"query": "q", "positive": "d", "score": "high"}], None, ValueError, "row 0 of data: a score must be a num"),
         (pd.DataFrame({"query": ["q"], "title": ["d"]}), None, ValueError, "data has no positive column"),
         (QRELS, None, ValueError, "if they hold ids, say where the texts stand, with texts="),
-        ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "query of every row is a number.* with texts="),
-        ([("q", "d", "n", "2.5"), ("r", "e", "m", "-4")], None, ValueError, "document 3 of every row is a number"),
+        ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "of every row is a number.* with texts="),
+        ([("q", "d", "n", "2.5"), ("r", "e", "m", "-4")], None, ValueError, "last document of every row is a number"),
         ([("a", "b"), ("c", HALF)], None, ValueError, "row 1 of data: text 1 holds half a character"),
         ([("x", "y")], TEXTS, ValueError, "but all 1 rows were dropped"),
         (IDS, "msmarco", TypeError, r"texts must be a collection or a tuple \(documents, topics\), got str"),
         (IDS, (DOCUMENTS, ["q1"]), ValueError, "topics must be a frame with columns qid and query"),
-        (IDS, ([{"docno": "2", "text": HALF}], TOPICS), ValueError, "document '2' holds half a character"),
-        ([("q", "d")], (TWICE, {"q": "a"}), ValueError, "docno 'd' was there before"),
-        (QRELS.rename(columns={"label": "score"}).assign(rank=0), TEXTS, ValueError, "data hold a run"),
         (QRELS.assign(label=12.3), TEXTS, ValueError, "label of a pair must be a whole number, got 12.3"),
         ("no-such.tsv", TEXTS, FileNotFoundError, "no-such.tsv"),
     ],
@@ -225,9 +219,7 @@ def test_refused_data(data, texts, error, message):
         ("c.parquet", b"q", "data file must end in .jsonl"),
         ("d.tsv", b"query\ttitle\nq\tt\n", "no positive column .*; its columns are query, title"),
         ("f.tsv", b"a query\ta document\nanother\ttext\n", "no query column.* file without a header with columns="),
-        ("h.jsonl.gz", gzip.compress(b'["q", "d"]\n' * 99)[:-9], "h.jsonl.gz, after line .* damaged or cut"),
         ("i.tsv", b"query\tpositive\tnegative\nq\td\n", "i.tsv': 2 fields, columns are query, positive, negative"),
-        ("j.tsv", "query\tpositive\nq\tcafé\n".encode("latin-1"), "j.tsv, line 2: is not UTF-8"),
     ],
 )
 def test_refused_files(name, content, message, tmp_path):
@@ -236,13 +228,10 @@ def test_refused_files(name, content, message, tmp_path):
         load_rows(tmp_path / name)
 
 
-def test_quoted_fields(tmp_path):
-    """As spreadsheets and pandas write them; a field that only begins with a quote stays as it is."""
+def test_quotes_are_of_csv_alone(tmp_path):
     frame = pd.DataFrame([('say "hello"', "a, b"), ("q", "one\nline more")], columns=["query", "positive"])
     frame.to_csv(tmp_path / "a.csv", index=False)
     assert [[row.query, *row.documents] for row in load_rows(tmp_path / "a.csv")] == frame.to_numpy().tolist()
-    frame[:1].to_csv(tmp_path / "b.tsv", index=False, sep="\t")
-    assert list(load_rows(tmp_path / "b.tsv")) == [Row('say "hello"', ("a, b",))]
     write(tmp_path / "c.tsv", 'query\tpositive\n"hello" world\t"\n')
     assert list(load_rows(tmp_path / "c.tsv")) == [Row('"hello" world', ('"',))]
 
@@ -268,8 +257,8 @@ PAIRS = [(f"q{i}", f"d{i}") for i in range(6)]
     [
         (PAIRS, {"batch_size": 7}, "batch_size must be at most 6, the number of training rows"),
         (PAIRS, {"batch_size": 1}, "batch_size must be at least 2"),
-        ([(f"q{i}", f"q{i}") for i in range(6)], {}, "query and the document of every pair of data are the same"),
-        (PAIRS, {"negatives": 1}, "negatives must be at most 0, the number that row 0 of data has, got 1"),
+        ([(f"q{i}", f"q{i}") for i in range(6)], {}, "queries of data are their documents"),
+        (PAIRS, {"negatives": 1}, "negatives must be at most 0, as many as row 0 of data has, got 1"),
         (PAIRS, {"loss": "kl"}, "loss='kl' needs at least 1 negative"),
         ([(*pair, "n") for pair in PAIRS], {"loss": "margin_mse"}, "needs teacher scores, and row 0"),
         ([(*p, "n", [2, 1]) for p in PAIRS[:5]] + [("q", "d", "n")], {"loss": "kl"}, "and row 5 of data has none"),

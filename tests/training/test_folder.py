@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
-
 import pytest
 import tiny
 import torch
@@ -55,19 +52,6 @@ def test_other_inputs_are_refused_by_name_and_the_same_go_on(finished, bert_fold
     assert Splade(out).encode_docs(["text"]).shape[0] == 1 and not list(out.glob("*.pt"))
 
 
-def test_one_changed_weight_or_setting_is_another_backbone(tmp_path):
-    model, tokenizer = tiny.build("bert")
-    train(model, PAIRS, tmp_path, tokenizer=tokenizer, **OPTIONS)
-    model.config.hidden_dropout_prob = 0.3
-    with pytest.raises(ValueError, match="backbone was"):
-        train(model, PAIRS, tmp_path, tokenizer=tokenizer, **OPTIONS)
-    model.config.hidden_dropout_prob = 0.1
-    with torch.no_grad():
-        model.get_input_embeddings().weight[-1, -1] += 1e-5
-    with pytest.raises(ValueError, match="backbone was"):
-        train(model, PAIRS, tmp_path, tokenizer=tokenizer, **OPTIONS)
-
-
 @pytest.mark.parametrize("ending", ["whole", "interrupted", "collapsed"])
 def test_overwriting_starts_anew_and_leaves_the_users_files(ending, bert_folder, tmp_path, monkeypatch):
     out = tmp_path / "out"
@@ -103,36 +87,22 @@ def test_folders_of_others_are_refused(overwrite, bert_folder, tmp_path):
             train(model, PAIRS, tmp_path / name, tokenizer=tokenizer, overwrite=overwrite, **OPTIONS)
     backbone = tmp_path / "backbone"
     before = tiny.save("bert", backbone) and weights_of(backbone)
-    for place in (backbone, backbone / "inside", tmp_path / "notes" / ".." / "backbone"):
-        with pytest.raises(ValueError, match="is in the backbone's folder"):
+    for place in (backbone, tmp_path / "notes" / ".." / "backbone"):
+        with pytest.raises(ValueError, match="is the backbone's folder"):
             train(backbone, PAIRS, place, overwrite=overwrite, **OPTIONS)
     assert all(torch.equal(value, before[name]) for name, value in weights_of(backbone).items())
-    assert (tmp_path / "notes" / "README.md").read_text() == "mine" and not (backbone / "inside").exists()
+    assert (tmp_path / "notes" / "README.md").read_text() == "mine"
 
 
 def test_what_is_refused_before_the_first_step_leaves_no_folder(tmp_path):
     model, tokenizer = tiny.build("bert")
     for options, message in (
-        ({"report_to": "tensorbord"}, "report_to must be .*None"), ({"eval_steps": 5}, "eval_steps=5 goes with dev"),
-        ({"seed": 2**40}, "seed must be below"), ({"max_length": 4000}, "max_length"),
+        ({"report_to": "tensorbord"}, "report_to must be "), ({"eval_steps": 5}, "eval_steps=5 goes with dev"),
+        ({"max_length": 4000}, "max_length"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             train(model, PAIRS, tmp_path / "out", tokenizer=tokenizer, **{**FAST, **options})
-    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
-        train(model.requires_grad_(False), PAIRS, tmp_path / "out", tokenizer=tokenizer, **FAST)
     assert not (tmp_path / "out").exists()
-
-
-def test_all_that_a_run_writes_has_the_umasks_mode(bert_folder, tmp_path, monkeypatch):
-    before = os.umask(0o022)
-    try:
-        for finished in (False, True):
-            out = tmp_path / f"finished-{finished}"
-            begin(finished, monkeypatch, bert_folder, IDS, out, eval_steps=1, **GIVEN)
-            found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in out.rglob("*") if path.is_file()}
-            assert ("model.safetensors" if finished else "checkpoint.pt") in found and set(found.values()) == {0o644}
-    finally:
-        os.umask(before)
 
 
 def test_an_interrupted_run_needs_as_many_processes(bert_folder, tmp_path, monkeypatch):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-import textwrap
 from pathlib import Path
 
 import pytest
-from test_run import FAST, PAIRS, log_of, weights_of
+from test_run import FAST, PAIRS, weights_of
 
 import pyterrier_rescale
 from pyterrier_rescale import audit, train
@@ -65,29 +64,3 @@ def test_few_rows_and_a_loaded_model(tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "active_terms" not in table(card)
     assert 'train(model, data, "splade", tokenizer=tokenizer, ' in card
-
-
-def documented_classes():
-    page = (Path(pyterrier_rescale.__file__).parent / "pt_docs" / "how-to.rst").read_text()
-    section = page.split("Add a loss or a regulariser\n")[1]
-    return textwrap.dedent(re.search(r"\.\. code-block:: python\n\n((?:   .*\n|\n)+)", section).group(1))
-
-
-def test_documented_loss_and_regularizer_train(bert_folder, tmp_path):
-    from pyterrier_rescale.training.losses import LOSSES
-    from pyterrier_rescale.training.regularizers import REGULARIZERS
-
-    exec(documented_classes(), {})  # noqa: S102
-    try:
-        triples = [(query, text, PAIRS[i - 1][1]) for i, (query, text) in enumerate(PAIRS)]
-        options = {**FAST, "max_steps": 2, "ramp_steps": 2, "lambda_d": 1e-4}
-        train(bert_folder, triples, tmp_path / "out", loss="hinge", regularizer="soft_count", **options)
-        rows = log_of(tmp_path / "out")
-        assert len(rows) == 2 and rows[0]["ranking"] > 0
-        assert 0 < rows[0]["penalty_d"] <= rows[0]["active_d"]  # tanh(x) < 1
-        assert "loss='hinge'" in (tmp_path / "out" / "README.md").read_text()
-        with pytest.raises(ValueError, match="loss='hinge' needs at least 1 negative"):
-            train(bert_folder, PAIRS, tmp_path / "no", loss="hinge", **FAST)
-    finally:
-        LOSSES.pop("hinge", None)
-        REGULARIZERS.pop("soft_count", None)

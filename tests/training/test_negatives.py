@@ -11,7 +11,7 @@ from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.fit import Batches
 from pyterrier_rescale.training.loading import load_rows
 from pyterrier_rescale.training.model import SparseHead
-from pyterrier_rescale.training.rows import mine_negatives
+from pyterrier_rescale.training.negatives import mine_negatives
 
 PAIRS = [
     ("solar panels", "panels that turn solar light into power"),
@@ -34,26 +34,6 @@ def test_best_by_bm25_that_is_not_relevant():
     assert found["zebra"][1] != PAIRS[4][1]
     with pytest.raises(ValueError, match="mine_negatives must be at most 4"):
         mine_negatives(load_rows(PAIRS), 5)
-
-
-def test_mining_serves_other_scripts():
-    """The negatives are those that share words, where Terrier's English tokeniser would find no word at all."""
-    pairs = [
-        ("太阳能 电池", "把太阳能变成电的电池"), ("太阳能 储存", "用盐储存太阳能"), ("猫 粮", "猫吃什么"),
-        ("猫 玩具", "给无聊的猫的玩具"), ("поиск текста", "поиск слова"), ("слова поиск", "слова поиск текста"),
-    ]  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        rows = mine_negatives(load_rows(pairs), 1)
-    negative = {row.query: row.documents[1] for row in rows}
-    for one, other in ((0, 1), (2, 3), (4, 5)):
-        assert negative[pairs[one][0]] == pairs[other][1] and negative[pairs[other][0]] == pairs[one][1]
-
-
-def test_texts_without_any_word_are_mined_at_random():
-    pairs = [(f"{'🙂' * i}", f"{'🙃' * i}") for i in range(1, 5)]
-    with pytest.warns(UserWarning, match="BM25 found too few negatives: 4 of 4 are random"):
-        assert len(mine_negatives(load_rows(pairs), 1)) == 4
 
 
 def test_a_querys_own_text_is_no_negative_of_it():

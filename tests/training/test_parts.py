@@ -104,7 +104,7 @@ def test_ramp_is_in_absolute_steps():
 
 
 def test_config_round_trip(tmp_path):
-    config = TrainConfig(rescale="auto", batch_size=8, lambda_q=0.1)
+    config = TrainConfig(rescale="auto", batch_size=8, lambda_q=0.1, shift=np.linspace(-1, 1, 397))
     config.to_json(tmp_path / "c.json")
     assert TrainConfig.from_json(tmp_path / "c.json") == config
 
@@ -113,22 +113,17 @@ def test_config_round_trip(tmp_path):
     ("options", "message"),
     [
         ({"loss": "infonec"}, "loss must be one of 'infonce', 'margin_mse', 'kl', got 'infonec'"),
-        ({"regularizer": "flop"}, "regularizer must be one of .*flops.*, got 'flop'"),
         ({"rescale": -1.0}, "rescale must be None, a number > 0 or one of auto, calibrated, learned, got -1.0"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number > 0, got nan"),
         ({"lambda_d": -0.1}, "lambda_d must be a finite number >= 0, got -0.1"),
-        ({"pooling": "mean"}, "pooling must be .*, got 'mean'"),
         ({"queries": "idf"}, "queries must be 'model' or 'static', got 'idf'"),
         ({"queries": "static", "query_pooling": "sum"}, "query_pooling must be None for queries='static'"),
         ({"monitor": "stop"}, "monitor must be one of True, False, 'warn', got 'stop'"),
-        ({"device": "tpu"}, "device must be one of .* got 'tpu'"),
         ({"loss": "kl", "mine_negatives": 2}, "mine_negatives has no teacher scores"),
-        ({"shift": "15"}, "shift must be a finite number"),
         ({"shift": 1.0, "rescale": "calibrated"}, "shift must be None with rescale='calibrated'"),
-        ({"position_top_k": 0}, "position_top_k must be an integer >= 1 or None, got 0"),
-        ({"fold": "lower"}, "fold must be None or 'case', got 'lower'"),
-        ({"bias_learning_rate": -1}, "bias_learning_rate must be a finite number >= 0, got -1"),
+        ({"position_top_k": 0}, "position_top_k must be an integer >= 1, got 0"),
+        ({"fold": "lower"}, "fold must be one of 'case', got 'lower'"),
         ({"learning_rat": 1e-3}, "no training option is called learning_rat; there are .*learning_rate"),
     ],
 )
@@ -139,7 +134,7 @@ def test_bad_options(options, message):
 
 def test_measure_against_numpy(vectors):
     queries, documents = vectors
-    got = measure(StepParts(torch.tensor(queries), torch.tensor(documents), torch.zeros(3), 1.0), 2.0)
+    got = measure(StepParts(torch.tensor(queries), torch.tensor(documents), torch.zeros(3), (0, 0)), 2.0)
     scores = queries @ documents.T
     best_other = [max(np.delete(scores[i], 2 * i)) for i in range(3)]
     positive = [scores[i, 2 * i] for i in range(3)]
@@ -187,10 +182,8 @@ def test_verdicts_need_patience_and_name_a_remedy(bad, verdict, remedy):
 
 def test_terms_that_have_never_fired():
     judge = Judge(vocab_size=1000, ramp_steps=0)
-    empty = {**HEALTHY, "active_q": 0.0, "active_d": 0.0}
-    errors = [judge({**empty, "step": step}) for step in range(1, 11)]
-    assert errors[:9] == [None] * 9 and "no term has fired since the start" in str(errors[9])
-    assert "lower shift" in str(errors[9])
+    errors = [judge({**HEALTHY, "active_q": 0.0, "active_d": 0.0, "step": step}) for step in range(1, 11)]
+    assert errors[:9] == [None] * 9 and "since the start: lower shift" in str(errors[9])
 
 
 def test_a_head_out_of_scale_is_named_when_its_documents_end_up_alike():

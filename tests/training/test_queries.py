@@ -92,24 +92,24 @@ def test_static_module_equals_the_encoder(fold, modernbert_folder):
     assert empty.shape == got[:1].shape and not empty.any()
 
 
-@pytest.mark.parametrize(("pooling", "query_pooling"), [("max", "sum"), ("sum", "max")])
-def test_query_pooling(pooling, query_pooling, bert_folder, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pooling": "max", "query_pooling": "sum"},
+        {"pooling": "sum", "query_pooling": "max"},
+        {"activation": "log1p_relu", "query_activation": "relu", "rescale": "calibrated"},
+    ],
+)
+def test_queries_of_their_own(options, bert_folder, tmp_path):
     out = tmp_path / "out"
-    splade = train(bert_folder, PAIRS, out, rescale=4.0, pooling=pooling, query_pooling=query_pooling, **FAST)
-    assert (splade.pooling, splade.description.queries.pooling) == (pooling, query_pooling)
-    assert abs(splade.encode_queries(TEXTS) - splade.encode_docs(TEXTS)).max() > 0.1
+    splade = train(bert_folder, PAIRS, out, **{"rescale": 4.0, **options}, **FAST)
+    assert all(getattr(splade, name) == value for name, value in options.items() if name in ("pooling", "activation"))
+    assert abs(splade.encode_queries(TEXTS) - splade.encode_docs(TEXTS)).max() > 0.01
     check_same(splade, out)
     splade.save_pretrained(tmp_path / "again")
     check_same(Splade(tmp_path / "again"), tmp_path / "again")
     clone = Splade(out, pooling=splade.pooling, max_length=splade.max_length)
     assert (clone.encode_queries(QUERIES) != splade.encode_queries(QUERIES)).nnz == 0
-
-
-def test_a_sum_that_no_k_mends_is_refused(bert_folder, tmp_path):
-    """The bias is kept, and at every position adds up: the message names what shifts it."""
-    with pytest.raises(ValueError, match="no k .* shift .*rescale='calibrated'"):
-        train(bert_folder, PAIRS, tmp_path / "out", rescale="auto", pooling="sum", **FAST)
-    assert train(bert_folder, PAIRS, tmp_path / "out", rescale="calibrated", pooling="sum", **FAST).pooling == "sum"
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,3 @@ def test_the_length_of_queries_is_kept(options, bert_folder, tmp_path):
     for encoder in (splade, Splade(tmp_path / "again")):
         assert (encoder.encode_queries([text]) != encoder.encode_queries([cut])).nnz == 0
         assert (encoder.encode_docs([text]) != encoder.encode_docs([cut])).nnz > 0
-    from sentence_transformers import SparseEncoder
-
-    SparseEncoder(str(tmp_path / "again")).encode_query([text])  # loads, and cuts queries as documents
