@@ -38,7 +38,7 @@ from ..heads.decoder import find_head, mean_row_norm
 from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import rescale
 from ..heads.ties import ensure_bias, untie
-from .head_statistics import RANDOM_DOCUMENTS, density_numbers, score_numbers
+from .head_statistics import density_numbers, score_numbers
 from .measurement import Probe, as_pairs, load_encoder, run_probe, used_rows
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ if TYPE_CHECKING:
 
 #: The random saturation that is aimed at.
 SATURATION = 0.3
-# Powers of two that are tried first. None below 1: it would enlarge the head, and with it what odd texts do to a batch.
-_KS = tuple(2.0**power for power in range(7))
-_LIMIT = 2.0**24
+_LIMIT = 2.0**24  # the largest k that is tried
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,17 +101,15 @@ class Calibration:
             loaded.encoder_folder = os.fspath(model)
         elif loaded is model and not inplace:
             loaded = copy.deepcopy(loaded)
-        with torch.no_grad():  # in float32 whatever the dtype
+        untie(loaded)
+        with torch.no_grad():
             if self.mean_row is not None:
-                untie(loaded)
                 weight = find_head(loaded).weight
                 weight.copy_(weight.float() - torch.from_numpy(self.mean_row).to(weight.device))
             if shift is not None:
                 bias = ensure_bias(loaded)
-                shifted = (bias.float() + torch.from_numpy(shift).to(bias.device)) / self.k
-            rescale(loaded, self.k, bias=shift is not None, inplace=True)
-            if shift is not None:
-                ensure_bias(loaded).copy_(shifted)
+                bias.copy_(bias.float() + torch.from_numpy(shift).to(bias.device))
+        rescale(loaded, self.k, bias=shift is not None, inplace=True)
         record(loaded, method=self.method, **self.settings)
         return loaded
 
@@ -138,7 +134,7 @@ def calibrate(
     offset: bool | str = True,
     rate: float = 0.03,
     k: float | None = None,
-    target: float | None = None,
+    target: float = SATURATION,
     margin: float | None = None,
     temperature: float = 1.0,
     max_length: int | None = None,
@@ -157,7 +153,7 @@ def calibrate(
         rate: share of documents in which a term fires (``"global"``: on average over terms), one text at least. Of
             folded terms, or where few logits of a position count, it is the largest share.
         k: take this k, and measure the offset alone.
-        target: aim at this mean largest softmax probability over 32 random documents per query; default: .3.
+        target: aim at this mean largest softmax probability over 32 random documents per query.
         margin: aim instead at this root mean square of s(q, d+) - s(q, d) over random documents d, for the median
             query: the teacher's, for losses that distil.
         temperature: the loss's; InfoNCE divides the scores by it.
@@ -177,15 +173,12 @@ def calibrate(
     import pandas as pd
 
     check_share("rate", rate, ends=False)
+    check_share("target", target, ends=False)
     check_choice("offset", offset, (True, False, "global"))
-    for name, value in (("temperature", temperature), ("margin", margin), ("target", target), ("k", k)):
+    for name, value in (("temperature", temperature), ("margin", margin), ("k", k)):
         if value is not None:
             check_number(name, value)
-    criterion, aim = "random_saturation", SATURATION if target is None else target
-    if margin is not None:
-        criterion, aim = "random_margin", margin
-    elif not 1 / RANDOM_DOCUMENTS < aim < 1:
-        raise ValueError(f"target must lie between 1/{RANDOM_DOCUMENTS} and 1, got {aim!r}")
+    criterion, aim = ("random_saturation", target) if margin is None else ("random_margin", margin)
     queries, documents = as_pairs(texts)
     if offset and rate * len(documents) < 1:
         raise ValueError(
@@ -200,7 +193,7 @@ def calibrate(
     if shift is not None:  # special tokens that an encoder keeps from firing (special_terms=False) stay so
         shift[np.isin(np.arange(len(shift)), tokenizer.all_special_ids) & (probe.bias < -1e3)] = 0
     if k is None:
-        k, table = search_k(probe, shift, criterion=criterion, aim=float(aim), temperature=temperature)
+        k, table = search_k(probe, shift, criterion=criterion, aim=aim, temperature=temperature)
     else:
         table = pd.DataFrame([evaluate_k(probe, shift, float(k), temperature)]).assign(chosen=True)
     settings = {
@@ -265,22 +258,22 @@ def search_k(
     """
     import pandas as pd
 
-    tried = {k: evaluate_k(probe, shift, k, temperature) for k in _KS}
+    tried: dict[float, dict[str, float]] = {}
 
     def value(k: float) -> float:
         if k not in tried:
             tried[k] = evaluate_k(probe, shift, k, temperature)
         return tried[k][criterion]
 
-    if not any(row[criterion] > 0 for row in tried.values()):
+    # none below 1: it would enlarge the head, and with it what odd texts do to a batch
+    if not any([value(2.0**power) > 0 for power in range(7)]):
         raise ValueError(f"no k gives a {criterion} above 0: no query shares a firing term with another document")
     while value(max(tried)) > aim and max(tried) < _LIMIT:
         value(max(tried) * 2)
     if value(max(tried)) > aim:
         raise ValueError(
-            f"no k brings {criterion} down to {aim:g}: it goes from {value(1.0):.3g} to {value(max(tried)):.3g} at "
-            f"k={max(tried):.2g}. Give more texts or another target; if the bias gives most of it, shift the bias "
-            "(offset=True, rescale='calibrated')"
+            f"no k brings {criterion} down to {aim:g}: at k={max(tried):.2g} it is {value(max(tried)):.3g}. Give more "
+            "texts or another target; if the bias gives most of it, shift the bias (offset=True, rescale='calibrated')"
         )
     for _ in range(2 if value(1.0) >= aim else 0):  # else the head's own scale is small enough
         above = max(k for k in tried if value(k) >= aim)

@@ -103,10 +103,7 @@ class HeadAudits(_Shown, tuple[HeadAudit, ...]):
     def __str__(self) -> str:
         return "\n".join(map(str, self))
 
-    @property
-    def verdict(self) -> str:
-        """A line per model: its name and verdict."""
-        return str(self)
+    verdict = property(__str__, doc="A line per model: its name and verdict.")
 
 
 def audit(
@@ -154,7 +151,7 @@ def audit(
         numbers, suggested, logits = _weight_numbers(loaded, head, row_norms, used), math.nan, {}
         if pairs is not None:
             probe = run_probe(loaded, tokens, *pairs, description=how, device=device)
-            numbers |= text_numbers(probe, temperature, row_norms)
+            numbers |= _text_numbers(probe, temperature, row_norms)
             suggested, logits = _suggested_k(probe, numbers), _some_logits(probe)
         findings, verdict = judge(numbers, suggested)
         audits.append(HeadAudit(shown, row_norms, used, numbers, findings, verdict, suggested, logits))
@@ -182,7 +179,9 @@ def _some_logits(probe: Probe) -> dict[str, np.ndarray]:
 
 def _weight_numbers(model: PreTrainedModel, head: Head, row_norms: np.ndarray, used: np.ndarray) -> dict[str, Any]:
     """What the weights alone tell; row norms and bias over used rows."""
-    norms, gain = row_norms[used], _norm_gain(model)
+    with evaluating(model), torch.inference_mode():
+        hidden = head_input(model, input_ids=probe_ids(model)).float()
+    norms, gain = row_norms[used], float(hidden.square().mean().sqrt())  # what the norm before W gives, on a few tokens
     bias = np.full(1, math.nan) if head.bias is None else head.bias.detach().float().cpu().numpy()[used]
     return {
         "family": type(model).__name__,
@@ -202,22 +201,7 @@ def _weight_numbers(model: PreTrainedModel, head: Head, row_norms: np.ndarray, u
     }
 
 
-def _norm_gain(model: PreTrainedModel) -> float:
-    """Root mean square of the gain of the norm whose output is the decoder's input; NaN without such a norm."""
-    outputs: list[tuple[Any, Any]] = []
-    norms = [module for module in model.modules() if type(module).__name__.endswith("Norm")]
-    hooks = [module.register_forward_hook(lambda norm, _, output: outputs.append((norm, output))) for module in norms]
-    try:
-        with evaluating(model), torch.no_grad():
-            hidden = head_input(model, input_ids=probe_ids(model))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    gains = [norm.weight for norm, output in outputs if output is hidden and getattr(norm, "weight", None) is not None]
-    return float(gains[-1].detach().float().square().mean().sqrt()) if gains else math.nan
-
-
-def text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dict[str, float]:
+def _text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> dict[str, float]:
     """What the texts add, of the head as it is: logits, scores, density, likeness and frequency bias.
 
     ``special_share``: of firing terms, those whose largest logit lies at a special position; ``cosine_hidden``: of t at

@@ -58,9 +58,7 @@ def plot_audits(audits: Sequence[Any], path: str | os.PathLike[str] | None = Non
     """
     measured = any("texts" in audit.numbers for audit in audits)
     panels = [_row_norms, _logits, _spread, _shares] if measured else [_row_norms]
-    widths = [1.0, 1.2, 1.0, 1.2][: len(panels)]
-    size = 1.4 + 3.3 * sum(widths), 1.7 + 0.55 * len(audits)
-    figure, axes = blank_figure(*size, len(panels), gridspec_kw={"width_ratios": widths})
+    figure, axes = blank_figure(1.4 + 3.6 * len(panels), 1.7 + 0.55 * len(audits), len(panels))
     for axis, draw in zip(axes[0], panels, strict=True):
         draw(axis, audits)
         axis.set_ylim(len(audits) - 0.4, -0.6)
@@ -75,28 +73,23 @@ def plot_audits(audits: Sequence[Any], path: str | os.PathLike[str] | None = Non
 
 def plot_calibration(calibration: Any, path: str | os.PathLike[str] | None = None) -> Figure:
     """The criterion, initial InfoNCE, and active terms against k, with the k chosen."""
-    table, criterion, aim = calibration.table, calibration.settings["criterion"], calibration.settings["aim"]
+    criterion, aim = calibration.settings["criterion"], calibration.settings["aim"]
+    table = calibration.table.assign(aim=aim)
     figure, axes = blank_figure(11.3, 3.1, 3)
-    measured, loss, active = axes[0]
-    measured.plot(table["k"], table[criterion], "o-", color=_BLUE, markersize=3)
-    measured.axhline(aim, color=_GREEN, linestyle="--", linewidth=1, label=f"aim {aim:g}")
-    measured.set(title=criterion.replace("_", " "))
-    k = calibration.k
-    measured.annotate(f" k = {k:.3g}", (k, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
-    loss.plot(table["k"], table["infonce"], "o-", color=_BLUE, markersize=3, label="at the start")
-    loss.axhline(table["chance_loss"].iloc[0], color=_GREY, linestyle=":", linewidth=1, label="of a guess")
-    loss.set(title="InfoNCE")
-    log_axis(loss, "y")
-    active.plot(table["k"], table["active_terms"], "o-", color=_BLUE, markersize=3, label="per document")
-    active.plot(table["k"], table["active_terms_query"], "s-", color=_GREY, markersize=3, label="per query")
-    active.set(title="active terms")
-    active.set_ylim(bottom=0)
-    for axis in axes[0]:
-        axis.axvline(k, color="black", linewidth=0.8)
+    panels = {
+        criterion: {criterion: "at the start", "aim": f"aim {aim:g}"},
+        "InfoNCE": {"infonce": "at the start", "chance_loss": "of a guess"},
+        "active terms": {"active_terms": "per document", "active_terms_query": "per query"},
+    }
+    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        for (column, label), style, colour in zip(lines.items(), ("o-", "s--"), (_BLUE, _GREY), strict=True):
+            axis.plot(table["k"], table[column], style, color=colour, markersize=3, label=label)
+        axis.axvline(calibration.k, color="black", linewidth=0.8, label=f"k = {calibration.k:.3g}")
+        axis.set(title=title.replace("_", " "), xlabel="k")
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_xlabel("k")
         axis.legend(frameon=False, fontsize=8)
+    log_axis(axes[0, 1], "y")
     return _saved(figure, path)
 
 
@@ -111,8 +104,7 @@ def as_html(verdict: str, table: pd.DataFrame, figure: Figure) -> str:
 
 def _row_norms(axis: Axes, audits: Sequence[Any]) -> None:
     for y, audit in enumerate(audits):
-        norms = audit.row_norms[audit.used]
-        _ridge(axis, y, norms[norms > 0], _BLUE, log=True)
+        _percentiles(axis, y, audit.row_norms[audit.used & (audit.row_norms > 0)], _BLUE)
         axis.plot([audit.mean_row_norm], [y], "o", color="black", markersize=4)
     axis.axvline(MODERNBERT_NORM, color=_GREY, linestyle=":", linewidth=1)
     axis.set(title="row norms of W", xlabel="L2 norm (dot: mean; dotted: ModernBERT-base)")
@@ -124,7 +116,7 @@ def _logits(axis: Axes, audits: Sequence[Any]) -> None:
         for shift, kind, colour in ((-0.18, "content", _BLUE), (0.22, "special", _RED)):
             values = audit.logits.get(kind, np.empty(0))
             if len(values):
-                _ridge(axis, y + shift, values, colour, height=0.17, label=f"{kind} positions" if y == 0 else None)
+                _percentiles(axis, y + shift, values, colour, f"{kind} positions" if y == 0 else None)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set(title="logits", xlabel="logit")
     axis.legend(frameon=False, fontsize=7, loc="upper left")
@@ -135,8 +127,7 @@ def _spread(axis: Axes, audits: Sequence[Any]) -> None:
         spread = audit.numbers.get("score_spread", np.nan) / audit.numbers.get("temperature", 1)
         if spread > 0:
             axis.plot([spread], [y], "o", color=_RED if "scale mismatch" in audit.findings else _GREEN, markersize=7)
-            text = f"{spread:,.3g}" if spread < 1000 else f"{spread:,.0f}"
-            text += f" ({audit.numbers['random_saturation']:.0%})"
+            text = f"{spread:,.1f} ({audit.numbers['random_saturation']:.0%})"
             axis.annotate(text, (spread, y), xytext=(0, 7), textcoords="offset points", fontsize=8, ha="center")
     axis.set(xscale="log", title="score spread (saturation)", xlabel="std of a query's scores / temperature")
     low, high = axis.get_xlim()
@@ -158,17 +149,11 @@ def _shares(axis: Axes, audits: Sequence[Any]) -> None:
     axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _ridge(
-    axis: Axes, y: float, values: np.ndarray, colour: str, *, height: float = 0.36, log: bool = False, label: Any = None
-) -> None:
-    """The density of values as a band around y, between their .1 and 99.9 percentiles."""
-    low, high = np.quantile(values, [0.001, 0.999])
-    if low == high:
-        low, high = low * 0.98 - 1e-9 * (not log), high * 1.02 + 1e-9
-    edges = np.geomspace(low, high, 61) if log else np.linspace(low, high, 61)
-    counts, _ = np.histogram(values, edges)
-    centres, band = (edges[1:] + edges[:-1]) / 2, height * counts / max(1, counts.max())
-    axis.fill_between(centres, y - band, y + band, color=colour, alpha=0.55, linewidth=0, step="mid", label=label)
+def _percentiles(axis: Axes, y: float, values: np.ndarray, colour: str, label: str | None = None) -> None:
+    """A line from the .1 to the 99.9 percentile, thick from the 25 to the 75."""
+    low, first, third, high = np.quantile(values, [0.001, 0.25, 0.75, 0.999])
+    axis.hlines(y, low, high, colour, linewidth=1.5)
+    axis.hlines(y, first, third, colour, linewidth=7, alpha=0.6, label=label)
 
 
 def _saved(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:

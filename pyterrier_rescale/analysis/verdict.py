@@ -76,7 +76,8 @@ def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...],
 def _of_weights(numbers: dict[str, Any]) -> str:
     """What the weights alone can say: no verdict, since trained encoders of all norms and gains serve well."""
     gain, norm = numbers["norm_gain"], numbers["row_norm_mean"]
-    told = f"not measured: the mean row norm is {norm:.3g} (ModernBERT-base: {MODERNBERT_NORM:.3g})"
-    if not math.isnan(gain):
-        told += f", the gain before it {gain:.3g}: in a random direction a logit has a std of about {norm * gain:.3g}"
-    return f"{told}; only scores tell whether that is too much: give texts"
+    return (
+        f"not measured: the mean row norm is {norm:.3g} (ModernBERT-base: {MODERNBERT_NORM:.3g}), the gain before it "
+        f"{gain:.3g}: in a random direction a logit has a std of about {norm * gain:.3g}; only scores tell whether "
+        "that is too much: give texts"
+    )

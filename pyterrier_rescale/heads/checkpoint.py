@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
 
 _CAUSAL = {"causal": True, "bidirectional": False}
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
-_TOKENIZER_FILES = (
-    "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
-    "tokenizer_config.json",
-)  # fmt: skip
+_OF_A_TOKENIZER = re.compile("token|vocab|piece")  # names of its files
 
 
 def load_backbone(
@@ -69,13 +67,13 @@ def load_backbone(
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, whatever it is
     find_head(loaded)
-    if not isinstance(loaded, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(loaded.config), ())):
-        check_choice(f"attention (of a {type(loaded).__name__}, which is no causal language model)", attention, (None,))
-    else:
-        check_choice("attention", attention, (None, *_CAUSAL))
-        if attention is not None and _CAUSAL[attention] != getattr(loaded.config, "is_causal", True):
-            loaded = copy.deepcopy(loaded) if loaded is model else loaded
-            loaded.config.is_causal = _CAUSAL[attention]
+    causal = isinstance(loaded, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(loaded.config), ()))
+    of = "" if causal else f" (of a {type(loaded).__name__}, which is no causal language model)"
+    check_choice(f"attention{of}", attention, (None, *_CAUSAL) if causal else (None,))
+    if attention is not None and _CAUSAL[attention] != getattr(loaded.config, "is_causal", True):
+        loaded = copy.deepcopy(loaded) if loaded is model else loaded
+        loaded.config.is_causal = _CAUSAL[attention]
+    if causal:
         check_attention(loaded)
     if provenance(loaded) and not loaded.config.tie_word_embeddings:
         keep_dead_bias_in_step(loaded)
@@ -107,8 +105,7 @@ def check_source(name: str | os.PathLike[str], what: str) -> str:
         raise FileNotFoundError(f"{what} folder {name!r} does not exist")
     if path.is_dir():
         return str(path)
-    if name:
-        ask_once(name)
+    ask_once(name)
     return name
 
 
@@ -121,16 +118,13 @@ def reading(name: str, what: str) -> Iterator[None]:
         raise
     except OSError as error:
         reason = str(error).splitlines()[0]
-        told = f"{what} of {name!r} cannot be loaded"
-        if not expand(name).is_dir() and find_file(name, "config.json") is None:
-            told = f"{name!r} is neither a folder here nor a model that the hub gives (no network, or no such name)"
         hint = "; those of other kinds (ONNX, TensorFlow) do not serve" if "model.safetensors" in reason else ""
-        raise FileNotFoundError(f"{told}: {reason}{hint}") from error
+        raise FileNotFoundError(f"{what} of {name!r} cannot be loaded: {reason}{hint}") from error
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error) or 'no more data').splitlines()[0]:.160}"
         raise ValueError(
-            f"{what} of {name!r} cannot be read ({reason}): a file is damaged, cut short, or no checkpoint at all, or "
-            "a library that reads it is missing; fetch or save it again"
+            f"{what} of {name!r} cannot be read ({reason}): a file is damaged or cut short, or a library that reads it "
+            "is missing; fetch or save it again"
         ) from error
 
 
@@ -156,17 +150,15 @@ def load_config(name: str) -> PretrainedConfig:
 
     content = read_json(name, "config.json")
     if content is None or content.get("model_type", "bert") not in CONFIG_MAPPING:
-        why = _why_unknown(name, content)
-        if why:
-            raise TypeError(f"{name!r} {why}")
+        raise TypeError(f"{name!r} {_why_unknown(name, content)}")
     with reading(name, "the configuration"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     vars(config).pop("auto_map", None)  # a saved copy has no such code beside it
     return config
 
 
-def _why_unknown(name: str, content: dict[str, Any] | None) -> str | None:
-    """What a checkpoint is that transformers does not know; ``None`` for a hub name that cannot be reached."""
+def _why_unknown(name: str, content: dict[str, Any] | None) -> str:
+    """What a checkpoint is that transformers does not know."""
     import transformers
 
     for part in ("", "lora/"):
@@ -179,7 +171,7 @@ def _why_unknown(name: str, content: dict[str, Any] | None) -> str | None:
                 f"model = PeftModel.from_pretrained(base, {name!r}{inside}).merge_and_unload(); then give the model"
             )
     if content is None:
-        return "has no config.json: it is not a saved transformers model" if expand(name).is_dir() else None
+        return "has no config.json: it is not a saved transformers model, or was never fetched whole"
     kind = content["model_type"]
     if "auto_map" in content:
         return (
@@ -188,8 +180,8 @@ def _why_unknown(name: str, content: dict[str, Any] | None) -> str | None:
         )
     return (
         f"has the model type {kind!r} ({', '.join(content.get('architectures') or ['no architecture'])}), which "
-        f"transformers {transformers.__version__} does not know: it was saved by another tool, or for a later version. "
-        "If by another tool, load it there, and save its masked LM with save_pretrained"
+        f"transformers {transformers.__version__} does not know: install a later version, or load it in the tool that "
+        "saved it, and save its masked LM with save_pretrained"
     )
 
 
@@ -245,7 +237,7 @@ def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     name = check_source(name, "tokenizer")
-    if expand(name).is_dir() and not any((expand(name) / file).exists() for file in _TOKENIZER_FILES):
+    if os.path.isdir(name) and not any(map(_OF_A_TOKENIZER.search, os.listdir(name))):
         raise ValueError(f"no tokenizer in {name!r}: save one there, or pass tokenizer=")
     with reading(name, "the tokenizer"):
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from pathlib import Path
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,15 +43,9 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     if backend is not None:
         content: Any = json.loads(backend.to_str())
         del content["truncation"], content["padding"]
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            files = sorted(Path(file) for file in tokenizer.save_vocabulary(folder))
-            content = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-        plain = (str, int, float, bool, type(None))
-        said = {k: str(v) if k.endswith("_token") else v for k, v in tokenizer.init_kwargs.items()}
-        kept = {k: v for k, v in said.items() if isinstance(v, plain) and "file" not in k}
-        for name in ("name_or_path", "model_max_length", "padding_side", "is_local"):
-            kept.pop(name, None)
-        added = sorted((i, repr(token)) for i, token in tokenizer.added_tokens_decoder.items())
-        content = [type(tokenizer).__name__, content, kept, added]
+    else:  # in Python: its class, pieces and settings
+        elsewhere = re.compile("file|local|path|_token|padding|max_length")
+        kept = {key: str(value) for key, value in tokenizer.init_kwargs.items() if not elsewhere.search(key)}
+        tokens = [sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map]
+        content = [type(tokenizer).__name__, tokens, kept]
     return settings_fingerprint([content, tokenizer.truncation_side])

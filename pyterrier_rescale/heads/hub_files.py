@@ -13,13 +13,6 @@ from .._utils.files import expand
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What transformers and SparseEncoder ask for file by file; other files in a cache came with the whole repository.
-_ASKED_FOR = {
-    "config.json", "generation_config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json",
-    "tokenizer_config.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "modules.json",
-    "sentencepiece.bpe.model", "spiece.model", "chat_template.jinja",
-}  # fmt: skip
-
 
 class Module(NamedTuple):
     """A module of sentence-transformers: the full name of its class, and the folder of its files."""
@@ -34,38 +27,33 @@ class Module(NamedTuple):
 
 
 def find_file(name: str | os.PathLike[str], file: str) -> Path | None:
-    """A file of a folder or a hub name, found as transformers finds it; ``None`` if there is none.
+    """A file of a folder or a hub name; ``None`` if there is none.
 
     ``FileNotFoundError`` if the hub cannot be reached and its cache does not know whether there is one.
     """
     folder = expand(name)
     if folder.is_dir():
         return folder / file if (folder / file).is_file() else None
-    if folder.is_absolute() or not str(name):
+    if folder.is_absolute():
         return None
     ask_once(str(name))
-    from transformers.utils import cached_file
+    from huggingface_hub import hf_hub_download
 
     try:
-        found = cached_file(
-            str(name), file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_connection_errors=False,
-        )  # fmt: skip
-    except (OSError, ValueError):  # no such name: loading the model will say so
-        return None
-    if found is None and _cached_in_part(str(name), file):
+        return Path(hf_hub_download(str(name), file))
+    except (OSError, ValueError) as error:  # the hub has no such file or name, or cannot be reached
+        if not _cached_in_part(str(name), file):
+            return None
         raise FileNotFoundError(
             f"only some files of {str(name)!r} are in the cache of the hub, which cannot be reached: {file} was never "
             f"fetched, and without it the encoder may be another one. Fetch all of it while online: hf download {name}"
-        )
-    return None if found is None else Path(found)
+        ) from error
 
 
 def ask_once(name: str) -> None:
     """Ask the hub for a name that its cache lacks, in one request: loading would ask again for a minute.
 
-    Raises:
-        FileNotFoundError: if the hub has no such name, or cannot be reached.
+    ``FileNotFoundError`` if it has no such name, or cannot be reached.
     """
     from huggingface_hub import constants, model_info
     from huggingface_hub.utils import HFValidationError
@@ -84,16 +72,15 @@ def ask_once(name: str) -> None:
 
 
 def _cached_in_part(name: str, file: str) -> bool:
-    """Whether the cache holds the model, but cannot tell whether it has this file."""
+    """Whether the model's files were asked for one by one, and never this one."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(name, "config.json")
     if not isinstance(config, str) or try_to_load_from_cache(name, file) is not None:  # known not to exist
         return False
-    snapshot = Path(config).parent
-    names = {path.name for path in snapshot.rglob("*") if path.is_file()}
-    asked = (snapshot.parents[1] / ".no_exist" / snapshot.name).is_dir()
-    return ".gitattributes" not in names and (asked or names <= _ASKED_FOR)
+    snapshot = Path(config).parent  # a repository fetched whole has .gitattributes, which nobody asks for by itself
+    one_by_one = (snapshot.parents[1] / ".no_exist" / snapshot.name).is_dir()
+    return one_by_one and not (snapshot / ".gitattributes").exists()
 
 
 def read_json(name: str | os.PathLike[str], file: str) -> Any:

@@ -7,11 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint import check_source, load_config, load_tokenizer, no_weight_bars, reading
-from .decoder import check_head, evaluating, find_head, probe_ids
+from .decoder import check_head
 from .hub_files import model_folder
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 
@@ -36,8 +35,8 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
 
     Raises:
         TypeError: if ``model`` is something else, or its family has no masked LM in ``transformers``.
-        ValueError: if there is a head already, the family's masked LM has another body or a layer of unknown start, or
-            the tokenizer does not belong to the model or has no mask token.
+        ValueError: if there is a head already, the family's masked LM has another body, or the tokenizer does not
+            belong to the model or has no mask token.
         FileNotFoundError: if the folder does not exist or a hub name cannot be reached.
 
     Example:
@@ -74,7 +73,11 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
     config.tie_word_embeddings = bool(type(config)().tie_word_embeddings)
     with torch.random.fork_rng(devices=[]):  # the random start is overwritten, the caller's random numbers stay
         full = family._from_config(config, dtype=body.dtype).to(body.device).eval()
-    _copy_body(body, full)
+    source, target = body.base_model, full.base_model
+    if type(source) is not type(target):
+        raise ValueError(f"model's body is a {type(source).__name__}, not the {type(target).__name__} of its family")
+    # strictly: an adapter's weights, say, would be lost; a pooler no masked LM has
+    target.load_state_dict({key: w for key, w in source.state_dict().items() if not key.startswith("pooler.")})
     full.tie_weights()
     _start_head(full)
     head = check_head(full)
@@ -100,55 +103,26 @@ def _load_body(name: str) -> tuple[PreTrainedModel, str]:
     return body, (config.architectures or [type(config).__name__])[0]
 
 
-def _copy_body(body: PreTrainedModel, full: PreTrainedModel) -> None:
-    """Weights of the body into the masked LM's; a pooler, which no masked LM has, is left out."""
-    import torch
-
-    source, target = body.base_model, full.base_model
-    result = target.load_state_dict(source.state_dict(), strict=False)
-    odd = [*result.missing_keys, *(key for key in result.unexpected_keys if not key.startswith("pooler."))]
-    ids = probe_ids(full)
-    with evaluating(body), torch.inference_mode():
-        states = [one(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float() for one in (source, target)]
-    if odd or not torch.allclose(*states, rtol=1e-4, atol=1e-5):
-        raise ValueError(
-            f"model's body is a {type(source).__name__}, which does not compute what the body of "
-            f"{type(full).__name__} does (weights of one of them alone: {odd[:3]})"
-        )
-
-
 def _start_head(full: PreTrainedModel) -> None:
     """Dense layers to the identity (or the embeddings' projection undone), norms to gain 1, all biases to 0."""
     import torch
 
-    inside, decoder = set(full.base_model.modules()), find_head(full).decoder
-    embeddings = full.get_input_embeddings().weight
+    body, embeddings = set(full.base_model.modules()), full.get_input_embeddings().weight
+    dense = [module.weight for module in body if isinstance(module, torch.nn.Linear)]
     with torch.no_grad():
-        for name, module in full.named_modules():
-            weight, bias = (None if module in inside else module._parameters.get(key) for key in ("weight", "bias"))
-            if weight is not None:
-                if module is decoder:
-                    start = embeddings if weight.shape == embeddings.shape else weight
-                elif isinstance(module, torch.nn.Linear):
-                    start = _start_of(weight, full)
-                else:
-                    start = torch.ones_like(weight) if type(module).__name__.endswith("Norm") else None
-                if start is None:
-                    raise ValueError(
-                        f"{type(full).__name__}: {name} is a {type(module).__name__}, whose start is not known"
-                    )
-                weight.copy_(start)
+        for module in full.modules():
+            if module in body:
+                continue
+            weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
             if bias is not None:
                 bias.zero_()
-
-
-def _start_of(weight: torch.Tensor, full: PreTrainedModel) -> torch.Tensor | None:
-    """I for a square dense layer; for an (E, H) one the pseudo-inverse of the body's one (H, E) projection."""
-    import torch
-
-    small, wide = weight.shape
-    if small == wide:
-        return torch.eye(small)
-    dense = [module.weight for module in full.base_model.modules() if isinstance(module, torch.nn.Linear)]
-    projections = [one for one in dense if one.shape == (wide, small)]
-    return torch.linalg.pinv(projections[0].float()) if len(projections) == 1 else None
+            if type(module).__name__.endswith("Norm"):
+                weight.fill_(1)
+            elif isinstance(module, torch.nn.Linear) and weight.shape == embeddings.shape:  # the decoder
+                weight.copy_(embeddings)
+            elif isinstance(module, torch.nn.Linear) and weight.shape[0] == weight.shape[1]:
+                torch.nn.init.eye_(weight)
+            elif isinstance(module, torch.nn.Linear):
+                up = [one for one in dense if one.shape == weight.T.shape]
+                if len(up) == 1:
+                    weight.copy_(torch.linalg.pinv(up[0].float()))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._utils.checks import check_number, is_number
+from .._utils.checks import check_number
 from .checkpoint import load_backbone
 from .decoder import check_head, find_head, mean_row_norm
 from .provenance import provenance, record, refuse_rescaled
@@ -72,17 +72,14 @@ def rescale(
 
 def check_shift(shift: Any) -> float | np.ndarray | None:
     """A shift as a float, as float32 (V,) where there is one per term, or ``None``; else a ``ValueError``."""
-    if shift is None or is_number(shift):
-        return None if shift is None else float(shift)
-    try:
-        values = np.array(shift.detach().float().cpu().numpy() if hasattr(shift, "detach") else shift, dtype=np.float32)
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if isinstance(shift, (str, bool)) or values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+    if shift is None:
+        return None
+    values = np.array(shift.detach().float().cpu() if hasattr(shift, "detach") else shift)
+    if values.dtype.kind not in "fiu" or values.ndim > 1 or not values.size or not np.isfinite(values).all():
         raise ValueError(
             f"shift must be a finite number, a 1-D array of one for each term, or None, got {repr(shift)[:80]}"
         )
-    return values
+    return values.astype(np.float32) if values.ndim else float(values)
 
 
 def shift_logits(model: PreTrainedModel, shift: float | np.ndarray, *, inplace: bool = False) -> PreTrainedModel:

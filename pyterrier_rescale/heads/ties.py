@@ -52,13 +52,8 @@ def _copy_bias(model: PreTrainedModel, *_: object) -> None:
     import torch
 
     holder, bias = _holder(model), find_head(model).bias
-    if holder is None:
-        return
-    if holder.bias is bias or holder.bias.shape != bias.shape:  # the latter after resize_token_embeddings
+    if holder is not None and (holder.bias is bias or not torch.equal(holder.bias, bias)):
         holder.bias = torch.nn.Parameter(bias.detach().clone(), requires_grad=False)
-    elif not torch.equal(holder.bias, bias):  # a write would show in the parameter's version
-        with torch.no_grad():
-            holder.bias.copy_(bias)
 
 
 def ensure_bias(model: PreTrainedModel) -> torch.nn.Parameter:

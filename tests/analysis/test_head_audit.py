@@ -11,7 +11,7 @@ import torch
 
 from pyterrier_rescale import audit, calibrate, rescale
 from pyterrier_rescale.analysis.head_audit import HeadAudits
-from pyterrier_rescale.heads.decoder import find_head, head_input
+from pyterrier_rescale.heads.decoder import find_head, head_input, probe_ids
 from pyterrier_rescale.heads.ties import untie
 
 TEXTS = [f"{tiny.TEXTS[i]} {tiny.TEXTS[(i + step) % 12]}" for step in (1, 3, 4, 7) for i in range(12)]
@@ -52,7 +52,8 @@ def test_numbers_of_the_weights(modernbert_folder):
     norms = np.sqrt((weight**2).sum(axis=1))
     np.testing.assert_allclose(result.row_norms, norms, rtol=1e-5)
     used = norms[: len(tokenizer)]
-    gain = model.head.norm.weight.detach().numpy()
+    with torch.no_grad():
+        entering = head_input(model, input_ids=probe_ids(model)).numpy()
     bias = model.decoder.bias.detach().numpy()[: len(tokenizer)]
     frame = result.to_frame()
     assert len(frame) == 1
@@ -61,7 +62,7 @@ def test_numbers_of_the_weights(modernbert_folder):
         "rows": len(tokenizer) + 8, "used_rows": len(tokenizer), "row_norm_mean": used.mean(),
         "row_norm_median": np.median(used), "row_norm_p5": np.quantile(used, 0.05),
         "row_norm_p95": np.quantile(used, 0.95), "padding_row_norm_mean": norms[len(tokenizer):].mean(),
-        "norm_gain": np.sqrt((gain**2).mean()), "row_norm_x_gain": used.mean() * np.sqrt((gain**2).mean()),
+        "norm_gain": np.sqrt((entering**2).mean()), "row_norm_x_gain": used.mean() * np.sqrt((entering**2).mean()),
         "bias_mean": bias.mean(), "bias_std": bias.std(),
     }  # fmt: skip
     for name, value in expected.items():
@@ -178,6 +179,7 @@ def test_weights_alone_give_numbers_and_no_verdict(norm, gain):
     with torch.no_grad():
         head.weight.mul_(norm / head.weight.norm(dim=1).mean())
         model.cls.predictions.transform.LayerNorm.weight.fill_(gain)
+        model.cls.predictions.transform.LayerNorm.bias.zero_()
     result = audit(model)
     assert result.findings == () and math.isnan(result.suggested_k)
     assert "mismatch" not in result.verdict and "k=" not in result.verdict and "fine" not in result.verdict
