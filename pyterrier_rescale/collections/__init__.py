@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from .._utils.files import expand
-from .base import Collection, FrameCollection
-from .beir import BeirCollection, write_beir
+from .base import Collection
+from .own import BeirCollection, OwnCollection, write_beir
 
 __all__ = ["BeirCollection", "Collection", "load_collection", "write_beir"]
 
@@ -41,7 +41,11 @@ def load_collection(
         >>> own = load_collection(documents=[{"docno": "d1", "text": "a text"}])
     """
     if documents is not None:
-        return FrameCollection(documents, topics, qrels, **({} if name_or_path is None else {"name": name_or_path}))
+        own = OwnCollection(documents, topics, qrels, name=name_or_path or "own-data")
+        next(own.corpus(), None)  # mistakes are told here
+        for split in own.splits:
+            own.topics(split)
+        return own
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
         raise TypeError(f"name_or_path must be the name of a collection, or a folder, got {name_or_path!r}")
     name = os.fspath(name_or_path)

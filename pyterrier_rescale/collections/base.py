@@ -1,4 +1,4 @@
-"""What every collection offers; collections in memory: one's own data, and samples of others."""
+"""What every collection offers, and samples of collections."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from .._utils.checks import check_integer
-from .._utils.documents import as_documents
-from .files import check_id, check_label, check_text, with_ids
 from .text_loader import FIELDS, DocumentStore, TextLoader
 
 
@@ -29,7 +27,6 @@ class Collection(ABC):
     """
 
     name: str
-    not_read = ""  # what the warning of a missing train split says of files that might hold it
 
     @property
     @abstractmethod
@@ -37,7 +34,7 @@ class Collection(ABC):
         """Names of the splits that have qrels: train, dev, test first, then others by name."""
 
     @abstractmethod
-    def corpus(self) -> Iterator[dict[str, str]]:
+    def corpus(self) -> Iterator[dict[str, Any]]:
         """Iterate over all documents, those of all splits; every call starts afresh."""
 
     @abstractmethod
@@ -72,7 +69,7 @@ class Collection(ABC):
         else:
             warnings.warn(
                 f"collection {self.name!r} has no train split (it has {', '.join(self.splits) or 'no judgements'}): "
-                f"the training pairs are the documents' titles and bodies{self.not_read}", stacklevel=2,
+                "the training pairs are the documents' titles and bodies", stacklevel=2,
             )  # fmt: skip
             found = [(doc["title"], doc["body"]) for doc in self.corpus()]
             left_out = "documents without a title or without a body"
@@ -94,7 +91,7 @@ class Collection(ABC):
         """Return a smaller collection with one split, the same on every machine for the same documents and topics.
 
         Documents relevant to the kept topics are kept; others fill up, chosen by a hash of seed and docno. Order is
-        kept. Training pairs stay those of the whole collection.
+        kept. Training pairs are not sampled: ``train_pairs()`` gives those of the whole collection.
 
         Args:
             n_docs: documents to keep; None: all.
@@ -150,48 +147,16 @@ class Collection(ABC):
         return f"{type(self).__name__}({self.name!r})"
 
 
-class FrameCollection(Collection):
-    """Documents, topics and judgements in memory; `load_collection` explains the arguments."""
-
-    def __init__(self, documents: Any, topics: Any = None, qrels: Any = None, *, name: str = "own-data"):
-        self.name = name
-        documents = as_documents(documents)
-        self._documents = list(documents) if iter(documents) is documents else documents
-        self._topics = _columns({} if topics is None else topics, ("qid", "query"), "topics")
-        by_split = {} if qrels is None else qrels if isinstance(qrels, Mapping) else {"test": qrels}
-        self._qrels = {split: _columns(rows, ("qid", "docno", "label"), "qrels") for split, rows in by_split.items()}
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits that have qrels."""
-        return order_splits(self._qrels)
-
-    def corpus(self) -> Iterator[dict[str, Any]]:
-        """Iterate over the documents; a ValueError names the row of one without a docno or text, or of one's twin."""
-        rows = ((f"documents, row {number}", row) for number, row in enumerate(self._documents))
-        for where, docno, row in with_ids(rows, "docno"):
-            text = check_text(row.get("text"), f"{where}: text of {docno!r}")
-            title = row.get("title") if isinstance(row.get("title"), str) else ""  # a frame has NaN for none
-            yield {**row, **make_document(docno, title, row.get("body", text))}
-
-    def topics(self, split: str = "test") -> pd.DataFrame:
-        """Return the queries that the qrels of a split judge: qid (str), query (str)."""
-        judged = set(self.qrels(split)["qid"])
-        return self._topics[self._topics["qid"].isin(judged)].reset_index(drop=True)
-
-    def qrels(self, split: str = "test") -> pd.DataFrame:
-        """Return the judgements of a split: qid (str), docno (str), label (int)."""
-        self.check_split(split)
-        return self._qrels[split].copy()
-
-
-class SampledCollection(FrameCollection):
+class SampledCollection(Collection):
     """A sample of a collection; made by `Collection.sample`, which explains the arguments."""
+
+    splits: tuple[str, ...] = ()
 
     def __init__(self, base: Collection, n_docs: int | None, n_topics: int | None, seed: int, *, split: str):
         n_docs = check_integer("n_docs", n_docs, optional=True)
         n_topics = check_integer("n_topics", n_topics, optional=True)
-        self.base, self.docnos = base, None
+        self.name = f"{base.name}-{n_docs or 'all'}-{n_topics or 'all'}-s{seed}"
+        self.base, self.splits, self.docnos = base, (split,), None
         topics, qrels = base.topics(split), base.qrels(split)
         if n_topics is not None:
             chosen = sorted(topics["qid"], key=lambda qid: stable_rank(seed, "qid", qid))[:n_topics]
@@ -212,8 +177,7 @@ class SampledCollection(FrameCollection):
                 )
             self.docnos = frozenset(docno for *_, docno in best[:n_docs])
             qrels = qrels[qrels["docno"].isin(self.docnos)]
-        name = f"{base.name}-{n_docs or 'all'}-{n_topics or 'all'}-s{seed}"
-        super().__init__([], topics, {split: qrels}, name=name)
+        self._topics, self._qrels = topics.reset_index(drop=True), qrels.reset_index(drop=True)
 
     def corpus(self) -> Iterator[dict[str, Any]]:
         """Iterate over the kept documents, in the order of the whole collection."""
@@ -224,6 +188,11 @@ class SampledCollection(FrameCollection):
         self.check_split(split)
         return self._topics.copy()
 
+    def qrels(self, split: str = "test") -> pd.DataFrame:
+        """Return the judgements of the kept queries on the kept documents: qid (str), docno (str), label (int)."""
+        self.check_split(split)
+        return self._qrels.copy()
+
     def train_pairs(self, min_label: int = 1) -> list[tuple[str, str]]:
         """Return the training pairs of the whole collection."""
         return self.base.train_pairs(min_label)
@@ -232,21 +201,6 @@ class SampledCollection(FrameCollection):
 def stable_rank(seed: int, kind: str, identifier: str) -> int:
     """Return a 64-bit number that depends on the arguments alone, not on the process or machine."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{kind}:{identifier}".encode(), digest_size=8).digest(), "big")
-
-
-def _columns(rows: Any, columns: tuple[str, ...], what: str) -> pd.DataFrame:
-    """The columns of a frame or of dicts; ids as str, labels as int."""
-    frame = pd.DataFrame(rows)
-    if len(frame) and not set(columns) <= set(frame.columns):
-        raise ValueError(f"{what} must have the columns {', '.join(columns)}; got {', '.join(map(str, frame.columns))}")
-    values: dict[str, list[Any]] = {}
-    for name in columns:
-        known = frame[name].tolist() if len(frame) else []
-        values[name] = [_CHECKS[name](value, f"{what}, row {row}: {name}") for row, value in enumerate(known)]
-    return pd.DataFrame(values).astype({name: "int64" if name == "label" else str for name in columns})
-
-
-_CHECKS = {"qid": check_id, "docno": check_id, "query": check_text, "label": check_label}
 
 
 def hint_at_levels(qrels: pd.DataFrame, min_label: int, what: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.metadata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,10 +27,8 @@ class NamedCollection(Collection):
     splits: tuple[str, ...] = ()
 
     def __init__(self, name: str, dataset: Any, sources: dict[str, tuple[Any, str | None]]):
-        self.name = name
-        self.dataset = dataset
-        self.splits = order_splits(sources)
-        self._sources = sources
+        self.name, self.dataset = name, dataset
+        self.splits, self._sources = order_splits(sources), sources
 
     def corpus(self) -> Iterator[dict[str, str]]:
         """Iterate over the documents; the body is the field text, body, abstract, contents or default_text.
@@ -44,8 +41,8 @@ class NamedCollection(Collection):
             yield from map(self._document, self.dataset.get_corpus_iter(verbose=False))
 
     def _document(self, doc: Mapping[str, Any]) -> dict[str, str]:
-        field = self._first(_BODY_FIELDS, [name for name in doc if isinstance(doc[name], str)], "documents")
-        return make_document(check_id(doc["docno"], f"docno in {self.name!r}"), doc.get("title") or "", doc[field])
+        body = doc[self._first(_BODY_FIELDS, [field for field in doc if isinstance(doc[field], str)], "documents")]
+        return make_document(check_id(doc["docno"], f"docno in {self.name!r}"), doc.get("title") or "", body)
 
     def _first(self, wanted: tuple[str, ...], present: Iterable[str], what: str) -> str:
         for field in wanted:
@@ -57,7 +54,7 @@ class NamedCollection(Collection):
         """Return the queries of a split: qid (str), query (str)."""
         topics = self._part("topics", split)
         field = self._first(_QUERY_FIELDS, topics.columns, "topics")
-        return topics[["qid", field]].rename(columns={field: "query"}).astype(str).reset_index(drop=True)
+        return topics[["qid", field]].set_axis(["qid", "query"], axis=1).astype(str).reset_index(drop=True)
 
     def qrels(self, split: str = "test") -> pd.DataFrame:
         """Return the judgements of a split: qid (str), docno (str), label (int)."""
@@ -68,8 +65,7 @@ class NamedCollection(Collection):
         self.check_split(split)
         dataset, variant = self._sources[split]
         with _clear_errors(self.name, f"{part} of {split}"):
-            get = getattr(dataset, f"get_{part}")
-            return get(variant) if variant else get()
+            return getattr(dataset, f"get_{part}")(*[variant] if variant else [])
 
 
 class IrdsCollection(NamedCollection):
@@ -80,18 +76,6 @@ class IrdsCollection(NamedCollection):
         with _clear_errors(self.name, "corpus"):
             found = self.dataset.irds_ref().docs_store().get_many(set(docnos))
         return {docno: self._document({**doc._asdict(), "docno": docno}) for docno, doc in found.items()}
-
-
-def _irds_sources(top: str) -> dict[str, tuple[Any, str | None]]:
-    """The datasets at or below an id that have topics and qrels, by split."""
-    import ir_datasets
-    import pyterrier as pt
-
-    ids = {i.removeprefix(f"{top}/"): i for i in ir_datasets.registry if i.startswith(f"{top}/")}
-    ids[top.rpartition("/")[2] if "/" in top else "test"] = top
-    loaded = {split: ir_datasets.load(i) for split, i in ids.items()}
-    judged = [split for split in ids if loaded[split].has_queries() and loaded[split].has_qrels()]
-    return {split: (pt.get_dataset(f"irds:{ids[split]}"), None) for split in judged}
 
 
 def named_collection(name: str) -> NamedCollection:
@@ -107,7 +91,14 @@ def named_collection(name: str) -> NamedCollection:
             "format, 'docstrings', 'irds:<id>' (https://ir-datasets.com), or a name of pt.datasets.list_datasets()"
         ) from error
     if name.startswith("irds:"):
-        return IrdsCollection(name, dataset, _irds_sources(name.removeprefix("irds:")))
+        import ir_datasets
+
+        top = name.removeprefix("irds:")
+        ids = {i.removeprefix(f"{top}/"): i for i in ir_datasets.registry if i.startswith(f"{top}/")}
+        ids[top.rpartition("/")[2] if "/" in top else "test"] = top
+        loaded = {split: ir_datasets.load(i) for split, i in ids.items()}
+        judged = [split for split in ids if loaded[split].has_queries() and loaded[split].has_qrels()]
+        return IrdsCollection(name, dataset, {split: (pt.get_dataset(f"irds:{ids[split]}"), None) for split in judged})
     from .._utils.java import ensure_java
 
     ensure_java()  # PyTerrier reads TREC files with Terrier
@@ -119,15 +110,12 @@ def named_collection(name: str) -> NamedCollection:
 
 def nearest_names(name: str) -> list[str]:
     """Return up to three collection names that look like the one given, whatever its case; prefixes may be missing."""
-    from ir_datasets import registry
+    import pyterrier as pt
 
-    providers = importlib.metadata.entry_points(group="pyterrier.dataset_provider", name="builtin")
-    names = ["docstrings", *sorted(n for provider in providers for n in provider.load()().list_dataset_names())]
-    by_key = {known.lower(): known for known in names}
-    for known in sorted(registry, key=lambda one: (one.count("/"), one)):
-        last = [known.rpartition("/")[2]] if known.count("/") == 1 else []
-        for key in (f"irds:{known}", known, *last):
-            by_key.setdefault(key.lower(), f"irds:{known}")
+    by_key: dict[str, str] = {}
+    for known in ["docstrings", *sorted(pt.datasets.list_datasets()["dataset"], key=lambda one: one.count("/"))]:
+        for key in (known, known.removeprefix("irds:"), known.rpartition("/")[2]):
+            by_key.setdefault(key.lower(), known)
     return list(dict.fromkeys(by_key[key] for key in difflib.get_close_matches(name.lower(), by_key, n=3, cutoff=0.7)))
 
 

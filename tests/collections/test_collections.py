@@ -64,11 +64,13 @@ def test_ids_that_are_numbers_and_documents_alone():
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: own([{"text": "x"}]), "row 0: docno"),
+        (lambda: own([{"text": "x"}]), "row 0: needs a column 'docno'"),
         (lambda: own([{"docno": "d 1", "text": "x"}]), "row 0: docno"),
         (lambda: own([{"docno": "d1", "text": None}]), "row 0: text of 'd1'"),
         (lambda: own([DOCS[0], DOCS[0]]), "row 1: docno 'd1'"),
-        (lambda: own(topics=[{"qid": "q1", "text": "x"}]), "topics.*query"),
+        (lambda: own(topics=[{"qid": "q1", "words": "x"}]), "topics, row 0: needs a column 'query'"),
+        (lambda: own(topics=[TOPICS[0], {**TOPICS[0], "query": "x"}]), "topics, row 1: query of 'q2'"),
+        (lambda: own(topics=[{"qid": "q7", "query": "x"}]), "none of the 2 queries"),
         (lambda: own(topics=[{"qid": "q1", "query": float("nan")}]), "topics, row 0: query"),
         (lambda: own(qrels=[{**TEST[0], "label": 0.5}]), "qrels, row 0: label"),
     ],
