@@ -7,10 +7,7 @@ from typing import Any
 
 
 def as_documents(documents: Any) -> Iterable[Any]:
-    """Return documents as an iterable of dicts; what they hold is not checked, and iterables are not read.
-
-    Args:
-        documents: an iterable of dicts, a frame, or one split of a Hugging Face dataset, streamed or not.
+    """Return a frame, a split of a Hugging Face dataset, or dicts as an iterable of dicts, not checked.
 
     Raises:
         TypeError: for anything else, such as a string, one dict, a collection, or all splits of a dataset.

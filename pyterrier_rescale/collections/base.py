@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from .._utils.checks import check_integer
-from .text_loader import FIELDS, DocumentStore, TextLoader
+from .text_loader import FIELDS, TextLoader
 
 
 class Collection(ABC):
@@ -122,20 +121,19 @@ class Collection(ABC):
         return TextLoader(self, names, verbose=verbose)
 
     def find(self, docnos: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
-        """Return the documents of those docnos that the collection has, by docno.
+        """Return documents by docno, those asked for at least.
 
-        At the first call the corpus is read once into a temporary database of its size on disk (ir_datasets'
-        collections use that package's own), so memory holds only what is asked for.
+        The first call reads the corpus, which then stays in memory; ir_datasets' collections look into their own store.
         """
-        return self._store.find(docnos)
+        return self._by_docno
 
     @cached_property
-    def _store(self) -> DocumentStore:
-        return DocumentStore(self.corpus())
+    def _by_docno(self) -> dict[str, dict[str, Any]]:
+        return {document["docno"]: document for document in self.corpus()}
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the temporary database, which another process makes for itself."""
-        return {name: value for name, value in self.__dict__.items() if name != "_store"}
+        """All but the documents in memory, which another process reads for itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_by_docno"}
 
     def check_split(self, split: str) -> None:
         """Raise a ValueError that lists the splits, if `split` is not one of them."""
@@ -163,19 +161,14 @@ class SampledCollection(Collection):
             topics = topics[topics["qid"].isin(chosen)]
         qrels = qrels[qrels["qid"].isin(set(topics["qid"]))]
         if n_docs is not None:
-            relevant = set(qrels["docno"][qrels["label"] > 0])
-            ranks = (
-                (doc["docno"] not in relevant, stable_rank(seed, "docno", doc["docno"]), doc["docno"])
-                for doc in base.corpus()
-            )
-            best = heapq.nsmallest(max(n_docs, len(relevant)), ranks)  # the relevant ones, then the least hashes
-            needed = sum(not other for other, *_ in best)
-            if needed > n_docs:
+            docnos, relevant = [doc["docno"] for doc in base.corpus()], set(qrels["docno"][qrels["label"] > 0])
+            if (needed := len(relevant.intersection(docnos))) > n_docs:
                 raise ValueError(
                     f"n_docs must be at least {needed}, the number of documents relevant to the kept topics, got "
                     f"{n_docs}: ask for more documents or fewer topics"
                 )
-            self.docnos = frozenset(docno for *_, docno in best[:n_docs])
+            docnos.sort(key=lambda docno: (docno not in relevant, stable_rank(seed, "docno", docno)))
+            self.docnos = frozenset(docnos[:n_docs])
             qrels = qrels[qrels["docno"].isin(self.docnos)]
         self._topics, self._qrels = topics.reset_index(drop=True), qrels.reset_index(drop=True)
 
@@ -211,11 +204,6 @@ def hint_at_levels(qrels: pd.DataFrame, min_label: int, what: str) -> None:
             f"labels of {what} are {', '.join(map(str, levels))}, and never 0: all count as relevant, unless min_label "
             "says from which on they do", stacklevel=3,
         )  # fmt: skip
-
-
-def make_document(docno: str, title: str, body: str) -> dict[str, str]:
-    """Return a document as `Collection.corpus` gives them."""
-    return {"docno": docno, "text": f"{title} {body}" if title else body, "title": title, "body": body}
 
 
 def order_splits(names: Iterable[str]) -> tuple[str, ...]:

@@ -139,10 +139,7 @@ def normalise(text: str) -> str:
 
 
 def short_docno(name: str) -> str:
-    """Return a docno: the last part of the name, cut to 10 characters, and 45 bits of a hash of the whole name.
-
-    At most 20 characters, where Terrier's indexes crop docnos by default.
-    """
+    """Return a docno of at most 20 characters: of the name's last part, and of a hash of the whole name."""
     leaf = re.sub(r"[^A-Za-z0-9_]", "", name.rpartition(".")[2])[:10]
     digest = base64.b32encode(hashlib.sha256(name.encode()).digest()).decode().lower()
     return f"{leaf}-{digest[:9]}"

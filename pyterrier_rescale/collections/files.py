@@ -24,7 +24,7 @@ _FORBIDDEN = re.compile("[\\s\x00-\x1f\x7f\ufeff\ud800-\udfff]")
 #: What people call the columns; the first that is there counts. Case does not, and hyphens stand for underscores.
 COLUMNS = {
     "docno": ("docno", "doc_id", "docid", "document_id", "corpus_id", "pid", "passage_id", "_id", "id"),
-    "text": ("body", "text", "content", "contents", "passage", "abstract"),
+    "text": ("body", "text", "content", "contents", "passage", "abstract", "default_text"),
     "qid": ("qid", "query_id", "topic_id", "_id", "id"),
     "query": ("query", "text", "question"),
     "label": ("label", "relevance", "score", "rel"),
@@ -82,12 +82,20 @@ def column(row: Mapping[str, Any], wanted: str, where: str) -> str:
     )
 
 
-def read_table(rows: Iterable[Place], *columns: str) -> pd.DataFrame:
-    """These columns of all rows, checked; ids are str, labels int. A row that is repeated counts once.
+def read_document(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A document as `Collection.corpus` gives them; other columns, and the keys of ``metadata``, come along."""
+    row = dict(row)
+    docno = check_id(row.pop(column(row, "docno", where)), f"{where}: docno")
+    body = check_text(row.pop(column(row, "text", where)), f"{where}: text of {docno!r}")
+    title = row.pop("title", None)
+    title = "" if pd.isna(title) else check_text(title, f"{where}: title of {docno!r}")
+    more = row.pop("metadata", {})
+    row |= more if isinstance(more, dict) else {}
+    return {**row, "docno": docno, "text": f"{title} {body}" if title else body, "title": title, "body": body}
 
-    Raises:
-        ValueError: for what cannot serve, or if all columns but the last are those of a row above.
-    """
+
+def read_table(rows: Iterable[Place], *columns: str) -> pd.DataFrame:
+    """These columns of all rows, checked: ids are str, labels int; a row that is repeated counts once."""
     places, values = [], []
     for where, row in rows:
         places.append(where)
@@ -102,7 +110,7 @@ def read_table(rows: Iterable[Place], *columns: str) -> pd.DataFrame:
 
 
 def rows_of(source: Any, what: str) -> Iterator[Place]:
-    """Each row of a file, a frame, a dataset or of dicts; ``what`` says in messages what they are."""
+    """Each row of a file, a frame, a dataset or of dicts, in messages called ``what``."""
     if isinstance(source, (str, os.PathLike)):
         return read_rows(expand(source))
     return ((f"{what}, row {number}", row) for number, row in enumerate(as_documents(source)))
@@ -160,11 +168,7 @@ def _tsv_cells(place: tuple[str, str]) -> tuple[str, list[str]]:
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Iterate over (line number from 1, line without its end and without a byte-order mark), of plain text or gzip.
-
-    Raises:
-        ValueError: where the file is not UTF-8, or is a damaged archive; it names file and line.
-    """
+    """(Line number from 1, line without its end and without a byte-order mark) of a text file or a ``.gz``."""
     number = 0
     try:
         with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as lines:

@@ -7,15 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .base import Collection, make_document, order_splits
-from .files import check_id
+from .base import Collection, order_splits
+from .files import read_document
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_BODY_FIELDS = ("text", "body", "abstract", "contents", "default_text")
-# "text" is what ir_datasets calls a query; beside it TREC-COVID has a "query" of keywords
-_QUERY_FIELDS = ("text", "query", "title")
 
 
 class NamedCollection(Collection):
@@ -34,26 +30,20 @@ class NamedCollection(Collection):
         """Iterate over the documents; the body is the field text, body, abstract, contents or default_text.
 
         Raises:
-            ConnectionError: if the corpus cannot be downloaded.
-            ValueError: if the dataset has no corpus, or its documents have none of those fields or no fit docno.
+            ConnectionError: if there is no corpus, or it cannot be downloaded.
+            ValueError: if its documents have none of those fields, or no fit docno.
         """
         with _clear_errors(self.name, "corpus"):
             yield from map(self._document, self.dataset.get_corpus_iter(verbose=False))
 
     def _document(self, doc: Mapping[str, Any]) -> dict[str, str]:
-        body = doc[self._first(_BODY_FIELDS, [field for field in doc if isinstance(doc[field], str)], "documents")]
-        return make_document(check_id(doc["docno"], f"docno in {self.name!r}"), doc.get("title") or "", body)
-
-    def _first(self, wanted: tuple[str, ...], present: Iterable[str], what: str) -> str:
-        for field in wanted:
-            if field in present:
-                return field
-        raise ValueError(f"{what} of {self.name!r} have none of the fields {wanted}, but {list(present)}")
+        return read_document(self.name, {name: value for name, value in doc.items() if isinstance(value, str)})
 
     def topics(self, split: str = "test") -> pd.DataFrame:
         """Return the queries of a split: qid (str), query (str)."""
         topics = self._part("topics", split)
-        field = self._first(_QUERY_FIELDS, topics.columns, "topics")
+        # "text" is what ir_datasets calls a query; beside it TREC-COVID has a "query" of keywords
+        field = next((name for name in ("text", "query") if name in topics), "title")
         return topics[["qid", field]].set_axis(["qid", "query"], axis=1).astype(str).reset_index(drop=True)
 
     def qrels(self, split: str = "test") -> pd.DataFrame:
@@ -121,12 +111,10 @@ def nearest_names(name: str) -> list[str]:
 
 @contextmanager
 def _clear_errors(name: str, part: str) -> Iterator[None]:
-    """Turn what PyTerrier and ir_datasets raise into one line that says what could not be had."""
+    """Turn what requests and ir_datasets raise, in many lines, into one that says what could not be had."""
     try:
         yield
-    except NotImplementedError as error:
-        raise ValueError(f"collection {name!r} has no {part}: {error}") from error
-    except (OSError, RuntimeError) as error:  # of requests, or ir_datasets' after its last mirror
+    except (OSError, RuntimeError, NotImplementedError) as error:
         raise ConnectionError(
-            f"{part} of {name!r} could not be read or downloaded (no network?): {str(error).strip():.200}"
+            f"{part} of {name!r} is not there, or could not be downloaded (no network?): {str(error).strip():.200}"
         ) from error

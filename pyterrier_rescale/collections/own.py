@@ -16,8 +16,8 @@ from typing import Any
 import pandas as pd
 
 from .._utils.files import expand, whole_folder
-from .base import Collection, make_document, order_splits
-from .files import check_id, check_text, column, read_table, rows_of
+from .base import Collection, order_splits
+from .files import check_id, read_document, read_table, rows_of
 
 
 class OwnCollection(Collection):
@@ -42,38 +42,25 @@ class OwnCollection(Collection):
         """
         seen: set[str] = set()
         for where, row in rows_of(self._documents, "documents"):
-            row = dict(row)
-            docno = check_id(row.pop(column(row, "docno", where)), f"{where}: docno")
-            if docno in seen:
-                raise ValueError(f"{where}: docno {docno!r} was there before")
-            seen.add(docno)
-            body = check_text(row.pop(column(row, "text", where)), f"{where}: text of {docno!r}")
-            title = row.pop("title", None)
-            title = "" if pd.isna(title) else check_text(title, f"{where}: title of {docno!r}")
-            more = row.pop("metadata", {})
-            yield {**row, **(more if isinstance(more, dict) else {}), **make_document(docno, title, body)}
+            document = read_document(where, row)
+            if document["docno"] in seen:
+                raise ValueError(f"{where}: docno {document['docno']!r} was there before")
+            seen.add(document["docno"])
+            yield document
 
     def topics(self, split: str = "test") -> pd.DataFrame:
         """Return the queries that the qrels of a split judge: qid (str), query (str), in their order.
 
-        A warning tells judged queries that are missing, and blank ones; a ValueError, if all are missing.
+        A warning tells judged queries that are missing or blank; a ValueError, if all are.
         """
         judged = set(self.qrels(split)["qid"])
         topics = self._all_topics[self._all_topics["qid"].isin(judged)].reset_index(drop=True)
-        missing = sorted(judged.difference(topics["qid"]))
-        if judged and not len(topics):
-            raise ValueError(
-                f"collection {self.name!r}: none of the {len(judged):,} queries that split {split!r} judges, such as "
-                f"{missing[0]!r}, is among its topics"
-            )
-        blank = topics["qid"][topics["query"].str.strip() == ""].tolist()
-        for qids, what in ((missing, "judged but missing"), (blank, "blank")):
-            if qids:
-                shown = ", ".join([*map(repr, qids[:3]), *(["..."] if len(qids) > 3 else [])])
-                warnings.warn(
-                    f"collection {self.name!r}, split {split!r}: {len(qids):,} queries are {what} ({shown})",
-                    stacklevel=2,
-                )
+        lost = sorted(judged.difference(topics["qid"][topics["query"].str.strip() != ""]))
+        told = f"{len(lost):,} of {len(judged):,} judged queries are missing or blank, such as {lost[:1]}"
+        if lost and len(lost) == len(judged):
+            raise ValueError(f"collection {self.name!r}, split {split!r}: {told}")
+        if lost:
+            warnings.warn(f"collection {self.name!r}, split {split!r}: {told}", stacklevel=2)
         return topics
 
     def qrels(self, split: str = "test") -> pd.DataFrame:

@@ -1,13 +1,7 @@
-"""Texts by docno: a store of a corpus, and the PyTerrier stage that adds its texts to results for rerankers."""
+"""The PyTerrier stage that adds a collection's texts to results, for rerankers."""
 
 from __future__ import annotations
 
-import pickle
-import sqlite3
-import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,29 +10,6 @@ import pyterrier as pt
 from .._utils.stages import Stage
 
 FIELDS = ("text", "title", "body")
-
-
-class DocumentStore:
-    """Documents by docno, copied into a temporary database on the disk, which is removed with the object."""
-
-    def __init__(self, documents: Iterable[Mapping[str, Any]]):
-        self._folder = tempfile.TemporaryDirectory(prefix="pyterrier-rescale-")
-        self._path = Path(self._folder.name, "documents.sqlite")
-        with closing(sqlite3.connect(self._path)) as database:
-            database.execute("CREATE TABLE documents (docno TEXT PRIMARY KEY, document BLOB)")
-            rows = ((document["docno"], pickle.dumps(document)) for document in documents)
-            database.executemany("INSERT INTO documents VALUES (?, ?)", rows)
-            database.commit()
-
-    def find(self, docnos: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the documents of those docnos that are there."""
-        found = {}
-        with closing(sqlite3.connect(self._path)) as database:  # one per call: they do not cross threads
-            for docno in dict.fromkeys(docnos):
-                row = database.execute("SELECT document FROM documents WHERE docno = ?", (docno,)).fetchone()
-                if row is not None:
-                    found[docno] = pickle.loads(row[0])
-        return found
 
 
 class TextLoader(Stage):

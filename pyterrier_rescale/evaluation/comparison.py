@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from .._utils.checks import check_integer
 from .._utils.files import expand, write_whole
 from .._utils.made_from import claim, read_record
-from .rows import Indexer, Row, make_encoder
-from .system import System, check_backbones, parse_rescale, rescale_label
+from .rows import Indexer, Row, fuse, make_encoder
+from .system import GIVEN, System, check_backbones, parse_rescale, rescale_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ class Comparison:
 
 def compare(
     collection: Any,
-    backbones: Mapping[str, str | os.PathLike[str]],
+    backbones: Mapping[str, Any],
     output_dir: str | os.PathLike[str],
     *,
     rescalings: Sequence[float | str | None] = (None, 16.0),
@@ -61,6 +61,7 @@ def compare(
     engine: str = "terrier",
     untrained: bool = False,
     model_free: bool = True,
+    fused: bool = False,
     num_results: int = 1000,
     min_label: int = 1,
     drop_own: bool = True,
@@ -80,7 +81,8 @@ def compare(
 
     Args:
         collection: a collection with training pairs, or the name of one.
-        backbones: ``{name: folder or hub name}`` of masked LMs.
+        backbones: ``{name: folder or hub name}`` of masked LMs. A ``Splade``, or a folder of one, is trained already:
+            it is indexed and scored as it is.
         output_dir: gets ``report.html``, ``results.csv``, ``per_query.csv``, ``runs/``, ``config.json``, ``figures/``,
             ``encoders/`` and ``indexes/``.
         rescalings: each ``None``, a number, ``"auto"``, ``"calibrated"`` or ``"learned"``.
@@ -90,6 +92,7 @@ def compare(
             index (unary weights) would take gigabytes: these rows use the exact engine.
         model_free: beside Terrier's BM25 show what each backbone's own word pieces reach without a model, on the same
             ``max_length`` tokens: pieces x IDF, and BM25 (:class:`~pyterrier_rescale.LexicalEncoder`).
+        fused: beside each trained encoder show its fusion with BM25, by reciprocal ranks: what one would serve.
         num_results: documents per query.
         min_label: lower labels are not relevant: for RR, AP and recall (nDCG takes labels as gains), and as training
             pairs.
@@ -126,7 +129,8 @@ def compare(
     engine_class(engine)  # which may not be installed
     if isinstance(collection, (str, os.PathLike)):
         collection = load_collection(collection)
-    check_backbones(backbones)
+    models = check_backbones(backbones)
+    trainable = {name: model for name, model in models.items() if isinstance(model, str)}
     if isinstance(rescalings, str) or not rescalings:
         raise TypeError(f"rescalings must be a list of none, numbers, auto, calibrated, learned, got {rescalings!r}")
     rescalings = list(dict.fromkeys(parse_rescale(value) for value in rescalings))
@@ -140,22 +144,23 @@ def compare(
     if not topics["qid"].isin(qrels["qid"]).any():
         raise ValueError(f"split {split!r} of {collection.name!r} has no topic with judgements: nothing can be scored")
     hint_at_levels(qrels, min_label, f"split {split!r} of {collection.name!r}")
-    pairs = collection.train_pairs() if min_label == 1 else collection.train_pairs(min_label)
+    pairs = collection.train_pairs(*[] if min_label == 1 else [min_label]) if trainable else []
     config = {
         "collection": collection.name, "split": split, "documents": corpus_fingerprint(collection.corpus),
         "topics": corpus_fingerprint(topics, ("qid", "query")),
         "qrels": corpus_fingerprint(qrels, ("qid", "docno", "label")),
-        "pairs": corpus_fingerprint(({"pair": list(pair)} for pair in pairs), ("pair",)),
+        "pairs": corpus_fingerprint(({"pair": list(pair)} for pair in pairs), ("pair",)) if pairs else None,
         "dev": None if dev is None else DevSet(dev).fingerprint,
-        "backbones": {name: Splade(os.fspath(model)).fingerprint for name, model in backbones.items()},
+        "backbones": {
+            name: (Splade(model) if name in trainable else model).fingerprint for name, model in models.items()
+        },
         "rescalings": [rescale_label(value) for value in rescalings], "engine": engine, "untrained": untrained,
-        "model_free": model_free, "num_results": num_results, "min_label": min_label, "drop_own": drop_own,
-        "max_length": max_length, "seed": seed,
+        "model_free": model_free, "fused": fused, "num_results": num_results, "min_label": min_label,
+        "drop_own": drop_own, "max_length": max_length, "seed": seed,
         "training": json.loads(json.dumps(dict(training or {}, dev=None), default=str)),
     }  # fmt: skip
     output_dir = expand(output_dir)
-    made = (_FACTS, "encoders", "indexes", "runs", "figures")
-    claim(output_dir, _RECORD, config, overwrite=overwrite, made=made)
+    claim(output_dir, _RECORD, config, overwrite=overwrite, made=(_FACTS, "encoders", "indexes", "runs", "figures"))
 
     without_own = WithoutOwnDocuments(collection.corpus, num_results)
     indexer = Indexer(
@@ -165,22 +170,26 @@ def compare(
     rows = {"BM25": indexer.bm25(say)}
     if model_free:
         say("model-free rows: the backbones' word pieces by IDF and BM25")
-        rows |= indexer.lexical(backbones, options["max_length"], bool(options.get("lowercase")))
-    listed = [System(name, value, False) for name in backbones for value in rescalings if value != "learned"]
-    listed = (listed if untrained else []) + [System(name, value) for name in backbones for value in rescalings]
-    options |= {"dev": dev, "verbose": verbose}
+        rows |= indexer.lexical(models, options["max_length"], bool(options.get("lowercase")))
+    listed = [System(name, value, False) for name in trainable for value in rescalings if value != "learned"]
+    listed = (listed if untrained else []) + [System(name, value) for name in trainable for value in rescalings]
+    listed += [System(name, GIVEN) for name in models if name not in trainable]
     facts = read_record(output_dir, _FACTS) or {}
     for number, system in enumerate(listed, start=1):
-        name, folder = system.name, output_dir / "encoders" / system.name
+        name, folder, encoder = system.name, output_dir / "encoders" / system.name, models[system.backbone]
         say(f"[{number}/{len(listed)}] {name}")
-        if name not in facts:
-            facts[name] = make_encoder(system, backbones[system.backbone], pairs, folder, options)
-            write_whole(output_dir / _FACTS, json.dumps(facts, indent=2))
-        if "collapsed" in facts[name]:
-            say(f"{name}: its training collapsed: {facts[name]['collapsed']}")
-        encoder = None if "collapsed" in facts[name] else Splade(folder)
+        if not system.given:
+            if name not in facts:
+                facts[name] = make_encoder(system, encoder, pairs, folder, {**options, "dev": dev, "verbose": verbose})
+                write_whole(output_dir / _FACTS, json.dumps(facts, indent=2))
+            if "collapsed" in facts[name]:
+                say(f"{name}: its training collapsed: {facts[name]['collapsed']}")
+            encoder = None if "collapsed" in facts[name] else Splade(folder)
         rows[name] = indexer.row(name, encoder, engine if system.trained else "exact", system)
-        rows[name].facts["train_s"] = facts[name].get("train_s")
+        rows[name].facts["train_s"] = facts.get(name, {}).get("train_s")
+    trained = [system for system in listed if system.trained and rows[system.name].encoder is not None]
+    if fused:
+        rows |= {f"BM25 + {one.name}": fuse(rows["BM25"], rows[one.name], "BM25") for one in trained}
 
     say(f"pt.Experiment: {len(rows)} systems, {len(topics)} topics")
     pipelines = {name: row.pipeline for name, row in rows.items()}
@@ -189,11 +198,11 @@ def compare(
     write_whole(output_dir / "per_query.csv", per_query.to_csv(index=False))
     write_whole(output_dir / "results.csv", results.to_csv(index=False))
     write_whole(output_dir / "results.md", markdown_table(results) + "\n")
-    first = next(iter(backbones))
-    shown = {s.name: rows[s.name] for s in listed if s.trained and s.backbone == first and rows[s.name].encoder}
+    first = next(iter(models))
+    shown = {one.name: rows[one.name] for one in trained if one.given or one.backbone == first}
     examples = topic_examples(shown, per_query, topics, qrels[qrels["label"] >= min_label], collection) if shown else []
     comparison = Comparison(results, per_query, output_dir, {**config, "topics": len(topics)}, examples)
-    draw_figures(comparison, backbones)
+    draw_figures(comparison, trainable)
     comparison.report(command)
     return comparison
 
@@ -203,8 +212,7 @@ def _table(rows: Mapping[str, Row], means: pd.DataFrame, per_query: pd.DataFrame
 
     from .experiment import holm_against_twins
 
-    systems = {name: row.system for name, row in rows.items() if row.system is not None}
-    twins = {name: system.twin for name, system in systems.items() if system.twin != name and system.twin in rows}
+    twins = {name: row.twin for name, row in rows.items() if row.twin in rows and row.twin != name}
     p_values = holm_against_twins(per_query, twins, MEASURES)
     return pd.DataFrame([
         {

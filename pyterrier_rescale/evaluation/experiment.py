@@ -51,8 +51,7 @@ def experiment(
     for name, pipeline in guarded.items():
         if not pipeline.found:
             say(f"{name}: no query finds any document, a row of zeros")
-            with gzip.open(runs / f"{name}.res.gz", "wb"):
-                pass
+            gzip.open(runs / f"{name}.res.gz", "wb").close()
     # With perquery="both" PyTerrier 1.1 leaves the response time out; the values per query are in save_dir, too.
     per_query = pd.read_csv(runs / "perquery.csv", dtype={"qid": str, "name": str}, keep_default_na=False)
     names = {str(one): name for one, name in zip(parsed, measures, strict=True)}

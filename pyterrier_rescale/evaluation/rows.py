@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyterrier as pt
 
 from ..heads.checkpoint import load_tokenizer
 from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser, nothing
@@ -18,9 +19,6 @@ from .system import System
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyterrier as pt
-
-    from ..splade import Splade
 
 #: Rows without a model: their names after the backbone's, and the weightings of ``LexicalEncoder``.
 LEXICAL = {"tokens x idf": "tokens", "BM25 on pieces": "bm25"}
@@ -34,6 +32,7 @@ class Row:
     facts: dict[str, Any]
     system: System | None = None
     encoder: Any = None
+    twin: str | None = None  # name of the row that it is tested against
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +53,9 @@ class Indexer:
             return retriever(self.num_results)
         return retriever(self.num_results + 1) >> self.drop_own
 
-    def row(self, name: str, encoder: Splade | None, engine: str, system: System | None = None) -> Row:
+    def row(self, name: str, encoder: Any, engine: str, system: System | None = None) -> Row:
         """The row of an encoder; one that finds nothing where there is none, or no document has any term."""
+        twin = None if system is None else system.twin
         try:
             if encoder is None:
                 raise NoTermsError
@@ -64,7 +64,7 @@ class Indexer:
                 verbose=self.verbose,
             )  # fmt: skip
         except NoTermsError:
-            return Row(nothing(), {"active_q": 0.0, "active_d": 0.0, "index_mb": 0.0}, system)
+            return Row(nothing(), {"active_q": 0.0, "active_d": 0.0, "index_mb": 0.0}, system, twin=twin)
         stats, queries = index.stats(), encoder.encode_queries(self.topics["query"].tolist())
         facts = {
             "active_q": queries.nnz / max(1, queries.shape[0]),
@@ -72,7 +72,7 @@ class Indexer:
             "index_mb": index.size_bytes / 1e6,
         }
         pipeline = self._retrieve(lambda number: encoder.query_encoder() >> index.retriever(number))
-        return Row(pipeline, facts, system, encoder)
+        return Row(pipeline, facts, system, encoder, twin)
 
     def bm25(self, say: Any) -> Row:
         """The row of Terrier's BM25."""
@@ -92,7 +92,7 @@ class Indexer:
 
         seen: set[str] = set()
         for backbone, model in backbones.items():
-            tokenizer = load_tokenizer(os.fspath(model))
+            tokenizer = model.encoder.tokenizer if hasattr(model, "encoder") else load_tokenizer(model)
             for label, weighting in LEXICAL.items():
                 encoder = LexicalEncoder(
                     tokenizer, idf_from=(document["text"] for document in self.collection.corpus()),
@@ -102,6 +102,15 @@ class Indexer:
                     seen.add(encoder.fingerprint)
                     name = f"{backbone} {label}"
                     yield name, self.row(name, encoder, "exact")
+
+
+def fuse(first: Row, second: Row, twin: str) -> Row:
+    """Two rows by reciprocal rank fusion (Cormack et al., SIGIR 2009): a document scores 1 / (60 + its rank from 1)."""
+    def reciprocal(results: pd.DataFrame) -> pd.DataFrame:
+        return results.assign(score=1 / (61.0 + results["rank"]))
+
+    left, right = (row.pipeline >> pt.apply.generic(reciprocal) for row in (first, second))
+    return Row(left + right, {"index_mb": first.facts["index_mb"] + second.facts["index_mb"]}, twin=twin)
 
 
 def make_encoder(

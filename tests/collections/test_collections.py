@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pyterrier_rescale.collections import BeirCollection, load_collection
-from pyterrier_rescale.collections.base import Collection, make_document
+from pyterrier_rescale.collections.base import Collection
 from pyterrier_rescale.collections.named import IrdsCollection, NamedCollection
 
 DOCS = [
@@ -70,7 +70,7 @@ def test_ids_that_are_numbers_and_documents_alone():
         (lambda: own([DOCS[0], DOCS[0]]), "row 1: docno 'd1'"),
         (lambda: own(topics=[{"qid": "q1", "words": "x"}]), "topics, row 0: needs a column 'query'"),
         (lambda: own(topics=[TOPICS[0], {**TOPICS[0], "query": "x"}]), "topics, row 1: query of 'q2'"),
-        (lambda: own(topics=[{"qid": "q7", "query": "x"}]), "none of the 2 queries"),
+        (lambda: own(topics=[{"qid": "q7", "query": "x"}]), "2 of 2 judged queries are missing"),
         (lambda: own(topics=[{"qid": "q1", "query": float("nan")}]), "topics, row 0: query"),
         (lambda: own(qrels=[{**TEST[0], "label": 0.5}]), "qrels, row 0: label"),
     ],
@@ -115,7 +115,10 @@ class Numbers(Collection):
     splits = ("train", "test")
 
     def corpus(self):
-        return (make_document(str(i), f"title {i}", f"body {i}") for i in range(100))
+        return (
+            {"docno": str(i), "text": f"title {i} body {i}", "title": f"title {i}", "body": f"body {i}"}
+            for i in range(100)
+        )
 
     def topics(self, split="test"):
         return pd.DataFrame({"qid": [f"{split}{i}" for i in range(10)], "query": [f"query {i}" for i in range(10)]})
@@ -205,7 +208,7 @@ def test_irds_names_know_their_splits_without_a_download():
         (lambda: Numbers().sample(0, 4), ValueError, "n_docs"),
         (lambda: Numbers().sample(3, 10), ValueError, "n_docs must be at least 10"),
         (lambda: list(fake([], OSError("name resolution failed")).corpus()), ConnectionError, "corpus of 'fake'"),
-        (lambda: list(fake([], NotImplementedError("no docs")).corpus()), ValueError, "'fake' has no corpus"),
+        (lambda: list(fake([], NotImplementedError("no docs")).corpus()), ConnectionError, "corpus of 'fake' is not"),
         (lambda: list(fake([{"docno": "d1", "url": "x"}]).corpus()), ValueError, "url"),
     ],
 )
