@@ -77,8 +77,8 @@ def named_collection(name: str) -> NamedCollection:
     except KeyError as error:
         near = " or ".join(map(repr, nearest_names(name)))
         raise ValueError(
-            f"unknown collection {name!r}{f'; did you mean {near}?' if near else '.'} Possible: a folder in BEIR "
-            "format, 'docstrings', 'irds:<id>' (https://ir-datasets.com), or a name of pt.datasets.list_datasets()"
+            f"unknown collection {name!r}{f'; did you mean {near}?' if near else '.'} Possible: a folder or file of "
+            "yours, 'docstrings', 'irds:<id>' (https://ir-datasets.com), or a name of pt.datasets.list_datasets()"
         ) from error
     if name.startswith("irds:"):
         import ir_datasets

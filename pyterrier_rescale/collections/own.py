@@ -71,6 +71,18 @@ class OwnCollection(Collection):
         self.check_split(split)
         return read_table(rows_of(self._judged[split], "qrels"), "qid", "docno", "label")
 
+    def check(self) -> None:
+        """Read everything once, so that mistakes are told before the work; also that ids of both sides fit."""
+        docnos = {document["docno"] for document in self.corpus()}
+        for split in self.splits:
+            self.topics(split)
+            judged = set(self.qrels(split)["docno"])
+            if judged and judged.isdisjoint(docnos):
+                raise ValueError(
+                    f"none of the {len(judged):,} judged documents of split {split!r}, such as {min(judged)!r}, is "
+                    f"among the {len(docnos):,} documents, such as {min(docnos, default='')!r}"
+                )
+
     @cached_property
     def _all_topics(self) -> pd.DataFrame:
         return read_table(rows_of(self._topics, "topics"), "qid", "query")
@@ -82,40 +94,41 @@ def _again(rows: Any) -> Any:
 
 
 class BeirCollection(OwnCollection):
-    """A collection in a folder of BEIR's format (Thakur et al., NeurIPS 2021); the corpus is streamed.
+    """A collection in a folder, of BEIR's format (Thakur et al., NeurIPS 2021) or of one's own tables, read by lines.
 
     Args:
         path: the folder, with ``corpus.jsonl`` (``_id``, ``title``, ``text``), ``queries.jsonl`` (``_id``, ``text``)
-            and ``qrels/<split>.tsv`` (query-id, corpus-id, score, under a header or without; ``.csv``, ``.jsonl`` and
-            TREC's columns serve as well); each may end in ``.gz``. Hidden files are passed over.
+            and ``qrels/<split>.tsv`` (query-id, corpus-id, score, under a header or without). ``documents.csv``,
+            ``topics.csv`` and ``qrels.csv`` (split test) serve as well, each may be CSV, TSV or JSONL and end in
+            ``.gz``, and judgements may have TREC's columns. Hidden files are passed over.
         name: default: the folder's name.
 
     Raises:
-        FileNotFoundError: if the folder or its corpus is missing.
-        NotADirectoryError: if it is a file.
+        FileNotFoundError: if the folder or its documents are missing.
     """
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None):
         self.path = expand(path)
-        if self.path.is_file():
-            raise NotADirectoryError(
-                f"{str(self.path)!r} is a file, and a collection a folder in BEIR format; a frame of it goes to "
-                "load_collection(documents=frame)"
-            )
-        if not (corpus := self._file("corpus.jsonl")).is_file():
-            missing = "has neither corpus.jsonl nor corpus.jsonl.gz" if self.path.is_dir() else "does not exist"
-            raise FileNotFoundError(f"collection folder {str(self.path)!r} {missing}")
+        documents = table_in(self.path, "corpus", "documents")
+        if documents is None:
+            missing = "holds no corpus.jsonl and no documents.csv" if self.path.is_dir() else "does not exist"
+            raise FileNotFoundError(f"folder {str(self.path)!r} {missing}; names of ir_datasets begin with 'irds:'")
         judged = {}
         for file in sorted((self.path / "qrels").rglob("*")):
             name_of_file = file.relative_to(self.path / "qrels").as_posix()
             split = re.sub(r"\.(tsv|csv|jsonl|txt|qrels|trec)(\.gz)?$", "", name_of_file)
             if split != name_of_file and not re.search(r"(^|/)\.", name_of_file):  # hidden ones are a Mac's
                 judged.setdefault(split, file)
-        super().__init__(corpus, self._file("queries.jsonl"), judged, name=name or self.path.resolve().name)
+        if (test := table_in(self.path, "qrels")) is not None:
+            judged.setdefault("test", test)
+        topics = table_in(self.path, "queries", "topics")
+        super().__init__(documents, topics, judged, name=name or self.path.resolve().name)
 
-    def _file(self, name: str) -> Path:
-        packed = self.path / f"{name}.gz"
-        return packed if packed.is_file() else self.path / name
+
+def table_in(folder: Path, *names: str) -> Path | None:
+    """The first file of these names in a folder, of the endings of tables."""
+    endings = [ending + packed for packed in ("", ".gz") for ending in (".jsonl", ".csv", ".tsv")]
+    return next((file for name in names for ending in endings if (file := folder / (name + ending)).is_file()), None)
 
 
 def write_beir(collection: Collection, path: str | os.PathLike[str]) -> BeirCollection:
@@ -129,8 +142,7 @@ def write_beir(collection: Collection, path: str | os.PathLike[str]) -> BeirColl
 
     Raises:
         FileExistsError: if there is something in `path` already.
-        AttributeError: for a value that JSON cannot hold.
-        ValueError: for ids with white space, or one qid with two queries.
+        AttributeError, ValueError: for what the format cannot hold, such as one qid with two queries.
     """
     with whole_folder(path) as folder:
         with gzip.open(folder / "corpus.jsonl.gz", "wt", encoding="utf-8", compresslevel=4) as out:
