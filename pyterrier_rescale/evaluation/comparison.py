@@ -27,7 +27,8 @@ class Comparison:
     """Results of :func:`compare`, which can be shown as one page.
 
     Attributes:
-        results: a row per system; ``encoders/`` and ``indexes/`` have a folder of its name.
+        results: a row per system; ``encoders/`` and ``indexes/`` have a folder of its name. ``p`` is that of a paired
+            t-test against the row ``against``.
         per_query: ``name, qid, measure, value``.
         output_dir: the folder with everything.
         config: what was compared, and how.
@@ -39,6 +40,13 @@ class Comparison:
     output_dir: Path
     config: dict[str, Any] = field(repr=False)
     examples: list[dict[str, Any]] = field(repr=False)
+
+    @property
+    def conclusion(self) -> list[str]:
+        """What the table says, in a few sentences."""
+        from .figures import conclusion
+
+        return conclusion(self.results)
 
     def report(self, command: str | None = None) -> Path:
         """Write ``report.html`` into the folder, and return it: one page that needs nothing else.
@@ -221,6 +229,7 @@ def _table(rows: Mapping[str, Row], means: pd.DataFrame, per_query: pd.DataFrame
             "rescale": None if row.system is None else rescale_label(row.system.rescale),
             "trained": None if row.system is None else row.system.trained,
             **{measure: float(means.loc[name, measure]) for measure in MEASURES},
+            "against": twins.get(name),
             **{f"p {measure}": p_values.get((name, measure)) for measure in MEASURES},
             "ms_per_query": float(means.loc[name, "mrt"]),
             **row.facts,

@@ -31,8 +31,10 @@ _COLUMNS = {
 TABLE_KEY = """How to read the table: a row is a search system, its figures are means over the topics (test queries).
 - nDCG@10, RR@10, R@100, MAP: from 0 to 1, more is better. In turn: do relevant documents stand high among the first 10;
   1 / rank of the first one; the share of them that is among the first 100; precision, averaged over their ranks.
-- p: paired t-test on nDCG@10 against the raw head of the same backbone, Holm-corrected; small: not the topics' luck.
-- terms/query, terms/doc: weights above zero; fewer make a smaller and quicker index. Untrained rows: exact engine."""
+- p: paired t-test on nDCG@10, Holm-corrected, against the raw head of the same backbone; of a fusion and of an encoder
+  that was given, against BM25. Small: not the topics' luck.
+- terms/query, terms/doc: weights above zero; fewer make a smaller and quicker index. BM25 is Terrier's, rows without
+  training are of the exact engine."""
 _COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#edae49", "#6f4a8e", "#7d8597")
 
 
@@ -64,6 +66,23 @@ def markdown_table(results: pd.DataFrame) -> str:
         for line, cell in zip(lines, cells, strict=True):
             line.append(cell)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def conclusion(results: pd.DataFrame) -> list[str]:
+    """What the table says, in a few sentences."""
+    values, trained = results.set_index("name")["nDCG@10"], results[results["trained"].eq(True)]
+    best, bm25 = trained.loc[trained["nDCG@10"].idxmax()], values["BM25"]
+    told = [
+        f"Of the trained encoders, {best['name']} ranks best: nDCG@10 {best['nDCG@10']:.3f}, with "
+        f"{best['active_d']:,.0f} terms per document; BM25, which needs no model, has {bm25:.3f}."
+    ]
+    tested = results[results["against"].notna() & ~results["trained"].eq(False)]
+    for beside, rows in tested.groupby(tested["against"].where(tested["against"] == "BM25", "the raw head")):
+        higher, sure = rows["nDCG@10"].to_numpy() > values[rows["against"]].to_numpy(), rows["p nDCG@10"] < 0.05
+        groups = {"better": sure & higher, "worse": sure & ~higher, "not told apart": ~sure}
+        parts = [f"{group}: {', '.join(rows['name'][which])}" for group, which in groups.items() if which.any()]
+        told.append(f"Compared with {beside} (p < .05), {'; '.join(parts)}.")
+    return [*told, "Each is one training run: with another seed, figures that lie close may change places."]
 
 
 def draw_figures(comparison: Any, backbones: dict[str, str]) -> None:

@@ -34,14 +34,14 @@ _MEANING = {
     "certain of one document and has hardly any gradient; near 0, all documents look alike.",
     "active_d": "Weights above zero per document: what the index has to hold.",
 }
-_AUDIT_ROWS = (
-    ("row_norm_mean", "mean row norm of W, the head's matrix with a row per term"),
-    ("random_saturation", "share of the softmax that the strongest of the random documents takes"),
-    ("random_std", "standard deviation of the scores of random queries and documents"),
-    ("active_terms", "active terms per document"),
-    ("active_terms_query", "active terms per query"),
-    ("suggested_k", "suggested k"),
-)
+# Of the heads before and after training: name in head_audit.json -> heading, format.
+_AUDITED = {
+    "row_norm_mean": ("row norm of W", "{:.2f}"),
+    "random_saturation": ("strongest random document", "{:.0%}"),
+    "random_std": ("std of random scores", "{:,.1f}"),
+    "active_terms_query": ("terms/query", "{:,.0f}"),
+    "active_terms": ("terms/doc", "{:,.0f}"),
+}
 
 
 def write_report(comparison: Any, command: str | None = None) -> Path:
@@ -55,6 +55,8 @@ def write_report(comparison: Any, command: str | None = None) -> Path:
     page = template.render(
         config=comparison.config,
         rows=_rows(comparison),
+        conclusion=comparison.conclusion,
+        audited=[heading for heading, _ in _AUDITED.values()],
         audits=_audits(comparison),
         figures=_figures(comparison),
         examples=comparison.examples,
@@ -90,18 +92,17 @@ def _rows(comparison: Any) -> list[dict[str, Any]]:
 
 
 def _audits(comparison: Any) -> list[dict[str, Any]]:
-    """The heads before and after training, of the encoders that kept their audits."""
-    found = []
-    for name in comparison.results["name"]:
+    """The heads before and after training, of the encoders that kept their audits; a verdict for each backbone."""
+    found, seen = [], set()
+    for name, backbone in comparison.results[["name", "backbone"]].itertuples(index=False):
         file = comparison.output_dir / "encoders" / name / "head_audit.json"
         if file.exists():
-            audits = json.loads(file.read_text(encoding="utf-8"))
-            before, after = audits.get("before") or {}, audits.get("after") or {}
-            rows = [
-                (label, *("" if side.get(key) is None else f"{side[key]:.4g}" for side in (before, after)))
-                for key, label in _AUDIT_ROWS if key in before or key in after
-            ]  # fmt: skip
-            found.append({"name": name, "verdict": before.get("verdict", ""), "rows": rows})
+            sides = [json.loads(file.read_text(encoding="utf-8"))[side] or {} for side in ("before", "after")]
+            values = [[(form, side.get(key)) for side in sides] for key, (_, form) in _AUDITED.items()]
+            cells = [["–" if value is None else form.format(value) for form, value in pair] for pair in values]
+            verdict = "" if backbone in seen else sides[0].get("verdict", "")
+            found.append({"name": name, "cells": [" → ".join(pair) for pair in cells], "verdict": verdict})
+            seen.add(backbone)
     return found
 
 

@@ -295,7 +295,7 @@ def dev_split(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (lambda d, t, q: {"topics": t.assign(qid="q" + t["qid"])}, "no topic with a relevant document"),
+        (lambda d, t, q: {"topics": t.assign(qid="q" + t["qid"])}, "judged queries are missing"),
         (lambda d, t, q: {"qrels": q.assign(label=0)}, "no topic with a relevant"),
         (lambda d, t, q: {"documents": [{"docno": "0", "text": None}]}, "text of '0' must be a str"),
         (lambda d, t, q: {"documents": d[:3] + d[:1]}, "docno '0' was there before"),
