@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,10 +24,5 @@ def as_documents(documents: Any) -> Iterable[Any]:
     return documents
 
 
-def has_surrogates(text: str) -> bool:
-    """Whether text holds lone surrogates, which UTF-8 and all tokenizers refuse."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
+#: Whether a text holds lone surrogates, which UTF-8 and all tokenizers refuse.
+has_surrogates = re.compile("[\ud800-\udfff]").search

@@ -1,18 +1,20 @@
-"""What every collection offers, and samples of collections."""
+"""What every collection offers: documents, topics, qrels, training pairs, samples, texts for rerankers."""
 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
 import pandas as pd
+import pyterrier as pt
 
-from .._utils.checks import check_integer
-from .text_loader import FIELDS, TextLoader
+from .._utils.checks import check_integer, warn
+from .._utils.stages import Stage
+
+FIELDS = ("text", "title", "body")
 
 
 class Collection(ABC):
@@ -66,10 +68,10 @@ class Collection(ABC):
             found = [(queries.get(q, ""), texts.get(d, "")) for q, d in zip(qrels["qid"], qrels["docno"], strict=True)]
             left_out = "judgements whose query or document is missing or blank"
         else:
-            warnings.warn(
+            warn(
                 f"collection {self.name!r} has no train split (it has {', '.join(self.splits) or 'no judgements'}): "
-                "the training pairs are the documents' titles and bodies", stacklevel=2,
-            )  # fmt: skip
+                "the training pairs are the documents' titles and bodies"
+            )
             found = [(doc["title"], doc["body"]) for doc in self.corpus()]
             left_out = "documents without a title or without a body"
         pairs = [pair for pair in found if pair[0].strip() and pair[1].strip()]
@@ -79,9 +81,7 @@ class Collection(ABC):
                 f"title and a body; {len(found):,} {left_out}"
             )
         if len(pairs) < len(found):
-            warnings.warn(
-                f"collection {self.name!r}: train_pairs() left out {len(found) - len(pairs):,} {left_out}", stacklevel=2
-            )
+            warn(f"collection {self.name!r}: train_pairs() left out {len(found) - len(pairs):,} {left_out}")
         return pairs
 
     def sample(
@@ -130,10 +130,6 @@ class Collection(ABC):
     @cached_property
     def _by_docno(self) -> dict[str, dict[str, Any]]:
         return {document["docno"]: document for document in self.corpus()}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All but the documents in memory, which another process reads for itself."""
-        return {name: value for name, value in self.__dict__.items() if name != "_by_docno"}
 
     def check_split(self, split: str) -> None:
         """Raise a ValueError that lists the splits, if `split` is not one of them."""
@@ -191,6 +187,30 @@ class SampledCollection(Collection):
         return self.base.train_pairs(min_label)
 
 
+class TextLoader(Stage):
+    """``docno`` -> ``+text, title, body``; made by `Collection.text_loader`, which explains the arguments."""
+
+    _call, _label = "text_loader", "TextLoader"
+
+    def __init__(self, collection: Any, fields: tuple[str, ...] = FIELDS, *, verbose: bool = False):
+        self.collection = collection
+        self.fields = fields
+        self.verbose = verbose
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Add the columns to a frame with ``docno``; rows and other columns stay."""
+        pt.validate.columns(inp, includes=["docno"], context=self)
+        docnos = inp["docno"].tolist()
+        documents = self.collection.find(docnos) if docnos else {}
+        if unknown := [docno for docno in dict.fromkeys(docnos) if docno not in documents]:
+            raise ValueError(
+                f"{self!r}: {len(unknown):,} docnos are not in the collection, such as "
+                f"{', '.join(map(repr, unknown[:3]))}: are the results of another collection?"
+            )
+        columns = {field: [documents[docno][field] for docno in docnos] for field in self.fields}
+        return inp.assign(**{name: pd.Series(values, inp.index, object) for name, values in columns.items()})
+
+
 def stable_rank(seed: int, kind: str, identifier: str) -> int:
     """Return a 64-bit number that depends on the arguments alone, not on the process or machine."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{kind}:{identifier}".encode(), digest_size=8).digest(), "big")
@@ -200,10 +220,10 @@ def hint_at_levels(qrels: pd.DataFrame, min_label: int, what: str) -> None:
     """Warn where labels have several levels, all above 0, of which the lower ones may mean "not relevant"."""
     levels = sorted(set(qrels["label"]))
     if min_label == 1 and len(levels) > 1 and levels[0] > 0:
-        warnings.warn(
+        warn(
             f"labels of {what} are {', '.join(map(str, levels))}, and never 0: all count as relevant, unless min_label "
-            "says from which on they do", stacklevel=3,
-        )  # fmt: skip
+            "says from which on they do"
+        )
 
 
 def order_splits(names: Iterable[str]) -> tuple[str, ...]:

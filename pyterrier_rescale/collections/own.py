@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from operator import methodcaller
@@ -15,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._utils.checks import warn
 from .._utils.files import expand, whole_folder
 from .base import Collection, order_splits
 from .files import check_id, read_document, read_table, rows_of
@@ -60,7 +60,7 @@ class OwnCollection(Collection):
         if lost and len(lost) == len(judged):
             raise ValueError(f"collection {self.name!r}, split {split!r}: {told}")
         if lost:
-            warnings.warn(f"collection {self.name!r}, split {split!r}: {told}", stacklevel=2)
+            warn(f"collection {self.name!r}, split {split!r}: {told}")
         return topics
 
     def qrels(self, split: str = "test") -> pd.DataFrame:

@@ -7,16 +7,26 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from .._utils.checks import check_integer
 from .._utils.files import expand, write_whole
 from .._utils.made_from import claim, read_record
+from ..collections import load_collection
+from ..collections.base import hint_at_levels
+from ..indexing.corpus import corpus_fingerprint
+from ..indexing.engines import engine_class
+from ..indexing.own_documents import WithoutOwnDocuments
+from ..splade import Splade
+from ..training import TrainConfig
+from ..training.dev_evaluation import DevSet
+from .experiment import experiment, holm_against_twins
+from .figures import conclusion, draw_figures, markdown_table
+from .report import topic_examples, write_report
 from .rows import Indexer, Row, fuse, make_encoder
 from .system import GIVEN, System, check_backbones, parse_rescale, rescale_label
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _RECORD, _FACTS = "config.json", "facts.json"
 MEASURES = ("nDCG@10", "RR@10", "R@100", "AP")
@@ -44,18 +54,14 @@ class Comparison:
     @property
     def conclusion(self) -> list[str]:
         """What the table says, in a few sentences."""
-        from .figures import conclusion
-
         return conclusion(self.results)
 
     def report(self, command: str | None = None) -> Path:
         """Write ``report.html`` into the folder, and return it: one page that needs nothing else.
 
         Args:
-            command: what made it, as typed; default: the call with its arguments.
+            command: what made it, as typed.
         """
-        from .report import write_report
-
         return write_report(self, command)
 
 
@@ -83,9 +89,8 @@ def compare(
 ) -> Comparison:
     """Train every backbone with every rescaling, index, retrieve, evaluate, test, and draw.
 
-    Interrupted and called again with the same arguments, it goes on with every encoder and index that is complete. What
-    tells data and backbones from others is recorded, so nothing is reused for changed ones, whatever they are called.
-    A system that finds nothing, or whose training collapses, gets a row of zeros.
+    Interrupted and called again with the same arguments, it goes on with every encoder and index that is complete. A
+    system that finds nothing, or whose training collapses, gets a row of zeros.
 
     Args:
         collection: a collection with training pairs, or the name of one.
@@ -96,10 +101,10 @@ def compare(
         rescalings: each ``None``, a number, ``"auto"``, ``"calibrated"`` or ``"learned"``.
         split: the split that is scored; training uses ``collection.train_pairs()``.
         engine: index engine of the trained encoders.
-        untrained: score the same encoders before training, too. Their vectors may be nearly dense, where a Terrier
-            index (unary weights) would take gigabytes: these rows use the exact engine.
-        model_free: beside Terrier's BM25 show what each backbone's own word pieces reach without a model, on the same
-            ``max_length`` tokens: pieces x IDF, and BM25 (:class:`~pyterrier_rescale.LexicalEncoder`).
+        untrained: score the same encoders before training, too, with the exact engine: their vectors may be nearly
+            dense, where a Terrier index (unary weights) would take gigabytes.
+        model_free: show what each backbone's word pieces reach without a model, on the same ``max_length`` tokens:
+            pieces x IDF, and BM25 (:class:`~pyterrier_rescale.LexicalEncoder`).
         fused: beside each trained encoder show its fusion with BM25, by reciprocal ranks: what one would serve.
         num_results: documents per query.
         min_label: lower labels are not relevant: for RR, AP and recall (nDCG takes labels as gains), and as training
@@ -111,29 +116,14 @@ def compare(
         training: options of :func:`~pyterrier_rescale.train`, and ``dev``; ``monitor="warn"`` if it is not among them.
         overwrite: start anew where ``output_dir`` holds another comparison.
         say: told each step, one line each.
-        command: what the report says it was made by; default: this call.
+        command: what the report says it was made by.
         verbose: show progress bars.
-
-    Returns:
-        The table, the values per query and the folder.
 
     Raises:
         FileExistsError: ``output_dir`` holds something else than a comparison.
         ImportError: the engine's package is not installed.
         TypeError, ValueError: for bad arguments, or if ``output_dir`` holds a comparison of other inputs.
     """
-    from ..collections import load_collection
-    from ..collections.base import hint_at_levels
-    from ..indexing.corpus import corpus_fingerprint
-    from ..indexing.engines import engine_class
-    from ..indexing.own_documents import WithoutOwnDocuments
-    from ..splade import Splade
-    from ..training import TrainConfig
-    from ..training.dev_evaluation import DevSet
-    from .experiment import experiment
-    from .figures import draw_figures, markdown_table
-    from .report import topic_examples
-
     engine_class(engine)  # which may not be installed
     if isinstance(collection, (str, os.PathLike)):
         collection = load_collection(collection)
@@ -170,11 +160,9 @@ def compare(
     output_dir = expand(output_dir)
     claim(output_dir, _RECORD, config, overwrite=overwrite, made=(_FACTS, "encoders", "indexes", "runs", "figures"))
 
-    without_own = WithoutOwnDocuments(collection.corpus, num_results)
-    indexer = Indexer(
-        collection, config["documents"], topics, output_dir / "indexes", num_results, verbose,
-        without_own if drop_own and without_own.own(topics) else None,
-    )  # fmt: skip
+    without_own = WithoutOwnDocuments(collection.corpus, num_results) if drop_own else None
+    indexes = output_dir / "indexes"
+    indexer = Indexer(collection, config["documents"], topics, indexes, num_results, verbose, without_own)
     rows = {"BM25": indexer.bm25(say)}
     if model_free:
         say("model-free rows: the backbones' word pieces by IDF and BM25")
@@ -216,10 +204,6 @@ def compare(
 
 
 def _table(rows: Mapping[str, Row], means: pd.DataFrame, per_query: pd.DataFrame) -> pd.DataFrame:
-    import pandas as pd
-
-    from .experiment import holm_against_twins
-
     twins = {name: row.twin for name, row in rows.items() if row.twin in rows and row.twin != name}
     p_values = holm_against_twins(per_query, twins, MEASURES)
     return pd.DataFrame([

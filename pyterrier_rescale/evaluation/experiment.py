@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
-
-from .._utils.progress import redraws
 
 
 class _AtLeastOneResult(pt.Transformer):
@@ -46,7 +45,7 @@ def experiment(
         parsed = [one(rel=min_label) if "rel" in one.SUPPORTED_PARAMS else one for one in parsed]
     means = pt.Experiment(
         guarded, topics, qrels, [*parsed, "mrt"], filter_by_qrels=True, save_dir=str(runs),
-        verbose=verbose and redraws(pt.tqdm),
+        verbose=verbose and sys.stderr.isatty(),
     )  # fmt: skip
     for name, pipeline in guarded.items():
         if not pipeline.found:

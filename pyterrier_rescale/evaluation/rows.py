@@ -6,19 +6,23 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import pyterrier as pt
 
+from ..encoding.saved_folder import save_encoder
 from ..heads.checkpoint import load_tokenizer
 from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser, nothing
 from ..indexing.build import build_index
 from ..indexing.own_documents import WithoutOwnDocuments
 from ..indexing.roles import NoTermsError
+from ..splade import LexicalEncoder
+from ..training import CollapseError, train
+from ..training.config import TrainConfig, saved_options
+from ..training.initialization import starting_module
+from ..training.loading import load_rows
 from .system import System
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Rows without a model: their names after the backbone's, and the weightings of ``LexicalEncoder``.
 LEXICAL = {"tokens x idf": "tokens", "BM25 on pieces": "bm25"}
@@ -88,8 +92,6 @@ class Indexer:
 
         Tokenizers that give the same vectors share one pair of rows, named after the first of them.
         """
-        from ..splade import LexicalEncoder
-
         seen: set[str] = set()
         for backbone, model in backbones.items():
             tokenizer = model.encoder.tokenizer if hasattr(model, "encoder") else load_tokenizer(model)
@@ -120,12 +122,6 @@ def make_encoder(
 
     Returns ``train_s``, or why the training ``collapsed``.
     """
-    from ..encoding.saved_folder import save_encoder
-    from ..training import CollapseError, train
-    from ..training.config import TrainConfig, saved_options
-    from ..training.initialization import starting_module
-    from ..training.loading import load_rows
-
     if not system.trained:
         options = {name: value for name, value in options.items() if name not in ("dev", "verbose")}
         config = TrainConfig.from_dict({**saved_options(backbone), **options, "rescale": system.rescale})
