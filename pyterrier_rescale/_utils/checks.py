@@ -1,8 +1,10 @@
-"""Checks of arguments, for all rooms; as numbers numpy's count, bools and NaN do not."""
+"""Checks of arguments, and warnings; as numbers numpy's count, bools and NaN do not."""
 
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Iterable, Mapping, Set
 from numbers import Integral, Real
 from typing import Any
@@ -55,6 +57,14 @@ def check_is_list(texts: Any, of: str, name: str = "texts") -> None:
     wrong = isinstance(texts, (str, bytes, Mapping, Set)) or hasattr(texts, "columns")
     if wrong or not isinstance(texts, Iterable):
         raise TypeError(f"{name} must be a list of {of}, such as [text] or frame['text'], got {type(texts).__name__}")
+
+
+def warn(message: str) -> None:
+    """Warn at the user's line that called into PyTerrier or this package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pyterrier"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def _plain(value: Any) -> Any:

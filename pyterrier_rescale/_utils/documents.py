@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 
 def as_documents(documents: Any) -> Iterable[Any]:
-    """Return documents as an iterable of dicts; what they hold is not checked, and iterables are not read.
-
-    Args:
-        documents: an iterable of dicts, a frame, or one split of a Hugging Face dataset, streamed or not.
+    """Return a frame, a split of a Hugging Face dataset, or dicts as an iterable of dicts, not checked.
 
     Raises:
         TypeError: for anything else, such as a string, one dict, a collection, or all splits of a dataset.
@@ -26,10 +24,5 @@ def as_documents(documents: Any) -> Iterable[Any]:
     return documents
 
 
-def has_surrogates(text: str) -> bool:
-    """Whether text holds lone surrogates, which UTF-8 and all tokenizers refuse."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
+#: Whether a text holds lone surrogates, which UTF-8 and all tokenizers refuse.
+has_surrogates = re.compile("[\ud800-\udfff]").search

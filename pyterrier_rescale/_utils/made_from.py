@@ -15,11 +15,7 @@ from .files import write_whole
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
-    """The record ``name`` in a folder; None if there is none.
-
-    Raises:
-        ValueError: the file is not JSON.
-    """
+    """The record ``name`` in a folder; None if there is none."""
     try:
         return json.loads((folder / name).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -45,10 +41,6 @@ def claim(
 
     With ``overwrite``, the files and folders ``made`` by a former run go first, then the record becomes the new one: a
     kill in between leaves the former's, so that nothing of it is taken for the new run's.
-
-    Raises:
-        FileExistsError: the folder holds something else, or is a file.
-        ValueError: it was made from other inputs; the message names them.
     """
     made_from, found = json.loads(json.dumps(made_from)), read_record(folder, name)  # tuples come back as lists
     if found is None and folder.is_dir() and any(folder.iterdir()):

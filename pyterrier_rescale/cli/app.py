@@ -235,7 +235,8 @@ def _show(comparison: Any, *lesson: str) -> None:
 
     folder = comparison.output_dir
     last = f"to look at: {folder / 'report.html'}; everything else is in {folder}/"
-    typer.echo("\n\n".join([markdown_table(comparison.results), TABLE_KEY, *lesson, last]))
+    told = "\n".join(comparison.conclusion)
+    typer.echo("\n\n".join([markdown_table(comparison.results), TABLE_KEY, *lesson, told, last]))
 
 
 def _sample(collection: str | None, n: int) -> list[str] | None:

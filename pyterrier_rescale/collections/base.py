@@ -1,21 +1,20 @@
-"""What every collection offers; collections in memory: one's own data, and samples of others."""
+"""What every collection offers: documents, topics, qrels, training pairs, samples, texts for rerankers."""
 
 from __future__ import annotations
 
 import hashlib
-import heapq
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
 import pandas as pd
+import pyterrier as pt
 
-from .._utils.checks import check_integer
-from .._utils.documents import as_documents
-from .files import check_id, check_label, check_text, with_ids
-from .text_loader import FIELDS, DocumentStore, TextLoader
+from .._utils.checks import check_integer, warn
+from .._utils.stages import Stage
+
+FIELDS = ("text", "title", "body")
 
 
 class Collection(ABC):
@@ -29,7 +28,6 @@ class Collection(ABC):
     """
 
     name: str
-    not_read = ""  # what the warning of a missing train split says of files that might hold it
 
     @property
     @abstractmethod
@@ -37,7 +35,7 @@ class Collection(ABC):
         """Names of the splits that have qrels: train, dev, test first, then others by name."""
 
     @abstractmethod
-    def corpus(self) -> Iterator[dict[str, str]]:
+    def corpus(self) -> Iterator[dict[str, Any]]:
         """Iterate over all documents, those of all splits; every call starts afresh."""
 
     @abstractmethod
@@ -70,10 +68,10 @@ class Collection(ABC):
             found = [(queries.get(q, ""), texts.get(d, "")) for q, d in zip(qrels["qid"], qrels["docno"], strict=True)]
             left_out = "judgements whose query or document is missing or blank"
         else:
-            warnings.warn(
+            warn(
                 f"collection {self.name!r} has no train split (it has {', '.join(self.splits) or 'no judgements'}): "
-                f"the training pairs are the documents' titles and bodies{self.not_read}", stacklevel=2,
-            )  # fmt: skip
+                "the training pairs are the documents' titles and bodies"
+            )
             found = [(doc["title"], doc["body"]) for doc in self.corpus()]
             left_out = "documents without a title or without a body"
         pairs = [pair for pair in found if pair[0].strip() and pair[1].strip()]
@@ -83,9 +81,7 @@ class Collection(ABC):
                 f"title and a body; {len(found):,} {left_out}"
             )
         if len(pairs) < len(found):
-            warnings.warn(
-                f"collection {self.name!r}: train_pairs() left out {len(found) - len(pairs):,} {left_out}", stacklevel=2
-            )
+            warn(f"collection {self.name!r}: train_pairs() left out {len(found) - len(pairs):,} {left_out}")
         return pairs
 
     def sample(
@@ -94,7 +90,7 @@ class Collection(ABC):
         """Return a smaller collection with one split, the same on every machine for the same documents and topics.
 
         Documents relevant to the kept topics are kept; others fill up, chosen by a hash of seed and docno. Order is
-        kept. Training pairs stay those of the whole collection.
+        kept. Training pairs are not sampled: ``train_pairs()`` gives those of the whole collection.
 
         Args:
             n_docs: documents to keep; None: all.
@@ -125,20 +121,15 @@ class Collection(ABC):
         return TextLoader(self, names, verbose=verbose)
 
     def find(self, docnos: Iterable[str]) -> Mapping[str, Mapping[str, Any]]:
-        """Return the documents of those docnos that the collection has, by docno.
+        """Return documents by docno, those asked for at least.
 
-        At the first call the corpus is read once into a temporary database of its size on disk (ir_datasets'
-        collections use that package's own), so memory holds only what is asked for.
+        The first call reads the corpus, which then stays in memory; ir_datasets' collections look into their own store.
         """
-        return self._store.find(docnos)
+        return self._by_docno
 
     @cached_property
-    def _store(self) -> DocumentStore:
-        return DocumentStore(self.corpus())
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All but the temporary database, which another process makes for itself."""
-        return {name: value for name, value in self.__dict__.items() if name != "_store"}
+    def _by_docno(self) -> dict[str, dict[str, Any]]:
+        return {document["docno"]: document for document in self.corpus()}
 
     def check_split(self, split: str) -> None:
         """Raise a ValueError that lists the splits, if `split` is not one of them."""
@@ -150,70 +141,32 @@ class Collection(ABC):
         return f"{type(self).__name__}({self.name!r})"
 
 
-class FrameCollection(Collection):
-    """Documents, topics and judgements in memory; `load_collection` explains the arguments."""
-
-    def __init__(self, documents: Any, topics: Any = None, qrels: Any = None, *, name: str = "own-data"):
-        self.name = name
-        documents = as_documents(documents)
-        self._documents = list(documents) if iter(documents) is documents else documents
-        self._topics = _columns({} if topics is None else topics, ("qid", "query"), "topics")
-        by_split = {} if qrels is None else qrels if isinstance(qrels, Mapping) else {"test": qrels}
-        self._qrels = {split: _columns(rows, ("qid", "docno", "label"), "qrels") for split, rows in by_split.items()}
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits that have qrels."""
-        return order_splits(self._qrels)
-
-    def corpus(self) -> Iterator[dict[str, Any]]:
-        """Iterate over the documents; a ValueError names the row of one without a docno or text, or of one's twin."""
-        rows = ((f"documents, row {number}", row) for number, row in enumerate(self._documents))
-        for where, docno, row in with_ids(rows, "docno"):
-            text = check_text(row.get("text"), f"{where}: text of {docno!r}")
-            title = row.get("title") if isinstance(row.get("title"), str) else ""  # a frame has NaN for none
-            yield {**row, **make_document(docno, title, row.get("body", text))}
-
-    def topics(self, split: str = "test") -> pd.DataFrame:
-        """Return the queries that the qrels of a split judge: qid (str), query (str)."""
-        judged = set(self.qrels(split)["qid"])
-        return self._topics[self._topics["qid"].isin(judged)].reset_index(drop=True)
-
-    def qrels(self, split: str = "test") -> pd.DataFrame:
-        """Return the judgements of a split: qid (str), docno (str), label (int)."""
-        self.check_split(split)
-        return self._qrels[split].copy()
-
-
-class SampledCollection(FrameCollection):
+class SampledCollection(Collection):
     """A sample of a collection; made by `Collection.sample`, which explains the arguments."""
+
+    splits: tuple[str, ...] = ()
 
     def __init__(self, base: Collection, n_docs: int | None, n_topics: int | None, seed: int, *, split: str):
         n_docs = check_integer("n_docs", n_docs, optional=True)
         n_topics = check_integer("n_topics", n_topics, optional=True)
-        self.base, self.docnos = base, None
+        self.name = f"{base.name}-{n_docs or 'all'}-{n_topics or 'all'}-s{seed}"
+        self.base, self.splits, self.docnos = base, (split,), None
         topics, qrels = base.topics(split), base.qrels(split)
         if n_topics is not None:
             chosen = sorted(topics["qid"], key=lambda qid: stable_rank(seed, "qid", qid))[:n_topics]
             topics = topics[topics["qid"].isin(chosen)]
         qrels = qrels[qrels["qid"].isin(set(topics["qid"]))]
         if n_docs is not None:
-            relevant = set(qrels["docno"][qrels["label"] > 0])
-            ranks = (
-                (doc["docno"] not in relevant, stable_rank(seed, "docno", doc["docno"]), doc["docno"])
-                for doc in base.corpus()
-            )
-            best = heapq.nsmallest(max(n_docs, len(relevant)), ranks)  # the relevant ones, then the least hashes
-            needed = sum(not other for other, *_ in best)
-            if needed > n_docs:
+            docnos, relevant = [doc["docno"] for doc in base.corpus()], set(qrels["docno"][qrels["label"] > 0])
+            if (needed := len(relevant.intersection(docnos))) > n_docs:
                 raise ValueError(
                     f"n_docs must be at least {needed}, the number of documents relevant to the kept topics, got "
                     f"{n_docs}: ask for more documents or fewer topics"
                 )
-            self.docnos = frozenset(docno for *_, docno in best[:n_docs])
+            docnos.sort(key=lambda docno: (docno not in relevant, stable_rank(seed, "docno", docno)))
+            self.docnos = frozenset(docnos[:n_docs])
             qrels = qrels[qrels["docno"].isin(self.docnos)]
-        name = f"{base.name}-{n_docs or 'all'}-{n_topics or 'all'}-s{seed}"
-        super().__init__([], topics, {split: qrels}, name=name)
+        self._topics, self._qrels = topics.reset_index(drop=True), qrels.reset_index(drop=True)
 
     def corpus(self) -> Iterator[dict[str, Any]]:
         """Iterate over the kept documents, in the order of the whole collection."""
@@ -224,9 +177,38 @@ class SampledCollection(FrameCollection):
         self.check_split(split)
         return self._topics.copy()
 
+    def qrels(self, split: str = "test") -> pd.DataFrame:
+        """Return the judgements of the kept queries on the kept documents: qid (str), docno (str), label (int)."""
+        self.check_split(split)
+        return self._qrels.copy()
+
     def train_pairs(self, min_label: int = 1) -> list[tuple[str, str]]:
         """Return the training pairs of the whole collection."""
         return self.base.train_pairs(min_label)
+
+
+class TextLoader(Stage):
+    """``docno`` -> ``+text, title, body``; made by `Collection.text_loader`, which explains the arguments."""
+
+    _call, _label = "text_loader", "TextLoader"
+
+    def __init__(self, collection: Any, fields: tuple[str, ...] = FIELDS, *, verbose: bool = False):
+        self.collection = collection
+        self.fields = fields
+        self.verbose = verbose
+
+    def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
+        """Add the columns to a frame with ``docno``; rows and other columns stay."""
+        pt.validate.columns(inp, includes=["docno"], context=self)
+        docnos = inp["docno"].tolist()
+        documents = self.collection.find(docnos) if docnos else {}
+        if unknown := [docno for docno in dict.fromkeys(docnos) if docno not in documents]:
+            raise ValueError(
+                f"{self!r}: {len(unknown):,} docnos are not in the collection, such as "
+                f"{', '.join(map(repr, unknown[:3]))}: are the results of another collection?"
+            )
+        columns = {field: [documents[docno][field] for docno in docnos] for field in self.fields}
+        return inp.assign(**{name: pd.Series(values, inp.index, object) for name, values in columns.items()})
 
 
 def stable_rank(seed: int, kind: str, identifier: str) -> int:
@@ -234,34 +216,14 @@ def stable_rank(seed: int, kind: str, identifier: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{kind}:{identifier}".encode(), digest_size=8).digest(), "big")
 
 
-def _columns(rows: Any, columns: tuple[str, ...], what: str) -> pd.DataFrame:
-    """The columns of a frame or of dicts; ids as str, labels as int."""
-    frame = pd.DataFrame(rows)
-    if len(frame) and not set(columns) <= set(frame.columns):
-        raise ValueError(f"{what} must have the columns {', '.join(columns)}; got {', '.join(map(str, frame.columns))}")
-    values: dict[str, list[Any]] = {}
-    for name in columns:
-        known = frame[name].tolist() if len(frame) else []
-        values[name] = [_CHECKS[name](value, f"{what}, row {row}: {name}") for row, value in enumerate(known)]
-    return pd.DataFrame(values).astype({name: "int64" if name == "label" else str for name in columns})
-
-
-_CHECKS = {"qid": check_id, "docno": check_id, "query": check_text, "label": check_label}
-
-
 def hint_at_levels(qrels: pd.DataFrame, min_label: int, what: str) -> None:
     """Warn where labels have several levels, all above 0, of which the lower ones may mean "not relevant"."""
     levels = sorted(set(qrels["label"]))
     if min_label == 1 and len(levels) > 1 and levels[0] > 0:
-        warnings.warn(
+        warn(
             f"labels of {what} are {', '.join(map(str, levels))}, and never 0: all count as relevant, unless min_label "
-            "says from which on they do", stacklevel=3,
-        )  # fmt: skip
-
-
-def make_document(docno: str, title: str, body: str) -> dict[str, str]:
-    """Return a document as `Collection.corpus` gives them."""
-    return {"docno": docno, "text": f"{title} {body}" if title else body, "title": title, "body": body}
+            "says from which on they do"
+        )
 
 
 def order_splits(names: Iterable[str]) -> tuple[str, ...]:

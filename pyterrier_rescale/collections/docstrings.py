@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from .._utils.files import cache_dir
-from .base import Collection, FrameCollection
-from .beir import BeirCollection, write_beir
+from .base import Collection
+from .own import BeirCollection, OwnCollection, write_beir
 
 BUILD = 1  # raise it when the way of building changes: caches of another build are not used
 MIN_BODY_WORDS = 20
@@ -53,19 +53,13 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
 
 
 def docstring_collection(packages: Iterable[str] | None = None) -> Collection:
-    """Return the collection made from the docstrings of the standard library and installed packages.
+    """Return the collection made from the docstrings of ``packages``, default: the list above and the standard library.
 
     A known-item collection: the query is a docstring's summary line, the one relevant document the rest of that
-    docstring. Duplicate summaries, near-duplicate bodies, boilerplate lines, doctests, and documents that repeat their
-    query word for word are removed. A hash of the name sorts 90% of the pairs into train, 5% into dev, 5% into test.
-    The corpus holds all documents; each has its qualified name under ``name``, while its docno has at most 20
-    characters.
+    docstring. The corpus holds all documents; each has its qualified name under ``name``.
 
     It depends on what is installed: compare numbers only between runs with the same versions. It is built in some 15
     seconds, then cached under ``cache_dir("collections")`` in a folder whose name is a hash of the versions.
-
-    Args:
-        packages: which packages (``"python"`` is the standard library); default: those of a fixed list that are there.
     """
     found = versions()
     found = {name: found[name] for name in packages or found}
@@ -78,8 +72,12 @@ def docstring_collection(packages: Iterable[str] | None = None) -> Collection:
     return BeirCollection(folder, name="docstrings")
 
 
-def known_items(docstrings: Iterable[tuple[str, str]]) -> FrameCollection:
-    """Return a known-item collection of (qualified name, docstring) pairs, those left out that make no good item."""
+def known_items(docstrings: Iterable[tuple[str, str]]) -> OwnCollection:
+    """Return a known-item collection of (qualified name, docstring) pairs.
+
+    Left out are duplicate summaries, near-duplicate bodies, boilerplate lines, doctests, and documents that repeat
+    their query word for word.
+    """
     candidates: list[tuple[str, str, str, list[tuple[str, str]]]] = []  # name, query, its key, (line, its key)s
     names: set[str] = set()
     for name, docstring in docstrings:
@@ -108,7 +106,7 @@ def known_items(docstrings: Iterable[tuple[str, str]]) -> FrameCollection:
         documents.append({"docno": docno, "text": body, "name": name})
         topics.append({"qid": f"q-{docno}", "query": query})
         qrels[split_of(name)].append({"qid": f"q-{docno}", "docno": docno, "label": 1})
-    return FrameCollection(documents, topics, qrels, name="docstrings")
+    return OwnCollection(documents, topics, qrels, name="docstrings")
 
 
 def split_docstring(docstring: str) -> tuple[str, list[str]]:
@@ -141,10 +139,7 @@ def normalise(text: str) -> str:
 
 
 def short_docno(name: str) -> str:
-    """Return a docno: the last part of the name, cut to 10 characters, and 45 bits of a hash of the whole name.
-
-    At most 20 characters, where Terrier's indexes crop docnos by default.
-    """
+    """Return a docno of at most 20 characters: of the name's last part, and of a hash of the whole name."""
     leaf = re.sub(r"[^A-Za-z0-9_]", "", name.rpartition(".")[2])[:10]
     digest = base64.b32encode(hashlib.sha256(name.encode()).digest()).decode().lower()
     return f"{leaf}-{digest[:9]}"
@@ -176,18 +171,12 @@ def read_docstrings(packages: list[str]) -> Iterator[tuple[str, str]]:
             root, top = Path(sysconfig.get_path("stdlib")), []
         else:  # the spec of a top-level name imports nothing
             root, top = Path(importlib.util.find_spec(package).submodule_search_locations[0]), [package]
-        for file in _python_files(root, _SKIPPED_EVERYWHERE | _SKIPPED.get(package, set())):
-            parts = [part for part in file.relative_to(root).with_suffix("").parts if part != "__init__"]
-            yield from _walk(_parse(file), ".".join(top + parts))
-
-
-def _python_files(folder: Path, skipped: set[str]) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir():
-            if entry.name not in skipped:
-                yield from _python_files(entry, skipped)
-        elif entry.suffix == ".py" and entry.stat().st_size <= _LARGEST_FILE:
-            yield entry
+        skipped = _SKIPPED_EVERYWHERE | _SKIPPED.get(package, set())
+        for file in sorted(root.rglob("*.py")):
+            path = file.relative_to(root)
+            if skipped.isdisjoint(path.parts[:-1]) and file.stat().st_size <= _LARGEST_FILE:
+                name = ".".join(top + [part for part in path.with_suffix("").parts if part != "__init__"])
+                yield from _walk(_parse(file), name)
 
 
 def _parse(file: Path) -> ast.AST:

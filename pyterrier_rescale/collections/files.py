@@ -1,10 +1,11 @@
-"""Reads the files of a collection: JSON lines and judgements, plain or gzip. Errors name the file and the line."""
+"""Rows of one's own data: from JSON lines, CSV and TSV (plain or gzip), frames and dicts. Errors name file and line."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,18 +15,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._utils.documents import as_documents
+from .._utils.files import expand
+
 # White space splits the columns of TREC runs and qrels; control characters and marks are invisible; surrogates are
 # no UTF-8.
 _FORBIDDEN = re.compile("[\\s\x00-\x1f\x7f\ufeff\ud800-\udfff]")
-# What the columns of judgements may be called; hyphens stand for underscores, too.
-_COLUMNS = {
-    "qid": ("query-id", "qid", "query", "topic-id"),
-    "docno": ("corpus-id", "docno", "doc-id", "docid", "document-id", "pid", "passage-id"),
-    "label": ("score", "label", "relevance", "rel"),
+#: What people call the columns; the first that is there counts. Case does not, and hyphens stand for underscores.
+COLUMNS = {
+    "docno": ("docno", "doc_id", "docid", "document_id", "corpus_id", "pid", "passage_id", "_id", "id"),
+    "text": ("body", "text", "content", "contents", "passage", "abstract", "default_text"),
+    "qid": ("qid", "query_id", "topic_id", "_id", "id"),
+    "query": ("query", "text", "question"),
+    "label": ("label", "relevance", "score", "rel"),
 }
-_NAMES = {name for names in _COLUMNS.values() for name in names}
-# The columns of lines without a header, by their number.
-_UNNAMED = {3: ["query-id", "corpus-id", "score"], 4: ["query-id", "iteration", "corpus-id", "score"]}
+# The columns of judgements without a header: BEIR's, or TREC's.
+_UNNAMED = {3: ["qid", "docno", "label"], 4: ["qid", "iteration", "docno", "label"]}
+_QUOTED = re.compile(r'"([^"]|"")*"')
+
+#: A place for messages, such as a file and a line, and what stands there.
+Place = tuple[str, Mapping[str, Any]]
 
 
 def check_id(value: object, what: str) -> str:
@@ -43,7 +52,7 @@ def check_id(value: object, what: str) -> str:
 def check_text(value: object, what: str) -> str:
     """Return a text, which must be a str."""
     if not isinstance(value, str):
-        raise ValueError(f"{what} must be a str, got {value!r:.80}")
+        raise ValueError(f"{what} must be a str, got {value!r:.80}: drop the row, or put an empty text '' there")
     return value
 
 
@@ -58,108 +67,114 @@ def check_label(value: object, what: str) -> int:
     return int(number)
 
 
-def with_ids(rows: Iterable[tuple[str, Mapping[str, Any]]], key: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield the place, the id and the values of rows, given as places and values; no id may come twice."""
-    seen: set[str] = set()
-    for where, values in rows:
-        identifier = check_id(values.get(key), f"{where}: {key}")
-        if identifier in seen:
-            raise ValueError(f"{where}: {key} {identifier!r} was there before")
-        seen.add(identifier)
-        yield where, identifier, values
+_CHECKS = {"docno": check_id, "text": check_text, "qid": check_id, "query": check_text, "label": check_label}
 
 
-def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Iterate over (line number from 1, line without its end and without a byte-order mark), of plain text or gzip.
-
-    Raises:
-        ValueError: where the file is not UTF-8, holds NUL bytes, or is a damaged archive; it names file and line.
-    """
-    with open(file, "rb") as start:
-        packed = start.read(2) == b"\x1f\x8b"
-    if file.suffix == ".gz" and not packed:
-        raise ValueError(f"{file}: is no gzip file: fetch it again, or take .gz off its name")
-    number = 0
-    try:
-        with gzip.open(file) if packed else open(file, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                text = line.decode("utf-8").rstrip("\r\n")
-                if "\0" in text:
-                    raise ValueError(f"{file}, line {number}: holds NUL bytes: the file is damaged, or not UTF-8")
-                yield number, text.lstrip("\ufeff")  # inner marks come from files put together
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}, line {number}: is not UTF-8 ({error}): save it as UTF-8") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
-            f"{file}, after line {number}: cannot be read on, the gzip file is damaged or cut ({error}); fetch it again"
-        ) from error
+def column(row: Mapping[str, Any], wanted: str, where: str) -> str:
+    """The name that a row has for a column; a ``ValueError`` says which would do."""
+    names = {str(name).strip().lower().replace("-", "_"): name for name in row}
+    for name in COLUMNS[wanted]:
+        if name in names:
+            return names[name]
+    raise ValueError(
+        f"{where}: needs a column {wanted!r} (or {', '.join(n for n in COLUMNS[wanted] if n != wanted)}), and has "
+        f"{', '.join(map(repr, row)) or 'none'}"
+    )
 
 
-def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place and the values of each JSON object of a file, plain or ``.gz``."""
-    for number, line in numbered_lines(file):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            values = error
-        if not isinstance(values, dict):
-            why = f" ({values})" if isinstance(values, Exception) else ""
-            raise ValueError(f"{file}, line {number}: must be one JSON object per line{why}, got {line.strip():.80}")
-        yield f"{file}, line {number}", values
+def read_document(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A document as `Collection.corpus` gives them; other columns, and the keys of ``metadata``, come along."""
+    row = dict(row)
+    docno = check_id(row.pop(column(row, "docno", where)), f"{where}: docno")
+    body = check_text(row.pop(column(row, "text", where)), f"{where}: text of {docno!r}")
+    title = row.pop("title", None)
+    title = "" if pd.isna(title) else check_text(title, f"{where}: title of {docno!r}")
+    more = row.pop("metadata", {})
+    row |= more if isinstance(more, dict) else {}
+    return {**row, "docno": docno, "text": f"{title} {body}" if title else body, "title": title, "body": body}
 
 
-def read_qrels(file: Path) -> pd.DataFrame:
-    """Read judgements: qid (str), docno (str), label (int), in the order of the file.
-
-    JSONL, CSV, and tab-separated files go by the names of their columns, in any order. Without a header, three columns
-    are query, document and score, and four columns are TREC's. A judgement that is repeated counts once.
-
-    Raises:
-        ValueError: for a line of another form, an id with white space, a score that is no whole number (the message
-            names file and line), or two scores of one pair.
-    """
-    places, rows = [], []
-    for where, values in read_jsonl(file) if ".jsonl" in file.suffixes else _read_columns(file):
-        values = {_plain(name): value for name, value in values.items()}
-        qid, docno, score = (next((values[n] for n in names if n in values), None) for names in _COLUMNS.values())
-        if None in (qid, docno, score):
-            raise ValueError(f"{where}: must hold query-id, corpus-id and score, got {values}")
+def read_table(rows: Iterable[Place], *columns: str) -> pd.DataFrame:
+    """These columns of all rows, checked: ids are str, labels int; a row that is repeated counts once."""
+    places, values = [], []
+    for where, row in rows:
         places.append(where)
-        rows.append((
-            check_id(qid, f"{where}: query-id"), check_id(docno, f"{where}: corpus-id"),
-            check_label(score, f"{where}: score"),
-        ))  # fmt: skip
-    frame = pd.DataFrame(rows, columns=list(_COLUMNS)).drop_duplicates()
-    frame = frame.astype({"qid": str, "docno": str, "label": "int64"})
-    twice = frame.index[frame.duplicated(["qid", "docno"])]
-    if len(twice):
-        qid, docno, label = rows[twice[0]]
-        raise ValueError(
-            f"{places[twice[0]]}: document {docno!r} has score {label} for query {qid!r}, and another one above"
-        )
+        values.append([_CHECKS[one](row[column(row, one, where)], f"{where}: {one}") for one in columns])
+    frame = pd.DataFrame(values, columns=list(columns)).drop_duplicates()
+    frame = frame.astype({one: "int64" if one == "label" else str for one in columns})
+    for again in frame.index[frame.duplicated(list(columns[:-1]))]:
+        *ids, value = values[again]
+        pair = " and ".join(map(repr, ids))
+        raise ValueError(f"{places[again]}: {columns[-1]} of {pair} is {value!r:.80}, and another one above")
     return frame.reset_index(drop=True)
 
 
-def _read_columns(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the place and the values by column of each line of judgements."""
+def rows_of(source: Any, what: str) -> Iterator[Place]:
+    """Each row of a file, a frame, a dataset or of dicts, in messages called ``what``."""
+    if isinstance(source, (str, os.PathLike)):
+        return read_rows(expand(source))
+    return ((f"{what}, row {number}", row) for number, row in enumerate(as_documents(source)))
+
+
+def read_rows(file: Path) -> Iterator[Place]:
+    """Each row of a file: ``.jsonl``, ``.csv``, or ``.tsv`` (others: apart by white space), also ``.gz``.
+
+    The first line names the columns. In judgements without a header, where it ends in a number, three columns are
+    BEIR's and four are TREC's.
+    """
+    lines = ((f"{file}, line {number}", line) for number, line in numbered_lines(file) if line.strip())
+    if ".jsonl" in file.suffixes:
+        yield from (_parsed(*line) for line in lines)
+        return
     header: list[str] = []
-    for number, line in numbered_lines(file):
-        if not line.strip():
-            continue
-        if {".tsv", ".csv"}.intersection(file.suffixes):
-            cells = next(csv.reader([line], delimiter="," if ".csv" in file.suffixes else "\t"))
-        else:
-            cells = line.split()
+    for where, cells in _csv_cells(file) if ".csv" in file.suffixes else map(_tsv_cells, lines):
         if not header:
-            header = [_plain(cell) for cell in cells]
-            if _NAMES.intersection(header) and not cells[-1].strip().lstrip("+-").isdigit():
+            named = not cells[-1].replace(".", "", 1).lstrip("+-").isdigit()
+            header = cells if named else _UNNAMED.get(len(cells), [])
+            if named:
                 continue
-            header = _UNNAMED.get(len(cells), _UNNAMED[3])
-        fits = len(cells) == len(header)
-        yield f"{file}, line {number}", dict(zip(header, cells, strict=True)) if fits else {"line": line}
+        if len(cells) != len(header):
+            raise ValueError(f"{where}: has {len(cells)} cells, expected {', '.join(header) or 'named columns'}")
+        yield where, dict(zip(header, cells, strict=True))
 
 
-def _plain(name: str) -> str:
-    return name.strip().lower().replace("_", "-")
+def _parsed(where: str, line: str) -> Place:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        values = error
+    if not isinstance(values, dict):
+        why = f" ({values})" if isinstance(values, Exception) else ""
+        raise ValueError(f"{where}: must be one JSON object per line{why}, got {line.strip():.80}")
+    return where, values
+
+
+def _csv_cells(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """Rows of cells; a quoted cell may go over several lines."""
+    reader = csv.reader((f"{line}\n" for _, line in numbered_lines(file)), strict=True)
+    try:
+        for cells in reader:
+            if any(map(str.strip, cells)):
+                yield f"{file}, line {reader.line_num}", cells
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {reader.line_num}: is no CSV ({error}); a quote in a cell is doubled") from None
+
+
+def _tsv_cells(place: tuple[str, str]) -> tuple[str, list[str]]:
+    """Cells of a line; one that a spreadsheet has quoted as a whole is as it was before."""
+    where, line = place
+    cells = line.split("\t") if "\t" in line else line.split()
+    return where, [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in cells]
+
+
+def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """(Line number from 1, line without its end and without a byte-order mark) of a text file or a ``.gz``."""
+    number = 0
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield number, line.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}, line {number}: is not UTF-8 ({error}): save it as UTF-8") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{file}, after line {number}: the gzip file is damaged or cut ({error})") from error

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import importlib.metadata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .base import Collection, make_document, order_splits
-from .files import check_id
+from .base import Collection, order_splits
+from .files import read_document
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_BODY_FIELDS = ("text", "body", "abstract", "contents", "default_text")
-# "text" is what ir_datasets calls a query; beside it TREC-COVID has a "query" of keywords
-_QUERY_FIELDS = ("text", "query", "title")
 
 
 class NamedCollection(Collection):
@@ -28,36 +23,28 @@ class NamedCollection(Collection):
     splits: tuple[str, ...] = ()
 
     def __init__(self, name: str, dataset: Any, sources: dict[str, tuple[Any, str | None]]):
-        self.name = name
-        self.dataset = dataset
-        self.splits = order_splits(sources)
-        self._sources = sources
+        self.name, self.dataset = name, dataset
+        self.splits, self._sources = order_splits(sources), sources
 
     def corpus(self) -> Iterator[dict[str, str]]:
         """Iterate over the documents; the body is the field text, body, abstract, contents or default_text.
 
         Raises:
-            ConnectionError: if the corpus cannot be downloaded.
-            ValueError: if the dataset has no corpus, or its documents have none of those fields or no fit docno.
+            ConnectionError: if there is no corpus, or it cannot be downloaded.
+            ValueError: if its documents have none of those fields, or no fit docno.
         """
         with _clear_errors(self.name, "corpus"):
             yield from map(self._document, self.dataset.get_corpus_iter(verbose=False))
 
     def _document(self, doc: Mapping[str, Any]) -> dict[str, str]:
-        field = self._first(_BODY_FIELDS, [name for name in doc if isinstance(doc[name], str)], "documents")
-        return make_document(check_id(doc["docno"], f"docno in {self.name!r}"), doc.get("title") or "", doc[field])
-
-    def _first(self, wanted: tuple[str, ...], present: Iterable[str], what: str) -> str:
-        for field in wanted:
-            if field in present:
-                return field
-        raise ValueError(f"{what} of {self.name!r} have none of the fields {wanted}, but {list(present)}")
+        return read_document(self.name, {name: value for name, value in doc.items() if isinstance(value, str)})
 
     def topics(self, split: str = "test") -> pd.DataFrame:
         """Return the queries of a split: qid (str), query (str)."""
         topics = self._part("topics", split)
-        field = self._first(_QUERY_FIELDS, topics.columns, "topics")
-        return topics[["qid", field]].rename(columns={field: "query"}).astype(str).reset_index(drop=True)
+        # "text" is what ir_datasets calls a query; beside it TREC-COVID has a "query" of keywords
+        field = next((name for name in ("text", "query") if name in topics), "title")
+        return topics[["qid", field]].set_axis(["qid", "query"], axis=1).astype(str).reset_index(drop=True)
 
     def qrels(self, split: str = "test") -> pd.DataFrame:
         """Return the judgements of a split: qid (str), docno (str), label (int)."""
@@ -68,8 +55,7 @@ class NamedCollection(Collection):
         self.check_split(split)
         dataset, variant = self._sources[split]
         with _clear_errors(self.name, f"{part} of {split}"):
-            get = getattr(dataset, f"get_{part}")
-            return get(variant) if variant else get()
+            return getattr(dataset, f"get_{part}")(*[variant] if variant else [])
 
 
 class IrdsCollection(NamedCollection):
@@ -82,18 +68,6 @@ class IrdsCollection(NamedCollection):
         return {docno: self._document({**doc._asdict(), "docno": docno}) for docno, doc in found.items()}
 
 
-def _irds_sources(top: str) -> dict[str, tuple[Any, str | None]]:
-    """The datasets at or below an id that have topics and qrels, by split."""
-    import ir_datasets
-    import pyterrier as pt
-
-    ids = {i.removeprefix(f"{top}/"): i for i in ir_datasets.registry if i.startswith(f"{top}/")}
-    ids[top.rpartition("/")[2] if "/" in top else "test"] = top
-    loaded = {split: ir_datasets.load(i) for split, i in ids.items()}
-    judged = [split for split in ids if loaded[split].has_queries() and loaded[split].has_qrels()]
-    return {split: (pt.get_dataset(f"irds:{ids[split]}"), None) for split in judged}
-
-
 def named_collection(name: str) -> NamedCollection:
     """Return the collection of a PyTerrier dataset name or an ``irds:`` name; nothing is downloaded yet."""
     import pyterrier as pt
@@ -103,11 +77,18 @@ def named_collection(name: str) -> NamedCollection:
     except KeyError as error:
         near = " or ".join(map(repr, nearest_names(name)))
         raise ValueError(
-            f"unknown collection {name!r}{f'; did you mean {near}?' if near else '.'} Possible: a folder in BEIR "
-            "format, 'docstrings', 'irds:<id>' (https://ir-datasets.com), or a name of pt.datasets.list_datasets()"
+            f"unknown collection {name!r}{f'; did you mean {near}?' if near else '.'} Possible: a folder or file of "
+            "yours, 'docstrings', 'irds:<id>' (https://ir-datasets.com), or a name of pt.datasets.list_datasets()"
         ) from error
     if name.startswith("irds:"):
-        return IrdsCollection(name, dataset, _irds_sources(name.removeprefix("irds:")))
+        import ir_datasets
+
+        top = name.removeprefix("irds:")
+        ids = {i.removeprefix(f"{top}/"): i for i in ir_datasets.registry if i.startswith(f"{top}/")}
+        ids[top.rpartition("/")[2] if "/" in top else "test"] = top
+        loaded = {split: ir_datasets.load(i) for split, i in ids.items()}
+        judged = [split for split in ids if loaded[split].has_queries() and loaded[split].has_qrels()]
+        return IrdsCollection(name, dataset, {split: (pt.get_dataset(f"irds:{ids[split]}"), None) for split in judged})
     from .._utils.java import ensure_java
 
     ensure_java()  # PyTerrier reads TREC files with Terrier
@@ -119,26 +100,21 @@ def named_collection(name: str) -> NamedCollection:
 
 def nearest_names(name: str) -> list[str]:
     """Return up to three collection names that look like the one given, whatever its case; prefixes may be missing."""
-    from ir_datasets import registry
+    import pyterrier as pt
 
-    providers = importlib.metadata.entry_points(group="pyterrier.dataset_provider", name="builtin")
-    names = ["docstrings", *sorted(n for provider in providers for n in provider.load()().list_dataset_names())]
-    by_key = {known.lower(): known for known in names}
-    for known in sorted(registry, key=lambda one: (one.count("/"), one)):
-        last = [known.rpartition("/")[2]] if known.count("/") == 1 else []
-        for key in (f"irds:{known}", known, *last):
-            by_key.setdefault(key.lower(), f"irds:{known}")
+    by_key: dict[str, str] = {}
+    for known in ["docstrings", *sorted(pt.datasets.list_datasets()["dataset"], key=lambda one: one.count("/"))]:
+        for key in (known, known.removeprefix("irds:"), known.rpartition("/")[2]):
+            by_key.setdefault(key.lower(), known)
     return list(dict.fromkeys(by_key[key] for key in difflib.get_close_matches(name.lower(), by_key, n=3, cutoff=0.7)))
 
 
 @contextmanager
 def _clear_errors(name: str, part: str) -> Iterator[None]:
-    """Turn what PyTerrier and ir_datasets raise into one line that says what could not be had."""
+    """Turn what requests and ir_datasets raise, in many lines, into one that says what could not be had."""
     try:
         yield
-    except NotImplementedError as error:
-        raise ValueError(f"collection {name!r} has no {part}: {error}") from error
-    except (OSError, RuntimeError) as error:  # of requests, or ir_datasets' after its last mirror
+    except (OSError, RuntimeError, NotImplementedError) as error:
         raise ConnectionError(
-            f"{part} of {name!r} could not be read or downloaded (no network?): {str(error).strip():.200}"
+            f"{part} of {name!r} is not there, or could not be downloaded (no network?): {str(error).strip():.200}"
         ) from error

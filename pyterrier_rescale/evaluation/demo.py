@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .comparison import Comparison
 
-#: What the demonstration's table is there to show.
-LESSON = """What the demo shows at its full size:
-- raw: the head as pretraining left it. Its scores are so large that the softmax has no gradient: training is lost.
-- k=16: the same head divided by 16 (arXiv:2606.18811). Now it trains; a document still takes a thousand terms and more.
-- calibrated: k and a level per term, measured on texts before training. It ranks untrained, with fewer terms.
-- BM25, and the encoder's own word pieces (tokens x idf, BM25 on pieces), need no model: be ahead of them to be useful.
-- One seed, minutes of training, small models: the table shows the effect, not the level."""
+#: What the rows of the demonstration are.
+LESSON = """The rows:
+- raw: the head as pretraining left it. k=16: the same head divided by 16 (arXiv:2606.18811).
+- calibrated: k and a level for each term, measured on texts before training.
+- tokens x idf, BM25 on pieces: the backbone's word pieces without a model. An encoder has to be ahead of them.
+- BM25 + an encoder: their rankings together, by reciprocal rank fusion, as one would serve them."""
 _BACKBONE_STEPS = 400  # of pretraining: half a minute on two cores
 
 
@@ -46,7 +45,8 @@ def demo(
         seed: of sample, pretraining and training.
         say: told each step.
         verbose: show progress bars.
-        options: others of :func:`~pyterrier_rescale.compare`.
+        options: others of :func:`~pyterrier_rescale.compare`; unless they say otherwise, all encoders are served by the
+            exact engine, and fusions with BM25 are shown.
     """
     from ..collections import load_collection
     from .comparison import compare
@@ -62,5 +62,5 @@ def demo(
     return compare(
         collection.sample(n_docs, n_topics, seed), backbones, output_dir, rescalings=(None, 16.0, "calibrated"),
         untrained=True, num_results=100, max_length=48, seed=seed, training=training, say=say, verbose=verbose,
-        **options,
+        **{"engine": "exact", "fused": True, **options},
     )  # fmt: skip

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyterrier as pt
-
-from .._utils.progress import redraws
 
 
 class _AtLeastOneResult(pt.Transformer):
@@ -46,13 +45,12 @@ def experiment(
         parsed = [one(rel=min_label) if "rel" in one.SUPPORTED_PARAMS else one for one in parsed]
     means = pt.Experiment(
         guarded, topics, qrels, [*parsed, "mrt"], filter_by_qrels=True, save_dir=str(runs),
-        verbose=verbose and redraws(pt.tqdm),
+        verbose=verbose and sys.stderr.isatty(),
     )  # fmt: skip
     for name, pipeline in guarded.items():
         if not pipeline.found:
             say(f"{name}: no query finds any document, a row of zeros")
-            with gzip.open(runs / f"{name}.res.gz", "wb"):
-                pass
+            gzip.open(runs / f"{name}.res.gz", "wb").close()
     # With perquery="both" PyTerrier 1.1 leaves the response time out; the values per query are in save_dir, too.
     per_query = pd.read_csv(runs / "perquery.csv", dtype={"qid": str, "name": str}, keep_default_na=False)
     names = {str(one): name for one, name in zip(parsed, measures, strict=True)}

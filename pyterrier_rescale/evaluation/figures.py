@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,7 +11,6 @@ import pandas as pd
 from ..analysis.plots import blank_figure, log_axis
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: Column of the results -> heading and format in printed tables.
@@ -32,8 +31,10 @@ _COLUMNS = {
 TABLE_KEY = """How to read the table: a row is a search system, its figures are means over the topics (test queries).
 - nDCG@10, RR@10, R@100, MAP: from 0 to 1, more is better. In turn: do relevant documents stand high among the first 10;
   1 / rank of the first one; the share of them that is among the first 100; precision, averaged over their ranks.
-- p: paired t-test on nDCG@10 against the raw head of the same backbone, Holm-corrected; small: not the topics' luck.
-- terms/query, terms/doc: weights above zero; fewer make a smaller and quicker index. Untrained rows: exact engine."""
+- p: paired t-test on nDCG@10, Holm-corrected, against the raw head of the same backbone; of a fusion and of an encoder
+  that was given, against BM25. Small: not the topics' luck.
+- terms/query, terms/doc: weights above zero; fewer make a smaller and quicker index. BM25 is Terrier's, rows without
+  training are of the exact engine."""
 _COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#edae49", "#6f4a8e", "#7d8597")
 
 
@@ -67,40 +68,35 @@ def markdown_table(results: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def draw_figures(comparison: Any, backbones: Mapping[str, Any]) -> None:
+def conclusion(results: pd.DataFrame) -> list[str]:
+    """What the table says, in a few sentences."""
+    values, trained = results.set_index("name")["nDCG@10"], results[results["trained"].eq(True)]
+    best, bm25 = trained.loc[trained["nDCG@10"].idxmax()], values["BM25"]
+    told = [
+        f"Of the trained encoders, {best['name']} ranks best: nDCG@10 {best['nDCG@10']:.3f}, with "
+        f"{best['active_d']:,.0f} terms per document; BM25, which needs no model, has {bm25:.3f}."
+    ]
+    tested = results[results["against"].notna() & ~results["trained"].eq(False)]
+    for beside, rows in tested.groupby(tested["against"].where(tested["against"] == "BM25", "the raw head")):
+        higher, sure = rows["nDCG@10"].to_numpy() > values[rows["against"]].to_numpy(), rows["p nDCG@10"] < 0.05
+        groups = {"better": sure & higher, "worse": sure & ~higher, "not told apart": ~sure}
+        parts = [f"{group}: {', '.join(rows['name'][which])}" for group, which in groups.items() if which.any()]
+        told.append(f"Compared with {beside} (p < .05), {'; '.join(parts)}.")
+    return [*told, "Each is one training run: with another seed, figures that lie close may change places."]
+
+
+def draw_figures(comparison: Any, backbones: dict[str, str]) -> None:
     """Draw head norms, training dynamics and effectiveness against active terms, each as PNG and SVG."""
     from ..analysis.head_audit import audit
 
     folder = comparison.output_dir / "figures"
     folder.mkdir(exist_ok=True)
-    norms = audit({name: os.fspath(model) for name, model in backbones.items()}).plot()
-    drawn = {"head_norms": norms, "training": training_curves(comparison), "effectiveness": effectiveness(comparison)}
+    drawn = {"effectiveness": effectiveness(comparison)}
+    if backbones:
+        drawn |= {"head_norms": audit(backbones).plot(), "training": training_curves(comparison)}
     for name, figure in drawn.items():
         for ending in ("png", "svg"):
             figure.savefig(folder / f"{name}.{ending}", dpi=150, bbox_inches="tight")
-
-
-def _figure(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, Any]:
-    figure, axes = blank_figure(width * columns, height * rows, columns, nrows=rows)
-    for axis in axes.flat:
-        axis.grid(alpha=0.25)
-    return figure, axes
-
-
-def _styles(comparison: Any) -> dict[str, dict[str, Any]]:
-    """Colour by rescaling, line and marker by backbone: the same in all figures."""
-    results = comparison.results.dropna(subset=["backbone"])
-    rescalings = list(dict.fromkeys(results["rescale"]))
-    backbones = list(dict.fromkeys(results["backbone"]))
-    styles = {}
-    for _, row in results.iterrows():
-        number = backbones.index(row["backbone"])
-        styles[row["name"]] = {
-            "color": _COLOURS[rescalings.index(row["rescale"]) % len(_COLOURS)],
-            "linestyle": ("-", "--", ":", "-.")[number % 4],
-            "marker": "osD^"[number % 4],
-        }
-    return styles
 
 
 #: Columns of ``monitor.csv`` -> titles of the panels of :func:`training_curves`.
@@ -113,53 +109,59 @@ TRAINING_PANELS = {
 
 def training_curves(comparison: Any, columns: Sequence[str] = tuple(TRAINING_PANELS)) -> Figure:
     """Figures of all training runs over their steps, a panel each: by default loss, score spread and active terms."""
-    figure, axes = _figure(len(columns))
-    styles = _styles(comparison)
-    results = comparison.results
-    for _, row in results[results["trained"].eq(True)].iterrows():
-        log = comparison.output_dir / "encoders" / row["name"] / "monitor.csv"
-        if not log.exists():
+    figure, axes = blank_figure(4.6 * len(columns), 3.4, len(columns))
+    for name, style in _styles(comparison.results).items():
+        log = comparison.output_dir / "encoders" / name / "monitor.csv"
+        if not log.exists():  # of a row that was not trained
             continue
         steps = pd.read_csv(log)
-        style = {key: value for key, value in styles[row["name"]].items() if key != "marker"}
         for axis, column in zip(axes.flat, columns, strict=True):
-            if column in steps:
-                shown = steps[["step", column]].dropna()
-                smooth = shown[column].rolling(max(1, len(shown) // 40), min_periods=1).mean()
-                axis.plot(shown["step"], smooth, label=row["name"], **style)
+            shown = steps[["step", column]].dropna()
+            smooth = shown[column].rolling(max(1, len(shown) // 40), min_periods=1).mean()
+            axis.plot(shown["step"], smooth, label=name, color=style["color"], linestyle=style["linestyle"])
     for axis, column in zip(axes.flat, columns, strict=True):
         axis.set(xlabel="step", title=TRAINING_PANELS[column])
         log_axis(axis, "y")
-    _legend(figure, axes[0, 0])
+    _finish(figure, axes)
     return figure
 
 
 def effectiveness(comparison: Any) -> Figure:
     """NDCG@10 against active terms per document; rows without a model as crosses, BM25 as a line."""
-    figure, axes = _figure(1, width=5.4, height=4.0)
-    axis = axes[0, 0]
-    styles = _styles(comparison)
-    results = comparison.results
-    for _, row in results.dropna(subset=["backbone"]).iterrows():
-        style = styles[row["name"]]
-        axis.scatter(
-            max(row["active_d"], 1), row["nDCG@10"], s=55, marker=style["marker"], edgecolors=style["color"],
-            facecolors=style["color"] if row["trained"] else "none", label=row["name"], zorder=3,
+    figure, axes = blank_figure(5.4, 4.0)
+    axis, results, styles = axes[0, 0], comparison.results, _styles(comparison.results)
+    for row in results[results["active_d"].notna()].to_dict("records"):
+        style = styles.get(row["name"], {"marker": "x", "color": "#444444"})
+        face = style["color"] if row["trained"] or style["marker"] == "x" else "none"
+        axis.plot(
+            max(row["active_d"], 1), row["nDCG@10"], style["marker"], color=style["color"], markerfacecolor=face,
+            label=row["name"] if row["name"] in styles else "no model", zorder=3,
         )  # fmt: skip
-    plain = results[results["backbone"].isna() & results["active_d"].notna()]
-    if len(plain):
-        axis.scatter(plain["active_d"], plain["nDCG@10"], s=45, marker="x", color="#444444", label="no model")
     bm25 = results.loc[results["name"] == "BM25", "nDCG@10"].iloc[0]
     axis.axhline(bm25, color="#444444", linewidth=1, linestyle=":", label="BM25")
     axis.set(xlabel="active terms per document", ylabel="nDCG@10")
     log_axis(axis, "x")
     axis.set_title("filled: after SPLADE training; open: before", fontsize=9)
-    _legend(figure, axis)
+    _finish(figure, axes)
     return figure
 
 
-def _legend(figure: Figure, axis: Axes) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    if handles:
-        columns = 3 if figure.get_figwidth() > 10 else 2
-        figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=8, ncols=columns)
+def _styles(results: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Of each row with a backbone: colour by rescaling, line and marker by backbone; the same in all figures."""
+    results = results.dropna(subset=["backbone"])
+    colours = dict(zip(results["rescale"].unique(), cycle(_COLOURS)))
+    lines = dict(zip(results["backbone"].unique(), cycle((("-", "o"), ("--", "s"), (":", "D"), ("-.", "^")))))
+    return {
+        name: {"color": colours[rescale], "linestyle": lines[backbone][0], "marker": lines[backbone][1]}
+        for name, backbone, rescale in results[["name", "backbone", "rescale"]].itertuples(index=False)
+    }
+
+
+def _finish(figure: Figure, axes: Any) -> None:
+    """A grid, and one legend below all panels, a line for each label."""
+    for axis in axes.flat:
+        axis.grid(alpha=0.25)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    columns = 3 if figure.get_figwidth() > 10 else 2
+    figure.legend(named.values(), named, loc="outside lower left", frameon=False, fontsize=8, ncols=columns)

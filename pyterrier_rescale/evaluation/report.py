@@ -22,11 +22,9 @@ from .rows import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..splade import Splade
-
 _MEASURE = "nDCG@10"
 # Of the topics seen closely: how many, and what is shown of each.
-_TOPICS, _TERMS, _RANKS, _SNIPPET = 5, 12, 5, 300
+_TOPICS, _TERMS, _RANKS = 5, 12, 5
 # A colour that no figure uses: it becomes the page's text colour, light or dark.
 _TEXT = "#010203"
 _PACKAGES = ("pyterrier", "torch", "transformers", "numpy", "scipy")
@@ -36,14 +34,14 @@ _MEANING = {
     "certain of one document and has hardly any gradient; near 0, all documents look alike.",
     "active_d": "Weights above zero per document: what the index has to hold.",
 }
-_AUDIT_ROWS = (
-    ("row_norm_mean", "mean row norm of W, the head's matrix with a row per term"),
-    ("random_saturation", "share of the softmax that the strongest of the random documents takes"),
-    ("random_std", "standard deviation of the scores of random queries and documents"),
-    ("active_terms", "active terms per document"),
-    ("active_terms_query", "active terms per query"),
-    ("suggested_k", "suggested k"),
-)
+# Of the heads before and after training: name in head_audit.json -> heading, format.
+_AUDITED = {
+    "row_norm_mean": ("row norm of W", "{:.2f}"),
+    "random_saturation": ("strongest random document", "{:.0%}"),
+    "random_std": ("std of random scores", "{:,.1f}"),
+    "active_terms_query": ("terms/query", "{:,.0f}"),
+    "active_terms": ("terms/doc", "{:,.0f}"),
+}
 
 
 def write_report(comparison: Any, command: str | None = None) -> Path:
@@ -57,10 +55,12 @@ def write_report(comparison: Any, command: str | None = None) -> Path:
     page = template.render(
         config=comparison.config,
         rows=_rows(comparison),
+        conclusion=comparison.conclusion,
+        audited=[heading for heading, _ in _AUDITED.values()],
         audits=_audits(comparison),
         figures=_figures(comparison),
         examples=comparison.examples,
-        command=command or _call(comparison.config),
+        command=command,
         versions=[("pyterrier_rescale", __version__), *((name, version(name)) for name in _PACKAGES)],
         measure=_MEASURE,
     )
@@ -70,12 +70,11 @@ def write_report(comparison: Any, command: str | None = None) -> Path:
 
 def confidence_interval(values: pd.Series) -> tuple[float, float]:
     """Student's 95% t-interval of a mean over topics; equal ends where there are fewer than two or all are equal."""
-    from scipy import stats
+    from scipy.stats import ttest_1samp
 
-    mean, error = float(values.mean()), float(stats.sem(values)) if len(values) > 1 else 0.0
-    if not error > 0:
-        return mean, mean
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
+    if values.nunique() < 2:
+        return values.iloc[0], values.iloc[0]
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
     return max(float(low), 0.0), min(float(high), 1.0)  # measures lie between 0 and 1
 
 
@@ -93,18 +92,17 @@ def _rows(comparison: Any) -> list[dict[str, Any]]:
 
 
 def _audits(comparison: Any) -> list[dict[str, Any]]:
-    """The heads before and after training, of the encoders that kept their audits."""
-    found = []
-    for name in comparison.results["name"]:
+    """The heads before and after training, of the encoders that kept their audits; a verdict for each backbone."""
+    found, seen = [], set()
+    for name, backbone in comparison.results[["name", "backbone"]].itertuples(index=False):
         file = comparison.output_dir / "encoders" / name / "head_audit.json"
         if file.exists():
-            audits = json.loads(file.read_text(encoding="utf-8"))
-            before, after = audits.get("before") or {}, audits.get("after") or {}
-            rows = [
-                (label, *("" if side.get(key) is None else f"{side[key]:.4g}" for side in (before, after)))
-                for key, label in _AUDIT_ROWS if key in before or key in after
-            ]  # fmt: skip
-            found.append({"name": name, "verdict": before.get("verdict", ""), "rows": rows})
+            sides = [json.loads(file.read_text(encoding="utf-8"))[side] or {} for side in ("before", "after")]
+            values = [[(form, side.get(key)) for side in sides] for key, (_, form) in _AUDITED.items()]
+            cells = [["–" if value is None else form.format(value) for form, value in pair] for pair in values]
+            verdict = "" if backbone in seen else sides[0].get("verdict", "")
+            found.append({"name": name, "cells": [" → ".join(pair) for pair in cells], "verdict": verdict})
+            seen.add(backbone)
     return found
 
 
@@ -137,14 +135,6 @@ def _svg(draw: Callable[[], Figure], title: str) -> str:
     return re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest  # the page gives the width, the view box the rest
 
 
-def _call(config: dict[str, Any]) -> str:
-    """The comparison as a call, without the folders of this machine."""
-    backbones = ", ".join(f"{name!r}: ..." for name in config["backbones"])
-    names = ("rescalings", "split", "engine", "untrained", "num_results", "max_length", "seed", "training")
-    arguments = ", ".join(f"{name}={config[name]!r}" for name in names)
-    return f"compare({config['collection']!r}, {{{backbones}}}, output_dir, {arguments})"
-
-
 def topic_examples(
     rows: Mapping[str, Row], per_query: pd.DataFrame, topics: pd.DataFrame, qrels: pd.DataFrame, collection: Any
 ) -> list[dict[str, Any]]:
@@ -153,42 +143,32 @@ def topic_examples(
     ``qrels`` are those of relevant documents alone.
     """
     values = per_query[(per_query["measure"] == _MEASURE) & per_query["name"].isin(rows)]
-    scores = values.set_index(["name", "qid"])["value"]
-    spread = values.groupby("qid")["value"].agg(lambda v: v.max() - v.min())
+    scores = values.pivot(index="qid", columns="name", values="value").fillna(0.0)
+    spread = scores.max(axis=1) - scores.min(axis=1)
     queries = dict(zip(topics["qid"], topics["query"], strict=True))
     chosen = sorted(set(spread.index) & set(queries), key=lambda qid: (-spread[qid], qid))[:_TOPICS]
-    best: dict[tuple[str, str], list[str]] = {}
-    for name, row in rows.items():
-        found = row.pipeline(topics[topics["qid"].isin(chosen)]).sort_values("rank")
-        best |= {(name, qid): found.loc[found["qid"] == qid, "docno"].tolist()[:_RANKS] for qid in chosen}
-    needed = {docno for docnos in best.values() for docno in docnos}
+    asked = topics[topics["qid"].isin(chosen)]
+    found = {name: row.pipeline(asked).query(f"rank < {_RANKS}").sort_values("rank") for name, row in rows.items()}
+    needed = set(pd.concat(found.values())["docno"])
     texts = {d["docno"]: d["text"] for d in collection.corpus() if d["docno"] in needed}
+    relevant = set(zip(qrels["qid"], qrels["docno"], strict=True))
     examples = []
     for qid in chosen:
-        relevant = set(qrels.loc[qrels["qid"] == qid, "docno"])
-        shared = set.intersection(*(set(best[name, qid]) for name in rows))
         systems = []
         for name, row in rows.items():
-            splade, docnos = row.encoder, best[name, qid]
-            query_terms = splade.explain(queries[qid], "").nlargest(_TERMS, "query_weight")
+            docnos = found[name].loc[found[name]["qid"] == qid, "docno"].tolist()
+            shown = row.encoder.explain(queries[qid], texts[docnos[0]] if docnos else "")
+            shared = shown[shown["contribution"] > 0]
             systems.append({
                 "system": name,
-                "ndcg": float(scores.get((name, qid), 0.0)),
-                "query_terms": query_terms[["term", "query_weight"]].values.tolist(),
-                "best": _best_document(splade, queries[qid], docnos[0], texts[docnos[0]]) if docnos else None,
-                "ranking": [{"docno": d, "relevant": d in relevant, "differs": d not in shared} for d in docnos],
+                "ndcg": float(scores.loc[qid, name]),
+                "query_terms": shown.nlargest(_TERMS, "query_weight")[["term", "query_weight"]].values.tolist(),
+                "ranking": [{"docno": docno, "relevant": (qid, docno) in relevant} for docno in docnos],
+                "text": texts[docnos[0]] if docnos else "",
+                "score": shown.score,
+                "shared": len(shared),
+                "terms": shared.head(_TERMS).to_dict("records"),
             })
-        examples.append({"qid": qid, "query": queries[qid], "relevant": len(relevant), "systems": systems})
+        count = sum(one == qid for one, _ in relevant)
+        examples.append({"qid": qid, "query": queries[qid], "relevant": count, "systems": systems})
     return examples
-
-
-def _best_document(splade: Splade, query: str, docno: str, text: str) -> dict[str, Any]:
-    shown = splade.explain(query, text)
-    terms = shown[shown["contribution"] > 0]
-    return {
-        "docno": docno,
-        "text": text[:_SNIPPET] + ("…" if len(text) > _SNIPPET else ""),
-        "score": shown.score,
-        "shared": len(terms),
-        "terms": terms[["term", "contribution", "in_query", "in_document"]].head(_TERMS).to_dict("records"),
-    }

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+import pyterrier as pt
+
+from ..encoding.saved_folder import save_encoder
 from ..heads.checkpoint import load_tokenizer
 from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser, nothing
 from ..indexing.build import build_index
 from ..indexing.own_documents import WithoutOwnDocuments
 from ..indexing.roles import NoTermsError
+from ..splade import LexicalEncoder
+from ..training import CollapseError, train
+from ..training.config import TrainConfig, saved_options
+from ..training.initialization import starting_module
+from ..training.loading import load_rows
 from .system import System
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyterrier as pt
-
-    from ..splade import Splade
 
 #: Rows without a model: their names after the backbone's, and the weightings of ``LexicalEncoder``.
 LEXICAL = {"tokens x idf": "tokens", "BM25 on pieces": "bm25"}
@@ -34,6 +36,7 @@ class Row:
     facts: dict[str, Any]
     system: System | None = None
     encoder: Any = None
+    twin: str | None = None  # name of the row that it is tested against
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +57,9 @@ class Indexer:
             return retriever(self.num_results)
         return retriever(self.num_results + 1) >> self.drop_own
 
-    def row(self, name: str, encoder: Splade | None, engine: str, system: System | None = None) -> Row:
+    def row(self, name: str, encoder: Any, engine: str, system: System | None = None) -> Row:
         """The row of an encoder; one that finds nothing where there is none, or no document has any term."""
+        twin = None if system is None else system.twin
         try:
             if encoder is None:
                 raise NoTermsError
@@ -64,7 +68,7 @@ class Indexer:
                 verbose=self.verbose,
             )  # fmt: skip
         except NoTermsError:
-            return Row(nothing(), {"active_q": 0.0, "active_d": 0.0, "index_mb": 0.0}, system)
+            return Row(nothing(), {"active_q": 0.0, "active_d": 0.0, "index_mb": 0.0}, system, twin=twin)
         stats, queries = index.stats(), encoder.encode_queries(self.topics["query"].tolist())
         facts = {
             "active_q": queries.nnz / max(1, queries.shape[0]),
@@ -72,7 +76,7 @@ class Indexer:
             "index_mb": index.size_bytes / 1e6,
         }
         pipeline = self._retrieve(lambda number: encoder.query_encoder() >> index.retriever(number))
-        return Row(pipeline, facts, system, encoder)
+        return Row(pipeline, facts, system, encoder, twin)
 
     def bm25(self, say: Any) -> Row:
         """The row of Terrier's BM25."""
@@ -88,11 +92,9 @@ class Indexer:
 
         Tokenizers that give the same vectors share one pair of rows, named after the first of them.
         """
-        from ..splade import LexicalEncoder
-
         seen: set[str] = set()
         for backbone, model in backbones.items():
-            tokenizer = load_tokenizer(os.fspath(model))
+            tokenizer = model.encoder.tokenizer if hasattr(model, "encoder") else load_tokenizer(model)
             for label, weighting in LEXICAL.items():
                 encoder = LexicalEncoder(
                     tokenizer, idf_from=(document["text"] for document in self.collection.corpus()),
@@ -104,6 +106,15 @@ class Indexer:
                     yield name, self.row(name, encoder, "exact")
 
 
+def fuse(first: Row, second: Row, twin: str) -> Row:
+    """Two rows by reciprocal rank fusion (Cormack et al., SIGIR 2009): a document scores 1 / (60 + its rank from 1)."""
+    def reciprocal(results: pd.DataFrame) -> pd.DataFrame:
+        return results.assign(score=1 / (61.0 + results["rank"]))
+
+    left, right = (row.pipeline >> pt.apply.generic(reciprocal) for row in (first, second))
+    return Row(left + right, {"index_mb": first.facts["index_mb"] + second.facts["index_mb"]}, twin=twin)
+
+
 def make_encoder(
     system: System, backbone: Any, pairs: Any, folder: Path, options: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -111,12 +122,6 @@ def make_encoder(
 
     Returns ``train_s``, or why the training ``collapsed``.
     """
-    from ..encoding.saved_folder import save_encoder
-    from ..training import CollapseError, train
-    from ..training.config import TrainConfig, saved_options
-    from ..training.initialization import starting_module
-    from ..training.loading import load_rows
-
     if not system.trained:
         options = {name: value for name, value in options.items() if name not in ("dev", "verbose")}
         config = TrainConfig.from_dict({**saved_options(backbone), **options, "rescale": system.rescale})

@@ -39,7 +39,7 @@ def test_no_home_folder_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     with pytest.raises(PermissionError, match="set PYTERRIER_RESCALE_HOME"):
         cache_dir("a")
-    with pytest.raises(ValueError, match="home"):
+    with pytest.raises(RuntimeError, match="home"):
         load_collection("~/zoo")
 
 

@@ -116,7 +116,7 @@ JVM_OF_THE_USER = """if True:
     import sys, time
     import pyterrier as pt
     from pyterrier_rescale._utils import java
-    pt.java.set_java_home(java.find_java_home()[0])
+    pt.java.set_java_home(java.java_home())
     pt.java.init()  # without -Xrs
     try:
         if len(sys.argv) > 1:

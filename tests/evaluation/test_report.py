@@ -42,7 +42,7 @@ def test_page_is_whole_small_and_needs_no_network(comparison, page):
     assert not elsewhere, "nothing is loaded from elsewhere"
     for name, mean in zip(comparison.results["name"], comparison.results["nDCG@10"], strict=True):
         assert name in text and f"{mean:.3f}" in text
-    assert "Holm-corrected" in text and "seed 0" in text and "torch" in text
+    assert "Holm-corrected" in text and "seed = 0" in text and "torch" in text
     assert comparison.report() == page and page.read_text(encoding="utf-8") == text, "made again, it is the same"
     assert str(comparison.output_dir.parent) not in text, "no folder of this machine"
 

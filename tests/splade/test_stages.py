@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pyterrier as pt
@@ -104,7 +106,8 @@ def test_repr_is_a_call(bert_folder, splade):
     assert again == splade and hash(again) == hash(splade)
 
 
-def test_verbose_is_inherited(bert_folder, capsys):
+def test_verbose_is_inherited(bert_folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # bars are for terminals
     frame = pd.DataFrame({"docno": ["1"], "text": ["sparse"]})
     loud = Splade(bert_folder, verbose=True)
     for stage, shown in ((loud.doc_encoder(), True), (loud.doc_encoder(verbose=False), False)):

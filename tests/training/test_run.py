@@ -295,7 +295,7 @@ def dev_split(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (lambda d, t, q: {"topics": t.assign(qid="q" + t["qid"])}, "no topic with a relevant document"),
+        (lambda d, t, q: {"topics": t.assign(qid="q" + t["qid"])}, "judged queries are missing"),
         (lambda d, t, q: {"qrels": q.assign(label=0)}, "no topic with a relevant"),
     ],
 )
