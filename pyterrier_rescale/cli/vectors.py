@@ -1,28 +1,30 @@
-"""The verbs ``encode``, ``index`` and ``export``: vectors made once, indexed, and handed to other engines."""
+"""The verbs ``encode``, ``index``, ``search`` and ``export``: vectors made once, indexed, searched, handed on."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-CollectionName = Annotated[str, Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.")]
+CollectionName = Annotated[str, Argument(help="BEIR folder, 'docstrings', PyTerrier dataset, or irds:NAME.")]
+Encoder = Annotated[str, Argument(help="Folder or hub name of a SPLADE encoder.")]
 Engine = Annotated[str, Option(help="terrier, pisa, exact, seismic or milvus.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Start anew, if something else of ours is there.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress bars.")]
 BatchSize = Annotated[int, Option(help="Texts per batch.", min=1)]
+Split = Annotated[str, Option(help="Split of the topics.")]
+_SHOWN = 8
 
 
 def encode(
-    encoder: Annotated[str, Argument(help="Folder or hub name of a SPLADE encoder.")],
+    encoder: Encoder,
     collection: CollectionName,
     output: Annotated[Path, Argument(help="Folder of the vectors.")],
     workers: Annotated[int, Option(help="Processes, or actors with --ray.", min=1)] = 1,
-    shard: Annotated[
-        str | None, Option(help="I/N: only every N-th shard, from I on; others do the rest.", metavar="I/N")
-    ] = None,
+    shard: Annotated[str | None, Option(help="Every N-th shard, from I on; others do the rest.", metavar="I/N")] = None,
     ray: Annotated[str | None, Option(help="On a Ray cluster: its address, or auto.", metavar="ADDRESS")] = None,
     max_terms: Annotated[int | None, Option(help="Heaviest terms kept per document.", min=1)] = None,
     min_weight: Annotated[float, Option(help="Terms of less weight are dropped.", min=0)] = 0.0,
@@ -40,27 +42,24 @@ def encode(
         workers=workers, shard=shard, max_terms=max_terms, min_weight=min_weight,
         ray=True if ray == "auto" else ray or False, overwrite=overwrite, verbose=not quiet,
     )  # fmt: skip
-    if not vectors.complete:
+    if vectors.complete:
+        typer.echo(f"{output}: {len(vectors):,} documents, {vectors.size_bytes / 1e6:.1f} MB")
+    else:
         typer.echo(f"{output}: this part is done; the manifest is written when all {shard.partition('/')[2]} are")
-        return
-    typer.echo(f"{output}: {len(vectors):,} documents, {vectors.size_bytes / 1e6:.1f} MB")
 
 
 def index(
-    source: Annotated[
+    words: Annotated[
         list[str],
-        Argument(
-            help="Folder or hub name of a SPLADE encoder, and a collection; or a folder of vectors; or an index.",
-            metavar="ENCODER COLLECTION | VECTORS",
-        ),
+        Argument(help="An encoder, a collection and the index's folder; or a folder of vectors, or another index, "
+                 "and the folder.", metavar="ENCODER COLLECTION PATH | VECTORS PATH"),
     ],
-    path: Annotated[Path, Argument(help="Folder of the index.", metavar="PATH")],
     engine: Engine = "terrier",
     scale: Annotated[float, Option(help="Units per weight.")] = 100,
     batch_size: BatchSize = 32,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-) -> None:
+) -> None:  # fmt: skip
     """Encode and index the documents of a collection; or index vectors, or what another index holds: no model."""
     from .. import Splade, load_collection, open_index, open_vectors
     from .._utils.files import expand
@@ -69,9 +68,10 @@ def index(
     from ..indexing.engines import engine_class
 
     engine_class(engine)  # which may not be installed
+    if len(words) not in (2, 3):
+        raise ValueError(f"give ENCODER COLLECTION PATH or VECTORS PATH, got {len(words)} words: {' '.join(words)}")
+    *source, path = words
     path = expand(path)
-    if len(source) > 2:
-        raise ValueError(f"give ENCODER COLLECTION PATH or VECTORS PATH, got {len(source) + 1} arguments")
     if len(source) == 2:
         encoder, documents = Splade(source[0], batch_size=batch_size), load_collection(source[1])
         built = build_index(
@@ -87,24 +87,74 @@ def index(
     typer.echo(f"{path}: {len(built):,} documents, {built.size_bytes / 1e6:.1f} MB")
 
 
+def search(
+    path: Annotated[Path, Argument(help="Folder of an index.", metavar="PATH")],
+    encoder: Annotated[str, Argument(help="The encoder that the index was made with.")],
+    query: Annotated[str | None, Argument(help="A query; or use --topics.")] = None,
+    topics: Annotated[str | None, Option(help="A collection: search the topics of its split.")] = None,
+    split: Split = "test",
+    run_file: Annotated[Path | None, Option("--run", help="Write a TREC run here.")] = None,
+    n: Annotated[int | None, Option("-n", help="Documents per query [10; of --topics 1000].", min=1)] = None,
+    explain: Annotated[bool, Option("--explain", help="Show the terms that make each score.")] = False,
+) -> None:
+    """Search an index, for one query or for the topics of a collection that have judgements."""
+    import pandas as pd
+    import pyterrier as pt
+
+    from .. import Splade, load_collection, open_index
+    from .._utils.files import expand
+
+    if (query is None) == (topics is None):
+        raise ValueError("give INDEX ENCODER QUERY, or INDEX ENCODER --topics COLLECTION")
+    index, splade = open_index(path), Splade(encoder)
+    made_from = index.made_from or {}
+    if made_from.get("encoder") not in (None, splade.fingerprint):
+        made_by = made_from.get("encoder_settings", "without a name")
+        warnings.warn(f"the index was made by another encoder, {made_by}: scores may mean nothing", stacklevel=2)
+    if topics is None:
+        frame = pd.DataFrame({"qid": ["1"], "query": [query]})
+    else:
+        frame = load_collection(topics).topics(split)
+    retriever = index.retriever(n or (10 if topics is None else 1000))
+    results = (splade.query_encoder() >> retriever)(frame)
+    if run_file is not None:
+        pt.io.write_results(results, str(expand(run_file)))
+        typer.echo(f"{run_file}: {len(results):,} results of {results['qid'].nunique():,} queries")
+        return
+    shown = results[["qid", "docno", "rank", "score"]]
+    typer.echo(shown.to_string(index=False) if len(shown) else "no document shares a term with the query")
+    if explain:
+        _explain(results, splade, index)
+
+
+def _explain(results: Any, splade: Any, index: Any) -> None:
+    """A line per result: the score as a sum of what each term adds, by the weights in the index."""
+    typer.echo("\nqid, docno, and the score as the sum of what each term adds (## continues a word)")
+    terms, tokenizer = splade.term_map(), splade.encoder.tokenizer
+    for row in results.itertuples():
+        vector = index.vector(row.docno)
+        weights = dict(zip(index.terms[vector.indices], vector.data.tolist(), strict=True))
+        parts = {term: weight * weights[term] for term, weight in row.query_toks.items() if term in weights}
+        heaviest = sorted(parts, key=parts.__getitem__, reverse=True)
+        told = [f"{terms.readable(terms.ids[t], tokenizer)} {parts[t]:.2f}" for t in heaviest[:_SHOWN]]
+        if rest := heaviest[_SHOWN:]:
+            told.append(f"{len(rest)} more {sum(parts[term] for term in rest):.2f}")
+        typer.echo(f"{row.qid} {row.docno}  {sum(parts.values()):.2f} = {' + '.join(told)}")
+
+
 def export(
     source: Annotated[Path, Argument(help="Folder of vectors, or of an index.")],
     output: Annotated[Path, Argument(help="Folder that is written; with ciff, a file.")],
     format: Annotated[
-        str,
-        Option(
-            help="anserini, ciff, lsr-benchmark, opensearch, opensearch-ann, pgvector or qdrant.", show_default=False
-        ),
+        str, Option(help="anserini, ciff, lsr-benchmark, opensearch, opensearch-ann, pgvector or qdrant.")
     ],
     scale: Annotated[float | None, Option(help="Units per weight (anserini, ciff) [100].")] = None,
     topics: Annotated[str | None, Option(help="A collection: its topics are written, too.")] = None,
-    split: Annotated[str, Option(help="Split of the topics.")] = "test",
+    split: Split = "test",
     encoder: Annotated[str | None, Option(help="The encoder of the topics.")] = None,
     max_terms: Annotated[int | None, Option(help="Heaviest terms kept of each topic.", min=1)] = None,
     terms: Annotated[str, Option(help="safe; raw (tokens) for engines that encode queries themselves.")] = "safe",
-    documents: Annotated[
-        str | None, Option(help="The collection that was encoded: its texts are written, too.")
-    ] = None,
+    documents: Annotated[str | None, Option(help="What was encoded: its texts are written, too.")] = None,
     text: Annotated[str, Option(help="The field of the text in these documents.")] = "text",
     title: Annotated[str, Option(help="The field of the title.")] = "title",
 ) -> None:

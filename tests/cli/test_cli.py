@@ -89,7 +89,7 @@ def made(call):
 def test_a_mistyped_name_fails_at_once(name, tmp_path):
     """Not after a minute of asking a hub that cannot be reached, once for each of its files."""
     out = subprocess.run(
-        [sys.executable, "-m", "pyterrier_rescale.cli", "audit", name], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, "-m", "pyterrier_rescale", "audit", name], cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
     )  # fmt: skip
     assert out.returncode == 1 and len(out.stderr.splitlines()) == 1, out.stderr
@@ -99,12 +99,6 @@ def test_a_mistyped_name_fails_at_once(name, tmp_path):
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_has_an_example(verb, made):
     assert f"pyterrier-rescale {verb}" in " ".join(made(verb, "--help").split())
-
-
-def test_version(made):
-    from pyterrier_rescale import __version__
-
-    assert made("--version").strip() == __version__
 
 
 def test_warnings_to_users_take_a_line_without_source_code():
@@ -263,7 +257,7 @@ REFUSED = [
     (["train", "{bert}", "no-such-collection", "x"], "no-such-collection"),
     (["train", "{bert}", "{collection}", "x", "--max-steps", "2", "--set", "max_steps=3"], "--max-steps 3"),
     (["index", "{bert}", "{collection}", "x", "--engine", "lucene"], "--engine must be one of"),
-    (["index", "{bert}", "{collection}", "more", "x"], "got 4 arguments"),
+    (["index", "{bert}", "{collection}", "more", "x"], "got 4 words"),
     (["index", "{bert}", "./own.csv", "x"], "own.csv"),
     (["compare", "{collection}", "x", "--backbone", "b=/no/such/folder"], "/no/such/folder"),
     (["search", "x", "{bert}"], "INDEX ENCODER QUERY"),
@@ -272,7 +266,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "named"), REFUSED, ids=lambda value: " ".join(value)[:60])
+@pytest.mark.parametrize(("arguments", "named"), REFUSED, ids=str)
 def test_one_clear_line_per_error(arguments, named, bert_folder, collection, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
     filled = [a.replace("{bert}", bert_folder).replace("{collection}", str(collection)) for a in arguments]
@@ -298,10 +292,6 @@ def test_home_in_python(bert_folder, tmp_path, monkeypatch):
     assert not list((tmp_path / "here").iterdir())
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "corpus.jsonl.gz"])
 def test_damaged_files_are_named_in_one_line(name, bert_folder, tmp_path, call):
     model, data = tmp_path / "model", write_collection(tmp_path / "data")
@@ -309,9 +299,8 @@ def test_damaged_files_are_named_in_one_line(name, bert_folder, tmp_path, call):
     (data / "corpus.jsonl.gz").write_bytes(gzip.compress((data / "corpus.jsonl").read_bytes()))
     (data / "corpus.jsonl").unlink()
     damaged = data / name if name.startswith("corpus") else model / name
-    cut(damaged)
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
     code, _, err = call("index", model, data, tmp_path / "i", "--engine", "exact")
-    last = err.strip().splitlines()[-1]
-    named = str(data / name) if name.startswith("corpus") else str(model)
-    assert code == 1 and last.startswith("pyterrier-rescale: error: ") and named in last, err
+    last, named = err.splitlines()[-1], damaged if name.startswith("corpus") else model
+    assert code == 1 and last.startswith("pyterrier-rescale: error: ") and str(named) in last, err
     assert "Traceback" not in err and "no such name" not in last
