@@ -17,8 +17,8 @@ from .vectors import encode, export, index, search
 app = typer.Typer(
     name="pyterrier-rescale",
     help="Make any masked-LM backbone a good SPLADE: audit its head, rescale it, train, index, search, compare.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -145,7 +145,7 @@ for verb, example in (
     (train, "train answerdotai/ModernBERT-base irds:beir/scifact splade --rescale 16 --set warmup_steps=50"),
     (encode, "encode splade irds:beir/scifact scifact.vectors --workers 2"),
     (index, "index splade irds:beir/scifact scifact.index (of vectors: index scifact.vectors scifact.index)"),
-    (search, "search scifact.index splade 'vitamin D and bone density'"),
+    (search, "search scifact.index splade 'vitamin D and bone density' --texts irds:beir/scifact"),
     (export, "export scifact.vectors scifact.ciff --format ciff"),
     (compare, "compare irds:beir/scifact runs/scifact --backbone modernbert=answerdotai/ModernBERT-base "
               "--rescale none --rescale 16 --rescale calibrated"),

@@ -18,6 +18,13 @@ from .app import app
 NAME = "pyterrier-rescale"
 # What bad input raises: its message says all. Of other exceptions the type is told, too.
 _EXPLAINED = (ValueError, TypeError, OSError, KeyError, ImportError, RuntimeError)
+# What Python's users are told to call, and what does the same here.
+_CALLS = {
+    r"indexer\(mode='overwrite'\)( or encode\(overwrite=True\))?": "--overwrite",
+    r"encode\(splade, documents, path\)": f"`{NAME} encode`",
+    r"\(doc_encoder >> index\.indexer\(\)\)\.index\(docs\)": f"`{NAME} index`",
+    r"open_index\(another_path\)\.indexer\(\)\.index\(open_vectors\((.*?)\)\)": rf"`{NAME} index \1 ANOTHER`",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,7 +69,9 @@ def _one_line(error: Any) -> str:
 
 
 def _with_flags(text: str, verb: Any) -> str:
-    """Arguments of Python in a message, as the verb's flags: ``overwrite=True`` is ``--overwrite``."""
+    """Calls and arguments of Python in a message as verbs and flags: ``overwrite=True`` is ``--overwrite``."""
+    for call, here in _CALLS.items():
+        text = re.sub(call, here, text)
     for option in [] if verb is None else verb.params:
         if option.param_type_name == "option":
             name, flag = rf"(?<![-\w]){re.escape(option.name)}", option.opts[0]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
+import sys
+import textwrap
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,9 +43,10 @@ def encode(
     from .. import Splade, load_collection
     from .. import encode as run
 
+    documents = load_collection(collection)  # first: a wrong name costs no loading of a model
     vectors = run(
-        Splade(encoder, batch_size=batch_size), load_collection(collection), output, shard_size=shard_size,
-        workers=workers, shard=shard, max_terms=max_terms, min_weight=min_weight,
+        Splade(encoder, batch_size=batch_size), documents, output, shard_size=shard_size, workers=workers,
+        shard=shard, max_terms=max_terms, min_weight=min_weight,
         ray=True if ray == "auto" else ray or False, overwrite=overwrite, verbose=not quiet,
     )  # fmt: skip
     if vectors.complete:
@@ -66,14 +73,18 @@ def index(
     from .._utils.made_from import check_same
     from ..indexing.build import build_index
     from ..indexing.engines import engine_class
+    from ..indexing.store import read_manifest
 
     engine_class(engine)  # which may not be installed
-    if len(words) not in (2, 3):
-        raise ValueError(f"give ENCODER COLLECTION PATH or VECTORS PATH, got {len(words)} words: {' '.join(words)}")
     *source, path = words
     path = expand(path)
+    if len(words) == 2 and read_manifest(expand(words[0])) is None or len(words) not in (2, 3):
+        raise ValueError(
+            "give ENCODER COLLECTION PATH, or VECTORS PATH where VECTORS holds vectors or an index, got "
+            f"{len(words)} words: {' '.join(words)}"
+        )
     if len(source) == 2:
-        encoder, documents = Splade(source[0], batch_size=batch_size), load_collection(source[1])
+        documents, encoder = load_collection(source[1]), Splade(source[0], batch_size=batch_size)
         built = build_index(
             encoder, documents.corpus, path, engine=engine, scale=scale, overwrite=overwrite, verbose=not quiet
         )
@@ -90,14 +101,15 @@ def index(
 def search(
     path: Annotated[Path, Argument(help="Folder of an index.", metavar="PATH")],
     encoder: Annotated[str, Argument(help="The encoder that the index was made with.")],
-    query: Annotated[str | None, Argument(help="A query; or use --topics.")] = None,
-    topics: Annotated[str | None, Option(help="A collection: search the topics of its split.")] = None,
+    query: Annotated[str | None, Argument(help="A query; or - for lines that are typed or piped in.")] = None,
+    topics: Annotated[str | None, Option(help="Queries of a collection; or a file with id, tab, query a line.")] = None,
     split: Split = "test",
+    texts: Annotated[str | None, Option(help="The collection: show how the found texts begin.")] = None,
     run_file: Annotated[Path | None, Option("--run", help="Write a TREC run here.")] = None,
     n: Annotated[int | None, Option("-n", help="Documents per query [10; of --topics 1000].", min=1)] = None,
     explain: Annotated[bool, Option("--explain", help="Show the terms that make each score.")] = False,
 ) -> None:
-    """Search an index, for one query or for the topics of a collection that have judgements."""
+    """Search an index: for a query, for many of standard input, or for the topics of a collection or a file."""
     import pandas as pd
     import pyterrier as pt
 
@@ -106,40 +118,65 @@ def search(
 
     if (query is None) == (topics is None):
         raise ValueError("give INDEX ENCODER QUERY, or INDEX ENCODER --topics COLLECTION")
-    index, splade = open_index(path), Splade(encoder)
-    made_from = index.made_from or {}
+    index = open_index(path)
+    made_from, collection = index.made_from or {}, None if texts is None else load_collection(texts)
+    splade = Splade(encoder)
     if made_from.get("encoder") not in (None, splade.fingerprint):
         made_by = made_from.get("encoder_settings", "without a name")
         warnings.warn(f"the index was made by another encoder, {made_by}: scores may mean nothing", stacklevel=2)
-    if topics is None:
-        frame = pd.DataFrame({"qid": ["1"], "query": [query]})
-    else:
-        frame = load_collection(topics).topics(split)
-    retriever = index.retriever(n or (10 if topics is None else 1000))
-    results = (splade.query_encoder() >> retriever)(frame)
+    retriever = splade.query_encoder() >> index.retriever(n or (10 if topics is None else 1000))
+    queries = _typed() if query == "-" else _topics(topics, split) if query is None else [("1", query)]
     if run_file is not None:
+        results = retriever(pd.DataFrame(queries, columns=["qid", "query"]))
         pt.io.write_results(results, str(expand(run_file)))
         typer.echo(f"{run_file}: {len(results):,} results of {results['qid'].nunique():,} queries")
         return
-    shown = results[["qid", "docno", "rank", "score"]]
-    typer.echo(shown.to_string(index=False) if len(shown) else "no document shares a term with the query")
-    if explain:
-        _explain(results, splade, index)
+    for qid, text in queries:
+        results = retriever(pd.DataFrame({"qid": [qid], "query": [text]}))
+        found = {} if collection is None else collection.find(results["docno"])
+        typer.echo(f"{qid}: {text}" if len(results) else f"{qid}: no document shares a term with {text!r}")
+        for row in results.itertuples():
+            typer.echo(f"{row.rank + 1:4} {row.docno}  {row.score:.3f}")
+            if row.docno in found:
+                width = shutil.get_terminal_size().columns - 5
+                typer.echo(f"     {textwrap.shorten(found[row.docno]['text'], width, placeholder=' ...')}")
+            if explain:
+                typer.echo(f"     = {_sum(row, splade, index)}")
 
 
-def _explain(results: Any, splade: Any, index: Any) -> None:
-    """A line per result: the score as a sum of what each term adds, by the weights in the index."""
-    typer.echo("\nqid, docno, and the score as the sum of what each term adds (## continues a word)")
-    terms, tokenizer = splade.term_map(), splade.encoder.tokenizer
-    for row in results.itertuples():
-        vector = index.vector(row.docno)
-        weights = dict(zip(index.terms[vector.indices], vector.data.tolist(), strict=True))
-        parts = {term: weight * weights[term] for term, weight in row.query_toks.items() if term in weights}
-        heaviest = sorted(parts, key=parts.__getitem__, reverse=True)
-        told = [f"{terms.readable(terms.ids[t], tokenizer)} {parts[t]:.2f}" for t in heaviest[:_SHOWN]]
-        if rest := heaviest[_SHOWN:]:
-            told.append(f"{len(rest)} more {sum(parts[term] for term in rest):.2f}")
-        typer.echo(f"{row.qid} {row.docno}  {sum(parts.values()):.2f} = {' + '.join(told)}")
+def _typed() -> Iterator[tuple[str, str]]:
+    """The lines of standard input, numbered; at a terminal they are typed at a prompt, until Ctrl-D."""
+    prompt = "query> " if sys.stdin.isatty() else ""
+    with suppress(EOFError):
+        for number in itertools.count(1):
+            yield str(number), input(prompt)
+
+
+def _topics(name: str, split: str) -> Iterator[tuple[str, str]]:
+    """The queries of a file, or of a collection's split."""
+    from .. import load_collection
+    from ..collections.files import numbered_lines
+
+    if not Path(name).is_file():
+        yield from load_collection(name).topics(split).itertuples(index=False)
+        return
+    for number, line in numbered_lines(Path(name)):
+        qid, tab, text = line.partition("\t")
+        if not tab:
+            raise ValueError(f"{name}, line {number}: must be an id, a tab and a query, got {line!r:.80}")
+        yield qid, text
+
+
+def _sum(result: Any, splade: Any, index: Any) -> str:
+    """A score as a sum of what each term adds, by the weights in the index; ## continues a word."""
+    vector, terms = index.vector(result.docno), splade.term_map()
+    weights = dict(zip(index.terms[vector.indices], vector.data.tolist(), strict=True))
+    parts = {term: weight * weights[term] for term, weight in result.query_toks.items() if term in weights}
+    heaviest = sorted(parts, key=parts.__getitem__, reverse=True)
+    told = [f"{terms.readable(terms.ids[t], splade.encoder.tokenizer)} {parts[t]:.2f}" for t in heaviest[:_SHOWN]]
+    if rest := heaviest[_SHOWN:]:
+        told.append(f"{len(rest)} more {sum(parts[term] for term in rest):.2f}")
+    return " + ".join(told)
 
 
 def export(

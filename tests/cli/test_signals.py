@@ -12,7 +12,7 @@ import pexpect
 import pytest
 from test_cli import write_collection
 
-from pyterrier_rescale import __version__
+from pyterrier_rescale import __version__, open_index
 from pyterrier_rescale.cli import entry
 
 STEPS = 100
@@ -65,6 +65,16 @@ def test_interrupted_compare_ends_at_once_and_goes_on(bert_folder, tmp_path):
     status, printed = end(terminal(*command), 5 * HANGS)
     assert status == 0 and "| b k=4 " in printed, printed
     assert pd.read_csv(output / "results.csv")["name"].tolist()[-1] == "b k=4"
+
+
+def test_queries_are_typed_at_a_prompt(bert_folder, tmp_path):
+    index = open_index(tmp_path / "index", "exact").indexer().index([{"docno": "d", "toks": {"hello": 100}}])
+    process = terminal("-m", "pyterrier_rescale", "search", index.path, bert_folder, "-")
+    process.expect_exact("query> ")
+    process.sendline("something")
+    process.expect("1: .*query> ")
+    process.sendeof()
+    assert end(process)[0] == 0
 
 
 def test_sigterm_ends_by_way_of_an_exception(monkeypatch, capsys):
@@ -144,7 +154,7 @@ def test_every_end_has_its_status_and_a_line(error, status, message, arguments, 
     [
         ([], 2, "Usage"), (["rescle"], 2, "No such command"), (["audit"], 2, "Missing argument"),
         (["audit", "x", "--n-texts", "1"], 2, "Invalid value"), (["--version"], 0, __version__),
-        (["train", "--help"], 0, "--set"),
+        (["encode", "-h"], 0, "irds:NAME"), (["index", "--scal", "1", "x"], 2, "--scale"),
     ],
 )  # fmt: skip
 def test_usage(arguments, status, message, capsys):
