@@ -18,12 +18,13 @@ from .app import app
 NAME = "pyterrier-rescale"
 # What bad input raises: its message says all. Of other exceptions the type is told, too.
 _EXPLAINED = (ValueError, TypeError, OSError, KeyError, ImportError, RuntimeError)
-# Typer brings a copy of click of its own from some version on; this is the class of either.
-_UsageProblem: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, e.g. of a cluster's scheduler: temporary folders are cleared as on Ctrl-C."""
+# What Python's users are told to call, and what does the same here.
+_CALLS = {
+    r"indexer\(mode='overwrite'\)( or encode\(overwrite=True\))?": "--overwrite",
+    r"encode\(splade, documents, path\)": f"`{NAME} encode`",
+    r"\(doc_encoder >> index\.indexer\(\)\)\.index\(docs\)": f"`{NAME} index`",
+    r"open_index\(another_path\)\.indexer\(\)\.index\(open_vectors\((.*?)\)\)": rf"`{NAME} index \1 ANOTHER`",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,39 +33,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Ctrl-C ends with status 130, SIGTERM with 143, a wrong usage with 2.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # clears temporary folders, as Ctrl-C
     warnings.formatwarning = _format_warning
-    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def _run(arguments: list[str]) -> int:
-    """The exit status of a call. Typer's own loop would turn Ctrl-C and the end of a cut file into "Aborted."."""
-    command, context = typer.main.get_command(app), None
-    try:
-        with command.make_context(NAME, arguments) as context:
-            command.invoke(context)
-        sys.stdout.flush()
-        return 0
-    except typer.Exit as stop:
-        return stop.exit_code
-    except (KeyboardInterrupt, typer.Abort) as stop:
+    status = _run(list(sys.argv[1:] if arguments is None else arguments))
+    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         print("\ninterrupted; the same command again goes on from what is finished", file=sys.stderr)
-        return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
-    except _UsageProblem as problem:
-        problem.show()
-        return problem.exit_code
-    except BrokenPipeError:  # `| head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if context is not None and context.params.get("traceback"):
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> Any:
+    """The exit status of a call."""
+    command = typer.main.get_command(app)
+    try:
+        return command.main(arguments, NAME, standalone_mode=False)
+    except SystemExit as stop:  # SIGTERM, or nobody reads on (`| head`)
+        return stop.code
+    except Exception as problem:
+        if hasattr(problem, "show"):  # a wrong usage; the class is click's, or Typer's copy of it
+            problem.show()
+            return problem.exit_code
+        if "--traceback" in arguments:
             traceback.print_exc()
-        verb = command.get_command(context, context.invoked_subcommand) if context is not None else None
+        error = problem.__cause__ if isinstance(problem, typer.Abort) else problem  # made by Typer of an EOFError
+        verb = next((command.commands[word] for word in arguments if word in command.commands), None)
         print(f"{NAME}: error: {_with_flags(_one_line(error), verb)}", file=sys.stderr)
         return 1
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Any) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = " ".join(text.split())
     if text and isinstance(error, _EXPLAINED):
@@ -73,7 +69,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _with_flags(text: str, verb: Any) -> str:
-    """Arguments of Python in a message, as the verb's flags: ``overwrite=True`` is ``--overwrite``."""
+    """Calls and arguments of Python in a message as verbs and flags: ``overwrite=True`` is ``--overwrite``."""
+    for call, here in _CALLS.items():
+        text = re.sub(call, here, text)
     for option in [] if verb is None else verb.params:
         if option.param_type_name == "option":
             name, flag = rf"(?<![-\w]){re.escape(option.name)}", option.opts[0]
@@ -90,7 +88,3 @@ def _format_warning(message: Warning | str, category: type[Warning], *place: Any
 
 
 _usual_format = warnings.formatwarning
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise _Terminated

@@ -1,34 +1,35 @@
-"""The verb ``train`` of the command line."""
+"""The verbs ``train``, ``compare`` and ``demo``: encoders are trained, and compared."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from .vectors import Overwrite, Quiet
+from .vectors import CollectionName, Engine, Overwrite, Quiet
 
-#: What ``--rescale`` takes, in the words of the help.
-RESCALINGS = "none, a number (k), auto (k measured), calibrated (k and offsets measured) or learned"
-Settings = Annotated[
-    list[str] | None, Option("--set", help="Any other option of train(), NAME=VALUE; repeatable.", metavar="N=V")
-]
-_WORDS = {"true": True, "false": False, "none": None, "null": None}
+Seed = Annotated[int, Option(help="Random seed.")]
+Settings = Annotated[list[str] | None, Option("--set", help="Another option of train(); repeatable.", metavar="N=V")]
+_RESCALINGS = "none, a number (k), auto (k measured), calibrated (k and offsets measured) or learned"
+_WORDS = {"true": "True", "false": "False", "none": "None", "null": "None"}
+_TYPED = shlex.join(["pyterrier-rescale", *sys.argv[1:]])
 
 
 def train(
     backbone: Annotated[str, Argument(help="Hub name or folder of a masked LM.")],
     data: Annotated[str, Argument(help="A collection, or a .jsonl or .tsv file of pairs or triples, of texts or ids.")],
     output: Annotated[Path, Argument(help="Folder of the encoder.")],
-    rescale: Annotated[str | None, Option(help=f"{RESCALINGS} [16].", metavar="SPEC")] = None,
+    rescale: Annotated[str | None, Option(help=f"{_RESCALINGS} [16].", metavar="SPEC")] = None,
     texts: Annotated[str | None, Option(help="Collection with the texts, if the data are ids.")] = None,
-    columns: Annotated[
-        str | None, Option(help="Columns of a file without a header, e.g. query,positive,negative.")
-    ] = None,
+    columns: Annotated[str | None, Option(help="Of a file without a header: query,positive,negative.")] = None,
     max_steps: Annotated[int | None, Option(help="Updates; default: by epochs.", min=1)] = None,
     epochs: Annotated[int | None, Option(help="Passes over the data [1].", min=1)] = None,
     batch_size: Annotated[int | None, Option(help="Queries per step [32].", min=1)] = None,
@@ -70,6 +71,72 @@ def train(
     typer.echo(f"{encoder!r} saved in {output}")
 
 
+def compare(
+    collection: CollectionName,
+    output: Annotated[Path, Argument(help="Folder for tables, figures, runs, encoders.")],
+    backbone: Annotated[
+        list[str] | None, Option(help="NAME=MODEL or MODEL; repeatable [two small ones, pretrained here].")
+    ] = None,
+    rescale: Annotated[
+        list[str] | None, Option(help=f"{_RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC")
+    ] = None,
+    split: Annotated[str, Option(help="Split that is scored.")] = "test",
+    engine: Engine = "terrier",
+    untrained: Annotated[bool, Option("--untrained", help="Score the encoders before training, too.")] = False,
+    model_free: Annotated[bool, Option(help="Score the word pieces without a model, too.")] = True,
+    min_label: Annotated[int, Option(help="Lower labels are not relevant.", min=1)] = 1,
+    drop_own: Annotated[bool, Option(help="Leave topics that are documents out of their results.")] = True,
+    max_steps: Annotated[int, Option(help="Training steps of each encoder.", min=1)] = 250,
+    batch_size: Annotated[int, Option(help="Queries per step.", min=2)] = 32,
+    learning_rate: Annotated[float, Option(help="5e-4 suits the small backbones, 2e-5 full-size ones.")] = 5e-4,
+    max_length: Annotated[int, Option(help="Tokens per text.", min=3)] = 128,
+    seed: Seed = 0,
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train backbones x rescalings alike, index each, and compare them with BM25 in one pt.Experiment."""
+    from .. import compare as run
+    from .. import load_collection
+    from ..evaluation.demo import small_backbones
+    from ..evaluation.system import named_backbones
+
+    loaded, models = load_collection(collection), named_backbones(backbone or [])
+    given = {"max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    others = settings_of(settings, [*given, "max_length", "seed", "rescale"])
+    training = {"ramp_steps": max(1, max_steps * 3 // 4), **given, **others}
+    comparison = run(
+        loaded, models or small_backbones(loaded, seed=seed, verbose=not quiet), output,
+        rescalings=rescale or ["none", "16", "calibrated"], split=split, engine=engine, untrained=untrained,
+        model_free=model_free, min_label=min_label, drop_own=drop_own, max_length=max_length, seed=seed,
+        training=training, overwrite=overwrite, say=_clock(), command=_TYPED, verbose=not quiet,
+    )  # fmt: skip
+    _show(comparison)
+
+
+def demo(
+    output: Annotated[Path, Option(help="Folder for tables, figures, runs, encoders.")] = Path("demo"),
+    docs: Annotated[int, Option(help="Documents that are indexed.", min=10)] = 1500,
+    topics: Annotated[int, Option(help="Topics that are scored.", min=2)] = 100,
+    steps: Annotated[int, Option(help="Training steps of each encoder.", min=1)] = 100,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the effect in minutes: small backbones, raw, divided and calibrated heads, on docstrings.
+
+    No model or data are downloaded, only Terrier's jars (about 100 MB) at the first use.
+    """
+    from ..evaluation.demo import LESSON
+    from ..evaluation.demo import demo as run
+
+    comparison = run(
+        output, n_docs=docs, n_topics=topics, steps=steps, seed=seed, overwrite=overwrite, say=_clock(),
+        command=_TYPED, verbose=not quiet,
+    )  # fmt: skip
+    _show(comparison, LESSON)
+
+
 def settings_of(items: list[str] | None, given: Iterable[str]) -> dict[str, Any]:
     """``NAME=VALUE`` items as arguments; a value is a number, list, true, false or none where it reads so, else a str.
 
@@ -82,8 +149,22 @@ def settings_of(items: list[str] | None, given: Iterable[str]) -> dict[str, Any]
         name = name.strip().replace("-", "_")
         if not equals or not name or name in given or name in options:
             raise ValueError(f"--set takes NAME=VALUE, and each option can be given once, got {item!r}")
-        try:
-            options[name] = _WORDS[value.lower()] if value.lower() in _WORDS else ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[name] = value
+        options[name] = value
+        with suppress(ValueError, SyntaxError):
+            options[name] = ast.literal_eval(_WORDS.get(value.lower(), value))
     return options
+
+
+def _clock() -> Callable[[str], None]:
+    """Print lines with the time since now in front."""
+    start = time.monotonic()
+    return lambda line: typer.echo(f"{time.monotonic() - start:5.0f} s  {line}")
+
+
+def _show(comparison: Any, *lesson: str) -> None:
+    from ..evaluation.figures import TABLE_KEY, markdown_table
+
+    folder = comparison.output_dir
+    last = f"to look at: {folder / 'report.html'}; everything else is in {folder}/"
+    told = "\n".join(comparison.conclusion)
+    typer.echo("\n\n".join([markdown_table(comparison.results), TABLE_KEY, *lesson, told, last]))

@@ -1,28 +1,36 @@
-"""The verbs ``encode``, ``index`` and ``export``: vectors made once, indexed, and handed to other engines."""
+"""The verbs ``encode``, ``index``, ``search`` and ``export``: vectors made once, indexed, searched, handed on."""
 
 from __future__ import annotations
 
+import itertools
+import shutil
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-CollectionName = Annotated[str, Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.")]
+CollectionName = Annotated[str, Argument(help="BEIR folder, 'docstrings', PyTerrier dataset, or irds:NAME.")]
+Encoder = Annotated[str, Argument(help="Folder or hub name of a SPLADE encoder.")]
 Engine = Annotated[str, Option(help="terrier, pisa, exact, seismic or milvus.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Start anew, if something else of ours is there.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress bars.")]
 BatchSize = Annotated[int, Option(help="Texts per batch.", min=1)]
+Split = Annotated[str, Option(help="Split of the topics.")]
+_SHOWN = 8
 
 
 def encode(
-    encoder: Annotated[str, Argument(help="Folder or hub name of a SPLADE encoder.")],
+    encoder: Encoder,
     collection: CollectionName,
     output: Annotated[Path, Argument(help="Folder of the vectors.")],
     workers: Annotated[int, Option(help="Processes, or actors with --ray.", min=1)] = 1,
-    shard: Annotated[
-        str | None, Option(help="I/N: only every N-th shard, from I on; others do the rest.", metavar="I/N")
-    ] = None,
+    shard: Annotated[str | None, Option(help="Every N-th shard, from I on; others do the rest.", metavar="I/N")] = None,
     ray: Annotated[str | None, Option(help="On a Ray cluster: its address, or auto.", metavar="ADDRESS")] = None,
     max_terms: Annotated[int | None, Option(help="Heaviest terms kept per document.", min=1)] = None,
     min_weight: Annotated[float, Option(help="Terms of less weight are dropped.", min=0)] = 0.0,
@@ -35,45 +43,48 @@ def encode(
     from .. import Splade, load_collection
     from .. import encode as run
 
+    documents = load_collection(collection)  # first: a wrong name costs no loading of a model
     vectors = run(
-        Splade(encoder, batch_size=batch_size), load_collection(collection), output, shard_size=shard_size,
-        workers=workers, shard=shard, max_terms=max_terms, min_weight=min_weight,
+        Splade(encoder, batch_size=batch_size), documents, output, shard_size=shard_size, workers=workers,
+        shard=shard, max_terms=max_terms, min_weight=min_weight,
         ray=True if ray == "auto" else ray or False, overwrite=overwrite, verbose=not quiet,
     )  # fmt: skip
-    if not vectors.complete:
+    if vectors.complete:
+        typer.echo(f"{output}: {len(vectors):,} documents, {vectors.size_bytes / 1e6:.1f} MB")
+    else:
         typer.echo(f"{output}: this part is done; the manifest is written when all {shard.partition('/')[2]} are")
-        return
-    typer.echo(f"{output}: {len(vectors):,} documents, {vectors.size_bytes / 1e6:.1f} MB")
 
 
 def index(
-    source: Annotated[
+    words: Annotated[
         list[str],
-        Argument(
-            help="Folder or hub name of a SPLADE encoder, and a collection; or a folder of vectors; or an index.",
-            metavar="ENCODER COLLECTION | VECTORS",
-        ),
+        Argument(help="An encoder, a collection and the index's folder; or a folder of vectors, or another index, "
+                 "and the folder.", metavar="ENCODER COLLECTION PATH | VECTORS PATH"),
     ],
-    path: Annotated[Path, Argument(help="Folder of the index.", metavar="PATH")],
     engine: Engine = "terrier",
     scale: Annotated[float, Option(help="Units per weight.")] = 100,
     batch_size: BatchSize = 32,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-) -> None:
+) -> None:  # fmt: skip
     """Encode and index the documents of a collection; or index vectors, or what another index holds: no model."""
     from .. import Splade, load_collection, open_index, open_vectors
     from .._utils.files import expand
     from .._utils.made_from import check_same
     from ..indexing.build import build_index
     from ..indexing.engines import engine_class
+    from ..indexing.store import read_manifest
 
     engine_class(engine)  # which may not be installed
+    *source, path = words
     path = expand(path)
-    if len(source) > 2:
-        raise ValueError(f"give ENCODER COLLECTION PATH or VECTORS PATH, got {len(source) + 1} arguments")
+    if len(words) == 2 and read_manifest(expand(words[0])) is None or len(words) not in (2, 3):
+        raise ValueError(
+            "give ENCODER COLLECTION PATH, or VECTORS PATH where VECTORS holds vectors or an index, got "
+            f"{len(words)} words: {' '.join(words)}"
+        )
     if len(source) == 2:
-        encoder, documents = Splade(source[0], batch_size=batch_size), load_collection(source[1])
+        documents, encoder = load_collection(source[1]), Splade(source[0], batch_size=batch_size)
         built = build_index(
             encoder, documents.corpus, path, engine=engine, scale=scale, overwrite=overwrite, verbose=not quiet
         )
@@ -87,24 +98,100 @@ def index(
     typer.echo(f"{path}: {len(built):,} documents, {built.size_bytes / 1e6:.1f} MB")
 
 
+def search(
+    path: Annotated[Path, Argument(help="Folder of an index.", metavar="PATH")],
+    encoder: Annotated[str, Argument(help="The encoder that the index was made with.")],
+    query: Annotated[str | None, Argument(help="A query; or - for lines that are typed or piped in.")] = None,
+    topics: Annotated[str | None, Option(help="Queries of a collection; or a file with id, tab, query a line.")] = None,
+    split: Split = "test",
+    texts: Annotated[str | None, Option(help="The collection: show how the found texts begin.")] = None,
+    run_file: Annotated[Path | None, Option("--run", help="Write a TREC run here.")] = None,
+    n: Annotated[int | None, Option("-n", help="Documents per query [10; of --topics 1000].", min=1)] = None,
+    explain: Annotated[bool, Option("--explain", help="Show the terms that make each score.")] = False,
+) -> None:
+    """Search an index: for a query, for many of standard input, or for the topics of a collection or a file."""
+    import pandas as pd
+    import pyterrier as pt
+
+    from .. import Splade, load_collection, open_index
+    from .._utils.files import expand
+
+    if (query is None) == (topics is None):
+        raise ValueError("give INDEX ENCODER QUERY, or INDEX ENCODER --topics COLLECTION")
+    index = open_index(path)
+    made_from, collection = index.made_from or {}, None if texts is None else load_collection(texts)
+    splade = Splade(encoder)
+    if made_from.get("encoder") not in (None, splade.fingerprint):
+        made_by = made_from.get("encoder_settings", "without a name")
+        warnings.warn(f"the index was made by another encoder, {made_by}: scores may mean nothing", stacklevel=2)
+    retriever = splade.query_encoder() >> index.retriever(n or (10 if topics is None else 1000))
+    queries = _typed() if query == "-" else _topics(topics, split) if query is None else [("1", query)]
+    if run_file is not None:
+        results = retriever(pd.DataFrame(queries, columns=["qid", "query"]))
+        pt.io.write_results(results, str(expand(run_file)))
+        typer.echo(f"{run_file}: {len(results):,} results of {results['qid'].nunique():,} queries")
+        return
+    for qid, text in queries:
+        results = retriever(pd.DataFrame({"qid": [qid], "query": [text]}))
+        found = {} if collection is None else collection.find(results["docno"])
+        typer.echo(f"{qid}: {text}" if len(results) else f"{qid}: no document shares a term with {text!r}")
+        for row in results.itertuples():
+            typer.echo(f"{row.rank + 1:4} {row.docno}  {row.score:.3f}")
+            if row.docno in found:
+                width = shutil.get_terminal_size().columns - 5
+                typer.echo(f"     {textwrap.shorten(found[row.docno]['text'], width, placeholder=' ...')}")
+            if explain:
+                typer.echo(f"     = {_sum(row, splade, index)}")
+
+
+def _typed() -> Iterator[tuple[str, str]]:
+    """The lines of standard input, numbered; at a terminal they are typed at a prompt, until Ctrl-D."""
+    prompt = "query> " if sys.stdin.isatty() else ""
+    with suppress(EOFError):
+        for number in itertools.count(1):
+            yield str(number), input(prompt)
+
+
+def _topics(name: str, split: str) -> Iterator[tuple[str, str]]:
+    """The queries of a file, or of a collection's split."""
+    from .. import load_collection
+    from ..collections.files import numbered_lines
+
+    if not Path(name).is_file():
+        yield from load_collection(name).topics(split).itertuples(index=False)
+        return
+    for number, line in numbered_lines(Path(name)):
+        qid, tab, text = line.partition("\t")
+        if not tab:
+            raise ValueError(f"{name}, line {number}: must be an id, a tab and a query, got {line!r:.80}")
+        yield qid, text
+
+
+def _sum(result: Any, splade: Any, index: Any) -> str:
+    """A score as a sum of what each term adds, by the weights in the index; ## continues a word."""
+    vector, terms = index.vector(result.docno), splade.term_map()
+    weights = dict(zip(index.terms[vector.indices], vector.data.tolist(), strict=True))
+    parts = {term: weight * weights[term] for term, weight in result.query_toks.items() if term in weights}
+    heaviest = sorted(parts, key=parts.__getitem__, reverse=True)
+    told = [f"{terms.readable(terms.ids[t], splade.encoder.tokenizer)} {parts[t]:.2f}" for t in heaviest[:_SHOWN]]
+    if rest := heaviest[_SHOWN:]:
+        told.append(f"{len(rest)} more {sum(parts[term] for term in rest):.2f}")
+    return " + ".join(told)
+
+
 def export(
     source: Annotated[Path, Argument(help="Folder of vectors, or of an index.")],
     output: Annotated[Path, Argument(help="Folder that is written; with ciff, a file.")],
     format: Annotated[
-        str,
-        Option(
-            help="anserini, ciff, lsr-benchmark, opensearch, opensearch-ann, pgvector or qdrant.", show_default=False
-        ),
+        str, Option(help="anserini, ciff, lsr-benchmark, opensearch, opensearch-ann, pgvector or qdrant.")
     ],
     scale: Annotated[float | None, Option(help="Units per weight (anserini, ciff) [100].")] = None,
     topics: Annotated[str | None, Option(help="A collection: its topics are written, too.")] = None,
-    split: Annotated[str, Option(help="Split of the topics.")] = "test",
+    split: Split = "test",
     encoder: Annotated[str | None, Option(help="The encoder of the topics.")] = None,
     max_terms: Annotated[int | None, Option(help="Heaviest terms kept of each topic.", min=1)] = None,
     terms: Annotated[str, Option(help="safe; raw (tokens) for engines that encode queries themselves.")] = "safe",
-    documents: Annotated[
-        str | None, Option(help="The collection that was encoded: its texts are written, too.")
-    ] = None,
+    documents: Annotated[str | None, Option(help="What was encoded: its texts are written, too.")] = None,
     text: Annotated[str, Option(help="The field of the text in these documents.")] = "text",
     title: Annotated[str, Option(help="The field of the title.")] = "title",
 ) -> None:

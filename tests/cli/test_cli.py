@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import shutil
@@ -89,7 +90,7 @@ def made(call):
 def test_a_mistyped_name_fails_at_once(name, tmp_path):
     """Not after a minute of asking a hub that cannot be reached, once for each of its files."""
     out = subprocess.run(
-        [sys.executable, "-m", "pyterrier_rescale.cli", "audit", name], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, "-m", "pyterrier_rescale", "audit", name], cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
     )  # fmt: skip
     assert out.returncode == 1 and len(out.stderr.splitlines()) == 1, out.stderr
@@ -98,13 +99,13 @@ def test_a_mistyped_name_fails_at_once(name, tmp_path):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_has_an_example(verb, made):
-    assert f"pyterrier-rescale {verb}" in " ".join(made(verb, "--help").split())
+    assert f"pyterrier-rescale {verb}" in " ".join(made(verb, "-h").split())
 
 
-def test_version(made):
-    from pyterrier_rescale import __version__
-
-    assert made("--version").strip() == __version__
+def test_a_shell_completes_verbs():
+    asked = {"_PYTERRIER_RESCALE_COMPLETE": "complete_bash", "COMP_WORDS": "pyterrier-rescale ex", "COMP_CWORD": "1"}
+    out = subprocess.run([sys.executable, "-m", "pyterrier_rescale"], capture_output=True, env={**os.environ, **asked})
+    assert out.stdout.split() == [b"export"]
 
 
 def test_warnings_to_users_take_a_line_without_source_code():
@@ -179,19 +180,31 @@ def test_values_of_options():
 
 
 def test_contributions_sum_to_the_score(encoder, index, made):
-    out = made("search", index, encoder, QUERY, "-n", "4", "--explain")
-    lines = [line for line in out.splitlines() if " = " in line]
+    out = made("search", index, encoder, QUERY, "-n", "4", "--explain").splitlines()
     splade = Splade(encoder)
     documents = splade.encode_docs(tiny.TEXTS)
     documents.data = np.rint(documents.data * 100) / 100
     truth = (splade.encode_queries([QUERY]) @ documents.T).toarray()[0]
-    assert len(lines) == 4
-    for line in lines:
-        left, right = line.split(" = ")
-        _, docno, score = left.split()
-        parts = [float(part.rsplit(" ", 1)[1]) for part in right.split(" + ")]
-        assert float(score) == pytest.approx(truth[int(docno[1:])], abs=0.006)
+    assert out[0] == f"1: {QUERY}" and len(out) == 9
+    for rank, (line, told) in enumerate(zip(out[1::2], out[2::2], strict=True), start=1):
+        place, docno, score = line.split()
+        parts = [float(part.rsplit(" ", 1)[1]) for part in told.removeprefix("     = ").split(" + ")]
+        assert int(place) == rank and float(score) == pytest.approx(truth[int(docno[1:])], abs=0.001)
         assert sum(parts) == pytest.approx(float(score), abs=0.006 * len(parts) + 0.006)
+
+
+def test_queries_from_standard_input_and_files_with_snippets(encoder, index, collection, made, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stdin", io.StringIO("first query\nsecond"))
+    lines = made("search", index, encoder, "-", "-n", "2", "--texts", collection).splitlines()
+    assert lines[0] == "1: first query" and lines[5] == "2: second" and len(lines) == 10
+    found = tiny.TEXTS[int(lines[1].split()[1][1:])]
+    assert len(lines[2]) <= 40 and lines[2].endswith(" ...") and found.startswith(lines[2].strip().removesuffix(" ..."))
+    topics = tmp_path / "queries.tsv"
+    topics.write_text(f"q\tfirst query\nz\tsecond {QUERY}\n")
+    assert "of 2 queries" in made("search", index, encoder, "--topics", topics, "--run", tmp_path / "r")
+    run = pd.read_csv(tmp_path / "r", sep=" ", header=None)
+    assert set(run[0]) == {"q", "z"} and run[2].iloc[0] == lines[1].split()[1]
 
 
 def test_a_query_of_another_encoder_is_warned_of(encoder, index, made, tmp_path):
@@ -263,20 +276,24 @@ REFUSED = [
     (["train", "{bert}", "no-such-collection", "x"], "no-such-collection"),
     (["train", "{bert}", "{collection}", "x", "--max-steps", "2", "--set", "max_steps=3"], "--max-steps 3"),
     (["index", "{bert}", "{collection}", "x", "--engine", "lucene"], "--engine must be one of"),
-    (["index", "{bert}", "{collection}", "more", "x"], "got 4 arguments"),
+    (["index", "{bert}", "{collection}", "more", "x"], "got 4 words"),
+    (["index", "{bert}", "{collection}"], "VECTORS PATH where VECTORS holds"),
+    (["index", "x"], "got 1 words: x"),
+    (["export", "nothing-here", "x", "--format", "ciff"], "`pyterrier-rescale encode` makes what is missing"),
     (["index", "{bert}", "./own.csv", "x"], "own.csv"),
     (["compare", "{collection}", "x", "--backbone", "b=/no/such/folder"], "/no/such/folder"),
     (["search", "x", "{bert}"], "INDEX ENCODER QUERY"),
-    (["search", "nothing-here", "{bert}", "a query"], "nothing-here"),
+    (["search", "nothing-here", "nosuch", "a query"], "`pyterrier-rescale index` makes what is missing"),
+    (["search", "{index}", "{bert}", "a query", "--texts", "./no"], "folder 'no'"),
+    (["search", "{index}", "{bert}", "--topics", "{collection}/corpus.jsonl"], "corpus.jsonl, line 1: must be an id"),
     (["export", "x", "y", "--format", "ciff", "--topics", "{collection}"], "--encoder"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "named"), REFUSED, ids=lambda value: " ".join(value)[:60])
-def test_one_clear_line_per_error(arguments, named, bert_folder, collection, tmp_path, call, monkeypatch):
+@pytest.mark.parametrize(("arguments", "named"), REFUSED, ids=str)
+def test_one_clear_line_per_error(arguments, named, bert_folder, collection, index, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    filled = [a.replace("{bert}", bert_folder).replace("{collection}", str(collection)) for a in arguments]
-    code, _, err = call(*filled)
+    code, _, err = call(*(word.format(bert=bert_folder, collection=collection, index=index) for word in arguments))
     assert code == 1
     last = err.strip().splitlines()[-1]
     assert last.startswith("pyterrier-rescale: error: ") and named in last and "Traceback" not in err
@@ -298,10 +315,6 @@ def test_home_in_python(bert_folder, tmp_path, monkeypatch):
     assert not list((tmp_path / "here").iterdir())
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "corpus.jsonl.gz"])
 def test_damaged_files_are_named_in_one_line(name, bert_folder, tmp_path, call):
     model, data = tmp_path / "model", write_collection(tmp_path / "data")
@@ -309,9 +322,8 @@ def test_damaged_files_are_named_in_one_line(name, bert_folder, tmp_path, call):
     (data / "corpus.jsonl.gz").write_bytes(gzip.compress((data / "corpus.jsonl").read_bytes()))
     (data / "corpus.jsonl").unlink()
     damaged = data / name if name.startswith("corpus") else model / name
-    cut(damaged)
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
     code, _, err = call("index", model, data, tmp_path / "i", "--engine", "exact")
-    last = err.strip().splitlines()[-1]
-    named = str(data / name) if name.startswith("corpus") else str(model)
-    assert code == 1 and last.startswith("pyterrier-rescale: error: ") and named in last, err
+    last, named = err.splitlines()[-1], damaged if name.startswith("corpus") else model
+    assert code == 1 and last.startswith("pyterrier-rescale: error: ") and str(named) in last, err
     assert "Traceback" not in err and "no such name" not in last

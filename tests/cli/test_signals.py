@@ -2,98 +2,79 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import pty
 import signal
-import subprocess
 import sys
-import termios
-import threading
 import time
 
 import pandas as pd
+import pexpect
 import pytest
 from test_cli import write_collection
 
+from pyterrier_rescale import __version__, open_index
 from pyterrier_rescale.cli import entry
 
 STEPS = 100
 HANGS = 60  # seconds: far more than ending takes, so that only a process that hangs fails
 
 
-class Terminal:
-    """A process whose controlling terminal is a pty of ours; what it prints is gathered."""
+def terminal(*arguments):
+    """A process at a terminal of its own, whose Ctrl-C is as a shell's foreground job has it."""
+    return pexpect.spawn(
+        sys.executable, list(map(str, arguments)), encoding="utf-8", timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
-    def __init__(self, arguments, **environment):
-        self.master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, *map(str, arguments)], stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            preexec_fn=self._own_terminal, env={**os.environ, **environment},
-        )  # fmt: skip
-        os.close(slave)
-        self.output = b""
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
 
-    @staticmethod
-    def _own_terminal():
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would their children
+def end(process, seconds=HANGS):
+    """Exit status, and what was printed since the last wait; a process that hangs fails."""
+    process.expect(pexpect.EOF, timeout=seconds)
+    process.close()
+    return process.exitstatus, process.before
 
-    def _read(self):
-        with contextlib.suppress(OSError):  # EIO once the last process has closed the terminal
-            while part := os.read(self.master, 4096):
-                self.output += part
 
-    def wait_for(self, condition, what):
-        deadline = time.monotonic() + 120
-        while not condition():
-            assert self.process.poll() is None, f"ended before {what}:\n{self.output.decode()}"
-            assert time.monotonic() < deadline, f"no {what}:\n{self.output.decode()}"
-            time.sleep(0.02)
-
-    def press_ctrl_c(self):
-        os.write(self.master, b"\x03")
-
-    def end(self, seconds=HANGS):
-        """Exit status, and everything printed; a process that hangs is killed and fails."""
-        try:
-            status = self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise AssertionError(f"hangs after the signal:\n{self.output.decode()}") from None
-        self._reader.join(HANGS)
-        os.close(self.master)
-        return status, self.output.decode()
+def wait_for(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.isalive() and time.monotonic() < deadline, process.read_nonblocking(100_000)
+        time.sleep(0.02)
 
 
 def steps_done(output):
-    """Lines of the log of the encoder that is being trained."""
-    return sum(log.read_text().count("\n") for log in (output / "encoders").glob("*/monitor.csv"))
+    """Lines of the logs of the encoders that are being trained."""
+    return sum(log.read_text().count("\n") for log in output.rglob("monitor.csv"))
 
 
 @pytest.mark.slow
 def test_interrupted_compare_ends_at_once_and_goes_on(bert_folder, tmp_path):
     output, collection = tmp_path / "out", write_collection(tmp_path / "data")
     command = [
-        "-m", "pyterrier_rescale.cli", "compare", collection, output, "--backbone", f"b={bert_folder}", "--rescale",
-        "4", "--max-steps", STEPS, "--batch-size", "4", "--max-length", "16", "--engine", "exact",
+        "-m", "pyterrier_rescale", "compare", collection, output, "--backbone", f"b={bert_folder}", "--rescale", "4",
+        "--max-steps", STEPS, "--batch-size", "4", "--max-length", "16", "--engine", "exact",
     ]  # fmt: skip
-    terminal = Terminal(command, OMP_NUM_THREADS="1")  # threads that wait for each other beside other work take minutes
-    terminal.wait_for(lambda: steps_done(output) > 3, "training")
-    terminal.press_ctrl_c()
-    status, printed = terminal.end()
+    process = terminal(*command)
+    process.expect_exact("Java started")  # the JVM must run, else this shows nothing
+    wait_for(lambda: steps_done(output) > 3, process)
+    process.sendintr()
+    status, printed = end(process)
     assert status == 130, printed
-    assert "Java started" in printed, "the JVM must run, else this shows nothing"
     assert "the same command again goes on" in printed and "Traceback" not in printed, printed
     assert steps_done(output) < STEPS and not (output / "results.csv").exists()
 
-    status, printed = Terminal(command, OMP_NUM_THREADS="1").end(5 * HANGS)
+    status, printed = end(terminal(*command), 5 * HANGS)
     assert status == 0 and "| b k=4 " in printed, printed
     assert pd.read_csv(output / "results.csv")["name"].tolist()[-1] == "b k=4"
+
+
+def test_queries_are_typed_at_a_prompt(bert_folder, tmp_path):
+    index = open_index(tmp_path / "index", "exact").indexer().index([{"docno": "d", "toks": {"hello": 100}}])
+    process = terminal("-m", "pyterrier_rescale", "search", index.path, bert_folder, "-")
+    process.expect_exact("query> ")
+    process.sendline("something")
+    process.expect("1: .*query> ")
+    process.sendeof()
+    assert end(process)[0] == 0
 
 
 def test_sigterm_ends_by_way_of_an_exception(monkeypatch, capsys):
@@ -134,14 +115,13 @@ JVM_OF_THE_USER = """if True:
 
 @pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_ctrl_c_reaches_python_beside_a_jvm_that_others_started(training, bert_folder, tmp_path):
-    log = tmp_path / "run" / "monitor.csv"
-    terminal = Terminal(["-c", JVM_OF_THE_USER, *([bert_folder, log.parent] if training else [])])
+    process = terminal("-c", JVM_OF_THE_USER, *([bert_folder, tmp_path] if training else []))
     if training:
-        terminal.wait_for(lambda: log.exists() and log.read_text().count("\n") > 3, "training")
+        wait_for(lambda: steps_done(tmp_path) > 3, process)
     else:
-        terminal.wait_for(lambda: b"ready" in terminal.output, "the JVM")
-    terminal.press_ctrl_c()
-    status, printed = terminal.end()
+        process.expect_exact("ready")
+    process.sendintr()
+    status, printed = end(process)
     assert status == 0 and "caught by Python" in printed, printed
 
 
@@ -173,7 +153,8 @@ def test_every_end_has_its_status_and_a_line(error, status, message, arguments, 
     ("arguments", "status", "message"),
     [
         ([], 2, "Usage"), (["rescle"], 2, "No such command"), (["audit"], 2, "Missing argument"),
-        (["audit", "x", "--n-texts", "1"], 2, "Invalid value"), (["--version"], 0, ""), (["train", "--help"], 0, ""),
+        (["audit", "x", "--n-texts", "1"], 2, "Invalid value"), (["--version"], 0, __version__),
+        (["encode", "-h"], 0, "irds:NAME"), (["index", "--scal", "1", "x"], 2, "--scale"),
     ],
 )  # fmt: skip
 def test_usage(arguments, status, message, capsys):

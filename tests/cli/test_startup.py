@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -28,38 +27,26 @@ print(json.dumps(sorted(sys.modules)))
 """
 
 
-def loaded(*calls: list[str]) -> set[str]:
-    """The heavy libraries that a fresh process holds after these calls of the command."""
-    out = subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(calls)], capture_output=True, text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
-    assert out.returncode == 0, out.stderr
-    return HEAVY & set(json.loads(out.stdout.splitlines()[-1]))
-
-
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("work")
-    tiny.save("bert", folder / "m")
-    splade, index = Splade(str(folder / "m"), max_length=32), open_index(folder / "ix", "exact")
+def work(bert_folder, tmp_path_factory):
+    splade, index = Splade(bert_folder, max_length=32), open_index(tmp_path_factory.mktemp("work") / "ix", "exact")
     (splade.doc_encoder() >> index.indexer()).index([{"docno": f"d{i}", "text": t} for i, t in enumerate(tiny.TEXTS)])
-    return folder
+    return {"model": bert_folder, "index": str(index.path), "new": str(index.path.parent / "new")}
 
 
-def test_help_loads_nothing():
-    assert loaded(["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)) == set()
-
-
-def test_heads_are_measured_and_divided_without_pyterrier(work):
-    assert loaded(["audit", f"{work}/m"], ["rescale", f"{work}/m", f"{work}/k4"]) <= MODEL | {"pandas"}
-
-
-def test_search_loads_the_encoder_and_no_trainer(work):
-    calls = ["search", f"{work}/ix", f"{work}/m", "sparse retrieval"]
-    assert loaded(calls) <= MODEL | {"pandas", "pyterrier"}
-
-
-def test_export_needs_no_model(work):
-    calls = ["export", f"{work}/ix", f"{work}/out", "--format", "anserini"]
-    assert loaded(calls) <= {"numpy", "scipy", "pandas", "pyterrier"}
+@pytest.mark.parametrize(
+    ("calls", "allowed"),
+    [
+        (["--help", "--version", *(f"{verb} --help" for verb in VERBS)], set()),
+        (["audit {model}", "rescale {model} {new}"], MODEL | {"pandas"}),
+        (["search {index} {model} retrieval"], MODEL | {"pandas", "pyterrier"}),
+        (["export {index} {new}.jsonl --format anserini"], {"numpy", "scipy", "pandas", "pyterrier"}),
+    ],
+    ids=["help: nothing", "heads: no pyterrier", "search: no trainer", "export: no model"],
+)
+def test_what_a_verb_loads(calls, allowed, work):
+    """The heavy libraries that a fresh process holds after these calls of the command."""
+    given = json.dumps([call.format(**work).split() for call in calls])
+    out = subprocess.run([sys.executable, "-c", RUN, given], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert HEAVY & set(json.loads(out.stdout.splitlines()[-1])) <= allowed

@@ -1,0 +1,5 @@
+"""``python -m pyterrier_rescale``."""
+
+from .cli import main
+
+main()

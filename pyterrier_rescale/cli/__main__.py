@@ -1,5 +1,0 @@
-"""``python -m pyterrier_rescale.cli``."""
-
-from .entry import main
-
-main()
