@@ -265,15 +265,6 @@ def test_vocabulary_and_scale_guards(tmp_path, engine):
         retriever(frame([Toks({"a": 150.0}.items(), "vocab1:100")]))
 
 
-def test_warning_for_weights_that_look_scaled(tmp_path, recwarn):
-    index = open_index(tmp_path / "i", "exact").indexer().index([{"docno": "d0", "toks": {"a": 100, "b": 200}}])
-    index.retriever()(frame([{"a": 1.0, "b": 12.0}]))
-    index.retriever()(frame([{"a": 11.5}]))
-    assert not recwarn.list
-    with pytest.warns(UserWarning, match="look scaled"):
-        index.retriever()(frame([{"a": 150.0, "b": 10.0}, {}]))
-
-
 def test_damaged_indexes_are_not_served(index, tmp_path):
     import shutil
 
