@@ -108,9 +108,3 @@ def test_vocabularies_of_more_than_16_bits_and_long_terms(tmp_path, monkeypatch,
     for place in (0, 41, terms - 1):
         found = retrieved(index.retriever()(frame([{names[place]: 100.0}])), "q0")
         assert found == [(f"d{place % 300}", place % 300 + 1)]
-
-
-def test_nothing_is_printed(tmp_path, capfd):
-    index = open_index(tmp_path / "i", "seismic").indexer().index(DOCS[1:20])
-    index.retriever()(QUERIES)
-    assert capfd.readouterr() == ("", "")
