@@ -146,21 +146,6 @@ def test_an_index_that_does_not_say_what_it_was_made_from_stays(raw, tmp_path):
     assert len(open_index(tmp_path / "one", "exact")) == 1
 
 
-def test_documents_that_change_between_fingerprint_and_index(raw, tmp_path):
-    """Then the index would say that it holds others: there is none."""
-    calls = []
-
-    def documents():
-        calls.append(1)
-        return iter(DOCS if len(calls) == 1 else DOCS[:-1])
-
-    with pytest.raises(RuntimeError, match=r"\(11:.* by docno, text\) are not those expected \(12:"):
-        build_index(raw, documents, tmp_path / "one", engine="exact")
-    with pytest.raises(RuntimeError, match="they changed in the meantime"):
-        build_index(raw, lambda: DOCS, tmp_path / "one", engine="exact", corpus_id=corpus_fingerprint(DOCS, ["docno"]))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_corpus_fingerprint():
     a, b = {"docno": "1", "text": "ab", "title": "t"}, {"docno": "2", "text": ""}
     known = corpus_fingerprint([a, b])

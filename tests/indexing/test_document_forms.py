@@ -59,12 +59,6 @@ def test_other_forms_are_refused(splade, tmp_path, wrong):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("wrong", [ALL_SPLITS, pd.DataFrame(DOCS), "text"])
-def test_a_pipeline_refuses_what_it_would_iterate_wrongly(splade, tmp_path, wrong):
-    with pytest.raises((TypeError, ValueError), match="document 0 must be a dict with docno and text"):
-        (splade.doc_encoder() >> open_index(tmp_path / "a", "exact").indexer()).index(wrong)
-
-
 @pytest.mark.parametrize(
     ("text", "what"), [("a \ud83d b", "holds half a character"), (None, "must be a string, got None")]
 )

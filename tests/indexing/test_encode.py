@@ -222,17 +222,6 @@ def test_settings_are_checked(tmp_path, options, what):
     assert not (tmp_path / "v").exists()
 
 
-def test_frames_and_collections_are_documents(tmp_path):
-    class Collection:
-        def corpus(self):
-            return iter(make_documents(60))
-
-    run(tmp_path / "v")
-    run(tmp_path / "frame", pd.DataFrame(make_documents(60)))
-    run(tmp_path / "collection", Collection())
-    assert shards(tmp_path / "v") == shards(tmp_path / "frame") == shards(tmp_path / "collection")
-
-
 def test_stats_by_hand(tmp_path):
     documents = make_documents(60)
     dense = StubEncoder().encode_docs([d["text"] for d in documents]).toarray()

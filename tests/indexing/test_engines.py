@@ -46,16 +46,6 @@ def test_scores_are_dot_products(index, k):
             assert [d for d, _ in found] == [d for d, _ in expected]
 
 
-def test_statistics(index):
-    assert len(index) == len(DOCS) == 600
-    stats = index.stats()
-    assert stats["postings"] == sum(len(d["toks"]) for d in DOCS)
-    assert stats["weight_sum"] == sum(sum(d["toks"].values()) for d in DOCS)
-    assert stats["terms"] == len({t for d in DOCS for t in d["toks"]})
-    assert stats["size_bytes"] == index.size_bytes > 0
-    assert index.scale == 100
-
-
 def test_queries_that_match_nothing(index):
     queries = frame([{}, {"nosuchterm": 2.0}, {"x1": 0.0}, {"x1": 1.0, "nosuchterm": 50.0}])
     results = index.retriever(5)(queries)
@@ -85,6 +75,7 @@ def test_inspection(index):
     assert retriever(QUERIES.head(0)).columns.tolist() == outputs
     clone = pt.inspect.transformer_apply_attributes(retriever, num_results=7)
     assert (clone.num_results, clone.index) == (7, index)
+    assert index.retriever(100).fuse_rank_cutoff(3) == index.retriever(3) == index.retriever(3).fuse_rank_cutoff(5)
     assert pt.inspect.subtransformers(retriever) == {}
     assert index.indexer(mode="overwrite").index_inputs() == [["docno", "toks"]]
     for stage in (retriever, index.indexer()):
@@ -106,13 +97,6 @@ def test_equality_and_repr(index):
     assert repr(index.retriever(5)) == f"{index!r}.retriever(num_results=5)"
     assert repr(index.retriever()) == f"{index!r}.retriever()"
     assert pickle.loads(pickle.dumps(index.retriever(5))) == index.retriever(5)
-
-
-def test_rank_cutoff_is_fused(index):
-    cut = (index.retriever(100) % 3).compile()
-    assert repr(index.retriever(3)) in repr(cut)
-    pd.testing.assert_frame_equal(cut(QUERIES), index.retriever(3)(QUERIES))
-    assert index.retriever(2).fuse_rank_cutoff(5) == index.retriever(2)
 
 
 def test_ties_are_in_docno_order(tmp_path):
@@ -265,15 +249,6 @@ def test_vocabulary_and_scale_guards(tmp_path, engine):
         retriever(frame([Toks({"a": 150.0}.items(), "vocab1:100")]))
 
 
-def test_warning_for_weights_that_look_scaled(tmp_path, recwarn):
-    index = open_index(tmp_path / "i", "exact").indexer().index([{"docno": "d0", "toks": {"a": 100, "b": 200}}])
-    index.retriever()(frame([{"a": 1.0, "b": 12.0}]))
-    index.retriever()(frame([{"a": 11.5}]))
-    assert not recwarn.list
-    with pytest.warns(UserWarning, match="look scaled"):
-        index.retriever()(frame([{"a": 150.0, "b": 10.0}, {}]))
-
-
 def test_damaged_indexes_are_not_served(index, tmp_path):
     import shutil
 
@@ -352,13 +327,6 @@ def test_plain_pyterrier_reads_the_terrier_index(tmp_path):
         scores = plain[plain["qid"] == qid]["score"] * w / 100
         # plain PyTerrier prints the query's weights with six decimals
         np.testing.assert_allclose(scores, [s for _, s in retrieved(ours, qid)], rtol=1e-5)
-
-
-def test_an_engine_that_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyterrier_pisa", None)
-    with pytest.raises(ImportError, match=r"pip install pyterrier-rescale\[pisa\]"):
-        open_index(tmp_path / "i", "pisa").indexer().index(DOCS)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_exact_needs_no_java(tmp_path):

@@ -41,7 +41,7 @@ def exact(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    return open_index(tmp_path_factory.mktemp("seismic") / "i", "seismic").indexer(n_knn=5).index(iter(DOCS))
+    return open_index(tmp_path_factory.mktemp("seismic") / "i", "seismic").indexer().index(iter(DOCS))
 
 
 def recall(found, wanted) -> float:
@@ -67,15 +67,15 @@ def test_the_defaults_find_95_of_100_with_true_scores(exact, index):
 def test_arguments_of_the_retriever(exact, index):
     wanted = exact.retriever(10)(QUERIES)
     narrow = index.retriever(10, query_cut=1, heap_factor=0.5)
-    wide = index.retriever(10, query_cut=1000, heap_factor=1.0, n_knn=5)
+    wide = index.retriever(10, query_cut=1000, heap_factor=1.0)
     assert recall(narrow(QUERIES), wanted) < recall(wide(QUERIES), wanted)
-    assert repr(wide).endswith(".retriever(num_results=10, query_cut=1000, heap_factor=1.0, n_knn=5)")
+    assert repr(wide).endswith(".retriever(num_results=10, query_cut=1000, heap_factor=1.0)")
     assert repr(index.retriever()).endswith(".retriever()")
     assert narrow != wide and narrow == pickle.loads(pickle.dumps(narrow))
     assert narrow.fuse_rank_cutoff(3).options == narrow.options
     threaded = index.retriever(10, threads=2)(QUERIES)
     assert threaded.equals(index.retriever(10)(QUERIES))
-    for wrong in ({"query_cut": 0}, {"heap_factor": 1.5}, {"n_knn": 6}):
+    for wrong in ({"query_cut": 0}, {"heap_factor": 1.5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             index.retriever(**wrong)(QUERIES)
 
@@ -108,16 +108,3 @@ def test_vocabularies_of_more_than_16_bits_and_long_terms(tmp_path, monkeypatch,
     for place in (0, 41, terms - 1):
         found = retrieved(index.retriever()(frame([{names[place]: 100.0}])), "q0")
         assert found == [(f"d{place % 300}", place % 300 + 1)]
-
-
-def test_nothing_is_printed(tmp_path, capfd):
-    index = open_index(tmp_path / "i", "seismic").indexer().index(DOCS[1:20])
-    index.retriever()(QUERIES)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_neighbours_that_share_no_term_with_the_query_are_not_found(tmp_path):
-    toks = [{"a": 5, "b": 9}, {"b": 9, "c": 5}, {"c": 9, "b": 5}]
-    docs = [{"docno": f"d{i}", "toks": own} for i, own in enumerate(toks)]
-    index = open_index(tmp_path / "i", "seismic").indexer(n_knn=2).index(docs)
-    assert index.retriever(10, n_knn=2)(frame([{"a": 1.0}]))["docno"].tolist() == ["d0"]

@@ -14,7 +14,7 @@ import time
 import filelock
 import pandas as pd
 import pytest
-from engine_data import ENGINES, frame, make_docs, retrieved
+from engine_data import ENGINES, frame, retrieved
 from vector_stub import StubEncoder, make_documents
 from windows import simulate_windows
 
@@ -312,25 +312,6 @@ def test_file_systems_without_locks_and_links(tmp_path, monkeypatch, code):
     monkeypatch.setattr(os, "link", refuse)
     index = open_index(tmp_path / "i", "exact").indexer().index(OLD)
     assert found(index.indexer(mode="append").index(NEW)) == truth([*OLD, *NEW])
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_all_files_are_flushed_before_they_count(tmp_path, monkeypatch, engine):
-    synced, fsync, write = set(), os.fsync, store._write
-
-    def record(descriptor):
-        synced.add(os.fstat(descriptor).st_ino)
-        fsync(descriptor)
-
-    def commit(path, manifest):
-        if manifest.current:
-            files = [p for p in (path / manifest.current["generation"]).rglob("*") if p.is_file()]
-            assert files and {p.stat().st_ino for p in files} <= synced
-        write(path, manifest)
-
-    monkeypatch.setattr(os, "fsync", record)
-    monkeypatch.setattr(store, "_write", commit)
-    open_index(tmp_path / "i", engine).indexer().index(make_docs(50))
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")
