@@ -115,30 +115,41 @@ def search(
 
     from .. import Splade, load_collection, open_index
     from .._utils.files import expand
+    from ..collections.files import numbered_lines
+    from ..splade.static import static_queries
 
     if (query is None) == (topics is None):
         raise ValueError("give INDEX ENCODER QUERY, or INDEX ENCODER --topics COLLECTION")
-    index = open_index(path)
-    made_from, collection = index.made_from or {}, None if texts is None else load_collection(texts)
-    splade = Splade(encoder)
-    if made_from.get("encoder") not in (None, splade.fingerprint):
-        made_by = made_from.get("encoder_settings", "without a name")
-        warnings.warn(f"the index was made by another encoder, {made_by}: scores may mean nothing", stacklevel=2)
-    retriever = splade.query_encoder() >> index.retriever(n or (10 if topics is None else 1000))
-    queries = _typed() if query == "-" else _topics(topics, split) if query is None else [("1", query)]
+    index, collection = open_index(path), None if texts is None else load_collection(texts)
+    made_from = index.made_from or {}
+    encode = None if explain else static_queries(encoder)
+    if encode is None:
+        splade = Splade(encoder)
+        encode = splade.query_encoder()
+        if made_from.get("encoder") not in (None, splade.fingerprint):
+            made_by = made_from.get("encoder_settings", "without a name")
+            warnings.warn(f"the index was made by another encoder, {made_by}: scores may mean nothing", stacklevel=2)
+    if topics is None:
+        queries = _typed() if query == "-" else [("1", query)]
+    elif Path(topics).is_file():
+        rows = [line.split("\t", 1) for _, line in numbered_lines(Path(topics))]
+        queries = pd.DataFrame(rows, columns=["qid", "query"])
+    else:
+        queries = load_collection(topics).topics(split)
+    pipeline = encode >> index.retriever(n or (10 if topics is None else 1000))
     if run_file is not None:
-        results = retriever(pd.DataFrame(queries, columns=["qid", "query"]))
+        results = pipeline(pd.DataFrame(queries, columns=["qid", "query"]))
         pt.io.write_results(results, str(expand(run_file)))
         typer.echo(f"{run_file}: {len(results):,} results of {results['qid'].nunique():,} queries")
         return
-    for qid, text in queries:
-        results = retriever(pd.DataFrame({"qid": [qid], "query": [text]}))
+    width = shutil.get_terminal_size().columns - 5
+    for qid, text in queries if topics is None else queries.itertuples(index=False):
+        results = pipeline(pd.DataFrame({"qid": [qid], "query": [text]}))
         found = {} if collection is None else collection.find(results["docno"])
         typer.echo(f"{qid}: {text}" if len(results) else f"{qid}: no document shares a term with {text!r}")
         for row in results.itertuples():
             typer.echo(f"{row.rank + 1:4} {row.docno}  {row.score:.3f}")
             if row.docno in found:
-                width = shutil.get_terminal_size().columns - 5
                 typer.echo(f"     {textwrap.shorten(found[row.docno]['text'], width, placeholder=' ...')}")
             if explain:
                 typer.echo(f"     = {_sum(row, splade, index)}")
@@ -150,21 +161,6 @@ def _typed() -> Iterator[tuple[str, str]]:
     with suppress(EOFError):
         for number in itertools.count(1):
             yield str(number), input(prompt)
-
-
-def _topics(name: str, split: str) -> Iterator[tuple[str, str]]:
-    """The queries of a file, or of a collection's split."""
-    from .. import load_collection
-    from ..collections.files import numbered_lines
-
-    if not Path(name).is_file():
-        yield from load_collection(name).topics(split).itertuples(index=False)
-        return
-    for number, line in numbered_lines(Path(name)):
-        qid, tab, text = line.partition("\t")
-        if not tab:
-            raise ValueError(f"{name}, line {number}: must be an id, a tab and a query, got {line!r:.80}")
-        yield qid, text
 
 
 def _sum(result: Any, splade: Any, index: Any) -> str:

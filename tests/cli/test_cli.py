@@ -285,7 +285,7 @@ REFUSED = [
     (["search", "x", "{bert}"], "INDEX ENCODER QUERY"),
     (["search", "nothing-here", "nosuch", "a query"], "`pyterrier-rescale index` makes what is missing"),
     (["search", "{index}", "{bert}", "a query", "--texts", "./no"], "folder 'no'"),
-    (["search", "{index}", "{bert}", "--topics", "{collection}/corpus.jsonl"], "corpus.jsonl, line 1: must be an id"),
+    (["search", "{index}", "{bert}", "--topics", "{bert}/tokenizer.json", "--run", "x"], "2 columns passed"),
     (["export", "x", "y", "--format", "ciff", "--topics", "{collection}"], "--encoder"),
 ]
 

@@ -6,11 +6,17 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import pyterrier as pt
 import pytest
 import tiny
 from test_cli import VERBS
 
 from pyterrier_rescale import Splade, open_index
+from pyterrier_rescale.encoding.description import Description, QuerySide
+from pyterrier_rescale.encoding.saved_folder import save_encoder
+from pyterrier_rescale.heads.checkpoint import load_backbone
+from pyterrier_rescale.splade.static import static_queries
 
 HEAVY = {"torch", "transformers", "pyterrier", "pandas", "numpy", "scipy", "sentence_transformers", "datasets",
          "matplotlib", "jnius", "statsmodels", "sklearn"}  # fmt: skip
@@ -28,10 +34,26 @@ print(json.dumps(sorted(sys.modules)))
 
 
 @pytest.fixture(scope="module")
-def work(bert_folder, tmp_path_factory):
-    splade, index = Splade(bert_folder, max_length=32), open_index(tmp_path_factory.mktemp("work") / "ix", "exact")
-    (splade.doc_encoder() >> index.indexer()).index([{"docno": f"d{i}", "text": t} for i, t in enumerate(tiny.TEXTS)])
-    return {"model": bert_folder, "index": str(index.path), "new": str(index.path.parent / "new")}
+def work(modernbert_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    model, tokenizer = load_backbone(modernbert_folder)
+    weights = np.random.default_rng(0).random(len(model.get_output_embeddings().weight), dtype=np.float32)
+    sides = QuerySide(weights=weights, max_length=7)
+    save_encoder(folder / "static", model, tokenizer, Description(max_length=32, queries=sides))
+    index = open_index(folder / "ix", "exact")
+    documents = [{"docno": f"d{i}", "text": text} for i, text in enumerate(tiny.TEXTS)]
+    (Splade(folder / "static").doc_encoder() >> index.indexer()).index(documents)
+    names = {name: str(folder / name) for name in ("ix", "static", "new")}
+    return {"model": modernbert_folder, **names}
+
+
+def test_static_queries_are_those_of_the_encoder(work):
+    """Cut at seven tokens, blank, of no known token, not ASCII."""
+    queries = pt.new.queries([*tiny.TEXTS, " ", "???", "caf\u00e9 \U0001f600"])
+    found, truth = static_queries(work["static"])(queries), Splade(work["static"]).query_encoder()(queries)
+    assert found["query_toks"].tolist() == truth["query_toks"].tolist() and max(map(len, found["query_toks"])) > 4
+    assert {toks.vocab for toks in found["query_toks"]} == {toks.vocab for toks in truth["query_toks"]}
+    assert static_queries(work["model"]) is None
 
 
 @pytest.mark.parametrize(
@@ -39,10 +61,11 @@ def work(bert_folder, tmp_path_factory):
     [
         (["--help", "--version", *(f"{verb} --help" for verb in VERBS)], set()),
         (["audit {model}", "rescale {model} {new}"], MODEL | {"pandas"}),
-        (["search {index} {model} retrieval"], MODEL | {"pandas", "pyterrier"}),
-        (["export {index} {new}.jsonl --format anserini"], {"numpy", "scipy", "pandas", "pyterrier"}),
+        (["search {ix} {model} retrieval"], MODEL | {"pandas", "pyterrier"}),
+        (["search {ix} {static} retrieval"], {"numpy", "scipy", "pandas", "pyterrier"}),
+        (["export {ix} {new}.jsonl --format anserini"], {"numpy", "scipy", "pandas", "pyterrier"}),
     ],
-    ids=["help: nothing", "heads: no pyterrier", "search: no trainer", "export: no model"],
+    ids=["help: nothing", "heads: no pyterrier", "search: no trainer", "static queries: no model", "export: no model"],
 )
 def test_what_a_verb_loads(calls, allowed, work):
     """The heavy libraries that a fresh process holds after these calls of the command."""
