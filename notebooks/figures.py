@@ -1,4 +1,4 @@
-"""Figures for slides, as SVG: `python notebooks/figures.py` writes them into `notebooks/figures/`."""
+"""Figures of the slides, as SVG: `python notebooks/figures.py` writes them beside the slides, into the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyterrier_rescale import Splade, calibrate, load_collection, small_backbone
 from pyterrier_rescale.analysis.measurement import run_probe
 from pyterrier_rescale.encoding.description import Description
 
-FOLDER = Path(__file__).resolve().parent / "figures"
+FOLDER = Path(__file__).resolve().parent.parent / "pyterrier_rescale" / "teaching" / "lecturer" / "figures"
 BLUE, RED, GREY = "#1b6ca8", "#d1495b", "#7d8597"
 
 
@@ -46,7 +46,8 @@ def levels(model, tokenizer, sample: list[str]) -> None:
         axis.hist(values, bins=40, color=colour, alpha=0.6, label=words[term])
         axis.axvline(np.quantile(values, 0.97), color=colour, linestyle="--")
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set(xlabel="largest logit in a text\n(dashed: the level that 3% exceed; black: where relu cuts)", ylabel="texts")
+    label = "largest logit in a text\n(dashed: the level that 3% exceed; black: where relu cuts)"
+    axis.set(xlabel=label, ylabel="texts")
     axis.legend(frameon=False)
     save(figure, "levels")
 

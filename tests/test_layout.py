@@ -95,7 +95,7 @@ def test_a_circle_and_an_arrow_upwards_would_be_seen():
 def test_files_are_short_and_the_root_is_small():
     lines = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in MODULES.values()}
     assert not {path: n for path, n in lines.items() if n > 350}
-    beside = {"__pycache__", "__init__.py", "__main__.py", "py.typed", "pt_docs"}
+    beside = {"__pycache__", "__init__.py", "__main__.py", "py.typed", "pt_docs", "teaching"}
     rooms = {path.name for path in PACKAGE.iterdir()} - beside
     assert rooms == set(ARROWS)
     assert len(rooms) + 1 <= 12

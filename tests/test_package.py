@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points, metadata, version
@@ -54,6 +56,38 @@ def test_the_devcontainer_installs_extras_that_exist():
     least = re.search(r"(\d+)\.(\d+)", CONFIG["options"]["python_requires"])
     assert tuple(map(int, python.groups())) >= tuple(map(int, least.groups()))
     assert command.endswith("pyterrier-rescale teach --warm-only")
+
+
+def test_binder_installs_what_the_notebooks_need():
+    lines = (ROOT / ".binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[-1] == ".[teach]" and os.access(ROOT / ".binder" / "postBuild", os.X_OK)
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_are_whole(tmp_path):
+    """Built from a copy of what git knows, or, without git, of what is here: an sdist, and a wheel from that."""
+    source = tmp_path / "source"
+    wanted = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "*.egg-info", "build", "dist", "runs", "demo")
+    shutil.copytree(ROOT, source, ignore=wanted)
+    build = "import sys, setuptools.build_meta as b; getattr(b, 'build_' + sys.argv[1])(sys.argv[2])"
+
+    def built(kind: str, folder: Path) -> Path:
+        subprocess.run([sys.executable, "-c", build, kind, tmp_path], cwd=folder, check=True, capture_output=True)
+        return next(tmp_path.glob("*.tar.gz" if kind == "sdist" else "*.whl"))
+
+    shutil.unpack_archive(built("sdist", source), tmp_path / "unpacked")
+    (inside,) = (tmp_path / "unpacked").iterdir()
+    for part in ("tests", "notebooks", "experiments", ".ci", ".binder", ".devcontainer"):
+        assert files_of(inside / part) == files_of(source / part), f"{part} of the sdist"
+    shutil.unpack_archive(built("wheel", inside), tmp_path / "wheel", "zip")
+    assert files_of(tmp_path / "wheel" / "pyterrier_rescale") == files_of(source / "pyterrier_rescale")
+    (about,) = (tmp_path / "wheel").glob("*.dist-info/METADATA")
+    fields = {line.partition(":")[0] for line in about.read_text(encoding="utf-8").splitlines()}
+    assert {"Author", "Project-URL", "License-File"} <= fields
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_import_is_light():

