@@ -164,13 +164,12 @@ def _rows(examples: Iterable[Any], ids: bool, min_label: int, skipped: Counter[s
 
 def _values(example: Any, number: int, ids: bool) -> tuple[list[Any], Any]:
     """Query and documents of a tuple, and its scores."""
-    if isinstance(example, (str, bytes)) or not isinstance(example, Sequence):
-        raise TypeError(f"row {number} of data must be a tuple (query, positive[, negative, ...]), got {example!r:.99}")
-    values = [_plain(value) for value in example]
+    is_row = isinstance(example, Sequence) and not isinstance(example, (str, bytes))
+    values = list(map(_plain, example)) if is_row else []
     kinds = (list, tuple, float) if ids else (list, tuple, float, int)  # an integer may be an id
     scores = values.pop() if values and isinstance(values[-1], kinds) and not _missing(values[-1]) else None
     if len(values) < 2:
-        raise ValueError(f"row {number} of data must hold a query and a positive, got {example!r:.99}")
+        raise TypeError(f"row {number} of data must be a tuple (query, positive[, negative, ...]), got {example!r:.99}")
     return values, scores
 
 

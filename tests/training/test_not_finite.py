@@ -65,7 +65,7 @@ class Poison:
         *((where, value, {}) for where in ("loss", "gradient", "shown loss") for value in (NAN, float("-inf"))),
         *(("loss", NAN, options) for options in (
             {"gradient_accumulation": 2}, {"bf16": True, "device": "cpu"}, {"mini_batch_size": 2}, {"monitor": False},
-            {"rescale": "learned"}, {"queries": "static"}, {"log_steps": 100}, {"max_grad_norm": 0, "weight_decay": 0.5},
+            {"rescale": "learned"}, {"queries": "static"}, {"log_steps": 100}, {"max_grad_norm": 0},
         )),
     ],
 )  # fmt: skip

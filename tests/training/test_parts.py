@@ -84,9 +84,7 @@ def test_df_flops(vectors):
     frequency = np.clip((documents > 0).mean(axis=0), 1e-6, 1)
     weight = 1 / (1 + np.maximum(frequency ** (np.log(2) / np.log(0.1)) - 1, 0) ** 10)
     assert got == pytest.approx(((weight * documents.mean(axis=0)) ** 2).sum(), rel=1e-5)
-    half, full, rare = regularizer.penalty_weights(torch.tensor([0.1, 1.0, 0.01])).tolist()
-    assert (half, full) == (pytest.approx(0.5, abs=1e-3), 1.0)
-    assert rare < 1e-3
+    assert regularizer.penalty_weights(torch.tensor([0.1, 1, 0.01])).tolist() == pytest.approx([0.5, 1, 0], abs=1e-3)
 
 
 def test_df_flops_remembers_frequencies():
@@ -100,7 +98,6 @@ def test_df_flops_remembers_frequencies():
 def test_ramp_is_in_absolute_steps():
     for shape, expected in (("quadratic", [0, 0.01, 0.25, 1, 1]), ("linear", [0, 0.1, 0.5, 1, 1])):
         assert [ramp_share(step, 100, shape) for step in (0, 10, 50, 100, 500)] == pytest.approx(expected)
-    assert ramp_share(0, 0, "quadratic") == 1
 
 
 def test_config_round_trip(tmp_path):
