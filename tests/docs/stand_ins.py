@@ -47,8 +47,13 @@ def prepare(folder: Path, patch) -> dict:
     tiny.save("bert", folder / "my-splade")  # until a page trains its own
     write_collection(folder / "tiny-collection")
     collection = BeirCollection(folder / "tiny-collection")
-    rows = (f"own{i},{json.dumps(text)}\n" for i, text in enumerate(tiny.TEXTS))
-    (folder / "own.csv").write_text("docno,text\n" + "".join(rows), encoding="utf-8")
+    rows = {
+        "documents": ["docno,text", *(f"own{i},{json.dumps(text)}" for i, text in enumerate(tiny.TEXTS))],
+        "topics": ["qid,query", *(f"q{i},{text.split()[1]}" for i, text in enumerate(tiny.TEXTS))],
+        "qrels": ["qid,docno,label", *(f"q{i},own{i},1" for i in range(len(tiny.TEXTS)))],
+    }
+    for name, lines in rows.items():
+        (folder / f"{name}.csv").write_text("\n".join([*lines, ""]), encoding="utf-8")
     with gzip.open(folder / "qidpidtriples.train.tsv.gz", "wt") as out:
         out.writelines(f"q{i}\td{i}\td{(i + 5) % _DOCS}\n" for i in range(10, 40))
     own = pyterrier_rescale.load_collection
