@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .._utils.files import expand, write_whole
 from ..analysis.head_audit import HeadAudit, audit
 from ..analysis.measurement import MIN_TEXTS
+from ..encoding.model_card import CARD, head_in_words
 from ..heads.provenance import provenance
 from .config import TrainConfig
 from .initialization import sample_pairs
@@ -38,30 +39,7 @@ _RUN_FIGURES = (
 _HEAD_FIGURES = (
     "row_norm_mean", "suggested_k", "active_terms", "active_terms_query", "random_std", "random_saturation",
 )  # fmt: skip
-_CARD = """\
----
-library_name: sentence-transformers
-pipeline_tag: feature-extraction
-{base_model}tags:
-- sparse-encoder
-- splade
-- pyterrier
-- pyterrier_rescale
----
-
-# SPLADE from {name}
-
-A sparse encoder trained with `pyterrier_rescale`; its masked-LM head was {head}.{own}
-
-```python
-from pyterrier_rescale import Splade
-splade = Splade("this folder")
-splade.encode_docs(["a text"])  # scipy CSR, column = token id
-
-from sentence_transformers import SparseEncoder
-SparseEncoder("this folder").encode_document(["a text"])  # encode_query for queries
-```
-
+_CARD = CARD + """
 ## Head
 
 {audits}
@@ -109,7 +87,7 @@ def write_card(
     write_whole(card, _CARD.format(
         base_model=f"base_model: {name}\n" if _is_hub_name(sources["backbone"]) else "",
         name=name,
-        head=_head(provenance(model) or {}),
+        head=head_in_words(provenance(model) or {}),
         own=f" `Splade` follows its {', '.join(own)}; other tools ignore that." if own else "",
         audits=_table(_HEAD_FIGURES, {"before training": before, "after": after}),
         before=before["verdict"],
@@ -135,16 +113,6 @@ def measure_head(
         encoding=description,
         device=config.device,
     )
-
-
-def _head(record: dict[str, Any]) -> str:
-    how = "not rescaled"
-    if "k" in record:
-        how = f"rescaled (arXiv:2606.18811, {record.get('method')}, k = {record['k']:.4g})"
-    shift = record.get("shift")
-    if shift is not None:
-        how += f", its logits lowered ({shift if isinstance(shift, str) else f'by {shift:g}'}, stored in the bias)"
-    return how
 
 
 def _data(sources: dict[str, Any], rows: Rows) -> str:
