@@ -35,7 +35,8 @@ def pooled_positions(description: Description, ids: Tensor, attended: Tensor, sp
     attended = attended.bool()
     if description.special_positions:
         return attended
-    content = attended & ~torch.isin(ids, torch.tensor(special_ids, device=ids.device))
+    special = (ids[..., None] == torch.tensor(special_ids, device=ids.device)).any(dim=2)
+    content = attended & ~special
     content[:, 0] = False
     return content
 

@@ -21,6 +21,7 @@ from ..heads.checkpoint import no_weight_bars
 from ..heads.hub_files import Module, find_file, folder_of, modules_of, read_json, save_tokenizer
 from ..heads.provenance import PROVENANCE
 from .description import Description, QuerySide
+from .model_card import CARD_FILE, card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -200,7 +201,8 @@ def save_encoder(
 ) -> None:
     """Save model, tokenizer and description so that stock tools compute the same vectors.
 
-    ``modules.json`` comes last: with it the folder is whole. Without a ``max_length`` the tokenizer's is kept.
+    ``modules.json`` comes last: with it the folder is whole. Without a ``max_length`` the tokenizer's is kept. A model
+    card is written where there is none.
     """
     side, length = description.queries, description.max_length
     pooling = {key: getattr(description, ours) for key, ours in _POOLING.items()}
@@ -218,6 +220,8 @@ def save_encoder(
             if side.weights is not None and side.tokenizer is None:
                 config["static_tokenizer"] = "documents"
         _write(stage / "config_sentence_transformers.json", config)
+        if not (expand(path) / CARD_FILE).exists():
+            (stage / CARD_FILE).write_text(card(model, description), encoding="utf-8")
         listed = [
             {"idx": place, "name": str(place), "path": path.removeprefix("."), "type": _TYPES[kind]}
             for place, (path, kind) in enumerate(modules)

@@ -136,4 +136,8 @@ def save_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: i
     config = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
     if config.get("tokenizer_class") == "TokenizersBackend":  # which transformers 4 does not know
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        (path / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    config["model_input_names"] = tokenizer.model_input_names  # where they are not named, its defaults are others
+    if hasattr(tokenizer, "backend_tokenizer"):
+        first = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+        config |= {key: first[key] for key in ("add_prefix_space",) if key in first}
+    (path / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ import pandas as pd
 from .._utils.files import expand, write_whole
 from ..analysis.head_audit import HeadAudit, audit
 from ..analysis.measurement import MIN_TEXTS
+from ..encoding.model_card import CARD, head_in_words
 from ..heads.provenance import provenance
 from .config import TrainConfig
 from .initialization import sample_pairs
@@ -34,30 +35,7 @@ _RUN_FIGURES = ["ranking", "contrast", "score_std", "saturation", "active_q", "a
                 "head_norm"]  # fmt: skip
 _HEAD_FIGURES = ["row_norm_mean", "suggested_k", "active_terms", "active_terms_query", "random_std",
                  "random_saturation"]  # fmt: skip
-_CARD = """\
----
-library_name: sentence-transformers
-pipeline_tag: feature-extraction
-{base_model}tags:
-- sparse-encoder
-- splade
-- pyterrier
-- pyterrier_rescale
----
-
-# SPLADE from {name}
-
-A sparse encoder trained with `pyterrier_rescale`; its masked-LM head was {head}.{own}
-
-```python
-from pyterrier_rescale import Splade
-splade = Splade("this folder")
-splade.encode_docs(["a text"])  # scipy CSR, column = token id
-
-from sentence_transformers import SparseEncoder
-SparseEncoder("this folder").encode_document(["a text"])  # encode_query for queries
-```
-
+_CARD = CARD + """
 ## Head
 
 {audits}
@@ -100,7 +78,7 @@ def write_card(
     write_whole(card, _CARD.format(
         base_model=f"base_model: {name}\n" if _is_hub_name(sources["backbone"]) else "",
         name=name,
-        head=_head(provenance(model) or {}),
+        head=head_in_words(provenance(model) or {}),
         own=f" `Splade` follows its {', '.join(own)}; other tools ignore that." if own else "",
         audits=_table(heads.set_axis(["before training", "after"]), _HEAD_FIGURES),
         before=heads["verdict"]["before"],
@@ -121,16 +99,6 @@ def measure_head(
         model, pairs if len(pairs) >= MIN_TEXTS else None, tokenizer=tokenizer, temperature=config.temperature,
         max_length=config.max_length, encoding=description, device=config.device,
     )  # fmt: skip
-
-
-def _head(record: dict[str, Any]) -> str:
-    how = "not rescaled"
-    if "k" in record:
-        how = f"rescaled (arXiv:2606.18811, {record.get('method')}, k = {record['k']:.4g})"
-    shift = record.get("shift")
-    if shift is not None:
-        how += f", its logits lowered ({shift if isinstance(shift, str) else f'by {shift:g}'}, stored in the bias)"
-    return how
 
 
 def _data(sources: dict[str, Any], rows: Rows) -> str:
