@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 def model_fingerprint(model: PreTrainedModel) -> str:
     """Sixteen hex digits of what a save of the model would hold: names, shapes, dtypes and every bit of the values.
 
-    The same on every device and whether read from a folder or in memory; tied parameters count once. A gigabyte takes
-    about a second. Values that differ by rounding differ: this is identity, not likeness.
+    The same on every device and whether read from a folder or in memory; tied parameters count once.
     """
     import torch
 

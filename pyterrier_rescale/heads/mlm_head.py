@@ -6,7 +6,7 @@ import copy
 import os
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint import check_source, load_config, load_tokenizer, no_weight_bars, reading
+from .checkpoint import load_config, load_tokenizer, no_weight_bars, reading
 from .decoder import check_head
 from .hub_files import model_folder
 
@@ -43,12 +43,17 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
         >>> model = add_mlm_head("sentence-transformers/all-MiniLM-L6-v2")    # a BertForMaskedLM
     """
     import torch
-    from transformers import AutoModelForMaskedLM, PreTrainedModel
+    from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
     if isinstance(model, (str, os.PathLike)):
-        folder = check_source(model_folder(model), "model")
-        tokenizer = folder if tokenizer is None else tokenizer
-        body, kind = _load_body(folder)
+        folder = model_folder(model)
+        tokenizer, config = folder if tokenizer is None else tokenizer, load_config(folder)
+        with reading(folder, "the weights"), no_weight_bars():  # the head of a classifier, say, is left out
+            body, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+        if missing:
+            raise ValueError(f"{folder!r} lacks weights of its body: {', '.join(missing[:3])}")
+        kind = (config.architectures or [type(config).__name__])[0]
     else:
         body = model if isinstance(model, PreTrainedModel) else getattr(model, "transformers_model", None)
         kind = type(body).__name__
@@ -87,20 +92,6 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
             f"{len(tokenizer)} tokens and the mask token {tokenizer.mask_token!r}"
         )
     return full
-
-
-def _load_body(name: str) -> tuple[PreTrainedModel, str]:
-    """The body, and the class that its folder names."""
-    import torch
-    from transformers import AutoModel
-
-    config = load_config(name)
-    with reading(name, "the weights"), no_weight_bars():  # the head of a classifier, say, is left out
-        body, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise ValueError(f"{name!r} lacks weights of its body: {', '.join(missing[:3])}")
-    return body, (config.architectures or [type(config).__name__])[0]
 
 
 def _start_head(full: PreTrainedModel) -> None:
