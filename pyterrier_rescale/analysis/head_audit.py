@@ -112,8 +112,7 @@ def audit(
     Args:
         model: a hub name, a folder, or a loaded masked LM; or a list of those, or a dict of them by name.
         texts: 64 to 512 documents, or (query, document) pairs; as those of :func:`~pyterrier_rescale.calibrate`.
-        tokenizer: the tokenizer, its name or folder; default: the model's. A loaded model without a name needs one
-            only with texts; without it every row counts as used.
+        tokenizer: the tokenizer, its name or folder; default: the model's. Without one every row counts as used.
         temperature: what the loss divides the scores by.
         max_length: tokens per text; this and the next two as those of :func:`~pyterrier_rescale.calibrate`.
         encoding: how texts become vectors.

@@ -85,9 +85,8 @@ def headed_backbone(
 ) -> Path:
     """Give an encoder a masked-LM head and pretrain it on texts, or return the one that was made so before.
 
-    In a third of the steps only the head's transform and bias are trained, not the body and W, which is tied to its
-    embeddings; then everything, the head at half and the body at 3/20 of the learning rate. ``backbone.json`` is as of
-    :func:`small_backbone`; compare its losses with ``unigram_entropy``, which a head without context reaches.
+    In a third of the steps only the head's transform and bias are trained; then everything, the head at half and the
+    body at 3/20 of the learning rate. ``backbone.json`` has ``unigram_entropy``, the loss of a head without context.
 
     Args:
         model: what :func:`~pyterrier_rescale.add_mlm_head` takes.
@@ -97,9 +96,6 @@ def headed_backbone(
         name: the folder's name starts with it; default: the model type, e.g. ``"bert"``.
         verbose: show a progress bar.
         **settings: see `Settings`; by default 600 steps of 24 windows of 96 tokens.
-
-    Raises:
-        TypeError, ValueError, FileNotFoundError: as ``small_backbone`` and ``add_mlm_head``.
     """
     from ..heads.checkpoint import load_tokenizer
     from ..heads.fingerprint import model_fingerprint, tokenizer_fingerprint

@@ -21,12 +21,11 @@ class Settings:
         steps: optimiser steps.
         batch_size: windows of text per step.
         max_length: tokens per window, [CLS] and [SEP] included.
-        learning_rate: its peak.
-        warmup: share of the steps until the peak; then the rate falls linearly to zero.
+        learning_rate: its peak, reached after a share ``warmup`` of the steps; then it falls linearly to zero.
         chosen: share of the tokens to predict.
         masked: share of the chosen tokens replaced by [MASK].
-        random: share of the chosen tokens replaced by a random token. The rest stays, which teaches the head to name
-            the token that is there: SPLADE starts from that.
+        random: share replaced by a random token. The rest stays, which teaches the head to name the token that is
+            there: SPLADE starts from that.
     """
 
     seed: int = 0

@@ -13,6 +13,9 @@ from .._utils.files import expand
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Files that nobody asks for by themselves: they come with the whole repository.
+_OF_WHOLE = (".gitattributes", "README.md", "special_tokens_map.json")
+
 
 class Module(NamedTuple):
     """A module of sentence-transformers: the full name of its class, and the folder of its files."""
@@ -42,9 +45,9 @@ def find_file(name: str | os.PathLike[str], file: str) -> Path | None:
         config, known = (try_to_load_from_cache(name, one) for one in ("config.json", file))
         if not isinstance(config, str) or known is not None:  # not in the cache, or known to have no such file
             return None
-        snapshot = Path(config).parent  # one that was fetched whole has .gitattributes, which nobody asks for by itself
-        asked_one_by_one = (snapshot.parents[1] / ".no_exist" / snapshot.name).is_dir()
-        if not asked_one_by_one or (snapshot / ".gitattributes").exists():
+        snapshot = Path(config).parent
+        asked = (snapshot.parents[1] / ".no_exist" / snapshot.name).is_dir()  # for one file after the other
+        if any((snapshot / one).exists() for one in (_OF_WHOLE[:1] if asked else _OF_WHOLE)):
             return None
         raise FileNotFoundError(
             f"only some files of {name!r} are in the cache of the hub, which cannot be reached: {file} was never "

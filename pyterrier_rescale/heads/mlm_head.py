@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
     """Return the masked LM of an encoder's family, with the encoder's body and a head that is still to be pretrained.
 
-    For a retriever's or classifier's body (``BertModel``, the folder of a SentenceTransformer) that is to become a
-    SPLADE encoder. The decoder is tied to the input embeddings (copied into it where the family does not tie), its bias
-    is zero. The head's transform starts at the identity as far as the family allows: a square dense layer is I, norms
-    have gain 1 and bias 0. Where embeddings are smaller than hidden states (ALBERT, ELECTRA), the dense layer is the
-    pseudo-inverse of the body's own projection. Activation and norm stay, so T(h) = norm(gelu(h)) is not h (on MiniLM
-    their cosine is .94). Such a head names few tokens: pretrain it as a masked LM before use
-    (:func:`~pyterrier_rescale.backbones.headed_backbone`).
+    For a retriever's or classifier's body that is to become a SPLADE encoder. The decoder is tied to the input
+    embeddings (copied into it where the family does not tie), its bias is zero. The transform starts at the identity as
+    far as the family allows: a square dense layer is I, norms have gain 1 and bias 0; where embeddings are smaller than
+    hidden states (ALBERT, ELECTRA), the dense layer is the pseudo-inverse of the body's own projection. T(h) =
+    norm(gelu(h)) is not h (on MiniLM their cosine is .94), and such a head names few tokens: pretrain it as a masked LM
+    before use (:func:`~pyterrier_rescale.backbones.headed_backbone`).
 
     Args:
         model: a loaded encoder without a masked-LM head (``PreTrainedModel``, ``SentenceTransformer``; it is left as it

@@ -37,9 +37,8 @@ def rescale(
         inplace: change ``model`` itself instead of a copy (a name or folder is loaded, never copied).
 
     Returns:
-        The rescaled model; its config records k, method, bias and the mean row norm before. Its ``encoder_folder`` is
-        the folder or hub name, by which ``Splade(model)`` encodes as an encoder that lies there does (pooling, lengths,
-        queries of their own); its ``save_pretrained`` saves the masked LM alone.
+        The rescaled model; its config records k, method, bias and the mean row norm before. ``Splade(model)`` encodes
+        as the folder or hub name says (pooling, lengths, queries of their own): it is kept as ``encoder_folder``.
 
     Raises:
         ValueError: for a k that is not a finite number > 0, a model rescaled already, or a head that is no plain

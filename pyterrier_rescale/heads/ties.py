@@ -56,10 +56,9 @@ def _copy_bias(model: PreTrainedModel, *_: object) -> None:
 
 
 def ensure_bias(model: PreTrainedModel) -> torch.nn.Parameter:
-    """Return the decoder's bias, adding a zero one.
+    """Return the decoder's bias; a zero one is added where there is none.
 
-    Where the family's config has no option for it (EuroBERT, most language models), it is saved beside the weights, and
-    our loading puts it back (``own_bias`` in the config's provenance); stock tools leave it in the file.
+    Where the family's config has no option for it (EuroBERT, most language models), our loading alone puts it back.
     """
     import torch
 
