@@ -55,8 +55,7 @@ class Calibration:
 
     Attributes:
         k: the rescale constant.
-        bias_shift: added to the bias before the division, (V,) float32; ``None`` without offset (then the bias is
-            kept, and only W is divided).
+        bias_shift: added to the bias before the division, (V,) float32; ``None`` without offset: the bias is kept.
         mean_row: subtracted from every row of W, (H,) float32; ``None`` where W is not centred.
         table: a row per k tried; ``chosen`` marks the one taken, :mod:`.head_statistics` explains the columns.
         settings: what it was measured with.
@@ -130,8 +129,7 @@ def calibrate(
 
     Args:
         model: a hub name, a folder, or a loaded masked LM.
-        texts: 64 to 512 documents, or (query, document) pairs; of a document alone the first words are the query (see
-            :func:`~pyterrier_rescale.analysis.measurement.as_pairs`).
+        texts: 64 to 512 documents, or (query, document) pairs; of a document alone the first words are the query.
         tokenizer: the tokenizer, its name or folder; default: the model's.
         offset: also shift the bias: ``True``, each term by its own level; ``"global"``, all terms by the same amount;
             ``False``, W alone is divided and the bias kept (the paper's way).
@@ -143,8 +141,7 @@ def calibrate(
             query: the teacher's, for losses that distil.
         temperature: the loss's; InfoNCE divides the scores by it.
         max_length: tokens per text; default: what the folder of an encoder was saved with, else the tokenizer's.
-        encoding: how texts become vectors, a :class:`~pyterrier_rescale.encoding.description.Description`; default: as
-            the folder of an encoder was saved, else max pooling of both sides.
+        encoding: a :class:`~pyterrier_rescale.encoding.description.Description`; default: as the folder was saved.
         device: torch device of the pass; default: CUDA, else Apple's MPS, else the CPU.
 
     Returns:

@@ -47,8 +47,8 @@ def train_tokenizer(settings: BackboneSettings, texts: Iterable[str]) -> PreTrai
 def _word_pieces(settings: BackboneSettings, texts: list[str]) -> BertWordPieceTokenizer:
     """WordPiece with the same pieces and numbers in every run.
 
-    The trainer numbers letters inside words anew in every run and breaks ties by that. As special tokens they have fixed
-    numbers; so the pieces are learnt in one tokenizer and go into another, to which they are not special.
+    The trainer numbers letters inside words anew in every run and breaks ties by that. As special tokens they have
+    fixed numbers; so the pieces are learnt in one tokenizer and go into another, to which they are not special.
     """
     from tokenizers import BertWordPieceTokenizer
 

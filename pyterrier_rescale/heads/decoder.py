@@ -54,10 +54,7 @@ class Head:
 
 
 def find_head(model: PreTrainedModel) -> Head:
-    """Find the vocabulary projection of a masked LM by its shape, never by its attribute name.
-
-    ``TypeError`` for a model without output embeddings, ``ValueError`` where they are no (V, H) projection.
-    """
+    """Find the vocabulary projection of a masked LM by its shape (V, H), never by its attribute name."""
     decoder = model.get_output_embeddings()
     if decoder is None:
         raise TypeError(
@@ -165,10 +162,7 @@ def probe_ids(model: PreTrainedModel) -> torch.Tensor:
 
 
 def padding_error(model: PreTrainedModel, head: Head) -> float:
-    """How far padding moves the logits of a text, relative to the largest: not at all where attention masks it.
-
-    FNet's Fourier transform and ConvBERT's convolutions do not.
-    """
+    """How far padding moves the logits of a text, relative to the largest; FNet and ConvBERT do not mask it."""
     import torch
 
     ids = probe_ids(model)
