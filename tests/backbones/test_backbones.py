@@ -147,14 +147,6 @@ def test_refusals(tmp_path, settings, error, named, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_lies_in_the_place_of_a_cached_backbone_is_not_returned(built, tmp_path):
-    place = tmp_path / built["bert"].name
-    place.mkdir()
-    (place / "mine.txt").write_text("x")
-    with pytest.raises(FileExistsError, match="exists already"):
-        small_backbone("bert", tiny.TEXTS, tmp_path, **SMALL)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_another_default_dtype_changes_nothing(dtype, built, tmp_path):
     def measured():
