@@ -35,8 +35,24 @@ if TYPE_CHECKING:
     from ..encoding.description import Description
 
 
+# What carries a verdict.
+_CARRY = (
+    "infonce", "chance_loss", "random_saturation", "score_spread", "active_terms", "active_share", "special_share",
+    "cosine_hidden", "row_norm_mean", "norm_gain", "suggested_k",
+)  # fmt: skip
+
+
 class _Shown:
-    """An audit, or several, with a figure."""
+    """An audit, or several: in words, as a short table, as a figure."""
+
+    def summary(self) -> pd.DataFrame:
+        """The numbers that carry the verdict, a column per model; ``to_frame()`` has all."""
+        numbers = self.to_frame().set_index("model").T
+        return numbers.loc[[name for name in _CARRY if name in numbers.index]].astype(float)
+
+    def __str__(self) -> str:
+        told = self.verdict if isinstance(self, tuple) else repr(self)
+        return f"{told}\n\n{self.summary().to_string(float_format='{:.4g}'.format)}"
 
     def plot(self) -> matplotlib.figure.Figure:
         """Row norms, and with texts logits, scores and density, a row per model."""
@@ -91,10 +107,10 @@ class HeadAudits(_Shown, tuple[HeadAudit, ...]):
 
         return pd.concat([audit.to_frame() for audit in self], ignore_index=True)
 
-    def __str__(self) -> str:
-        return "\n".join(map(str, self))
-
-    verdict = property(__str__, doc="A line per model: its name and verdict.")
+    @property
+    def verdict(self) -> str:
+        """A line per model: its name and verdict."""
+        return "\n".join(map(repr, self))
 
 
 def audit(

@@ -15,6 +15,7 @@ from typer import Argument, Option
 
 from .. import __version__
 from .search import search
+from .small_backbone import small_backbone
 from .train import RESCALINGS, Settings, settings_of, train
 from .vectors import CollectionName, Engine, Overwrite, Quiet, encode, export, index
 
@@ -32,6 +33,7 @@ for verb, example in (
     (index, "index splade irds:beir/scifact scifact.index (of vectors: index scifact.vectors scifact.index)"),
     (search, "search scifact.index splade 'vitamin D and bone density'"),
     (export, "export scifact.vectors scifact.ciff --format ciff"),
+    (small_backbone, "small-backbone modernbert docstrings my-backbone"),
 ):
     app.command(epilog=f"Example: pyterrier-rescale {example}")(verb)
 
@@ -63,6 +65,7 @@ def audit(
     n_texts: NumberOfTexts = 128,
     plot: Annotated[Path | None, Option(help="Write the figure here (.png, .svg, .pdf).")] = None,
     csv: Annotated[Path | None, Option(help="Write the table here.")] = None,
+    every: Annotated[bool, Option("--all", help="Show all numbers, not those that carry the verdict.")] = False,
 ) -> None:
     """Measure heads: row norms, scores at the start, sinks; a verdict and a k for each."""
     from .. import audit as run
@@ -70,11 +73,10 @@ def audit(
 
     result = run({name: name for name in models} if len(models) > 1 else models[0], _sample(texts, n_texts))
     frame = result.to_frame()
-    numbers = frame.drop(columns=["model", "verdict"]).T  # the verdict is a sentence: it follows in lines of its own
-    numbers.columns = models
-    typer.echo(numbers.to_string(float_format=lambda value: f"{value:.4g}"))
-    for name, verdict in zip(models, frame["verdict"], strict=True):
-        typer.echo(f"\n{name}: {verdict}")
+    typer.echo(result)
+    if every:
+        numbers = frame.set_index("model").drop(columns="verdict").T
+        typer.echo(f"\n{numbers.to_string(float_format='{:.4g}'.format)}")
     if csv is not None:
         frame.to_csv(expand(csv), index=False)
     if plot is not None:

@@ -13,6 +13,7 @@ from pyterrier_rescale import add_mlm_head, audit, backbones, calibrate
 from pyterrier_rescale.backbones import FAMILIES, BackboneSettings, small_backbone
 from pyterrier_rescale.backbones.architectures import SPECIAL, train_tokenizer
 from pyterrier_rescale.backbones.mlm import corrupt
+from pyterrier_rescale.cli import main
 
 PAD, _, CLS, SEP, MASK = range(5)
 SMALL = {"steps": 4, "vocab_size": 400, "layers": 1, "hidden": 32, "batch_size": 4, "max_length": 24}
@@ -165,3 +166,19 @@ def test_another_default_dtype_changes_nothing(dtype, built, tmp_path):
         torch.set_default_dtype(torch.float32)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype == np.float32 and np.array_equal(one, other)
+
+
+def test_the_verb_pretrains_on_a_collection(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PYTERRIER_RESCALE_HOME", str(tmp_path / "home"))
+    (tmp_path / "data").mkdir()
+    lines = [json.dumps({"_id": f"d{i}", "text": text}) for i, text in enumerate(tiny.TEXTS)]
+    (tmp_path / "data" / "corpus.jsonl").write_text("\n".join(lines))
+    command = ["small-backbone", "bert", str(tmp_path / "data"), str(tmp_path / "out"), "--steps", "2", "--quiet"]
+    for status, told in ((0, "a bert of 12 texts"), (1, "exists already")):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        printed = capsys.readouterr()
+        assert (stop.value.code or 0) == status and told in printed.out + printed.err
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.vocab_size == len(
+        AutoTokenizer.from_pretrained(tmp_path / "out")
+    )

@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel
 
 from pyterrier_rescale import Splade, add_mlm_head, audit, rescale
@@ -285,3 +286,20 @@ def test_layers_that_could_not_be_loaded_again_are_refused():
     for one in (model, compiled):
         with pytest.raises(ValueError, match=r"merge_and_unload\(\) first"):
             check_reloadable(one)
+
+
+@pytest.mark.parametrize(("family", "second"), [("bert", "cls.predictions.bias"), ("roberta", "lm_head.bias")])
+def test_the_second_bias_follows_at_every_save_of_what_we_loaded(family, second, tmp_path):
+    """text-embeddings-inference reads it. What stock tools trained and saved is put right by our next save."""
+    rescale(tiny.build(family)[0], K).save_pretrained(tmp_path / "first")
+
+    def trained_and_saved(model, name):
+        with torch.no_grad():
+            find_head(model).bias.add_(1)
+        model.save_pretrained(tmp_path / name)
+        file = load_file(tmp_path / name / "model.safetensors")
+        return file[second], file[second.replace("bias", "decoder.bias")]
+
+    assert torch.equal(*trained_and_saved(load_backbone(tmp_path / "first", need_tokenizer=False)[0], "ours"))
+    assert not torch.equal(*trained_and_saved(AutoModelForMaskedLM.from_pretrained(tmp_path / "first"), "stock"))
+    assert torch.equal(*trained_and_saved(load_backbone(tmp_path / "stock", need_tokenizer=False)[0], "again"))
