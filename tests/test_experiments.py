@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pyterrier_rescale import load_collection
 from pyterrier_rescale.training import TrainConfig
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "paper"
@@ -44,15 +43,6 @@ def test_every_system_has_valid_options(run, settings):
     TrainConfig.from_dict({**settings["training"], **settings["dry_run"]["training"]})
 
 
-def test_every_task_is_a_split_that_ir_datasets_has(settings):
-    assert len(settings["tasks"]) == 16
-    for task in settings["tasks"]:
-        assert task["split"] in load_collection(task["collection"]).splits, task["name"]
-    import ir_datasets
-
-    assert ir_datasets.load(settings["triples"]).has_docpairs()
-
-
 def test_estimates(settings):
     estimates = load("estimates")
     bert, tasks = settings["backbones"]["bert"], settings["tasks"]
@@ -66,20 +56,6 @@ def test_estimates(settings):
     assert waits == pytest.approx(9_841_823 / 2000 / 3600)
     assert estimates.shared_disk_gb(settings) == pytest.approx(13.7 * 2.5 + 128 * 150_000 * 800 / 1e9)
     assert estimates.markdown(settings).count("\n| ") == 5
-
-
-def test_mistakes_end_in_one_line(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    with pytest.raises(SystemExit, match="no system is called bert-k3; there are bert-raw"):
-        run.main(["bert-k3", "--work", str(tmp_path)])
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(SystemExit, match="holds something else than a dry run"):
-        run.main(["bert-k8", "--dry-run", "--work", str(tmp_path)])
-    (tmp_path / ".dry-run").touch()
-    with pytest.raises(SystemExit, match="holds a dry run"):
-        run.main(["bert-k8", "--work", str(tmp_path)])
-    run.main(["--list"])
-    assert "| modernbert | modernbert-raw, modernbert-k8" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -7,7 +7,17 @@ from functools import cache
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    BertWordPieceTokenizer,
+    ByteLevelBPETokenizer,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)  # fmt: skip
 from transformers import PreTrainedTokenizerFast
 
 TEXTS = [
@@ -30,26 +40,16 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 @cache
 def _backend(kind: str, size: int) -> str:
-    texts = TEXTS * 4
+    texts, options = TEXTS * 4, {"vocab_size": size, "min_frequency": 0, "show_progress": False}
     if kind == "wordpiece":
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
+        tokenizer = BertWordPieceTokenizer(lowercase=True)
         # the trainer numbers letters inside words anew in every run and breaks ties by that; special tokens keep theirs
-        letters = sorted(set(tokenizer.normalizer.normalize_str("".join(texts))) - {" "})
+        letters = sorted(set(tokenizer.normalize("".join(texts))) - {" "})
         inside = [f"##{letter}" for letter in letters]
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=size, initial_alphabet=letters, special_tokens=[*SPECIAL, *inside], show_progress=False
-        )
+        tokenizer.train_from_iterator(texts, initial_alphabet=letters, special_tokens=[*SPECIAL, *inside], **options)
     elif kind == "bpe":
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-        )
+        tokenizer = ByteLevelBPETokenizer(add_prefix_space=True)
+        tokenizer.train_from_iterator(texts, special_tokens=SPECIAL, **options)
     else:
         tokenizer = Tokenizer(models.Unigram())
         tokenizer.normalizer = normalizers.NFKC()
@@ -58,7 +58,7 @@ def _backend(kind: str, size: int) -> str:
         trainer = trainers.UnigramTrainer(
             vocab_size=size, special_tokens=SPECIAL, unk_token="[UNK]", show_progress=False
         )
-    tokenizer.train_from_iterator(texts, trainer)
+        tokenizer.train_from_iterator(texts, trainer)
     tokenizer = _settled(tokenizer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]

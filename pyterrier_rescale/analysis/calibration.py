@@ -7,19 +7,15 @@ the shifted bias are both divided by k, so that k moves the weights and never th
 
     x_v = log(1 + relu((max_i w_v . t_i + b_v - q_v) / k)).
 
-Centring. The softmax ignores an offset common to all logits of ONE position, too, and relu does not: some texts fire on
-thousands of terms and others on none. That offset is (mean_v w_v) . t_i. Subtracting the mean row from every row of W
-removes it and leaves every MLM probability as it was (TransformerLens: ``center_unembed``). With an offset, calibration
-centres W first.
+Centring. The softmax ignores an offset common to all logits of ONE position, too: some texts fire on thousands of terms
+and others on none. That offset is (mean_v w_v) . t_i. Subtracting the mean row from every row of W removes it and
+leaves every MLM probability as it was (TransformerLens: ``center_unembed``). With an offset, W is centred first.
 
-The scale. k cannot be derived from norms, since log1p answers to it non-linearly. It is the one whose measured
-criterion comes closest, in ratio, to a target:
-
-- ``random_saturation``, .3: the strongest of 32 random documents takes a third of a query's softmax, neither all of it
-  (then no gradient reaches the others) nor its even share (then there is little ranking to improve). Chosen on
-  held-out title -> body pairs of one small backbone with calibrated offsets, 200 steps: starts at .22 ended best,
-  .48 close, .66 and .09 behind, .77 far behind.
-- ``random_margin``, for losses that distil: the teacher's.
+The scale. k is the one whose measured criterion comes closest, in ratio, to a target: a ``random_saturation`` of .3,
+where the strongest of 32 random documents takes a third of a query's softmax, neither all of it (then no gradient
+reaches the others) nor its even share (then there is little ranking to improve); for losses that distil, the teacher's
+``random_margin``. On held-out title -> body pairs of one small backbone with calibrated offsets, 200 steps, starts at
+.22 ended best, .48 close, .66 and .09 behind, .77 far behind.
 """
 
 from __future__ import annotations
@@ -59,23 +55,17 @@ class Calibration:
 
     Attributes:
         k: the rescale constant.
-        bias_shift: added to the bias before the division, (V,) float32; ``None`` without offset (then the bias is
-            kept, and only W is divided).
+        bias_shift: added to the bias before the division, (V,) float32; ``None`` without offset: the bias is kept.
         mean_row: subtracted from every row of W, (H,) float32; ``None`` where W is not centred.
         table: a row per k tried; ``chosen`` marks the one taken, :mod:`.head_statistics` explains the columns.
         settings: what it was measured with.
     """
 
     k: float
-    bias_shift: np.ndarray | None
+    bias_shift: np.ndarray | None = field(repr=False)
     mean_row: np.ndarray | None = field(repr=False)
     table: pd.DataFrame
     settings: dict[str, Any] = field(repr=False)
-
-    @property
-    def method(self) -> str:
-        """``"calibrated"`` with an offset, ``"auto"`` without."""
-        return "auto" if self.bias_shift is None else "calibrated"
 
     def apply(self, model: Any, *, inplace: bool = False) -> PreTrainedModel:
         """Centre W, shift the bias, divide the head, and record it all in the config; returns the calibrated model.
@@ -110,20 +100,14 @@ class Calibration:
                 bias = ensure_bias(loaded)
                 bias.copy_(bias.float() + torch.from_numpy(shift).to(bias.device))
         rescale(loaded, self.k, bias=shift is not None, inplace=True)
-        record(loaded, method=self.method, **self.settings)
+        record(loaded, method="auto" if shift is None else "calibrated", **self.settings)
         return loaded
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> matplotlib.figure.Figure:
-        """The criterion, the loss and active terms against k; saved if ``path`` is given."""
+    def plot(self) -> matplotlib.figure.Figure:
+        """The criterion, the loss and active terms against k."""
         from .plots import plot_calibration
 
-        return plot_calibration(self, path)
-
-    def _repr_html_(self) -> str:
-        from .plots import as_html
-
-        shift = "" if self.bias_shift is None else " and a shift of each term's bias"
-        return as_html(f"{self.method}: k = {self.k:.4g}{shift}", self.table.set_index("k"), self.plot())
+        return plot_calibration(self)
 
 
 def calibrate(
@@ -145,8 +129,7 @@ def calibrate(
 
     Args:
         model: a hub name, a folder, or a loaded masked LM.
-        texts: 64 to 512 documents, or (query, document) pairs; of a document alone the first words are the query (see
-            :func:`~pyterrier_rescale.analysis.measurement.as_pairs`).
+        texts: 64 to 512 documents, or (query, document) pairs; of a document alone the first words are the query.
         tokenizer: the tokenizer, its name or folder; default: the model's.
         offset: also shift the bias: ``True``, each term by its own level; ``"global"``, all terms by the same amount;
             ``False``, W alone is divided and the bias kept (the paper's way).
@@ -158,8 +141,7 @@ def calibrate(
             query: the teacher's, for losses that distil.
         temperature: the loss's; InfoNCE divides the scores by it.
         max_length: tokens per text; default: what the folder of an encoder was saved with, else the tokenizer's.
-        encoding: how texts become vectors, a :class:`~pyterrier_rescale.encoding.description.Description`; default: as
-            the folder of an encoder was saved, else max pooling of both sides.
+        encoding: a :class:`~pyterrier_rescale.encoding.description.Description`; default: as the folder was saved.
         device: torch device of the pass; default: CUDA, else Apple's MPS, else the CPU.
 
     Returns:
@@ -200,9 +182,8 @@ def calibrate(
         "mean_row_norm_before": mean_row_norm(find_head(loaded).weight), "criterion": criterion, "aim": float(aim),
         "measured": float(table.loc[table["chosen"], criterion].iloc[0]), "temperature": temperature,
         "texts": len(documents), **how.changed(),
+        **({"offset": "global" if offset == "global" else "term", "rate": rate} if offset else {}),
     }  # fmt: skip
-    if offset:
-        settings |= {"offset": "global" if offset == "global" else "term", "rate": rate}
     return Calibration(float(k), shift, mean_row, table, settings)
 
 
@@ -215,9 +196,8 @@ def mean_known_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def term_levels(probe: Probe, rate: float, *, common: bool = False) -> np.ndarray:
     """q_v: the (1 - rate) quantile over documents of the pooled logit of each term, (V,) float32.
 
-    With ``common`` the quantile is over documents and terms together, one for all. Of folded terms it is that of the
-    largest variant. Rows that the tokenizer does not know get at least their largest value, so that they fire in no
-    document of the sample.
+    With ``common`` it is over documents and terms together; of folded terms, of the largest variant. Rows that the
+    tokenizer does not know get at least their largest value, so that they fire in no document of the sample.
     """
     logits, folding = probe.documents.pooled + probe.bias, probe.folding
     if common:
@@ -252,9 +232,7 @@ def search_k(
     """The k >= 1 whose ``criterion`` (a column) comes closest in ratio to ``aim``, and the table of all k tried.
 
     Powers of two are tried until the aim is passed; then the bracket is halved twice (to quarter powers of two).
-
-    Raises:
-        ValueError: if no k gives a value above zero, as when no term fires, or none goes down to the aim.
+    ``ValueError`` if no k gives a value above zero, as when no term fires, or none goes down to the aim.
     """
     import pandas as pd
 

@@ -1,9 +1,8 @@
 """Measure an MLM head before a night of training: what is wrong with it, if anything, and what helps.
 
-Four faults look alike from outside (a SPLADE that does not train) and are told apart here:
+Four faults look alike from outside (a SPLADE that does not train) and are told apart in :mod:`.verdict`:
 
-- scale mismatch: scores spread over many temperatures: the softmax saturates, or the loss is several times that of a
-  guess (or they spread over none). Cure: k.
+- scale mismatch: the softmax saturates, or the loss is several times that of a guess. Cure: k.
 - dense start: an offset that MLM pretraining leaves undetermined makes most terms fire. Cure: a shift per term.
 - sink: special positions ([CLS], [SEP]) win the max of most terms. Cure: the shift, as far as content rises above it.
 - anisotropic: the vectors t of different texts point the same way. No k and no shift cures it: take another backbone.
@@ -13,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,19 +35,30 @@ if TYPE_CHECKING:
     from ..encoding.description import Description
 
 
-class _Shown:
-    """An audit, or several, as figures and notebooks show them."""
+# What carries a verdict.
+_CARRY = (
+    "infonce", "chance_loss", "random_saturation", "score_spread", "active_terms", "active_share", "special_share",
+    "cosine_hidden", "row_norm_mean", "norm_gain", "suggested_k",
+)  # fmt: skip
 
-    def plot(self, path: str | None = None) -> matplotlib.figure.Figure:
-        """Row norms, and with texts logits, scores and density, a row per model; saved if ``path`` is given."""
+
+class _Shown:
+    """An audit, or several: in words, as a short table, as a figure."""
+
+    def summary(self) -> pd.DataFrame:
+        """The numbers that carry the verdict, a column per model; ``to_frame()`` has all."""
+        numbers = self.to_frame().set_index("model").T
+        return numbers.loc[[name for name in _CARRY if name in numbers.index]].astype(float)
+
+    def __str__(self) -> str:
+        told = self.verdict if isinstance(self, tuple) else repr(self)
+        return f"{told}\n\n{self.summary().to_string(float_format='{:.4g}'.format)}"
+
+    def plot(self) -> matplotlib.figure.Figure:
+        """Row norms, and with texts logits, scores and density, a row per model."""
         from .plots import plot_audits
 
-        return plot_audits(self if isinstance(self, tuple) else [self], path)
-
-    def _repr_html_(self) -> str:
-        from .plots import as_html
-
-        return as_html(str(self), self.to_frame().drop(columns="verdict").set_index("model").T, self.plot())
+        return plot_audits(self if isinstance(self, tuple) else [self])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,23 +68,19 @@ class HeadAudit(_Shown):
     Attributes:
         name: what the model is called in frames and figures.
         row_norms: L2 norms of the rows of W, (V,), padding rows included.
-        used: rows whose id the tokenizer knows, bool (V,).
         numbers: every number of the frame's row; those that need texts only if there were any.
         findings: the faults found, of ``scale mismatch``, ``dense start``, ``dead``, ``sink`` and ``anisotropic``.
         verdict: the findings in words, and what to do.
-        suggested_k: the constant to divide the head by, measured on the texts; 1 for none, NaN without texts (weights
-            alone do not tell) or where no k helps.
-        logits: samples of logits for the figure: ``content`` and ``special``; empty without texts.
+        suggested_k: the constant to divide the head by, measured on the texts; 1 for none, NaN where none
+            helps, and without texts.
     """
 
     name: str
     row_norms: np.ndarray
-    used: np.ndarray
     numbers: dict[str, Any]
     findings: tuple[str, ...]
     verdict: str
     suggested_k: float
-    logits: dict[str, np.ndarray]
 
     @property
     def mean_row_norm(self) -> float:
@@ -100,10 +107,10 @@ class HeadAudits(_Shown, tuple[HeadAudit, ...]):
 
         return pd.concat([audit.to_frame() for audit in self], ignore_index=True)
 
-    def __str__(self) -> str:
-        return "\n".join(map(str, self))
-
-    verdict = property(__str__, doc="A line per model: its name and verdict.")
+    @property
+    def verdict(self) -> str:
+        """A line per model: its name and verdict."""
+        return "\n".join(map(repr, self))
 
 
 def audit(
@@ -121,8 +128,7 @@ def audit(
     Args:
         model: a hub name, a folder, or a loaded masked LM; or a list of those, or a dict of them by name.
         texts: 64 to 512 documents, or (query, document) pairs; as those of :func:`~pyterrier_rescale.calibrate`.
-        tokenizer: the tokenizer, its name or folder; default: the model's. A loaded model without a name needs one
-            only with texts; without it every row counts as used.
+        tokenizer: the tokenizer, its name or folder; default: the model's. Without one every row counts as used.
         temperature: what the loss divides the scores by.
         max_length: tokens per text; this and the next two as those of :func:`~pyterrier_rescale.calibrate`.
         encoding: how texts become vectors.
@@ -148,33 +154,18 @@ def audit(
         head = check_head(loaded)
         row_norms = torch.linalg.vector_norm(head.weight.detach().float(), dim=1).cpu().numpy()
         used = used_rows(tokens, len(row_norms))
-        numbers, suggested, logits = _weight_numbers(loaded, head, row_norms, used), math.nan, {}
+        numbers, suggested = _weight_numbers(loaded, head, row_norms, used), math.nan
         if pairs is not None:
             probe = run_probe(loaded, tokens, *pairs, description=how, device=device)
             numbers |= _text_numbers(probe, temperature, row_norms)
-            suggested, logits = _suggested_k(probe, numbers), _some_logits(probe)
+            suggested = 1.0
+            if too_wide(numbers):
+                with suppress(ValueError):
+                    suggested, _ = search_k(probe, None, temperature=temperature)
+                suggested = suggested if suggested > 1 else math.nan  # the bias does it, which k does not divide
         findings, verdict = judge(numbers, suggested)
-        audits.append(HeadAudit(shown, row_norms, used, numbers, findings, verdict, suggested, logits))
+        audits.append(HeadAudit(shown, row_norms, numbers, findings, verdict, suggested))
     return HeadAudits(audits) if several else audits[0]
-
-
-def _suggested_k(probe: Probe, numbers: dict[str, Any]) -> float:
-    """The measured k where scores lie too far apart, else 1; NaN where the bias does it, which k does not divide."""
-    if not too_wide(numbers):
-        return 1.0
-    try:
-        k, _ = search_k(probe, None, temperature=numbers["temperature"])
-    except ValueError:
-        return math.nan
-    return k if k > 1 else math.nan
-
-
-def _some_logits(probe: Probe) -> dict[str, np.ndarray]:
-    """Logits of 512 random terms at the positions kept, for the figure."""
-    size = len(probe.bias)
-    columns = np.sort(np.random.default_rng(0).choice(size, min(512, size), replace=False))
-    weight, bias = probe.weight[columns], probe.bias[columns]
-    return {kind: probe.after(t @ weight.T + bias).ravel() for kind, t in probe.documents.hidden.items()}
 
 
 def _weight_numbers(model: PreTrainedModel, head: Head, row_norms: np.ndarray, used: np.ndarray) -> dict[str, Any]:
@@ -213,21 +204,17 @@ def _text_numbers(probe: Probe, temperature: float, row_norms: np.ndarray) -> di
     special = probe.folded(side.special + probe.bias, -np.inf) > probe.folded(side.content + probe.bias, -np.inf)
     seen = side.counts > 0
     frequency = np.log(side.counts[seen])
-    logits = {}
+    numbers = {"texts": len(documents), "temperature": temperature}
     for name, hidden in (("logit", side.hidden["content"]), ("special_logit", side.hidden["special"])):
         values = probe.after(hidden @ probe.weight[probe.used].T + probe.bias[probe.used])
         values = values if len(hidden) else np.full(1, np.nan)
-        logits[f"{name}_mean"] = float(values.mean(dtype=np.float64))
-        logits[f"{name}_std"] = float(values.std(dtype=np.float64))
-        logits[f"{name}_p99"] = float(np.quantile(values, 0.99))
-    return {
-        "texts": len(documents),
-        "temperature": temperature,
-        **logits,
+        numbers |= {f"{name}_mean": float(values.mean(dtype=np.float64)), f"{name}_std": float(values.std()),
+                    f"{name}_p99": float(np.quantile(values, 0.99))}  # fmt: skip
+    return numbers | {
         "special_share": float(special[active].mean()) if active.any() else math.nan,
         **score_numbers(queries, documents, temperature),
         **density,
-        "active_share": density["active_terms"] / probe.term_count,
+        "active_share": density["active_terms"] / (probe.folding.size if probe.folding else documents.shape[1]),
         "active_terms_query": density_numbers(queries)["active_terms"],
         "cosine_hidden": mean_cosine(side.hidden["content"], side.owners),
         "cosine_vectors": mean_cosine(documents),

@@ -53,11 +53,10 @@ def score_numbers(queries: np.ndarray, documents: np.ndarray, temperature: float
 
 
 def random_saturation(scores: np.ndarray, temperature: float = 1.0) -> float:
-    """Mean largest softmax probability over 32 random documents per query, its positive left out.
+    """Mean largest softmax probability over 32 random documents per query; 1/32 if all are equally likely.
 
-    1/32 where all are equally likely, 1 where one takes everything. A few odd documents cannot move it as they move the
-    standard deviation, nor can a strong positive or N as they move the plain saturation. The positives stand on the
-    diagonal of ``scores`` (N, N); the documents of query i are i + o (modulo N) for offsets o spread evenly over
+    Neither a few odd documents, nor a strong positive, nor N can move it much. The positives stand on the diagonal of
+    ``scores`` (N, N) and are left out; the documents of query i are i + o (modulo N) for offsets o spread evenly over
     1 .. N-1. Queries that match none of theirs are left out; 0 if that is all of them.
     """
     from scipy.special import softmax

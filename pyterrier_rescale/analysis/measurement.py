@@ -1,9 +1,8 @@
 """One forward pass over a few texts that keeps what an audit and a calibration need, bounded in memory.
 
 For max pooling the bias does not depend on the position: max_i z_iv = max_i w_v . t_i + b_v. So the pooled linear part
-(N, V) and the bias (V,), kept apart, give the weights of every rescaled or shifted head without another pass. For a sum
-over positions, or where only the largest logits of each count, they do not: of such a side t at every position is kept,
-and the head is computed for each k. Static queries are the same whatever the head.
+(N, V) and the bias (V,), kept apart, give the weights of every rescaled or shifted head. For a sum over positions, or
+where only the largest logits of each count, t at every position is kept, and the head is computed for each k.
 """
 
 from __future__ import annotations
@@ -32,31 +31,25 @@ if TYPE_CHECKING:
 
 #: Fewer texts than this tell nothing about scores; more than that are not looked at.
 MIN_TEXTS, MAX_TEXTS = 8, 512
-# Positions of each kind (content, special) whose t is kept, over all documents together.
-_POSITIONS = 256
-# Rows of W per product: bounds the logits of one batch to a few MB.
-_VOCAB_CHUNK = 1024
+_POSITIONS = 256  # of each kind (content, special) whose t is kept, over all documents together
+_VOCAB_CHUNK = 1024  # rows of W per product
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """What the pass left of the N queries, or of the N documents.
+    """What the pass left of the N queries, or of the N documents."""
 
-    Attributes:
-        content: max_i w_v . t_i over content positions, (N, V) float32, without the bias; -inf where a text has none.
-        special: the same over special positions ([CLS], [SEP], ...).
-        counts: occurrences of each token id at content positions, (V,).
-        hidden: t at up to 256 content and special positions, (M, H), spread evenly over and within the texts.
-        owners: the text of each of those content positions, (M,).
-        positions: t at all attended positions of each text, (L, H), where the weights of another k need it.
-        description: how this side is encoded.
-    """
-
+    #: max_i w_v . t_i over content positions, (N, V) float32, without the bias; -inf where a text has none.
     content: np.ndarray
+    #: The same over special positions ([CLS], [SEP], ...).
     special: np.ndarray
+    #: Occurrences of each token id at content positions, (V,).
     counts: np.ndarray
+    #: t at up to 256 content and special positions, (M, H), spread evenly over and within the texts.
     hidden: dict[str, np.ndarray]
+    #: The text of each of those content positions, (M,).
     owners: np.ndarray
+    #: t at all attended positions of each text, (L, H), where the weights of another k need it.
     positions: list[torch.Tensor] | None
     description: Description
 
@@ -68,30 +61,20 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """What one forward pass over N queries and N documents left behind.
+    """What one forward pass over N queries and N documents left behind."""
 
-    Attributes:
-        queries: the queries' side; their vectors (N, V) where they need no model, or another one.
-        documents: the documents' side.
-        weight: W, less the mean row where one was given, (V, H) float32.
-        bias: b, (V,) float32; zeros where the head has none.
-        head: the head itself.
-        used: rows whose id the tokenizer knows, bool (V,).
-        folding: which terms are one, or ``None``.
-    """
-
+    #: A side; the vectors (N, V) where queries need no model, or another one.
     queries: Side | np.ndarray
     documents: Side
+    #: W, less the mean row where one was given, (V, H) float32.
     weight: np.ndarray
+    #: b, (V,) float32; zeros where the head has none.
     bias: np.ndarray
     head: Head
+    #: Rows whose id the tokenizer knows, bool (V,).
     used: np.ndarray
+    #: Which terms are one, if any.
     folding: Folding | None = None
-
-    @property
-    def term_count(self) -> int:
-        """Terms: V, or as many as folding leaves."""
-        return len(self.bias) if self.folding is None else self.folding.size
 
     def weights(self, side: Side | np.ndarray, k: float = 1.0, shift: np.ndarray | None = None) -> np.ndarray:
         """Term weights x (N, V) of a side as it is pooled, for a head divided by k.
@@ -138,10 +121,9 @@ def load_encoder(
 def as_pairs(texts: Iterable[Any]) -> tuple[list[str], list[str]]:
     """Queries and documents of equal number from texts or (query, document) pairs.
 
-    A single text is the document, and its first words are the query: a quarter of them, between 3 and 12. Scores of
-    queries against OTHER documents are then what they would be; the initial loss is somewhat low, since each query is
-    part of its document. Give pairs to measure what training will see. Blank texts (and pairs with a blank side) are
-    left out; of more than 512 texts, 512 are kept, spread evenly. Fewer than 8 raise ``ValueError``.
+    The query of a single text is its first words: a quarter of them, between 3 and 12. The initial loss is then low,
+    since each query is part of its document. Blank texts (and pairs with a blank side) are left out; of more than 512
+    texts, 512 are kept, spread evenly. Fewer than 8 raise ``ValueError``.
     """
     check_is_list(texts, "strings or of (query, document) pairs")
     texts = list(texts)
@@ -175,13 +157,9 @@ def run_probe(
     mean_row: np.ndarray | None = None,
     device: Any = None,
 ) -> Probe:
-    """Run the model once over N queries and N documents; it is left on its device and in its mode.
+    """Run the model once over N queries and N documents; with ``mean_row`` (H,) all is measured of W less this row.
 
-    With ``mean_row`` (H,) everything is measured of W less this row. Memory: three (N, V) float32 arrays and one batch,
-    and t at every position of a side that needs them; the (B, L, V) logits never exist.
-
-    Raises:
-        ValueError: where the weights of queries are the model's times static ones, which cannot be told apart.
+    ``ValueError`` where the weights of queries are the model's times static ones, which cannot be told apart.
     """
     encoder = TextEncoder(model, tokenizer, description, device=device)
     if encoder.description.queries.times_model:
@@ -213,8 +191,12 @@ def _pass(encoder: TextEncoder, texts: Sequence[str], weight: torch.Tensor) -> S
     for batch in encoder.head_batches(texts):
         masks = {"content": batch.mask & ~batch.special, "special": batch.special}
         counts += np.bincount(batch.input_ids[masks["content"]].cpu().numpy(), minlength=len(weight))
-        for name, mask in masks.items():
-            pooled[name][batch.texts] = _pool(batch.hidden[mask], mask.sum(dim=1).tolist(), weight)
+        for start in range(0, len(weight), _VOCAB_CHUNK):
+            terms = slice(start, start + _VOCAB_CHUNK)
+            logits = (batch.hidden @ weight[terms].T).float()
+            for name, mask in masks.items():
+                largest = logits.masked_fill(~mask[..., None], -torch.inf).amax(dim=1)
+                pooled[name][batch.texts, terms] = largest.cpu().numpy()
         for row, text in enumerate(batch.texts):
             if not plain:
                 positions[text] = batch.hidden[row][batch.mask[row]].float()
@@ -228,14 +210,3 @@ def _pass(encoder: TextEncoder, texts: Sequence[str], weight: torch.Tensor) -> S
     kept = {name: np.concatenate(parts) for name, parts in hidden.items()}
     return Side(**pooled, counts=counts, hidden=kept, owners=np.concatenate(owners),
                 positions=None if plain else positions, description=how)  # fmt: skip
-
-
-def _pool(rows: torch.Tensor, lengths: list[int], weight: torch.Tensor) -> np.ndarray:
-    """max_i w_v . t_i over the rows t of each of n texts, (n, V); -inf for a text without one."""
-    pooled = torch.full((len(lengths), len(weight)), -torch.inf, dtype=torch.float32, device=rows.device)
-    for start in range(0, len(weight), _VOCAB_CHUNK):
-        terms = slice(start, start + _VOCAB_CHUNK)
-        for text, logits in enumerate((rows @ weight[terms].T).float().split(lengths)):
-            if len(logits):
-                pooled[text, terms] = logits.amax(dim=0)
-    return pooled.cpu().numpy()

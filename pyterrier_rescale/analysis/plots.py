@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 import os
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from matplotlib.figure import Figure
 from .verdict import ANISOTROPIC, DENSE, MODERNBERT_NORM, SINK
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 _BLUE, _RED, _GREY, _GREEN = "#1b6ca8", "#d1495b", "#7d8597", "#2e8b57"
@@ -51,10 +49,10 @@ def log_axis(axes: Axes, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def plot_audits(audits: Sequence[Any], path: str | os.PathLike[str] | None = None) -> Figure:
+def plot_audits(audits: Sequence[Any]) -> Figure:
     """Row norms; with texts also logits, score spread, and the shares that tell density, sink and anisotropy.
 
-    A row per ``HeadAudit``, the first on top. The ending of ``path`` gives the format of the file.
+    A row per ``HeadAudit``, the first on top.
     """
     measured = any("texts" in audit.numbers for audit in audits)
     panels = [_row_norms, _logits, _spread, _shares] if measured else [_row_norms]
@@ -68,10 +66,10 @@ def plot_audits(audits: Sequence[Any], path: str | os.PathLike[str] | None = Non
         axis.set_axisbelow(True)
     names = [os.path.basename(str(audit.name).rstrip("/")) or audit.name for audit in audits]
     axes[0, 0].set_yticks(range(len(audits)), [name if len(name) <= 28 else f"{name[:25]}..." for name in names])
-    return _saved(figure, path)
+    return figure
 
 
-def plot_calibration(calibration: Any, path: str | os.PathLike[str] | None = None) -> Figure:
+def plot_calibration(calibration: Any) -> Figure:
     """The criterion, initial InfoNCE, and active terms against k, with the k chosen."""
     criterion, aim = calibration.settings["criterion"], calibration.settings["aim"]
     table = calibration.table.assign(aim=aim)
@@ -90,35 +88,28 @@ def plot_calibration(calibration: Any, path: str | os.PathLike[str] | None = Non
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.legend(frameon=False, fontsize=8)
     log_axis(axes[0, 1], "y")
-    return _saved(figure, path)
-
-
-def as_html(verdict: str, table: pd.DataFrame, figure: Figure) -> str:
-    """Verdict, table and figure (inline SVG) for notebooks."""
-    out = io.StringIO()
-    figure.savefig(out, format="svg", bbox_inches="tight")
-    svg = out.getvalue()
-    shown = table.to_html(float_format="{:.4g}".format, border=0)
-    return f"<p>{html.escape(verdict)}</p>{shown}{svg[svg.index('<svg') :]}"
+    return figure
 
 
 def _row_norms(axis: Axes, audits: Sequence[Any]) -> None:
     for y, audit in enumerate(audits):
-        _percentiles(axis, y, audit.row_norms[audit.used & (audit.row_norms > 0)], _BLUE)
+        axis.hlines(y, audit.numbers["row_norm_p5"], audit.numbers["row_norm_p95"], _BLUE, linewidth=6, alpha=0.6)
         axis.plot([audit.mean_row_norm], [y], "o", color="black", markersize=4)
     axis.axvline(MODERNBERT_NORM, color=_GREY, linestyle=":", linewidth=1)
-    axis.set(title="row norms of W", xlabel="L2 norm (dot: mean; dotted: ModernBERT-base)")
+    axis.set(title="row norms of W (5% to 95%)", xlabel="L2 norm (dot: mean; dotted: ModernBERT-base)")
     log_axis(axis, "x")
 
 
 def _logits(axis: Axes, audits: Sequence[Any]) -> None:
-    for y, audit in enumerate(audits):
-        for shift, kind, colour in ((-0.18, "content", _BLUE), (0.22, "special", _RED)):
-            values = audit.logits.get(kind, np.empty(0))
-            if len(values):
-                _percentiles(axis, y + shift, values, colour, f"{kind} positions" if y == 0 else None)
+    for name, shift, label, colour in (
+        ("logit", -0.15, "content positions", _BLUE),
+        ("special_logit", 0.15, "special positions", _RED),
+    ):
+        means, stds = (np.array([a.numbers.get(f"{name}_{what}", np.nan) for a in audits]) for what in ("mean", "std"))
+        places = np.arange(len(audits)) + shift
+        axis.errorbar(means, places, xerr=stds, color=colour, fmt="o", markersize=5, linewidth=2, label=label)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set(title="logits", xlabel="logit")
+    axis.set(title="logits", xlabel="mean and standard deviation")
     axis.legend(frameon=False, fontsize=7, loc="upper left")
 
 
@@ -130,8 +121,7 @@ def _spread(axis: Axes, audits: Sequence[Any]) -> None:
             text = f"{spread:,.1f} ({audit.numbers['random_saturation']:.0%})"
             axis.annotate(text, (spread, y), xytext=(0, 7), textcoords="offset points", fontsize=8, ha="center")
     axis.set(xscale="log", title="score spread (saturation)", xlabel="std of a query's scores / temperature")
-    low, high = axis.get_xlim()
-    axis.set_xlim(min(low, 0.1) / 4, max(high, 100) * 4)
+    axis.margins(x=0.4)
 
 
 def _shares(axis: Axes, audits: Sequence[Any]) -> None:
@@ -147,16 +137,3 @@ def _shares(axis: Axes, audits: Sequence[Any]) -> None:
     axis.set(title="density, sink, anisotropy", xlabel="share, cosine (bar: limit)")
     axis.set_xlim(min(0, axis.get_xlim()[0]), 1.03)
     axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
-
-
-def _percentiles(axis: Axes, y: float, values: np.ndarray, colour: str, label: str | None = None) -> None:
-    """A line from the .1 to the 99.9 percentile, thick from the 25 to the 75."""
-    low, first, third, high = np.quantile(values, [0.001, 0.25, 0.75, 0.999])
-    axis.hlines(y, low, high, colour, linewidth=1.5)
-    axis.hlines(y, first, third, colour, linewidth=7, alpha=0.6, label=label)
-
-
-def _saved(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    if path is not None:
-        figure.savefig(path, dpi=150, bbox_inches="tight")
-    return figure

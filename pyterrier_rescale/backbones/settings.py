@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from .._utils.checks import check_choice, check_integer, check_number, check_share
+from .._utils.checks import check_integer, check_number, check_share
 
-FAMILIES = ("bert", "modernbert", "roberta")
-# The smallest value of the integers that may not be 0.
-_LEAST = {"steps": 1, "vocab_size": 300, "layers": 1, "hidden": 32, "batch_size": 1, "max_length": 8}
+#: Families, and how transformers' classes of them begin.
+FAMILIES = {"bert": "Bert", "modernbert": "ModernBert", "roberta": "Roberta"}
+# The smallest value of each integer.
+_LEAST = {"seed": 0, "steps": 1, "vocab_size": 300, "layers": 1, "hidden": 32, "batch_size": 1, "max_length": 8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +21,11 @@ class Settings:
         steps: optimiser steps.
         batch_size: windows of text per step.
         max_length: tokens per window, [CLS] and [SEP] included.
-        learning_rate: its peak.
-        warmup: share of the steps until the peak; then the rate falls linearly to zero.
+        learning_rate: its peak, reached after a share ``warmup`` of the steps; then it falls linearly to zero.
         chosen: share of the tokens to predict.
         masked: share of the chosen tokens replaced by [MASK].
-        random: share of the chosen tokens replaced by a random token. The rest stays, which teaches the head to name
-            the token that is there: SPLADE starts from that.
-
-    Raises:
-        ValueError: if a value is out of range.
+        random: share replaced by a random token. The rest stays, which teaches the head to name the token that is
+            there: SPLADE starts from that.
     """
 
     seed: int = 0
@@ -42,16 +39,13 @@ class Settings:
     random: float = 0.05
 
     def __post_init__(self) -> None:
-        """Check every value; numpy's numbers become Python's."""
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
-            if field.type == "int":
-                value = check_integer(name, value, _LEAST.get(name, 0))
-            elif name == "learning_rate":
-                value = check_number(name, value)
-            elif field.type == "float":
-                value = check_share(name, value, ends=name != "chosen")
-            object.__setattr__(self, name, value)
+        """Check every value."""
+        for name, value in vars(self).items():
+            if name in _LEAST:
+                check_integer(name, value, _LEAST[name])
+            elif name in ("warmup", "chosen", "masked", "random"):
+                check_share(name, value, ends=name != "chosen")
+        check_number("learning_rate", self.learning_rate)
         if self.max_length > 512 or self.masked + self.random > 1:
             raise ValueError(
                 "max_length must be at most 512, the number of positions, and masked + random at most 1, got "
@@ -80,6 +74,5 @@ class BackboneSettings(Settings):
     def __post_init__(self) -> None:
         """Check every value."""
         super().__post_init__()
-        check_choice("family", self.family, FAMILIES)
         if self.hidden % 32:
             raise ValueError(f"hidden must be a multiple of 32, got {self.hidden}")

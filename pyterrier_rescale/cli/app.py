@@ -11,6 +11,7 @@ import typer
 from typer import Argument, Option
 
 from .. import __version__
+from .small_backbone import small_backbone
 from .train import Quiet, compare, demo, train
 from .vectors import encode, export, index, search
 
@@ -49,6 +50,7 @@ def audit(
     n_texts: NumberOfTexts = 128,
     plot: Annotated[Path | None, Option(help="Write the figure here (.png, .svg, .pdf).")] = None,
     csv: Annotated[Path | None, Option(help="Write the table here.")] = None,
+    every: Annotated[bool, Option("--all", help="Show all numbers, not those that carry the verdict.")] = False,
 ) -> None:
     """Measure heads: row norms, scores at the start, sinks; a verdict and a k for each."""
     from .. import audit as run
@@ -56,9 +58,10 @@ def audit(
 
     result = run({name: name for name in models} if len(models) > 1 else models[0], _sample(texts, n_texts))
     frame = result.to_frame()
-    numbers = frame.drop(columns=["model", "verdict"]).T  # verdicts are sentences: they follow in lines of their own
-    numbers.columns = models
-    typer.echo(numbers.to_string(float_format=lambda value: f"{value:.4g}") + f"\n\n{result}")
+    typer.echo(result)
+    if every:
+        numbers = frame.set_index("model").drop(columns="verdict").T
+        typer.echo(f"\n{numbers.to_string(float_format='{:.4g}'.format)}")
     if csv is not None:
         frame.to_csv(expand(csv), index=False)
     if plot is not None:
@@ -141,6 +144,7 @@ def _sample(collection: str | None, n: int) -> list[str] | None:
 for verb, example in (
     (audit, "audit answerdotai/ModernBERT-base google-bert/bert-base-uncased --texts irds:beir/scifact"),
     (rescale, "rescale answerdotai/ModernBERT-base modernbert-k16 --rescale 16"),
+    (small_backbone, "small-backbone modernbert docstrings my-backbone"),
     (train, "train answerdotai/ModernBERT-base irds:beir/scifact splade --rescale 16 --set warmup_steps=50"),
     (encode, "encode splade irds:beir/scifact scifact.vectors --workers 2"),
     (index, "index splade irds:beir/scifact scifact.index (of vectors: index scifact.vectors scifact.index)"),

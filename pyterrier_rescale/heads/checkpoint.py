@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .._utils.checks import check_choice
-from .._utils.files import expand
 from .decoder import check_attention, find_head
-from .hub_files import ask_once, find_file, model_folder, read_json
+from .hub_files import check_source, find_file, model_folder, read_json
 from .provenance import provenance
 from .ties import keep_dead_bias_in_step
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _CAUSAL = {"causal": True, "bidirectional": False}
-_DTYPES = ("float32", "bfloat16", "float16", "float64")
 _OF_A_TOKENIZER = re.compile("token|vocab|piece")  # names of its files
 
 
@@ -34,14 +32,9 @@ def load_backbone(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Return a masked LM, or where its type has none a causal language model, and its tokenizer.
 
-    Args:
-        model: a hub name, a folder, or a loaded ``PreTrainedModel`` (returned as it is, or a copy where ``attention``
-            is another).
-        tokenizer: a tokenizer, or its name or folder; default: the model's own.
-        dtype: torch dtype (or its name) of the weights; default: float32.
-        attention: of a language model ``"causal"`` or ``"bidirectional"``; default: as ``config.is_causal`` says, which
-            is set to it, so that a saved folder keeps it.
-        need_tokenizer: if false, no tokenizer is loaded where none is given.
+    A loaded model is returned as it is, or a copy where ``attention`` (``"causal"`` or ``"bidirectional"``, of a
+    language model) is not what ``config.is_causal`` says: that is set, so that a saved folder keeps it. The tokenizer
+    is by default the model's own, the dtype float32.
 
     Raises:
         FileNotFoundError: if the folder does not exist or a hub name cannot be reached.
@@ -53,7 +46,7 @@ def load_backbone(
     if isinstance(model, PreTrainedModel):
         loaded, name = model, model.config.name_or_path
     elif isinstance(model, (str, os.PathLike)):
-        name = check_source(model_folder(model), "model")
+        name = model_folder(model)
         loaded = load_model(name, dtype)
     else:
         raise TypeError(f"model must be a hub name, a folder or a PreTrainedModel, got a {type(model).__name__}")
@@ -96,35 +89,18 @@ def no_weight_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def check_source(name: str | os.PathLike[str], what: str) -> str:
-    """The hub name, or the folder with ``~`` replaced; ``FileNotFoundError`` for a path that does not exist."""
-    name = os.fspath(name)
-    path = expand(name)
-    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if looks_local and not path.exists():
-        raise FileNotFoundError(f"{what} folder {name!r} does not exist")
-    if path.is_dir():
-        return str(path)
-    ask_once(name)
-    return name
-
-
 @contextmanager
 def reading(name: str, what: str) -> Iterator[None]:
-    """Let what transformers and its libraries raise name the checkpoint: what cannot be reached, what is damaged."""
+    """Let what transformers and its libraries raise name the checkpoint."""
     try:
         yield
     except ImportError:
         raise
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        hint = "; those of other kinds (ONNX, TensorFlow) do not serve" if "model.safetensors" in reason else ""
-        raise FileNotFoundError(f"{what} of {name!r} cannot be loaded: {reason}{hint}") from error
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error) or 'no more data').splitlines()[0]:.160}"
-        raise ValueError(
-            f"{what} of {name!r} cannot be read ({reason}): a file is damaged or cut short, or a library that reads it "
-            "is missing; fetch or save it again"
+        raise (FileNotFoundError if isinstance(error, OSError) else ValueError)(
+            f"{what} of {name!r} cannot be read ({reason}): a file is missing, damaged, cut short, or of another kind "
+            "(ONNX, TensorFlow); fetch or save it again"
         ) from error
 
 
@@ -186,18 +162,18 @@ def _why_unknown(name: str, content: dict[str, Any] | None) -> str:
 
 
 def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
-    """The masked LM of a folder or hub name itself, whatever a router in it names."""
+    """The masked LM of a folder or hub name itself, whatever a router in it names; ``dtype`` by default float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-    dtype = check_choice("dtype", str(dtype or "float32").removeprefix("torch."), _DTYPES)
+    dtype = getattr(torch, str(dtype or "float32").removeprefix("torch."))
     config = load_config(name)
     kinds = [kind for kind in (AutoModelForMaskedLM, AutoModelForCausalLM) if type(config) in kind._model_mapping]
     missing = ["masked-LM or causal class of its family"]
     if kinds:
         with reading(name, "the weights"), no_weight_bars():
             model, info = kinds[0].from_pretrained(
-                name, config=config, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
+                name, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False
             )
         missing = sorted(info["missing_keys"])
     if missing:

@@ -23,13 +23,9 @@ _lock = threading.RLock()
 
 @dataclass(frozen=True)
 class Head:
-    """The linear decoder of a masked LM.
+    """The linear decoder of a masked LM: a module with W (V, H), and b (V,) if any; ``tied`` if W embeds the input.
 
-    Attributes:
-        decoder: the module whose weight is W (V, H) and whose bias, if any, is b (V,).
-        tied: whether W is the input embedding matrix.
-        scale: what the model multiplies z with (``logit_scale``, or 1 / ``logits_scaling``).
-        cap: what it caps that at (``final_logit_softcapping``), or ``None``.
+    z is then multiplied by ``scale`` (``logit_scale``, 1 / ``logits_scaling``), capped by ``final_logit_softcapping``.
     """
 
     decoder: torch.nn.Module
@@ -58,10 +54,7 @@ class Head:
 
 
 def find_head(model: PreTrainedModel) -> Head:
-    """Find the vocabulary projection of a masked LM by its shape, never by its attribute name.
-
-    ``TypeError`` for a model without output embeddings, ``ValueError`` where they are no (V, H) projection.
-    """
+    """Find the vocabulary projection of a masked LM by its shape (V, H), never by its attribute name."""
     decoder = model.get_output_embeddings()
     if decoder is None:
         raise TypeError(
@@ -109,39 +102,30 @@ def check_head(model: PreTrainedModel) -> Head:
 def head_input(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
     """Run a masked LM up to its decoder and return t (B, L, H), without ever building the (B, L, V) logits.
 
-    Differentiable. A hook keeps the decoder's input and passes on none of its rows, so the product is one over nothing,
-    while all other hooks and patches (accelerate's, a user's) run as ever. Other threads' calls get their logits.
-    ``ValueError`` if the model does not call its decoder once.
+    Differentiable. A hook keeps the decoder's input and passes on none of its rows: a product over nothing. Other
+    threads' calls get their logits. ``ValueError`` if the model does not call its decoder once.
     """
     decoder = model.get_output_embeddings()
     thread, kept = threading.get_ident(), []
 
-    def keep(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def keep(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
         if threading.get_ident() != thread:
             return None
-        name, hidden = (None, args[0]) if args else next(iter(kwargs.items()))
-        kept.append(hidden)
-        empty = hidden[..., :0, :]
-        return ((empty, *args[1:]), kwargs) if args else ((), {**kwargs, name: empty})
+        kept.append(inputs[0])
+        return (inputs[0][..., :0, :],)
 
-    handle = decoder.register_forward_pre_hook(keep, with_kwargs=True)
+    handle = decoder.register_forward_pre_hook(keep)
     try:
         model(**inputs)
     finally:
         handle.remove()
     if len(kept) != 1:
-        raise ValueError(
-            f"{type(model).__name__}: the logits are not t W^T + b of its output embeddings, which are called "
-            f"{len(kept)} times per batch, not once; this head is not supported"
-        )
+        raise ValueError(f"{type(model).__name__}: its output embeddings are called {len(kept)} times, not once")
     return kept[0]
 
 
 def check_attention(model: PreTrainedModel) -> None:
-    """Raise ``ValueError`` for a language model that does not attend as its configuration says (StableLM, Mamba).
-
-    The first position must see the last one where attention is bidirectional, and must not where it is causal.
-    """
+    """Raise ``ValueError`` if the first position sees the last one, or not, against the configuration (Mamba)."""
     import torch
 
     ids = probe_ids(model)
@@ -174,15 +158,11 @@ def probe_ids(model: PreTrainedModel) -> torch.Tensor:
     import torch
 
     vocab_size = len(model.get_input_embeddings().weight)
-    ids = torch.arange(vocab_size // 2, vocab_size // 2 + 8, device=model.device)
-    return ids.clamp(max=vocab_size - 1)[None]
+    return (vocab_size // 2 + torch.arange(8, device=model.device)).clamp(max=vocab_size - 1)[None]
 
 
 def padding_error(model: PreTrainedModel, head: Head) -> float:
-    """How far padding moves the logits of a text, relative to the largest; 0 where attention masks it.
-
-    Not 0 where tokens mix without a mask: FNet's Fourier transform, ConvBERT's convolutions at a text's end.
-    """
+    """How far padding moves the logits of a text, relative to the largest; FNet and ConvBERT do not mask it."""
     import torch
 
     ids = probe_ids(model)

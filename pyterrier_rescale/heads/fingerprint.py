@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 def model_fingerprint(model: PreTrainedModel) -> str:
     """Sixteen hex digits of what a save of the model would hold: names, shapes, dtypes and every bit of the values.
 
-    The same on every device and whether read from a folder or in memory; tied parameters count once. A gigabyte takes
-    about a second. Values that differ by rounding differ: this is identity, not likeness.
+    The same on every device and whether read from a folder or in memory; tied parameters count once.
     """
     import torch
 
@@ -44,8 +43,8 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         content: Any = json.loads(backend.to_str())
         del content["truncation"], content["padding"]
     else:  # in Python: its class, pieces and settings
-        elsewhere = re.compile("file|local|path|_token|padding|max_length")
-        kept = {key: str(value) for key, value in tokenizer.init_kwargs.items() if not elsewhere.search(key)}
-        tokens = [sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map]
-        content = [type(tokenizer).__name__, tokens, kept]
+        other = re.compile("file|local|path|_token|padding|max_length")
+        kept = {key: str(value) for key, value in tokenizer.init_kwargs.items() if not other.search(key)}
+        pieces = sorted(tokenizer.get_vocab().items())
+        content = [type(tokenizer).__name__, pieces, tokenizer.special_tokens_map, kept]
     return settings_fingerprint([content, tokenizer.truncation_side])

@@ -13,6 +13,9 @@ from .._utils.files import expand
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Files that nobody asks for by themselves: they come with the whole repository.
+_OF_WHOLE = (".gitattributes", "README.md", "special_tokens_map.json")
+
 
 class Module(NamedTuple):
     """A module of sentence-transformers: the full name of its class, and the folder of its files."""
@@ -31,56 +34,48 @@ def find_file(name: str | os.PathLike[str], file: str) -> Path | None:
 
     ``FileNotFoundError`` if the hub cannot be reached and its cache does not know whether there is one.
     """
-    folder = expand(name)
-    if folder.is_dir():
-        return folder / file if (folder / file).is_file() else None
-    if folder.is_absolute():
-        return None
-    ask_once(str(name))
-    from huggingface_hub import hf_hub_download
+    name = check_source(name)
+    if os.path.isdir(name):
+        return Path(name, file) if Path(name, file).is_file() else None
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     try:
-        return Path(hf_hub_download(str(name), file))
-    except (OSError, ValueError) as error:  # the hub has no such file or name, or cannot be reached
-        if not _cached_in_part(str(name), file):
+        return Path(hf_hub_download(name, file))
+    except (OSError, ValueError) as error:  # the hub has no such file, or cannot be reached
+        config, known = (try_to_load_from_cache(name, one) for one in ("config.json", file))
+        if not isinstance(config, str) or known is not None:  # not in the cache, or known to have no such file
+            return None
+        snapshot = Path(config).parent
+        asked = (snapshot.parents[1] / ".no_exist" / snapshot.name).is_dir()  # for one file after the other
+        if any((snapshot / one).exists() for one in (_OF_WHOLE[:1] if asked else _OF_WHOLE)):
             return None
         raise FileNotFoundError(
-            f"only some files of {str(name)!r} are in the cache of the hub, which cannot be reached: {file} was never "
+            f"only some files of {name!r} are in the cache of the hub, which cannot be reached: {file} was never "
             f"fetched, and without it the encoder may be another one. Fetch all of it while online: hf download {name}"
         ) from error
 
 
-def ask_once(name: str) -> None:
-    """Ask the hub for a name that its cache lacks, in one request: loading would ask again for a minute.
+def check_source(name: str | os.PathLike[str], what: str = "model") -> str:
+    """A folder, with ``~`` replaced, or a hub name that lies in the cache or that the hub knows.
 
-    ``FileNotFoundError`` if it has no such name, or cannot be reached.
+    The hub is asked here, once: loading would ask again for a minute. ``FileNotFoundError`` for anything else.
     """
+    path, name = expand(name), os.fspath(name)
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise FileNotFoundError(f"{what} folder {name!r} does not exist")
     from huggingface_hub import constants, model_info
-    from huggingface_hub.utils import HFValidationError
 
-    if Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}").is_dir():
-        return
-    try:
-        model_info(name, timeout=10)
-    except HFValidationError:  # a path: the caller looks for its folder
-        return
-    except Exception as error:
-        raise FileNotFoundError(
-            f"{name!r} is neither a folder here nor a model that the hub gives (no network, or no such name): "
-            f"{(str(error) or type(error).__name__).splitlines()[0]}"
-        ) from error
-
-
-def _cached_in_part(name: str, file: str) -> bool:
-    """Whether the model's files were asked for one by one, and never this one."""
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(name, "config.json")
-    if not isinstance(config, str) or try_to_load_from_cache(name, file) is not None:  # known not to exist
-        return False
-    snapshot = Path(config).parent  # a repository fetched whole has .gitattributes, which nobody asks for by itself
-    one_by_one = (snapshot.parents[1] / ".no_exist" / snapshot.name).is_dir()
-    return one_by_one and not (snapshot / ".gitattributes").exists()
+    if not Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}").is_dir():
+        try:
+            model_info(name, timeout=10)
+        except Exception as error:
+            raise FileNotFoundError(
+                f"{name!r} is neither a folder here nor a model that the hub gives (no network, or no such name): "
+                f"{(str(error) or type(error).__name__).splitlines()[0]}"
+            ) from error
+    return name
 
 
 def read_json(name: str | os.PathLike[str], file: str) -> Any:
@@ -112,19 +107,18 @@ def modules_of(name: str | os.PathLike[str]) -> dict[str, list[Module]] | None:
 
 def folder_of(name: str | os.PathLike[str], path: str) -> str:
     """A folder inside a folder, or inside a hub name's repository, of which it is fetched whole."""
-    if not path:
-        return os.fspath(name)
-    if expand(name).is_dir():
-        return str(expand(name) / path)
-    from huggingface_hub import snapshot_download
+    name = check_source(name)
+    if path and not os.path.isdir(name):
+        from huggingface_hub import snapshot_download
 
-    return str(Path(snapshot_download(str(name), allow_patterns=[f"{path}/*"])) / path)
+        name = snapshot_download(name, allow_patterns=[f"{path}/*"])
+    return os.path.join(name, path) if path else name
 
 
 def model_folder(name: str | os.PathLike[str]) -> str:
     """Where the masked LM of documents lies: ``name`` itself, or the folder inside it that its router names."""
     modules = (modules_of(name) or {}).get("document")
-    return folder_of(name, modules[0].path) if modules else os.fspath(name)
+    return folder_of(name, modules[0].path if modules else "")
 
 
 def save_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:

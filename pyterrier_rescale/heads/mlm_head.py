@@ -6,7 +6,7 @@ import copy
 import os
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint import check_source, load_config, load_tokenizer, no_weight_bars, reading
+from .checkpoint import load_config, load_tokenizer, no_weight_bars, reading
 from .decoder import check_head
 from .hub_files import model_folder
 
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
     """Return the masked LM of an encoder's family, with the encoder's body and a head that is still to be pretrained.
 
-    For a retriever's or classifier's body (``BertModel``, the folder of a SentenceTransformer) that is to become a
-    SPLADE encoder. The decoder is tied to the input embeddings (copied into it where the family does not tie), its bias
-    is zero. The head's transform starts at the identity as far as the family allows: a square dense layer is I, norms
-    have gain 1 and bias 0. Where embeddings are smaller than hidden states (ALBERT, ELECTRA), the dense layer is the
-    pseudo-inverse of the body's own projection. Activation and norm stay, so T(h) = norm(gelu(h)) is not h (on MiniLM
-    their cosine is .94). Such a head names few tokens: pretrain it as a masked LM before use
-    (:func:`~pyterrier_rescale.backbones.headed_backbone`).
+    For a retriever's or classifier's body that is to become a SPLADE encoder. The decoder is tied to the input
+    embeddings (copied into it where the family does not tie), its bias is zero. The transform starts at the identity as
+    far as the family allows: a square dense layer is I, norms have gain 1 and bias 0; where embeddings are smaller than
+    hidden states (ALBERT, ELECTRA), the dense layer is the pseudo-inverse of the body's own projection. T(h) =
+    norm(gelu(h)) is not h (on MiniLM their cosine is .94), and such a head names few tokens: pretrain it as a masked LM
+    before use (:func:`~pyterrier_rescale.backbones.headed_backbone`).
 
     Args:
         model: a loaded encoder without a masked-LM head (``PreTrainedModel``, ``SentenceTransformer``; it is left as it
@@ -43,12 +42,17 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
         >>> model = add_mlm_head("sentence-transformers/all-MiniLM-L6-v2")    # a BertForMaskedLM
     """
     import torch
-    from transformers import AutoModelForMaskedLM, PreTrainedModel
+    from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
     if isinstance(model, (str, os.PathLike)):
-        folder = check_source(model_folder(model), "model")
-        tokenizer = folder if tokenizer is None else tokenizer
-        body, kind = _load_body(folder)
+        folder = model_folder(model)
+        tokenizer, config = folder if tokenizer is None else tokenizer, load_config(folder)
+        with reading(folder, "the weights"), no_weight_bars():  # the head of a classifier, say, is left out
+            body, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+        if missing:
+            raise ValueError(f"{folder!r} lacks weights of its body: {', '.join(missing[:3])}")
+        kind = (config.architectures or [type(config).__name__])[0]
     else:
         body = model if isinstance(model, PreTrainedModel) else getattr(model, "transformers_model", None)
         kind = type(body).__name__
@@ -87,20 +91,6 @@ def add_mlm_head(model: Any, tokenizer: Any = None) -> PreTrainedModel:
             f"{len(tokenizer)} tokens and the mask token {tokenizer.mask_token!r}"
         )
     return full
-
-
-def _load_body(name: str) -> tuple[PreTrainedModel, str]:
-    """The body, and the class that its folder names."""
-    import torch
-    from transformers import AutoModel
-
-    config = load_config(name)
-    with reading(name, "the weights"), no_weight_bars():  # the head of a classifier, say, is left out
-        body, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise ValueError(f"{name!r} lacks weights of its body: {', '.join(missing[:3])}")
-    return body, (config.architectures or [type(config).__name__])[0]
 
 
 def _start_head(full: PreTrainedModel) -> None:

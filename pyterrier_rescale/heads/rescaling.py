@@ -1,11 +1,10 @@
 """The two changes of a head: divide it by a constant (arXiv:2606.18811), and shift its logits.
 
-W is almost always the input embedding matrix, too, so dividing it in place would divide the embeddings: the head is
-untied first (:mod:`.ties`), so that the division survives save, load, resize and further training in stock tools.
+W is almost always the input embedding matrix, too: the head is untied first (:mod:`.ties`), so that the division
+survives save, load, resize and further training in stock tools.
 
 A shift lowers the logits before the relu: weights log(1 + relu(z - shift)). SPARSEUP (Linkup, 2026, ``logit_shift=15``)
-shifts all terms alike, so that few fire at the start. It is stored as the bias b - shift: kernel, audits and
-calibrations see it, and a saved folder gives the same vectors in every tool.
+shifts all terms alike. It is stored as the bias b - shift: a saved folder gives the same vectors in every tool.
 """
 
 from __future__ import annotations
@@ -31,9 +30,6 @@ def rescale(
 ) -> PreTrainedModel:
     """Divide the output head of a masked LM or language model by ``k``: W <- W / k (arXiv:2606.18811).
 
-    Elsewhere k divides what enters the product instead: a learned k in training (``training/model.py``), the tables of
-    ``calibrate`` (``analysis/head_statistics.py``).
-
     Args:
         model: a hub name, a folder, or a loaded masked LM.
         k: the divisor; 16 and 8 are the paper's settings.
@@ -41,9 +37,8 @@ def rescale(
         inplace: change ``model`` itself instead of a copy (a name or folder is loaded, never copied).
 
     Returns:
-        The rescaled model; its config records k, method, bias and the mean row norm before. Its ``encoder_folder`` is
-        the folder or hub name, by which ``Splade(model)`` encodes as an encoder that lies there does (pooling, lengths,
-        queries of their own); its ``save_pretrained`` saves the masked LM alone.
+        The rescaled model; its config records k, method, bias and the mean row norm before. ``Splade(model)`` encodes
+        as the folder or hub name says (pooling, lengths, queries of their own): it is kept as ``encoder_folder``.
 
     Raises:
         ValueError: for a k that is not a finite number > 0, a model rescaled already, or a head that is no plain

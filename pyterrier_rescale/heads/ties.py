@@ -1,9 +1,8 @@
 """A decoder of its own: untied from the embeddings, with a bias that survives save and load in every family.
 
 BERT- and RoBERTa-like families keep a second bias, ``cls.predictions.bias`` or ``lm_head.bias``, which transformers
-ties to the decoder's and stores alone. With ``tie_word_embeddings=False`` in the configuration a load leaves
-``decoder.bias`` at zero. So here the decoder's bias becomes a parameter of its own; the second one is frozen, dead, and
-follows it at every save.
+ties to the decoder's and stores alone; with ``tie_word_embeddings=False`` a load leaves ``decoder.bias`` at zero. So
+the decoder's bias becomes a parameter of its own; the second one is dead, and follows it at every save.
 """
 
 from __future__ import annotations
@@ -57,10 +56,9 @@ def _copy_bias(model: PreTrainedModel, *_: object) -> None:
 
 
 def ensure_bias(model: PreTrainedModel) -> torch.nn.Parameter:
-    """Return the decoder's bias, adding a zero one.
+    """Return the decoder's bias; a zero one is added where there is none.
 
-    Where the family's config has no option for it (EuroBERT, most language models), it is saved beside the weights, and
-    our loading puts it back (``own_bias`` in the config's provenance); stock tools leave it in the file.
+    Where the family's config has no option for it (EuroBERT, most language models), our loading alone puts it back.
     """
     import torch
 

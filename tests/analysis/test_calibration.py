@@ -156,13 +156,6 @@ def test_k_follows_the_scale_of_the_head(modernbert):
         assert 0.2 < chosen["random_saturation"].item() < 0.45
 
 
-def test_the_firing_set_does_not_depend_on_k(modernbert):
-    model, tokenizer = modernbert
-    table = calibrate(model, TEXTS, tokenizer=tokenizer, rate=RATE, max_length=64).table
-    assert len(table) > 3 and table["active_terms"].nunique() == table["active_terms_query"].nunique() == 1
-    assert table["mean_weight"].is_monotonic_decreasing
-
-
 def test_a_teachers_margin_is_aimed_at(modernbert):
     model, tokenizer = modernbert
     options = {"tokenizer": tokenizer, "rate": RATE, "max_length": 64}

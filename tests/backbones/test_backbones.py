@@ -13,6 +13,7 @@ from pyterrier_rescale import add_mlm_head, audit, backbones, calibrate
 from pyterrier_rescale.backbones import FAMILIES, BackboneSettings, small_backbone
 from pyterrier_rescale.backbones.architectures import SPECIAL, train_tokenizer
 from pyterrier_rescale.backbones.mlm import corrupt
+from pyterrier_rescale.cli import main
 
 PAD, _, CLS, SEP, MASK = range(5)
 SMALL = {"steps": 4, "vocab_size": 400, "layers": 1, "hidden": 32, "batch_size": 4, "max_length": 24}
@@ -147,14 +148,6 @@ def test_refusals(tmp_path, settings, error, named, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_lies_in_the_place_of_a_cached_backbone_is_not_returned(built, tmp_path):
-    place = tmp_path / built["bert"].name
-    place.mkdir()
-    (place / "mine.txt").write_text("x")
-    with pytest.raises(FileExistsError, match="in the place of a cached backbone"):
-        small_backbone("bert", tiny.TEXTS, tmp_path, **SMALL)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_another_default_dtype_changes_nothing(dtype, built, tmp_path):
     def measured():
@@ -173,3 +166,19 @@ def test_another_default_dtype_changes_nothing(dtype, built, tmp_path):
         torch.set_default_dtype(torch.float32)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype == np.float32 and np.array_equal(one, other)
+
+
+def test_the_verb_pretrains_on_a_collection(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PYTERRIER_RESCALE_HOME", str(tmp_path / "home"))
+    (tmp_path / "data").mkdir()
+    lines = [json.dumps({"_id": f"d{i}", "text": text}) for i, text in enumerate(tiny.TEXTS)]
+    (tmp_path / "data" / "corpus.jsonl").write_text("\n".join(lines))
+    command = ["small-backbone", "bert", str(tmp_path / "data"), str(tmp_path / "out"), "--steps", "2", "--quiet"]
+    for status, told in ((0, "a bert of 12 texts"), (1, "exists already")):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        printed = capsys.readouterr()
+        assert (stop.value.code or 0) == status and told in printed.out + printed.err
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.vocab_size == len(
+        AutoTokenizer.from_pretrained(tmp_path / "out")
+    )

@@ -24,6 +24,7 @@ from pyterrier_rescale.cli.train import settings_of
 from pyterrier_rescale.training import TrainConfig
 
 VERBS = ["audit", "rescale", "train", "index", "encode", "export", "search", "compare", "demo", "teach"]
+VERBS += ["small-backbone"]
 QUERY = tiny.TEXTS[0]
 
 

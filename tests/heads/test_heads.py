@@ -13,10 +13,11 @@ import pytest
 import tiny
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel
 
 from pyterrier_rescale import Splade, add_mlm_head, audit, rescale
-from pyterrier_rescale.heads.checkpoint import check_reloadable, load_backbone, load_model, load_tokenizer
+from pyterrier_rescale.heads.checkpoint import check_reloadable, load_backbone, load_tokenizer
 from pyterrier_rescale.heads.decoder import find_head, head_input
 from pyterrier_rescale.heads.provenance import PROVENANCE, provenance
 from pyterrier_rescale.heads.rescaling import check_shift, shift_logits
@@ -185,7 +186,7 @@ BODY = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, 
     [
         *[(lambda k=k: rescale(tiny.build("bert")[0], k), ValueError, "k must be a finite number > 0")
           for k in (0, math.inf, "16", None)],
-        (lambda: rescale(mobilebert()), ValueError, "MobileBertForMaskedLM: the logits are not t W"),
+        (lambda: rescale(mobilebert()), ValueError, "MobileBertForMaskedLM: its output embeddings are called 0"),
         (lambda: rescale(esm()), ValueError, "EsmForMaskedLM: the logits are not t W"),
         (lambda: rescale(broken()), ValueError, "the logits are not finite"),
         (lambda: rescale(tiny.build("deberta-v2", legacy=False)[0]), ValueError, "output embeddings are a Linear"),
@@ -193,7 +194,6 @@ BODY = BertModel(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, 
         (lambda: rescale(3), TypeError, "model must be a hub name, a folder or a PreTrainedModel"),
         (lambda: rescale("/no/such/folder"), FileNotFoundError, "model folder '/no/such/folder' does not exist"),
         (lambda: load_backbone(tiny.build("bert")[0]), ValueError, "tokenizer must be given"),
-        (lambda: load_model("x", "float33"), ValueError, "dtype must be one of 'float32', 'bfloat16'"),
         (lambda: check_shift([math.nan]), ValueError, "shift must be a finite number"),
         (lambda: check_shift("15"), ValueError, "shift must be a finite number"),
         (lambda: shift_logits(tiny.build("bert")[0], np.ones(7)), ValueError, "shift must be a number or 397"),
@@ -286,3 +286,20 @@ def test_layers_that_could_not_be_loaded_again_are_refused():
     for one in (model, compiled):
         with pytest.raises(ValueError, match=r"merge_and_unload\(\) first"):
             check_reloadable(one)
+
+
+@pytest.mark.parametrize(("family", "second"), [("bert", "cls.predictions.bias"), ("roberta", "lm_head.bias")])
+def test_the_second_bias_follows_at_every_save_of_what_we_loaded(family, second, tmp_path):
+    """text-embeddings-inference reads it. What stock tools trained and saved is put right by our next save."""
+    rescale(tiny.build(family)[0], K).save_pretrained(tmp_path / "first")
+
+    def trained_and_saved(model, name):
+        with torch.no_grad():
+            find_head(model).bias.add_(1)
+        model.save_pretrained(tmp_path / name)
+        file = load_file(tmp_path / name / "model.safetensors")
+        return file[second], file[second.replace("bias", "decoder.bias")]
+
+    assert torch.equal(*trained_and_saved(load_backbone(tmp_path / "first", need_tokenizer=False)[0], "ours"))
+    assert not torch.equal(*trained_and_saved(AutoModelForMaskedLM.from_pretrained(tmp_path / "first"), "stock"))
+    assert torch.equal(*trained_and_saved(load_backbone(tmp_path / "stock", need_tokenizer=False)[0], "again"))
