@@ -134,7 +134,10 @@ def compare(
     output: Annotated[Path, Argument(help="Folder for tables, figures, runs, encoders.")],
     backbone: Annotated[
         list[str] | None,
-        Option(help="NAME=MODEL or MODEL, repeatable; default: two small ones pretrained on the collection."),
+        Option(
+            help="NAME=MODEL or MODEL, repeatable; an encoder's folder is scored as it is; default: two small ones "
+            "pretrained on the collection."
+        ),
     ] = None,
     rescale: Annotated[
         list[str] | None, Option(help=f"{RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC")

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-CollectionName = Annotated[str, Argument(help="BEIR folder, 'docstrings', PyTerrier dataset name, or irds:<id>.")]
+CollectionName = Annotated[
+    str, Argument(help="A folder or CSV of your own, 'docstrings', irds:<id>, or a PyTerrier dataset's name.")
+]
 Engine = Annotated[str, Option(help="terrier, pisa, exact, seismic or milvus.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Start anew, if something else of ours is there.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress bars.")]
