@@ -17,6 +17,7 @@ _HOME = {
     "Vectors": "indexing.vectors",
     "add_mlm_head": "heads.mlm_head",
     "audit": "analysis.head_audit",
+    "bm25": "evaluation.baseline",
     "calibrate": "analysis.calibration",
     "encode": "indexing.encode",
     "load_collection": "collections",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .analysis.head_audit import audit as audit
     from .backbones import small_backbone as small_backbone
     from .collections import load_collection as load_collection
+    from .evaluation.baseline import bm25 as bm25
     from .evaluation.comparison import compare as compare
     from .heads.mlm_head import add_mlm_head as add_mlm_head
     from .heads.rescaling import rescale as rescale

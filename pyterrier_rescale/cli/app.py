@@ -136,9 +136,10 @@ def _sample(collection: str | None, n: int) -> list[str] | None:
     if collection is None:
         return None
     from .. import load_collection
-    from .._utils.sampling import spread_of
+    from .._utils.sampling import spread
 
-    return spread_of((d["text"] for d in load_collection(collection).corpus() if d["text"].strip()), n)
+    texts = [document["text"] for document in load_collection(collection).corpus() if document["text"].strip()]
+    return [texts[place] for place in spread(len(texts), n)]
 
 
 for verb, example in (

@@ -75,7 +75,7 @@ def compare(
     collection: CollectionName,
     output: Annotated[Path, Argument(help="Folder for tables, figures, runs, encoders.")],
     backbone: Annotated[
-        list[str] | None, Option(help="NAME=MODEL or MODEL; repeatable [two small ones, pretrained here].")
+        list[str] | None, Option(help="NAME=MODEL or an encoder's folder; repeatable [two small ones, pretrained here].")
     ] = None,
     rescale: Annotated[
         list[str] | None, Option(help=f"{_RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC")

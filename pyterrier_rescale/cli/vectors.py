@@ -15,7 +15,9 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-CollectionName = Annotated[str, Argument(help="BEIR folder, 'docstrings', PyTerrier dataset, or irds:NAME.")]
+CollectionName = Annotated[
+    str, Argument(help="A folder or CSV of your own, 'docstrings', irds:NAME, or a PyTerrier dataset's name.")
+]
 Encoder = Annotated[str, Argument(help="Folder or hub name of a SPLADE encoder.")]
 Engine = Annotated[str, Option(help="terrier, pisa, exact, seismic or milvus.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Start anew, if something else of ours is there.")]

@@ -22,12 +22,9 @@ class Collection(ABC):
 
     A document is a dict of ``docno``, ``text``, ``title`` and ``body``, all str. ``text`` is what is encoded and
     indexed: title, a space and body where there is a title (as BEIR's evaluations do), else the body.
-
-    Attributes:
-        name: as it was asked for, or the folder's name.
     """
 
-    name: str
+    name: str  # as it was asked for, or the folder's
 
     @property
     @abstractmethod

@@ -31,7 +31,6 @@ class NamedCollection(Collection):
 
         Raises:
             ConnectionError: if there is no corpus, or it cannot be downloaded.
-            ValueError: if its documents have none of those fields, or no fit docno.
         """
         with _clear_errors(self.name, "corpus"):
             yield from map(self._document, self.dataset.get_corpus_iter(verbose=False))

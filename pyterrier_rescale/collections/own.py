@@ -26,7 +26,7 @@ class OwnCollection(Collection):
     def __init__(self, documents: Any, topics: Any = None, qrels: Any = None, *, name: str = "own-data"):
         self.name = name
         judged = {} if qrels is None else qrels if isinstance(qrels, Mapping) else {"test": qrels}
-        self._documents, self._topics = _again(documents), () if topics is None else _again(topics)
+        self._documents, self._topics = _again(documents), _again(topics)
         self._judged = {split: _again(rows) for split, rows in judged.items()}
 
     @property
@@ -35,11 +35,7 @@ class OwnCollection(Collection):
         return order_splits(self._judged)
 
     def corpus(self) -> Iterator[dict[str, Any]]:
-        """Iterate over the documents, read anew; other columns, and the keys of ``metadata``, come along.
-
-        Raises:
-            ValueError: for a document of another form, a bad docno or one that was there before; it names the place.
-        """
+        """Iterate over the documents, read anew; other columns, and the keys of ``metadata``, come along."""
         seen: set[str] = set()
         for where, row in rows_of(self._documents, "documents"):
             document = read_document(where, row)
@@ -89,8 +85,8 @@ class OwnCollection(Collection):
 
 
 def _again(rows: Any) -> Any:
-    """What can be read several times."""
-    return list(rows) if isinstance(rows, Iterator) else rows
+    """What can be read several times; None is no rows."""
+    return [] if rows is None else list(rows) if isinstance(rows, Iterator) else rows
 
 
 class BeirCollection(OwnCollection):

@@ -56,13 +56,9 @@ class Comparison:
         """What the table says, in a few sentences."""
         return conclusion(self.results)
 
-    def report(self, command: str | None = None) -> Path:
-        """Write ``report.html`` into the folder, and return it: one page that needs nothing else.
-
-        Args:
-            command: what made it, as typed.
-        """
-        return write_report(self, command)
+    def report(self) -> Path:
+        """Write ``report.html`` into the folder, and return it: one page that needs nothing else."""
+        return write_report(self)
 
 
 def compare(
@@ -75,7 +71,6 @@ def compare(
     engine: str = "terrier",
     untrained: bool = False,
     model_free: bool = True,
-    fused: bool = False,
     num_results: int = 1000,
     min_label: int = 1,
     drop_own: bool = True,
@@ -87,7 +82,7 @@ def compare(
     command: str | None = None,
     verbose: bool = True,
 ) -> Comparison:
-    """Train every backbone with every rescaling, index, retrieve, evaluate, test, and draw.
+    """Train every backbone with every rescaling, index, retrieve, evaluate, test, and draw; BM25 beside and fused in.
 
     Interrupted and called again with the same arguments, it goes on with every encoder and index that is complete. A
     system that finds nothing, or whose training collapses, gets a row of zeros.
@@ -105,7 +100,6 @@ def compare(
             dense, where a Terrier index (unary weights) would take gigabytes.
         model_free: show what each backbone's word pieces reach without a model, on the same ``max_length`` tokens:
             pieces x IDF, and BM25 (:class:`~pyterrier_rescale.LexicalEncoder`).
-        fused: beside each trained encoder show its fusion with BM25, by reciprocal ranks: what one would serve.
         num_results: documents per query.
         min_label: lower labels are not relevant: for RR, AP and recall (nDCG takes labels as gains), and as training
             pairs.
@@ -153,8 +147,8 @@ def compare(
             name: (Splade(model) if name in trainable else model).fingerprint for name, model in models.items()
         },
         "rescalings": [rescale_label(value) for value in rescalings], "engine": engine, "untrained": untrained,
-        "model_free": model_free, "fused": fused, "num_results": num_results, "min_label": min_label,
-        "drop_own": drop_own, "max_length": max_length, "seed": seed,
+        "model_free": model_free, "num_results": num_results, "min_label": min_label, "drop_own": drop_own,
+        "max_length": max_length, "seed": seed,
         "training": json.loads(json.dumps(dict(training or {}, dev=None), default=str)),
     }  # fmt: skip
     output_dir = expand(output_dir)
@@ -163,7 +157,8 @@ def compare(
     without_own = WithoutOwnDocuments(collection.corpus, num_results) if drop_own else None
     indexes = output_dir / "indexes"
     indexer = Indexer(collection, config["documents"], topics, indexes, num_results, verbose, without_own)
-    rows = {"BM25": indexer.bm25(say)}
+    say("BM25")
+    rows = {"BM25": indexer.bm25()}
     if model_free:
         say("model-free rows: the backbones' word pieces by IDF and BM25")
         rows |= indexer.lexical(models, options["max_length"], bool(options.get("lowercase")))
@@ -184,8 +179,7 @@ def compare(
         rows[name] = indexer.row(name, encoder, engine if system.trained else "exact", system)
         rows[name].facts["train_s"] = facts.get(name, {}).get("train_s")
     trained = [system for system in listed if system.trained and rows[system.name].encoder is not None]
-    if fused:
-        rows |= {f"BM25 + {one.name}": fuse(rows["BM25"], rows[one.name], "BM25") for one in trained}
+    rows |= {f"BM25 + {one.name}": fuse(rows["BM25"], rows[one.name]) for one in trained}
 
     say(f"pt.Experiment: {len(rows)} systems, {len(topics)} topics")
     pipelines = {name: row.pipeline for name, row in rows.items()}
@@ -197,9 +191,10 @@ def compare(
     first = next(iter(models))
     shown = {one.name: rows[one.name] for one in trained if one.given or one.backbone == first}
     examples = topic_examples(shown, per_query, topics, qrels[qrels["label"] >= min_label], collection) if shown else []
-    comparison = Comparison(results, per_query, output_dir, {**config, "topics": len(topics)}, examples)
+    config |= {"topics": len(topics), "command": command}
+    comparison = Comparison(results, per_query, output_dir, config, examples)
     draw_figures(comparison, trainable)
-    comparison.report(command)
+    comparison.report()
     return comparison
 
 

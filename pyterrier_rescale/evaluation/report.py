@@ -44,7 +44,7 @@ _AUDITED = {
 }
 
 
-def write_report(comparison: Any, command: str | None = None) -> Path:
+def write_report(comparison: Any) -> Path:
     """Write ``report.html`` into the comparison's folder, as ``Comparison.report`` says; texts are escaped."""
     import jinja2
 
@@ -60,7 +60,6 @@ def write_report(comparison: Any, command: str | None = None) -> Path:
         audits=_audits(comparison),
         figures=_figures(comparison),
         examples=comparison.examples,
-        command=command,
         versions=[("pyterrier_rescale", __version__), *((name, version(name)) for name in _PACKAGES)],
         measure=_MEASURE,
     )

@@ -13,7 +13,7 @@ import pyterrier as pt
 
 from ..encoding.saved_folder import save_encoder
 from ..heads.checkpoint import load_tokenizer
-from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser, nothing
+from ..indexing.bm25 import nothing
 from ..indexing.build import build_index
 from ..indexing.own_documents import WithoutOwnDocuments
 from ..indexing.roles import NoTermsError
@@ -22,6 +22,7 @@ from ..training import CollapseError, train
 from ..training.config import TrainConfig, saved_options
 from ..training.initialization import starting_module
 from ..training.loading import load_rows
+from .baseline import bm25
 from .system import System
 
 #: Rows without a model: their names after the backbone's, and the weightings of ``LexicalEncoder``.
@@ -78,14 +79,11 @@ class Indexer:
         pipeline = self._retrieve(lambda number: encoder.query_encoder() >> index.retriever(number))
         return Row(pipeline, facts, system, encoder, twin)
 
-    def bm25(self, say: Any) -> Row:
+    def bm25(self) -> Row:
         """The row of Terrier's BM25."""
-        path, made_from = self.folder / "BM25", {"documents": self.corpus_id}
-        tokeniser = choose_tokeniser((d["text"] for d in self.collection.corpus()), self.topics["query"])
-        say(f"BM25, tokeniser {tokeniser}{' (the English one drops letters here)' if tokeniser != 'english' else ''}")
-        build_bm25(self.collection.corpus, path, tokeniser=tokeniser, made_from=made_from, verbose=self.verbose)
-        facts = {"index_mb": sum(file.stat().st_size for file in path.iterdir()) / 1e6}
-        return Row(self._retrieve(lambda number: bm25(path, number)), facts)
+        path = self.folder / "BM25"
+        pipeline = self._retrieve(lambda number: bm25(self.collection, path, number, verbose=self.verbose))
+        return Row(pipeline, {"index_mb": sum(file.stat().st_size for file in path.iterdir()) / 1e6})
 
     def lexical(self, backbones: Mapping[str, Any], max_length: int, lowercase: bool) -> Iterator[tuple[str, Row]]:
         """Rows by name: the pieces of each backbone's tokenizer, cut and lower-cased as encoders see them.
@@ -106,13 +104,13 @@ class Indexer:
                     yield name, self.row(name, encoder, "exact")
 
 
-def fuse(first: Row, second: Row, twin: str) -> Row:
+def fuse(bm25: Row, encoder: Row) -> Row:
     """Two rows by reciprocal rank fusion (Cormack et al., SIGIR 2009): a document scores 1 / (60 + its rank from 1)."""
     def reciprocal(results: pd.DataFrame) -> pd.DataFrame:
         return results.assign(score=1 / (61.0 + results["rank"]))
 
-    left, right = (row.pipeline >> pt.apply.generic(reciprocal) for row in (first, second))
-    return Row(left + right, {"index_mb": first.facts["index_mb"] + second.facts["index_mb"]}, twin=twin)
+    left, right = (row.pipeline >> pt.apply.generic(reciprocal) for row in (bm25, encoder))
+    return Row(left + right, {"index_mb": bm25.facts["index_mb"] + encoder.facts["index_mb"]}, twin="BM25")
 
 
 def make_encoder(

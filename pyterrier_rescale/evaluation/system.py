@@ -77,9 +77,9 @@ def check_backbones(backbones: Mapping[str, Any]) -> dict[str, Any]:
     for name, model in backbones.items():
         if not isinstance(name, str) or name != name.strip() or not name or not ok_filename(name):
             raise ValueError(f"the name of a backbone must be fit to name files (no /, :, %, <, >), got {name!r}")
-        if not isinstance(model, (str, os.PathLike)) and not hasattr(model, "doc_encoder"):
-            raise TypeError(f"backbone {name!r} must be a folder, a hub name or a Splade, got {type(model).__name__}")
-        if isinstance(model, (str, os.PathLike)):
+        if not hasattr(model, "doc_encoder"):
+            if not isinstance(model, (str, os.PathLike)):
+                raise TypeError(f"backbone {name!r} must be a folder, hub name or Splade, got {type(model).__name__}")
             model = check_source(model, "backbone")
             model = model if modules_of(model) is None else Splade(model)
         checked[name] = model

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
 
 import numpy as np
 import pandas as pd
+import pyterrier as pt
 import pytest
 import tiny
 import torch
 from scipy.stats import ttest_rel
 from sentences import Sentences
 
-from pyterrier_rescale import CollapseError, LexicalEncoder, compare
+from pyterrier_rescale import CollapseError, LexicalEncoder, Splade, compare, load_collection
 from pyterrier_rescale.evaluation.experiment import holm, holm_against_twins
 from pyterrier_rescale.evaluation.figures import format_p, markdown_table
 from pyterrier_rescale.evaluation.system import System, named_backbones, parse_rescale, rescale_label
@@ -73,7 +73,8 @@ def test_compare_makes_everything_and_goes_on(bert_folder, modernbert_folder, tm
     assert list(table.index) == [
         "BM25", "bert tokens x idf", "bert BM25 on pieces", "modernbert tokens x idf", "modernbert BM25 on pieces",
         "bert raw (untrained)", "bert k=4 (untrained)", "modernbert raw (untrained)",
-        "modernbert k=4 (untrained)", "bert raw", "bert k=4", "modernbert raw", "modernbert k=4",
+        "modernbert k=4 (untrained)", *(trained := ["bert raw", "bert k=4", "modernbert raw", "modernbert k=4"]),
+        *(f"BM25 + {name}" for name in trained),
     ]  # fmt: skip
     assert table.loc["BM25", "nDCG@10"] > 0.9
     per_query = pd.read_csv(output / "per_query.csv")
@@ -87,8 +88,8 @@ def test_compare_makes_everything_and_goes_on(bert_folder, modernbert_folder, tm
     for file in ("results.csv", "results.md", "config.json", "figures/training.png", "figures/head_norms.svg",
                  "figures/effectiveness.png", "encoders/bert k=4/model.safetensors", "encoders/bert raw/monitor.csv"):
         assert (output / file).stat().st_size > 0, file  # fmt: skip
-    assert len(list((output / "runs").glob("*.res*"))) == 13
-    assert markdown_table(comparison.results).count("\n") == 14
+    assert len(list((output / "runs").glob("*.res*"))) == 17
+    assert markdown_table(comparison.results).count("\n") == 18
 
     encoder = LexicalEncoder(bert_folder, idf_from=tiny.TEXTS, weighting="bm25", max_length=32)
     queries, documents = encoder.encode_queries(texts.topics()["query"]), encoder.encode_docs(tiny.TEXTS)
@@ -147,20 +148,6 @@ def test_the_same_elsewhere_goes_on_and_overwrite_starts_anew(finished, tmp_path
     assert weights.stat().st_mtime_ns != before and (tmp_path / "out" / "mine.txt").exists()
 
 
-def test_another_dev_split_is_another_comparison(bert_folder, tmp_path):
-    def options(texts):
-        dev = [{"docno": f"d{i}", "text": t} for i, t in enumerate(texts)], Sentences().topics(), Sentences().qrels()
-        return {**OPTIONS, "untrained": True, "training": {**TRAINING, "dev": dev}}
-
-    compare(Sentences(), {"bert": bert_folder}, tmp_path / "out", **options(tiny.TEXTS))
-    with pytest.raises(ValueError, match="dev was "):
-        compare(Sentences(), {"bert": bert_folder}, tmp_path / "out", **options((*tiny.TEXTS[1:], "another text")))
-
-
-def not_installed(engine):
-    raise ImportError(f"engine {engine!r}: pip install pyterrier-rescale[{engine}]")
-
-
 REFUSED = {
     # arguments that are changed -> error, what its message names
     "no backbones": ({"backbones": {}}, TypeError, "backbones"),
@@ -169,7 +156,6 @@ REFUSED = {
     "rescaling": ({"rescalings": ["k16"]}, ValueError, "k16"),
     "one rescaling": ({"rescalings": "16"}, TypeError, "rescalings"),
     "unknown engine": ({"engine": "exat"}, ValueError, "exat"),
-    "engine that is not installed": ({"engine": "pisa"}, ImportError, r"\[pisa\]"),
     "training option": ({"training": {"learning_rat": 1e-3}}, ValueError, "learning_rat"),
     "rescale twice": ({"training": {"rescale": 4}}, TypeError, "rescale"),
     "no judgements": ({"collection": type("Other", (Sentences,), {"qrels": lambda self, split: Sentences().qrels()
@@ -178,21 +164,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("change", "error", "named"), REFUSED.values(), ids=REFUSED)
-def test_refused_before_anything_is_written(change, error, named, bert_folder, tmp_path, monkeypatch):
-    if change.get("engine") == "pisa":
-        monkeypatch.setattr("pyterrier_rescale.indexing.engines.engine_class", not_installed)
+def test_refused_before_anything_is_written(change, error, named, bert_folder, tmp_path):
     arguments = {"collection": Sentences(), "backbones": {"b": bert_folder}, **OPTIONS, **change}
     with pytest.raises(error, match=named):
         compare(arguments.pop("collection"), arguments.pop("backbones"), tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
-
-
-def test_folders_of_others_are_not_taken(bert_folder, tmp_path):
-    (tmp_path / "mine.trec").write_text("x")
-    for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match=r"config\.json"):
-            compare(Sentences(), {"bert": bert_folder}, tmp_path, overwrite=overwrite, **OPTIONS)
-    assert os.listdir(tmp_path) == ["mine.trec"]
 
 
 def test_chinese_and_a_collapsed_system(bert_folder, tmp_path, monkeypatch):
@@ -202,14 +178,14 @@ def test_chinese_and_a_collapsed_system(bert_folder, tmp_path, monkeypatch):
         model.get_output_embeddings().bias.fill_(-1e4)
     model.save_pretrained(tmp_path / "mute")
     tokenizer.save_pretrained(tmp_path / "mute")
-    from pyterrier_rescale import training
+    from pyterrier_rescale.evaluation import rows
 
-    def collapses(backbone, *arguments, train=training.train, **options):
+    def collapses(backbone, *arguments, train=rows.train, **options):
         if options["rescale"] == 4 and str(backbone) == bert_folder:
             raise CollapseError("saturated", 3, "scores saturate")
         return train(backbone, *arguments, **options)
 
-    monkeypatch.setattr(training, "train", collapses)
+    monkeypatch.setattr(rows, "train", collapses)
     said: list[str] = []
     options = {**OPTIONS, "say": said.append, "engine": "terrier", "rescalings": [None, 4]}
     what = Sentences(CHINESE, begin=4), {"bert": bert_folder, "mute": tmp_path / "mute"}, tmp_path / "out"
@@ -222,17 +198,34 @@ def test_chinese_and_a_collapsed_system(bert_folder, tmp_path, monkeypatch):
             assert run.read() == b""
         assert any(line.startswith(f"{name}: ") and "a row of zeros" in line for line in said)
     assert "bert k=4: its training collapsed: scores saturate" in said
-    monkeypatch.setattr(training, "train", None)
+    monkeypatch.setattr(rows, "train", None)
     again = compare(*what, **options)
     assert again.results["AP"].tolist() == result.results["AP"].tolist()
+
+
+def test_encoders_that_are_trained_already_and_fusions(bert_folder, tmp_path):
+    """They are scored as they are, as an object and from a folder, and tested against BM25; fusion by hand."""
+    splade = Splade(bert_folder, rescale=4, max_length=32)
+    splade.save_pretrained(tmp_path / "saved")
+    collection = load_collection(documents=list(Sentences().corpus()), topics=Sentences().topics(),
+                                 qrels=Sentences().qrels())  # fmt: skip
+    models = {"mine": splade, "saved": tmp_path / "saved"}
+    done = compare(collection, models, tmp_path / "out", model_free=False, **OPTIONS)
+    table = done.results.set_index("name")
+    assert list(table.index) == ["BM25", "mine", "saved", "BM25 + mine", "BM25 + saved"]
+    assert table.loc["mine", "nDCG@10"] == pytest.approx(table.loc["saved", "nDCG@10"])
+    assert table["against"].tolist()[1:] == ["BM25"] * 4 and not (tmp_path / "out" / "encoders").exists()
+    runs = (pt.io.read_results(str(tmp_path / "out" / "runs" / f"{name}.res.gz")) for name in table.index[[0, 1, 3]])
+    first, second, both = (run.set_index(["qid", "docno"]) for run in runs)
+    expected, found = (1 / (61 + first["rank"])).add(1 / (61 + second["rank"]), fill_value=0), both["score"]
+    pd.testing.assert_series_equal(found.sort_index(), expected.sort_index(), check_names=False, rtol=1e-4)
+    assert "mine" in done.conclusion[0] and "Compared with BM25" in done.conclusion[1]
 
 
 def test_untrained_rows_encode_queries_as_their_training_starts(bert_folder, tmp_path):
     for name, options in (("static", {"queries": "static", "query_max_length": 5}), ("sum", {"query_pooling": "sum"})):
         compare(Sentences(), {"b": bert_folder}, tmp_path / name, untrained=True,
                 **{**OPTIONS, "training": {**TRAINING, **options}})  # fmt: skip
-        from pyterrier_rescale import Splade
-
         side = Splade(tmp_path / name / "encoders" / "b k=4 (untrained)").description.queries
         assert (side.weights is not None) == (name == "static") and (name != "static" or side.max_length == 5)
         assert side.pooling == ("sum" if name == "sum" else None)

@@ -82,16 +82,6 @@ def test_comparisons_leave_own_documents_out(bert_folder, tmp_path):
     assert without.loc["b k=4", "RR@10"] > kept.loc["b k=4", "RR@10"]
 
 
-def test_equal_ids_alone_mean_nothing(bert_folder, tmp_path):
-    numbered = Sentences()
-    numbered.topics = lambda split="test": Sentences().topics().assign(qid=[f"d{i}" for i in range(12)])
-    numbered.qrels = lambda split="test": Sentences().qrels().assign(qid=[f"d{i}" for i in range(12)])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", "queries are documents")
-        table = compare(numbered, {"b": bert_folder}, tmp_path / "out", **OPTIONS).results.set_index("name")
-    assert table.loc["BM25", "RR@10"] > 0.9
-
-
 def test_labels_that_are_not_relevant(bert_folder, tmp_path):
     """Of two judged documents the one with label 1 does not count for RR, AP and recall; nDCG takes labels as gains."""
     collection = Sentences()

@@ -14,6 +14,7 @@ from scipy import stats
 from sentences import Sentences
 
 from pyterrier_rescale import compare
+from pyterrier_rescale.evaluation.figures import conclusion
 from pyterrier_rescale.evaluation.report import confidence_interval
 
 # What would run if it were not escaped.
@@ -61,6 +62,21 @@ def test_texts_are_escaped_and_figures_told(page):
     figures = [attributes for tag, attributes in Tags.found if tag == "figure"]
     assert len(figures) >= 3 and all(len(a.get("aria-label", "")) > 20 for a in figures)
     assert sum(tag == "svg" for tag, _ in Tags.found) == len(figures)
+
+
+def test_conclusion_follows_the_table():
+    """Also where the raw head ends ahead of the rescaled one."""
+    rows = [
+        ("BM25", None, None, 0.6, np.nan), ("bert raw (untrained)", False, None, 0.1, np.nan),
+        ("bert k=16 (untrained)", False, "bert raw (untrained)", 0.2, 0.01), ("bert raw", True, None, 0.5, np.nan),
+        ("bert k=16", True, "bert raw", 0.3, 0.01), ("bert k=4", True, "bert raw", 0.4, 0.2),
+        ("BM25 + bert raw", None, "BM25", 0.7, 0.04),
+    ]  # fmt: skip
+    results = pd.DataFrame(rows, columns=["name", "trained", "against", "nDCG@10", "p nDCG@10"]).assign(active_d=1234.5)
+    best, fused, rescaled, _ = conclusion(results)
+    assert "bert raw ranks best: nDCG@10 0.500, with 1,234 terms" in best and "has 0.600" in best
+    assert fused.endswith("BM25 (p < .05), better: BM25 + bert raw.")
+    assert rescaled.endswith("the raw head (p < .05), worse: bert k=16; not told apart: bert k=4.")
 
 
 def test_interval_is_students():
