@@ -60,8 +60,8 @@ def notebook(source: Path, *, solved: bool) -> str:
     title, *cells = [cell for cell in jupytext.reads(text, fmt="py:percent").cells if "slide-only" not in tags(cell)]
     title["source"] = badges(f"{source.stem}.ipynb", repository()) + title["source"]
     for cell in cells:
-        if 'print("exercise' in cell["source"] and not solved:  # without an answer the rest runs all the same
-            cell.metadata["tags"] = ["raises-exception"]
+        if not solved and re.search(r'print\(f?"exercise', cell["source"]):
+            cell.metadata["tags"] = ["raises-exception"]  # without an answer the rest runs all the same
     return written([title, nbformat.v4.new_code_cell(FIRST_CELL), *cells])
 
 
