@@ -9,7 +9,6 @@ from __future__ import annotations
 import configparser
 import re
 from pathlib import Path
-from urllib.parse import quote
 
 import jupytext
 import nbformat
@@ -37,18 +36,17 @@ def badges(name: str, repository: str) -> str:
     """A line of Markdown with links that open a notebook on Colab, Kaggle and Binder; none without a repository."""
     if not repository:
         return ""
-    path = quote(f"pyterrier_rescale/teaching/{name}")
-    file = f"{repository.removeprefix('https://github.com/')}/blob/main/{path}"
+    owner_and_name, path = repository.removeprefix("https://github.com/"), f"pyterrier_rescale/teaching/{name}"
     links = {
-        "Colab": f"https://colab.research.google.com/github/{file}",
-        "Kaggle": f"https://kaggle.com/kernels/welcome?src=https://github.com/{file}",
-        "Binder": f"https://mybinder.org/v2/gh/{repository.removeprefix('https://github.com/')}/main?labpath={path}",
+        "Colab": f"https://colab.research.google.com/github/{owner_and_name}/blob/main/{path}",
+        "Kaggle": f"https://kaggle.com/kernels/welcome?src={repository}/blob/main/{path}",
+        "Binder": f"https://mybinder.org/v2/gh/{owner_and_name}/main?labpath={path}",
     }
     return "Open in " + ", ".join(f"[{site}]({link})" for site, link in links.items()) + ".\n\n"
 
 
 def repository() -> str:
-    """The project's address at GitHub, as setup.cfg has it under ``project_urls``; empty where it has none."""
+    """The project's address at GitHub: ``Source`` of setup.cfg's ``project_urls``; empty where it has none."""
     config = configparser.ConfigParser()
     config.read(FOLDER.parent / "setup.cfg")
     found = re.search(r"^Source *= *(\S+)", config["metadata"].get("project_urls", ""), re.M)
@@ -62,8 +60,8 @@ def notebook(source: Path, *, solved: bool) -> str:
     title, *cells = [cell for cell in jupytext.reads(text, fmt="py:percent").cells if "slide-only" not in tags(cell)]
     title["source"] = badges(f"{source.stem}.ipynb", repository()) + title["source"]
     for cell in cells:
-        if "print(\"exercise" in cell["source"] and not solved:  # without an answer the rest runs all the same
-            cell.metadata["tags"] = ["raises-exception"]
+        if not solved and re.search(r'print\(f?"exercise', cell["source"]):
+            cell.metadata["tags"] = ["raises-exception"]  # without an answer the rest runs all the same
     return written([title, nbformat.v4.new_code_cell(FIRST_CELL), *cells])
 
 

@@ -130,6 +130,10 @@ def test_notebooks_are_those_of_the_sources():
     assert on_disk == set(books), "run python notebooks/build.py"
     for path, text in books.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name} is not of its source: python notebooks/build.py"
+    for source in SOURCES:
+        student = books[build.TEACHING / f"{source.stem}.ipynb"]
+        assert student.count("...  # your answer") == student.count('"raises-exception"') == 2
+        assert "SOLUTION" not in student
 
 
 def test_slides_are_ten_pages_with_figures_that_are_there():

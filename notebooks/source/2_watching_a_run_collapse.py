@@ -131,8 +131,9 @@ print("exercise 1: right; saturation for k = 1, 2, 4, 8, 16:", ", ".join(f"{valu
 #
 # For the N texts of a batch, with $x_{iv}$ the weight of term v in text i (arXiv:2004.05665):
 #
-# $$\mathrm{FLOPS} = \sum_v \Big( \frac{1}{N} \sum_{i=1}^{N} x_{iv} \Big)^2 \qquad
-# \mathrm{loss} = \mathrm{ranking} + \lambda_q\,\mathrm{FLOPS}(\mathrm{queries}) + \lambda_d\,\mathrm{FLOPS}(\mathrm{documents})$$
+# $$\mathrm{FLOPS} = \sum_v \Big( \frac{1}{N} \sum_{i=1}^{N} x_{iv} \Big)^2$$
+#
+# $$\mathrm{loss} = \mathrm{ranking} + \lambda_q\,\mathrm{FLOPS}(\mathrm{queries}) + \lambda_d\,\mathrm{FLOPS}(\mathrm{documents})$$
 #
 # The mean of a term says how often and how strongly it fires. Its square is what comparing a query with a document costs: both
 # must have the term. A term that fires in all 16 texts of a batch with weight 1 costs 1, one that fires in a single text 1/256. So
