@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .config import TrainConfig
 from .distributed import world
-from .losses import LOSSES
+from .losses import Joint
 
 
 class Row(NamedTuple):
@@ -53,7 +53,7 @@ def text_id(text: str) -> int:
 
 def check_rows(rows: Rows, config: TrainConfig) -> int:
     """How many hard negatives of every row training will use; ``ValueError`` for rows that do not suit the options."""
-    loss, (_, processes) = LOSSES[config.loss], world()
+    loss, (_, processes) = Joint(config), world()
     negatives = [len(row.documents) - 1 for row in rows]
     least, most = min(negatives), max(negatives)
     unscored = next((place for place, row in enumerate(rows) if row.scores is None), None)
@@ -69,7 +69,7 @@ def check_rows(rows: Rows, config: TrainConfig) -> int:
         (len(rows) < batch,
          f"batch_size must be at most {len(rows) // processes}, the number of training rows (by {processes} "
          f"process(es)), got {config.batch_size}"),
-        (config.loss == "infonce" and not used and batch < 2,
+        ("infonce" in config.loss and not used and batch < 2,
          f"batch_size must be at least 2 for loss='infonce' without hard negatives, got {config.batch_size}"),
         (all(row.query == row.documents[0] for row in rows), "queries of data are their documents: check the columns"),
     ):  # fmt: skip
