@@ -14,6 +14,7 @@ import typer
 from typer import Argument, Option
 
 from .. import __version__
+from .score import score
 from .search import search
 from .train import RESCALINGS, Settings, settings_of, train
 from .vectors import CollectionName, Engine, Overwrite, Quiet, encode, export, index
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 for verb, example in (
     (train, "train answerdotai/ModernBERT-base irds:beir/scifact splade --rescale 16 --set warmup_steps=50"),
+    (score, "score irds:beir/scifact cross-encoder/ms-marco-MiniLM-L6-v2 scored --negatives 8"),
     (encode, "encode splade irds:beir/scifact scifact.vectors --workers 2"),
     (index, "index splade irds:beir/scifact scifact.index (of vectors: index scifact.vectors scifact.index)"),
     (search, "search scifact.index splade 'vitamin D and bone density'"),

@@ -104,6 +104,8 @@ class TrainConfig:
     min_label: int = _option(1, check_integer)
     negatives: int | None = _option(None, _count)
     mine_negatives: int = _option(0, _count)
+    retriever: str = _option("bm25", lambda _, value: str(value))
+    negative_margin: float | None = _option(None, _weight)
     warmup_steps: int | None = _option(None, _count)
     weight_decay: float = _option(0.01, _weight)
     max_grad_norm: float = _option(1.0, _weight)

@@ -25,7 +25,7 @@ from .model_card import AUDITS_FILE, measure_head, write_card
 from .monitor import LOG_FILE
 from .negatives import mine_negatives
 from .recipes import with_recipe
-from .rows import check_rows
+from .rows import fitting_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,7 +107,9 @@ def train(
       ``max_grad_norm=1.0`` (0: no clipping); ``scale_learning_rate=1e-2`` of a learned k; ``bias_learning_rate=None``
       of the head's bias (None: like all; 0: it stays).
     - ``negatives=None``: hard negatives used per query (as many as every row has); ``mine_negatives=0``: so many more,
-      found by BM25 among the documents of the data; ``min_label=1``: pairs with a label below it are left out.
+      found among the documents of the data by ``retriever="bm25"`` or an encoder's name or folder;
+      ``negative_margin=None``: false negatives, which the teacher scores above the positive's score less this, go.
+    - ``min_label=1``: pairs with a label below it are left out.
     - ``bf16=False``; to save memory ``mini_batch_size=None`` texts at a time (GradCache) and
       ``gradient_checkpointing=False`` (layers run again in the backward pass), which give the same numbers.
     - ``monitor=True``: a collapsed run stops with a diagnosis; ``"warn"``: only warn; ``False``: never mind. A step
@@ -150,8 +152,10 @@ def train(
 
     # prepare
     if config.mine_negatives:
-        rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
-    negatives = check_rows(rows, config)
+        rows = mine_negatives(
+            rows, config.mine_negatives, retriever=config.retriever, seed=config.seed, verbose=verbose
+        )
+    rows, negatives = fitting_rows(rows, config)
     description = starting_description(backbone, model, tokenizer_used, rows, config)
     before = measure_head(model, tokenizer_used, rows, config, description)
     module = trainable(model, tokenizer_used, rows, config, description)
