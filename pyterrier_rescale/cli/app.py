@@ -11,6 +11,7 @@ import typer
 from typer import Argument, Option
 
 from .. import __version__
+from .score import score
 from .small_backbone import small_backbone
 from .train import Quiet, compare, demo, train
 from .vectors import encode, export, index, search
@@ -147,6 +148,7 @@ for verb, example in (
     (rescale, "rescale answerdotai/ModernBERT-base modernbert-k16 --rescale 16"),
     (small_backbone, "small-backbone modernbert docstrings my-backbone"),
     (train, "train answerdotai/ModernBERT-base irds:beir/scifact splade --rescale 16 --set warmup_steps=50"),
+    (score, "score irds:beir/scifact cross-encoder/ms-marco-MiniLM-L6-v2 scored --negatives 8"),
     (encode, "encode splade irds:beir/scifact scifact.vectors --workers 2"),
     (index, "index splade irds:beir/scifact scifact.index (of vectors: index scifact.vectors scifact.index)"),
     (search, "search scifact.index splade 'vitamin D and bone density' --texts irds:beir/scifact"),

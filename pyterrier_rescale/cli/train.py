@@ -38,6 +38,7 @@ def train(
     seed: Annotated[int | None, Option(help="Random seed [0].")] = None,
     queries: Annotated[str | None, Option(help="model, or static: inference-free [model].")] = None,
     loss: Annotated[str | None, Option(help="infonce, margin_mse or kl [infonce].")] = None,
+    recipe: Annotated[str | None, Option(help="paper, splade-v3, opensearch-doc-v3 or sparseup.")] = None,
     config: Annotated[Path | None, Option(help="train_config.json of another run; options given here win.")] = None,
     settings: Settings = None,
     overwrite: Overwrite = False,
@@ -55,7 +56,7 @@ def train(
 
     given = {
         "max_steps": max_steps, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
-        "max_length": max_length, "seed": seed, "queries": queries, "loss": loss, "rescale": rescale,
+        "max_length": max_length, "seed": seed, "queries": queries, "loss": loss, "rescale": rescale, "recipe": recipe,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     options |= settings_of(settings, options)
@@ -75,7 +76,7 @@ def compare(
     collection: CollectionName,
     output: Annotated[Path, Argument(help="Folder for tables, figures, runs, encoders.")],
     backbone: Annotated[
-        list[str] | None, Option(help="NAME=MODEL or an encoder's folder; repeatable [two small ones, pretrained here].")
+        list[str] | None, Option(help="NAME=MODEL or an encoder's folder; repeatable [two small, pretrained here].")
     ] = None,
     rescale: Annotated[
         list[str] | None, Option(help=f"{_RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC")

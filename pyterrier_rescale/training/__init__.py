@@ -5,5 +5,6 @@ from __future__ import annotations
 from .config import TrainConfig
 from .monitor import CollapseError
 from .run import train
+from .teacher import score
 
-__all__ = ["CollapseError", "TrainConfig", "train"]
+__all__ = ["CollapseError", "TrainConfig", "score", "train"]

@@ -16,9 +16,9 @@ from .._utils.checks import check_choice, check_integer, check_number, is_number
 from .._utils.files import expand, write_whole
 from ..encoding.description import ACTIVATIONS, FOLDS, POOLINGS, Description
 from ..encoding.saved_folder import describe
-from ..heads.fingerprint import settings_fingerprint
 from ..heads.rescaling import check_shift
-from .losses import LOSSES
+from .losses import LOSSES, Joint
+from .recipes import with_recipe
 from .regularizers import RAMPS, REGULARIZERS
 
 #: Name of the configuration file in the output folder.
@@ -54,6 +54,15 @@ def _shift(_: str, value: Any) -> Any:
     return tuple(shift.tolist()) if isinstance(shift, np.ndarray) else shift
 
 
+def _losses(name: str, value: Any) -> Any:
+    check = _one_of(LOSSES)
+    return tuple(check(name, one) for one in value) if isinstance(value, (list, tuple)) else check(name, value)
+
+
+def _weights(name: str, value: Any) -> Any:
+    return tuple(check_number(name, one) for one in value)
+
+
 def _tracker(name: str, value: Any) -> Any:
     from accelerate.tracking import get_available_trackers
 
@@ -70,7 +79,8 @@ class TrainConfig:
     """Options of :func:`~pyterrier_rescale.train`, which documents them; plain JSON values, checked at creation."""
 
     rescale: float | str | None = _option(16.0, _rescale)
-    loss: str = _option("infonce", _one_of(LOSSES))
+    loss: str | tuple[str, ...] = _option("infonce", _losses)
+    loss_weights: tuple[float, ...] | None = _option(None, _weights)
     batch_size: int = _option(32, check_integer)
     learning_rate: float = _option(2e-5, check_number)
     max_steps: int | None = _option(None, check_integer)
@@ -79,6 +89,7 @@ class TrainConfig:
     lambda_d: float = _option(3e-4, _weight)
     regularizer: str = _option("flops", _one_of(REGULARIZERS))
     query_regularizer: str | None = _option(None, _one_of(REGULARIZERS))
+    flops_threshold: int | None = _option(None, _count)
     ramp_steps: int = _option(1000, _count)
     ramp: str = _option("quadratic", _one_of(RAMPS))
     temperature: float = _option(1.0, check_number)
@@ -93,11 +104,13 @@ class TrainConfig:
     min_label: int = _option(1, check_integer)
     negatives: int | None = _option(None, _count)
     mine_negatives: int = _option(0, _count)
+    retriever: str = _option("bm25", lambda _, value: str(value))
+    negative_margin: float | None = _option(None, _weight)
     warmup_steps: int | None = _option(None, _count)
     weight_decay: float = _option(0.01, _weight)
     max_grad_norm: float = _option(1.0, _weight)
     scale_learning_rate: float = _option(1e-2, check_number)
-    static_learning_rate: float = _option(1e-3, check_number)
+    static_learning_rate: float = _option(1e-3, _weight)
     gradient_accumulation: int = _option(1, check_integer)
     mini_batch_size: int | None = _option(None, check_integer)
     gradient_checkpointing: bool = _option(False, _yes_or_no)
@@ -114,6 +127,7 @@ class TrainConfig:
     fold: str | None = _option(None, _one_of(FOLDS))
     special_positions: bool = _option(True, _yes_or_no)
     bias_learning_rate: float | None = _option(None, _weight)
+    attention: str | None = _option(None, _one_of(("causal", "bidirectional")))
 
     def __post_init__(self) -> None:
         """Check every value; numpy's numbers become Python's, which JSON can hold."""
@@ -126,17 +140,18 @@ class TrainConfig:
             (self.queries == "static" and of_model, f"{', '.join(of_model)} must be None for queries='static'"),
             (self.shift is not None and self.rescale == "calibrated",
              "shift must be None with rescale='calibrated', which measures a shift of each term"),
-            (self.mine_negatives and LOSSES[self.loss].needs_scores,
-             f"mine_negatives has no teacher scores to give to loss={self.loss!r}; use loss='infonce'"),
+            (self.loss_weights and len(Joint(self).losses) != len(self.loss_weights),
+             f"loss_weights must be one for each loss of {self.loss!r}, got {self.loss_weights!r}"),
+            (self.mine_negatives and Joint(self).needs_scores,
+             f"mine_negatives has no teacher scores to give to loss={self.loss!r}: score the data first"),
         ):  # fmt: skip
             if wrong:
                 raise ValueError(why)
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """The options that decide the trained weights, as plain values; of a shift for each term a fingerprint."""
-        shift = settings_fingerprint(self.shift) if isinstance(self.shift, tuple) else self.shift
-        return {name: value for name, value in {**self.to_dict(), "shift": shift}.items() if name not in _HARMLESS}
+        """The options that decide the trained weights, as JSON gives them back."""
+        return {name: value for name, value in json.loads(json.dumps(self.to_dict())).items() if name not in _HARMLESS}
 
     def check_dev(self, dev: Any) -> None:
         """Raise ``ValueError`` where ``eval_steps`` is given and there is nothing to evaluate on."""
@@ -150,8 +165,8 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """A configuration from plain values; ``ValueError`` for a name that is no option, listing those that are."""
-        names = [option.name for option in dataclasses.fields(cls)]
+        """A configuration from plain values, those of a ``recipe`` below them; ``ValueError`` for what is no option."""
+        values, names = with_recipe(values), [option.name for option in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(names))
         if unknown:
             raise ValueError(f"no training option is called {', '.join(unknown)}; there are {', '.join(names)}")

@@ -90,6 +90,21 @@ class KLDistillation(Loss):
 LOSSES: dict[str, type[Loss]] = {"infonce": InfoNCE, "margin_mse": MarginMSE, "kl": KLDistillation}
 
 
+class Joint(Loss):
+    """Sum of the losses that a ``TrainConfig`` names, each times its weight (as in splade-v3, arXiv:2403.06789)."""
+
+    def __init__(self, config: Any) -> None:
+        names = [config.loss] if isinstance(config.loss, str) else config.loss
+        self.losses = [LOSSES[name](config.temperature) for name in names]
+        self.weights = config.loss_weights or [1.0] * len(names)
+        self.needs_scores = any(loss.needs_scores for loss in self.losses)
+        self.least_negatives = max(loss.least_negatives for loss in self.losses)
+
+    def __call__(self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets) -> torch.Tensor:
+        """sum_l weight_l loss_l."""
+        return sum(w * loss(queries, documents, targets) for w, loss in zip(self.weights, self.losses, strict=True))
+
+
 class StepParts(NamedTuple):
     """Parts of one micro-batch's objective; tensors are detached."""
 
@@ -100,12 +115,16 @@ class StepParts(NamedTuple):
 
 
 class Objective(nn.Module):
-    """ranking + share(step) * (lambda_q * R(queries) + lambda_d * R(documents)), as a ``TrainConfig`` says."""
+    """ranking + share(step) * (lambda_q * R(queries) + lambda_d * R(documents)), as a ``TrainConfig`` says.
+
+    With ``flops_threshold=N``, R sees zeros for documents of at most N active terms, which are sparse enough (the l0
+    mask of arXiv:2504.14839); means are over all documents still.
+    """
 
     def __init__(self, config: Any, vocab_size: int) -> None:
         super().__init__()
         self.config = config
-        self.ranking = LOSSES[config.loss](config.temperature)
+        self.ranking = Joint(config)
         self.query_regularizer = REGULARIZERS[config.query_regularizer or config.regularizer](vocab_size)
         self.document_regularizer = REGULARIZERS[config.regularizer](vocab_size)
 
@@ -119,7 +138,10 @@ class Objective(nn.Module):
             lambda_q, query_penalty = 0.0, queries.new_zeros(())
         else:
             lambda_q, query_penalty = share * config.lambda_q, self.query_regularizer(queries)
-        lambda_d, document_penalty = share * config.lambda_d, self.document_regularizer(documents)
+        penalised = documents
+        if config.flops_threshold is not None:
+            penalised = documents * (torch.count_nonzero(documents, dim=1) > config.flops_threshold)[:, None]
+        lambda_d, document_penalty = share * config.lambda_d, self.document_regularizer(penalised)
         losses = torch.stack([ranking.detach(), query_penalty.detach(), document_penalty.detach()]).float()
         parts = StepParts(queries.detach(), documents.detach(), losses, (lambda_q, lambda_d))
         return ranking + lambda_q * query_penalty + lambda_d * document_penalty, parts

@@ -18,6 +18,7 @@ from ..heads.provenance import provenance
 from .config import TrainConfig
 from .initialization import sample_pairs
 from .monitor import LOG_FILE
+from .recipes import RECIPES
 from .rows import Rows
 
 if TYPE_CHECKING:
@@ -58,13 +59,13 @@ from pyterrier_rescale import train
 train({call})
 ```
 
-with {versions}. `train_config.json` has all options.
+with {versions}. `train_config.json` has all options.{recipe}
 """
 
 
 def write_card(
     folder: Path, sources: dict[str, Any], model: PreTrainedModel, rows: Rows, config: TrainConfig,
-    audits: Sequence[HeadAudit],
+    audits: Sequence[HeadAudit], recipe: str | None = None,
 ) -> None:  # fmt: skip
     """Write ``README.md``, and ``head_audit.json``; ``sources``: backbone, data, texts, tokenizer, dev of ``train``."""
     name, card = _name(sources["backbone"]), folder / "README.md"
@@ -86,6 +87,7 @@ def write_card(
         data=_data(sources, rows),
         run=_table(log.set_axis([f"step {step}" for step in log["step"]]), _RUN_FIGURES),
         call=_call(name, sources, given),
+        recipe=_recipe(recipe),
         versions=", ".join(f"{package} {version(package)}" for package in _PACKAGES),
     ))  # fmt: skip
 
@@ -113,8 +115,17 @@ def _call(name: str, sources: dict[str, Any], given: dict[str, Any]) -> str:
     """Arguments that make this encoder again."""
     arguments = [repr(name) if isinstance(sources["backbone"], (str, os.PathLike)) else "model", "data", '"splade"']
     arguments += [f"{one}={one}" for one in ("texts", "tokenizer", "dev") if sources[one] is not None]
-    arguments += [f"{option}={'shift' if isinstance(value, tuple) else repr(value)}" for option, value in given.items()]
+    arguments += [f"{option}={'shift' if len(repr(value)) > 99 else repr(value)}" for option, value in given.items()]
     return ", ".join(arguments)
+
+
+def _recipe(name: str | None) -> str:
+    """The options of a recipe, where it is from, and what it does not bring."""
+    if name is None:
+        return ""
+    recipe = RECIPES[name]
+    options = ", ".join(f"{option}={value!r}" for option, value in recipe.options.items())
+    return f"\n\nRecipe `{name}`: `{options}` ({recipe.source}). Not part of it here: {recipe.missing}."
 
 
 def _table(frame: pd.DataFrame, figures: Sequence[str]) -> str:

@@ -7,35 +7,41 @@ import tempfile
 import warnings
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyterrier as pt
 
 from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser
+from ..indexing.index import open_index
+from ..splade import Splade
 from .rows import Row, Rows, text_id
 
 # Results beyond those wanted: room for the positives among them.
 _SPARE = 20
 
 
-def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = False) -> Rows:
-    """Add hard negatives to every row: the best of all rows' documents by BM25 that are not relevant to its query.
+def mine_negatives(rows: Rows, number: int, *, retriever: Any = "bm25", seed: int = 0, verbose: bool = False) -> Rows:
+    """Add hard negatives to every row: the retriever's best documents that are not relevant to its query.
 
-    Where BM25 finds fewer, random documents are the rest, which a warning tells. Teacher scores are dropped.
+    ``"bm25"`` and an encoder (its hub name or folder, or loaded: ``Splade``, ``LexicalEncoder``) search the documents
+    of all rows; any other PyTerrier retriever gives results with their ``text``. Where it finds fewer, random documents
+    of the rows are the rest, which a warning tells. Teacher scores are dropped.
     """
     documents = {text_id(text): text for row in rows for text in row.documents}
     queries = list(dict.fromkeys(row.query for row in rows))
-    found = _bm25(list(documents.values()), queries, number + _SPARE, verbose)
+    found = _search(retriever, list(documents.values()), queries, number + _SPARE, verbose)
     draw, everything = random.Random(seed), list(documents.values())
     mined, drawn = [], 0
     for row in rows:
         excluded = rows.no_negatives(row.query) | set(map(text_id, row.documents))
-        others = len(documents) - len(documents.keys() & excluded)
-        if others < number:
-            raise ValueError(
-                f"mine_negatives must be at most {others}, the number of documents of data that may be negatives of "
-                f"{row.query[:60]!r}, got {number}"
-            )
         negatives = [text for text in found[row.query] if text_id(text) not in excluded][:number]
+        others = len(documents) - len(documents.keys() & (excluded | set(map(text_id, negatives))))
+        if others < number - len(negatives):
+            raise ValueError(
+                f"mine_negatives must be at most {others + len(negatives)}, the number of documents that may be "
+                f"negatives of {row.query[:60]!r}, got {number}"
+            )
         drawn += number - len(negatives)
         while len(negatives) < number:
             text = draw.choice(everything)
@@ -43,21 +49,42 @@ def mine_negatives(rows: Rows, number: int, *, seed: int = 0, verbose: bool = Fa
                 negatives.append(text)
         mined.append(Row(row.query, (*row.documents, *negatives)))
     if drawn:
-        told = f"BM25 found too few negatives: {drawn} of {number * len(mined)} are random documents"
+        told = f"too few negatives were found: {drawn} of {number * len(mined)} are random documents"
         warnings.warn(told, stacklevel=3)
     return Rows(mined, rows.skipped)
 
 
-def _bm25(documents: list[str], queries: list[str], depth: int, verbose: bool) -> dict[str, list[str]]:
-    """The best documents of each query by Terrier's BM25, best first."""
+def _search(
+    retriever: Any, documents: list[str], queries: list[str], depth: int, verbose: bool
+) -> dict[str, list[str]]:
+    """The best documents of each query, best first."""
     topics = pd.DataFrame({"qid": [str(number) for number in range(len(queries))], "query": queries})
-    tokeniser = choose_tokeniser(documents[:: max(1, len(documents) // 1000)], queries)
     with tempfile.TemporaryDirectory() as folder:
-        index = Path(folder) / "index"
-        named = lambda: ({"docno": str(place), "text": text} for place, text in enumerate(documents))  # noqa: E731
-        build_bm25(named, index, tokeniser=tokeniser, verbose=verbose)
-        results = bm25(index, depth)(topics).sort_values(["qid", "rank"])
+        if isinstance(retriever, pt.Transformer) and not hasattr(retriever, "encode_docs"):
+            results = retriever(topics)
+            pt.validate.columns(results, includes=["qid", "rank", "text"], context=retriever)
+        else:
+            results = _own_index(retriever, documents, queries, Path(folder) / "index", depth, verbose)(topics)
+            results["text"] = [documents[int(docno)] for docno in results["docno"]]
     ranked = defaultdict(list)
-    for qid, docno in zip(results["qid"], results["docno"], strict=True):
-        ranked[queries[int(qid)]].append(documents[int(docno)])
+    for qid, text in results.sort_values(["qid", "rank"])[["qid", "text"]].itertuples(index=False):
+        ranked[queries[int(qid)]].append(text)
     return ranked
+
+
+def _own_index(
+    retriever: Any, documents: list[str], queries: list[str], path: Path, depth: int, verbose: bool
+) -> pt.Transformer:
+    """BM25 or an encoder over the documents, whose docnos are their places."""
+
+    def corpus() -> Any:
+        return ({"docno": str(place), "text": text} for place, text in enumerate(documents))
+
+    if retriever == "bm25":
+        tokeniser = choose_tokeniser(documents[:: max(1, len(documents) // 1000)], queries)
+        build_bm25(corpus, path, tokeniser=tokeniser, verbose=verbose)
+        return bm25(path, depth)
+    encoder = retriever if hasattr(retriever, "encode_docs") else Splade(retriever)
+    index = open_index(path, "exact")
+    (encoder.doc_encoder(verbose=verbose) >> index.indexer()).index(corpus())
+    return encoder.query_encoder() >> index.retriever(depth)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .config import TrainConfig
 from .distributed import world
-from .losses import LOSSES
+from .losses import Joint
 
 
 class Row(NamedTuple):
@@ -51,15 +51,23 @@ def text_id(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def check_rows(rows: Rows, config: TrainConfig) -> int:
-    """How many hard negatives of every row training will use; ``ValueError`` for rows that do not suit the options."""
-    loss, (_, processes) = LOSSES[config.loss], world()
-    negatives = [len(row.documents) - 1 for row in rows]
-    least, most = min(negatives), max(negatives)
+def fitting_rows(rows: Rows, config: TrainConfig) -> tuple[Rows, int]:
+    """The rows without false negatives, and how many negatives of each training will use.
+
+    Raises:
+        ValueError: for rows that do not suit the options.
+    """
+    loss, (_, processes) = Joint(config), world()
     unscored = next((place for place, row in enumerate(rows) if row.scores is None), None)
+    if config.negative_margin is not None and unscored is None:
+        rows = without_false_negatives(rows, config.negative_margin, config.negatives)
+    negatives = [len(row.documents) - 1 for row in rows] or [0]
+    least, most = min(negatives), max(negatives)
     used = least if config.negatives is None else config.negatives
     batch = config.batch_size * processes
     for wrong, why in (
+        (config.negative_margin is not None and unscored is not None,
+         f"negative_margin needs teacher scores, and row {unscored} of data has none"),
         (used > least,
          f"negatives must be at most {least}, as many as row {negatives.index(least)} of data has, got {used}"),
         (used < loss.least_negatives,
@@ -69,7 +77,7 @@ def check_rows(rows: Rows, config: TrainConfig) -> int:
         (len(rows) < batch,
          f"batch_size must be at most {len(rows) // processes}, the number of training rows (by {processes} "
          f"process(es)), got {config.batch_size}"),
-        (config.loss == "infonce" and not used and batch < 2,
+        ("infonce" in config.loss and not used and batch < 2,
          f"batch_size must be at least 2 for loss='infonce' without hard negatives, got {config.batch_size}"),
         (all(row.query == row.documents[0] for row in rows), "queries of data are their documents: check the columns"),
     ):  # fmt: skip
@@ -77,4 +85,20 @@ def check_rows(rows: Rows, config: TrainConfig) -> int:
             raise ValueError(why)
     if config.negatives is None and least < most:
         warnings.warn(f"rows of data have {least} to {most} negatives: {least} of each are used", stacklevel=3)
-    return used
+    return rows, used
+
+
+def without_false_negatives(rows: Rows, margin: float, wanted: int | None) -> Rows:
+    """Rows without negatives that the teacher scores above the positive's score less the margin.
+
+    Rows that keep fewer than ``wanted`` (``None``: one) are left out, which a warning tells.
+    """
+    kept = []
+    for row in rows:
+        best = row.scores[0] - margin
+        places = [0] + [place for place in range(1, len(row.documents)) if row.scores[place] <= best]
+        if len(places) > (1 if wanted is None else wanted):
+            kept.append(Row(row.query, *(tuple(one[place] for place in places) for one in row[1:])))
+    if len(kept) < len(rows):
+        warnings.warn(f"negative_margin={margin} leaves {len(kept)} of {len(rows)} rows enough negatives", stacklevel=4)
+    return Rows(kept, rows.skipped)

@@ -24,7 +24,8 @@ from .loading import load_rows
 from .model_card import AUDITS_FILE, measure_head, write_card
 from .monitor import LOG_FILE
 from .negatives import mine_negatives
-from .rows import check_rows
+from .recipes import with_recipe
+from .rows import fitting_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,6 +46,7 @@ def train(
     texts: Any = None,
     columns: Sequence[str] | None = None,
     config: TrainConfig | None = None,
+    recipe: str | None = None,
     dev: Any = None,
     resume: bool = True,
     overwrite: bool = False,
@@ -68,6 +70,8 @@ def train(
         texts: where the texts stand, if the data are ids: a collection, or ``(documents, topics)``.
         columns: names of the columns of a data file without a header, e.g. ``("query", "positive", "negative")``.
         config: options as an object, e.g. read from a file by ``TrainConfig.from_json``; keyword options win.
+        recipe: options of a published recipe, ``"paper"``, ``"splade-v3"``, ``"opensearch-doc-v3"`` or ``"sparseup"``
+            (:mod:`~pyterrier_rescale.training.recipes`); keyword options win.
         dev: a collection with a dev split, or ``(documents, topics, qrels)``: nDCG@10 is measured every ``eval_steps``
             (default 100) by exact scores, written to ``dev.csv``, and the best state is what is saved.
         resume: if false, a folder that holds a run is refused.
@@ -87,20 +91,25 @@ def train(
       ``Splade`` ignore these.
     - ``activation="relu"``: log(1 + relu(z)), or ``"log1p_relu"``: log(1 + log(1 + relu(z))) (OpenSearch's v3 models);
       ``pooling="max"`` or ``"sum"``; ``query_activation``, ``query_pooling``: of queries, if otherwise.
+    - ``attention=None``: of a language model ``"causal"`` or ``"bidirectional"``; else as its configuration says.
     - ``max_length=256`` tokens, ``query_max_length=None`` (the same; only ``Splade`` keeps it); ``lowercase=False``.
     - ``queries="model"``, or ``"static"``: inference-free queries, whose terms are their tokens, with trained weights
       that start from the documents' IDF (``static_learning_rate=1e-3``); ``lambda_q`` is of no use then.
-    - ``loss="infonce"``, or ``"margin_mse"``, ``"kl"`` (both need teacher scores); ``temperature=1.0``.
+    - ``loss="infonce"``, or ``"margin_mse"``, ``"kl"`` (both need teacher scores), or several, which are added, each
+      times its ``loss_weights=None`` (1); ``temperature=1.0``.
     - ``regularizer="flops"``, ``query_regularizer=None`` (the same): see
       :mod:`~pyterrier_rescale.training.regularizers`; their weights ``lambda_q=5e-4`` and ``lambda_d=3e-4`` are reached
-      after ``ramp_steps=1000`` updates (``ramp="quadratic"`` or ``"linear"``), however long the run.
+      after ``ramp_steps=1000`` updates (``ramp="quadratic"`` or ``"linear"``), however long the run. Documents of at
+      most ``flops_threshold=None`` active terms are not penalised (arXiv:2504.14839: 150).
     - ``max_steps=None`` updates, or ``epochs=1``; ``batch_size=32`` queries per step and process,
       ``gradient_accumulation=1`` such batches per update.
     - ``learning_rate=2e-5``, ``warmup_steps=None`` (a tenth of the steps), then linear decay; ``weight_decay=0.01``;
       ``max_grad_norm=1.0`` (0: no clipping); ``scale_learning_rate=1e-2`` of a learned k; ``bias_learning_rate=None``
       of the head's bias (None: like all; 0: it stays).
     - ``negatives=None``: hard negatives used per query (as many as every row has); ``mine_negatives=0``: so many more,
-      found by BM25 among the documents of the data; ``min_label=1``: pairs with a label below it are left out.
+      found among the documents of the data by ``retriever="bm25"`` or an encoder's name or folder;
+      ``negative_margin=None``: false negatives, which the teacher scores above the positive's score less this, go.
+    - ``min_label=1``: pairs with a label below it are left out.
     - ``bf16=False``; to save memory ``mini_batch_size=None`` texts at a time (GradCache) and
       ``gradient_checkpointing=False`` (layers run again in the backward pass), which give the same numbers.
     - ``monitor=True``: a collapsed run stops with a diagnosis; ``"warn"``: only warn; ``False``: never mind. A step
@@ -118,7 +127,8 @@ def train(
         CollapseError: if the run collapses (``monitor=True``), or its weights are not finite.
     """
     # read
-    config = TrainConfig.from_dict({**(config.to_dict() if config is not None else saved_options(backbone)), **options})
+    given = config.to_dict() if config is not None else saved_options(backbone)
+    config = TrainConfig.from_dict({**given, **with_recipe({**options, "recipe": recipe})})
     config.check_dev(dev)
     folder, device = expand(output_dir), join(config.device)
     _check_folder(folder, backbone, resume or overwrite)
@@ -142,8 +152,10 @@ def train(
 
     # prepare
     if config.mine_negatives:
-        rows = mine_negatives(rows, config.mine_negatives, seed=config.seed, verbose=verbose)
-    negatives = check_rows(rows, config)
+        rows = mine_negatives(
+            rows, config.mine_negatives, retriever=config.retriever, seed=config.seed, verbose=verbose
+        )
+    rows, negatives = fitting_rows(rows, config)
     description = starting_description(backbone, model, tokenizer_used, rows, config)
     before = measure_head(model, tokenizer_used, rows, config, description)
     module = trainable(model, tokenizer_used, rows, config, description)
@@ -164,7 +176,7 @@ def train(
         trained, description = module.fold(), module.described()
         after = measure_head(trained, tokenizer_used, rows, config, description)
         sources = {"backbone": backbone, "data": data, "texts": texts, "tokenizer": tokenizer, "dev": dev}
-        write_card(folder, sources, trained, rows, config, (before, after))
+        write_card(folder, sources, trained, rows, config, (before, after), recipe)
         save_encoder(folder, trained, tokenizer_used, description)
         for name in (CHECKPOINT_FILE, BEST_FILE):
             (folder / name).unlink(missing_ok=True)

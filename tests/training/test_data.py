@@ -13,7 +13,7 @@ import pytest
 from pyterrier_rescale.collections import BeirCollection
 from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.loading import load_rows
-from pyterrier_rescale.training.rows import Row, check_rows, text_id
+from pyterrier_rescale.training.rows import Row, fitting_rows, text_id
 
 TRIPLES = [("q1", "d1", "n1"), ("q2", "d2", "n2")]
 ROWS = [Row("q1", ("d1", "n1")), Row("q2", ("d2", "n2"))]
@@ -266,11 +266,11 @@ PAIRS = [(f"q{i}", f"d{i}") for i in range(6)]
 )
 def test_rows_that_do_not_suit_the_loss(data, options, message):
     with pytest.raises(ValueError, match=message):
-        check_rows(load_rows(data), TrainConfig(**{"batch_size": 4, **options}))
+        fitting_rows(load_rows(data), TrainConfig(**{"batch_size": 4, **options}))
 
 
 def test_ragged_negatives_use_the_smallest_number():
     rows = load_rows([("q1", "d1", "a", "b"), ("q2", "d2", "c")])
     with pytest.warns(UserWarning, match="1 to 2 negatives: 1 of each are used"):
-        assert check_rows(rows, TrainConfig(batch_size=2)) == 1
-    assert check_rows(rows, TrainConfig(batch_size=2, negatives=0)) == 0
+        assert fitting_rows(rows, TrainConfig(batch_size=2))[1] == 1
+    assert fitting_rows(rows, TrainConfig(batch_size=2, negatives=0))[1] == 0

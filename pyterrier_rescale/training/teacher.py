@@ -1,0 +1,125 @@
+"""A teacher of one's own: any scorer writes its scores of training rows once, for losses that distil."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyterrier as pt
+import torch
+
+from .._utils.checks import check_choice
+from .._utils.files import expand, write_whole
+from .._utils.made_from import claim
+from .._utils.progress import progress_bar
+from ..encoding.text_encoder import default_device
+from ..splade import Splade
+from .loading import load_rows
+from .negatives import mine_negatives
+
+#: The file of scored rows in the output folder, which ``train`` reads, and the record of what it is made from.
+ROWS_FILE, RECORD_FILE = "rows.jsonl", "made-from.json"
+# Pairs that are scored, and kept, together.
+_PAIRS = 256
+
+
+def score(
+    data: Any,
+    scorer: Any,
+    output_dir: str | os.PathLike[str],
+    *,
+    texts: Any = None,
+    columns: Sequence[str] | None = None,
+    negatives: int = 0,
+    retriever: Any = "bm25",
+    overwrite: bool = False,
+    verbose: bool = True,
+) -> Path:
+    """Score queries with their documents by a teacher, into a file that ``train`` reads; the same call goes on.
+
+    Args:
+        data: as for :func:`~pyterrier_rescale.train`, as are the next two.
+        scorer: a PyTerrier stage that gives ``qid, query, docno, text`` a ``score``; or the hub name or folder of a
+            cross-encoder (a sequence classifier with one output) or of a SPLADE encoder.
+        output_dir: folder of ``rows.jsonl``.
+        texts: where the texts stand, if the data are ids.
+        columns: of a file without a header.
+        negatives: so many hard negatives are mined for each row first.
+        retriever: what finds them: ``"bm25"``, an encoder, or a PyTerrier retriever whose results have a ``text``.
+        overwrite: start anew where the folder holds scores of other data or of another scorer.
+        verbose: show a progress bar.
+
+    Returns:
+        The file: ``query``, ``positive``, ``negatives``, ``scores`` in each line. ``train(..., negative_margin=M)``
+        drops false negatives: those that the teacher scores above the positive's score minus M.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError, FileExistsError: for data, a scorer or a folder that cannot serve; if
+            the folder was made from other inputs, naming them.
+    """
+    rows, folder = load_rows(data, texts, columns=columns), expand(output_dir)
+    made_from = {
+        "data": rows.fingerprint, "scorer": str(scorer), "negatives": negatives, "retriever": str(retriever),
+    }  # fmt: skip
+    claim(folder, RECORD_FILE, made_from, overwrite=overwrite, made=[ROWS_FILE])
+    file = folder / ROWS_FILE
+    whole = file.read_text(encoding="utf-8").rpartition("\n")[0] if file.exists() else ""
+    done = len(whole.split("\n")) if whole else 0
+    if done == len(rows):
+        return file
+    write_whole(file, whole + "\n" if done else "")  # without a line that was cut off
+    teacher = _teacher(scorer) if isinstance(scorer, (str, os.PathLike)) else scorer
+    if negatives:
+        rows = mine_negatives(rows, negatives, retriever=retriever, verbose=verbose)
+    step = max(1, _PAIRS // len(rows[0].documents))
+    with progress_bar(total=len(rows), initial=done, desc="scoring", unit="row", disable=not verbose) as bar:
+        for start in range(done, len(rows), step):
+            part = [rows[place] for place in range(start, min(start + step, len(rows)))]
+            with file.open("a", encoding="utf-8") as out:
+                for row, scores in zip(part, _scores(part, teacher), strict=True):
+                    positive, *others = row.documents
+                    line = {"query": row.query, "positive": positive, "negatives": others, "scores": scores}
+                    print(json.dumps(line, ensure_ascii=False), file=out)
+            bar.update(len(part))
+    return file
+
+
+def _scores(rows: Sequence[Any], teacher: pt.Transformer) -> list[list[float]]:
+    """The teacher's scores of some rows, document by document."""
+    pairs = pd.DataFrame(
+        [(str(number), row.query, f"{number}-{place}", text)
+         for number, row in enumerate(rows) for place, text in enumerate(row.documents)],
+        columns=["qid", "query", "docno", "text"],
+    )  # fmt: skip
+    found = dict(teacher(pairs)[["docno", "score"]].itertuples(index=False, name=None))
+    return [[float(found[f"{n}-{place}"]) for place in range(len(row.documents))] for n, row in enumerate(rows)]
+
+
+def _teacher(name: Any) -> pt.Transformer:
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    kind = (AutoConfig.from_pretrained(name).architectures or [""])[0]
+    if not kind.endswith("ForSequenceClassification"):
+        return Splade(name).scorer()
+    device = default_device(None)
+    model = AutoModelForSequenceClassification.from_pretrained(name).eval().to(device)
+    check_choice(f"outputs of the cross-encoder {str(name)!r}", model.config.num_labels, [1])
+    tokenizer = AutoTokenizer.from_pretrained(name)
+
+    @torch.inference_mode()
+    def cross_encode(pairs: pd.DataFrame) -> pd.DataFrame:
+        scores = []
+        for start in range(0, len(pairs), 32):
+            part = pairs[start : start + 32]
+            tokens = tokenizer(
+                part["query"].tolist(), part["text"].tolist(), truncation="only_second", padding=True,
+                max_length=min(512, tokenizer.model_max_length), return_tensors="pt",
+            )  # fmt: skip
+            scores += model(**tokens.to(device)).logits[:, 0].tolist()
+        return pairs.assign(score=scores)
+
+    return pt.apply.generic(cross_encode)
