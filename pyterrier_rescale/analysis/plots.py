@@ -75,12 +75,12 @@ def plot_calibration(calibration: Any) -> Figure:
     table = calibration.table.assign(aim=aim)
     figure, axes = blank_figure(11.3, 3.1, 3)
     panels = {
-        criterion: {criterion: "at the start", "aim": f"aim {aim:g}"},
-        "InfoNCE": {"infonce": "at the start", "chance_loss": "of a guess"},
-        "active terms": {"active_terms": "per document", "active_terms_query": "per query"},
+        criterion: [(criterion, "o-", "at the start"), ("aim", "--", f"aim {aim:g}")],
+        "InfoNCE": [("infonce", "o-", "at the start"), ("chance_loss", ":", "of a guess")],
+        "active terms": [("active_terms", "o-", "per document"), ("active_terms_query", "s-", "per query")],
     }
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
-        for (column, label), style, colour in zip(lines.items(), ("o-", "s--"), (_BLUE, _GREY), strict=True):
+        for (column, style, label), colour in zip(lines, (_BLUE, _GREY), strict=True):
             axis.plot(table["k"], table[column], style, color=colour, markersize=3, label=label)
         axis.axvline(calibration.k, color="black", linewidth=0.8, label=f"k = {calibration.k:.3g}")
         axis.set(title=title.replace("_", " "), xlabel="k")
