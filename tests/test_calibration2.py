@@ -127,7 +127,7 @@ def test_tables_and_readme_have_the_results_as_they_are(study):
         _, _, _, _, scifact, _, nfcorpus, cranfield, terms, _ = row.split("|")
         means = [value.split("±")[0].strip() for value in (scifact, nfcorpus, cranfield, terms)]
         assert f"| {start} | {' | '.join(means)}".rstrip() in readme, start
-    assert analyse.offsets(*results) in tables and analyse.offsets(*results) in (FOLDER / "README.md").read_text()
+    assert analyse.offsets(*results) in tables and analyse.offsets(*results) in (FOLDER / "details.md").read_text()
 
 
 @pytest.mark.slow
