@@ -202,7 +202,7 @@ def look_at(name: str, model, tokenizer) -> None:
     found = calibrate(model, short, tokenizer=tokenizer)
     for start, one in {"raw": model, "divided by 16": rescale(model, 16.0), "calibrated": found.apply(model)}.items():
         splade = Splade(one, tokenizer=tokenizer)
-        terms = ", ".join(term for term, _ in splade.top_terms("parse the arguments of the command line", n=5))
+        terms = ", ".join(term for term, _ in splade.top_terms("send a request to a web server", n=5))
         print(f"{start}: {splade.encode_docs(short[:16]).nnz / 16:,.0f} terms fire per document; the heaviest: {terms}")
 
 
