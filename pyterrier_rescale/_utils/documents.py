@@ -8,11 +8,7 @@ from typing import Any
 
 
 def as_documents(documents: Any) -> Iterable[Any]:
-    """Return a frame, a split of a Hugging Face dataset, or dicts as an iterable of dicts, not checked.
-
-    Raises:
-        TypeError: for anything else, such as a string, one dict, a collection, or all splits of a dataset.
-    """
+    """Return a frame, a split of a Hugging Face dataset, or dicts as an iterable of dicts, not checked."""
     if hasattr(documents, "itertuples"):
         return documents.to_dict("records")
     if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Iterable):

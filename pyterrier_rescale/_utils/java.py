@@ -48,8 +48,7 @@ def ensure_java() -> None:
         os.environ["LC_ALL"] = "C.UTF-8"
     if not pt.java.configure["java_home"]:
         pt.java.set_java_home(java_home())
-    quiet = _QUIET if java_version(pt.java.configure["java_home"]) >= 24 else ()
-    for option in (*_OPTIONS, *quiet):
+    for option in (*_OPTIONS, *(_QUIET if java_version(pt.java.configure["java_home"]) >= 24 else ())):
         if option not in pt.java.configure["options"]:
             pt.java.add_option(option)
 

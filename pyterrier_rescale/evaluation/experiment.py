@@ -43,6 +43,8 @@ def experiment(
     parsed = [ir_measures.parse_measure(name) for name in measures]
     if min_label > 1:
         parsed = [one(rel=min_label) if "rel" in one.SUPPORTED_PARAMS else one for one in parsed]
+    for pipeline in pipelines.values():
+        pipeline(topics.iloc[:1])  # what is compiled or loaded at the first query is not timed
     means = pt.Experiment(
         guarded, topics, qrels, [*parsed, "mrt"], filter_by_qrels=True, save_dir=str(runs),
         verbose=verbose and sys.stderr.isatty(),

@@ -36,6 +36,7 @@ TABLE_KEY = """How to read the table: a row is a search system, its figures are 
 - terms/query, terms/doc: weights above zero; fewer make a smaller and quicker index. BM25 is Terrier's, rows without
   training are of the exact engine."""
 _COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#edae49", "#6f4a8e", "#7d8597")
+_GREY = "#828a96"  # seen on white and on black
 
 
 def format_p(p: float | None) -> str:
@@ -131,14 +132,14 @@ def effectiveness(comparison: Any) -> Figure:
     figure, axes = blank_figure(5.4, 4.0)
     axis, results, styles = axes[0, 0], comparison.results, _styles(comparison.results)
     for row in results[results["active_d"].notna()].to_dict("records"):
-        style = styles.get(row["name"], {"marker": "x", "color": "#444444"})
+        style = styles.get(row["name"], {"marker": "x", "color": _GREY})
         face = style["color"] if row["trained"] or style["marker"] == "x" else "none"
         axis.plot(
             max(row["active_d"], 1), row["nDCG@10"], style["marker"], color=style["color"], markerfacecolor=face,
             label=row["name"] if row["name"] in styles else "no model", zorder=3,
         )  # fmt: skip
     bm25 = results.loc[results["name"] == "BM25", "nDCG@10"].iloc[0]
-    axis.axhline(bm25, color="#444444", linewidth=1, linestyle=":", label="BM25")
+    axis.axhline(bm25, color=_GREY, linewidth=1, linestyle=":", label="BM25")
     axis.set(xlabel="active terms per document", ylabel="nDCG@10")
     log_axis(axis, "x")
     axis.set_title("filled: after SPLADE training; open: before", fontsize=9)

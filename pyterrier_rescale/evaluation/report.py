@@ -100,7 +100,8 @@ def _audits(comparison: Any) -> list[dict[str, Any]]:
             values = [[(form, side.get(key)) for side in sides] for key, (_, form) in _AUDITED.items()]
             cells = [["–" if value is None else form.format(value) for form, value in pair] for pair in values]
             verdict = "" if backbone in seen else sides[0].get("verdict", "")
-            found.append({"name": name, "cells": [" → ".join(pair) for pair in cells], "verdict": verdict})
+            cells = [" → ".join(pair) for pair in cells]
+            found.append({"name": name, "backbone": backbone, "cells": cells, "verdict": verdict})
             seen.add(backbone)
     return found
 

@@ -220,12 +220,3 @@ def test_encoders_that_are_trained_already_and_fusions(bert_folder, tmp_path):
     expected, found = (1 / (61 + first["rank"])).add(1 / (61 + second["rank"]), fill_value=0), both["score"]
     pd.testing.assert_series_equal(found.sort_index(), expected.sort_index(), check_names=False, rtol=1e-4)
     assert "mine" in done.conclusion[0] and "Compared with BM25" in done.conclusion[1]
-
-
-def test_untrained_rows_encode_queries_as_their_training_starts(bert_folder, tmp_path):
-    for name, options in (("static", {"queries": "static", "query_max_length": 5}), ("sum", {"query_pooling": "sum"})):
-        compare(Sentences(), {"b": bert_folder}, tmp_path / name, untrained=True,
-                **{**OPTIONS, "training": {**TRAINING, **options}})  # fmt: skip
-        side = Splade(tmp_path / name / "encoders" / "b k=4 (untrained)").description.queries
-        assert (side.weights is not None) == (name == "static") and (name != "static" or side.max_length == 5)
-        assert side.pooling == ("sum" if name == "sum" else None)

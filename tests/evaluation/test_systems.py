@@ -16,8 +16,9 @@ def encoders(bert_folder):
     return {"raw": Splade(bert_folder), "k=4": Splade(bert_folder, rescale=4)}
 
 
-def exact_scores(splade, topics):
-    return (splade.encode_queries(topics["query"]) @ splade.encode_docs(tiny.TEXTS).T).toarray()
+def scores_of(splade):
+    queries = splade.encode_queries(Sentences().topics()["query"])
+    return (queries @ splade.encode_docs(tiny.TEXTS).T).toarray()
 
 
 @pytest.mark.parametrize("engine", ["exact", "terrier"])
@@ -25,7 +26,7 @@ def test_scores_are_dot_products_and_experiments_take_them(encoders, engine, tmp
     corpus, topics = Sentences(), Sentences().topics()
     pipelines = systems(encoders, corpus, tmp_path, engine=engine)
     for name, pipeline in pipelines.items():
-        results, expected = pipeline(topics), exact_scores(encoders[name], topics)
+        results, expected = pipeline(topics), scores_of(encoders[name])
         assert len(results) == np.count_nonzero(expected)
         for (qid, docno), score in results.set_index(["qid", "docno"])["score"].items():
             assert score == pytest.approx(expected[int(qid[1:]), int(docno[1:])], rel=0.03, abs=0.02)
@@ -38,7 +39,7 @@ def test_plain_indexes_of_pyterrier_rank_alike(encoders, tmp_path):
     splade, topics = encoders["k=4"], Sentences().topics()
     plain = pt.terrier.TerrierIndex(tmp_path / "plain")
     (splade.doc_encoder() >> plain.toks_indexer()).index(Sentences().corpus())
-    results, expected = (splade.query_encoder() >> plain.tf())(topics), exact_scores(splade, topics)
+    results, expected = (splade.query_encoder() >> plain.tf())(topics), scores_of(splade)
     largest = [max(toks.values()) for toks in splade.query_encoder()(topics)["query_toks"]]
     for (qid, docno), score in results.set_index(["qid", "docno"])["score"].items():
         number = int(qid[1:])  # plain Terrier divides by the query's largest weight and keeps the scale
