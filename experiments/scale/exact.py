@@ -1,10 +1,11 @@
-"""The exact engine against plain scipy, on synthetic postings; the results are compared, too.
+"""The exact engine, splade-index's kernel and plain scipy on the same synthetic postings, in turns; results compared.
 
-    python experiments/scale/exact.py --documents 1000000 --work FOLDER
+    python experiments/scale/exact.py --documents 5000 1000000 8800000 --work FOLDER      # pip install splade-index
 
 Postings as those of run.py (Zipf's law over 30,000 terms, 150 draws per document, log-normal weights), written term by
-term, without an indexer; what is in FOLDER is used again. One thread, processor's time, in turns, the best of --rounds
-per query; medians over queries.
+term, without an indexer; what is in FOLDER is used again. Each contender answers all queries in one call; milliseconds
+per query by the clock, the median of --rounds. splade-index adds float32 and gives ties in any order; scipy has one
+thread and sorts nothing but the k best. Writes exact.csv into --output.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 from run import queries
 from scipy.sparse import csc_matrix
+from splade_index.numba.retrieve_utils import _retrieve_numba_functional
 
 from pyterrier_rescale.indexing.engines.exact import ExactEngine
 from pyterrier_rescale.indexing.generation import Generation
@@ -46,49 +49,98 @@ def write(folder: Path, n: int) -> None:
     np.save(folder / "indptr.npy", np.array(indptr))
 
 
-def by_scipy(matrix: csc_matrix, query: dict[str, float], k: int) -> np.ndarray:
-    """Scores of the k best documents: gathered columns times the weights, then a partial sort."""
-    scores = matrix[:, [int(term[1:]) for term in query]] @ (np.array(list(query.values())) / SCALE)
-    return np.sort(scores[np.argpartition(scores, -k)[-k:]])[::-1]
+class Exact:
+    def __init__(self, folder: Path, n: int) -> None:
+        self.generation = Generation(folder, {"scale": SCALE})
+        self.generation.columns, self.generation.docnos = {f"t{i}": i for i in range(TERMS)}, range(n)
+        self.generation.ranks = np.random.default_rng(0).permutation(n).astype(np.int32)
+        self.engine = ExactEngine(folder, self.generation)
+
+    def __call__(self, asked: list[dict[str, float]], k: int, threads: int) -> list[np.ndarray]:
+        found = []
+        for counts, _, scores in self.engine.search_all(asked, k, threads):
+            found += np.split(scores, np.cumsum(counts)[:-1])
+        return found
+
+
+class SpladeIndex:
+    """Its kernel, on the same arrays; weights in float32, as it holds them."""
+
+    def __init__(self, postings: list[np.ndarray], n: int) -> None:
+        indptr, documents, weights = postings
+        data = weights.astype(np.float32) / np.float32(SCALE)
+        self.scores = {"data": data, "indptr": indptr, "indices": documents, "num_docs": n}
+
+    def __call__(self, asked: list[dict[str, float]], k: int, threads: int) -> list[np.ndarray]:
+        terms = [np.array([int(term[1:]) for term in query]) for query in asked]
+        weights = [np.array(list(query.values()), dtype=np.float32) for query in asked]
+        k = min(k, self.scores["num_docs"])
+        _, scores = _retrieve_numba_functional(terms, weights, self.scores, k, n_threads=threads, show_progress=False)
+        return [row[row > 0] for row in scores]
+
+
+class Scipy:
+    """Gathered columns times the weights, then a partial sort."""
+
+    def __init__(self, postings: list[np.ndarray], n: int) -> None:
+        indptr, documents, weights = postings
+        self.matrix = csc_matrix((weights, documents, indptr), (n, TERMS), copy=False)
+
+    def __call__(self, asked: list[dict[str, float]], k: int, threads: int) -> list[np.ndarray]:
+        found = []
+        for query in asked:
+            scores = self.matrix[:, [int(term[1:]) for term in query]] @ (np.array(list(query.values())) / SCALE)
+            k = min(k, len(scores))
+            best = np.sort(scores[np.argpartition(scores, -k)[-k:]])[::-1]
+            found.append(best[best > 0])
+        return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=1_000_000)
-    parser.add_argument("--query-terms", type=int, nargs="+", default=[5, 30, 1000])
-    parser.add_argument("--queries", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--documents", type=int, nargs="+", default=[5000, 1_000_000])
+    parser.add_argument("--query-terms", type=int, nargs="+", default=[5, 30])
+    parser.add_argument("--queries", type=int, default=50, help="in one call")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     a = parser.parse_args()
-    folder = a.work / str(a.documents)
-    if not (folder / "indptr.npy").exists():
-        write(folder, a.documents)
-    generation = Generation(folder, {"scale": SCALE})
-    generation.columns, generation.docnos = {f"t{i}": i for i in range(TERMS)}, range(a.documents)
-    generation.ranks = np.random.default_rng(0).permutation(a.documents).astype(np.int32)
-    engine = ExactEngine(folder, generation)
-    matrix = csc_matrix((engine.weights, engine.documents, engine.indptr), (a.documents, TERMS), copy=False)
-    for terms in a.query_terms:
-        asked = queries(SimpleNamespace(queries=a.queries, query_terms=terms, terms=TERMS, exponent=EXPONENT))
-        asked = asked["query_toks"].tolist()
-        postings = np.median([sum(np.diff(engine.indptr)[int(term[1:])] for term in query) for query in asked])
-        for k in (10, 1000):
-            engine.search(asked[0], k)  # compiled
-            times = np.full((2, len(asked), a.rounds), np.inf)
-            for turn in range(a.rounds):
-                for number, query in enumerate(asked):
-                    start = time.process_time()
-                    _, ours = engine.search(query, k)
-                    middle = time.process_time()
-                    theirs = by_scipy(matrix, query, k)
-                    times[:, number, turn] = middle - start, time.process_time() - middle
-                    np.testing.assert_allclose(ours, theirs[theirs > 0], rtol=1e-9)
-            ours, theirs = 1000 * np.median(times.min(axis=2), axis=1)
-            print(
-                f"{a.documents:,} documents, {terms} terms, {postings:,.0f} postings, top {k}: exact {ours:.2f} ms, "
-                f"scipy {theirs:.2f} ms, {theirs / ours:.2f}x",
-                flush=True,
-            )
+    rows = []
+    for n in a.documents:
+        folder = a.work / str(n)
+        if not (folder / "indptr.npy").exists():
+            write(folder, n)
+        exact = Exact(folder, n)
+        postings = exact.engine.postings
+        systems = {"exact": exact, "splade-index": SpladeIndex(postings, n), "scipy": Scipy(postings, n)}
+        for terms in a.query_terms:
+            asked = queries(SimpleNamespace(queries=a.queries, query_terms=terms, terms=TERMS, exponent=EXPONENT))
+            asked = asked["query_toks"].tolist()
+            length = np.mean([sum(np.diff(postings[0])[int(term[1:])] for term in query) for query in asked])
+            for k in (10, 1000):
+                for threads in a.threads:
+                    row = {"documents": n, "terms": terms, "postings": round(length), "top": k, "threads": threads}
+                    rows.append(row | measure(systems, asked, k, threads, a.rounds))
+                    print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
+                    pd.DataFrame(rows).to_csv(a.output / "exact.csv", index=False)
+
+
+def measure(systems: dict, asked: list[dict[str, float]], k: int, threads: int, rounds: int) -> dict[str, float]:
+    """Milliseconds per query of each system, and how many times those of the exact engine splade-index takes."""
+    times: dict[str, list[float]] = {name: [] for name in systems if threads == 1 or name != "scipy"}
+    for number in range(rounds + 1):  # the first compiles
+        found = {}
+        for name in times:
+            start = time.perf_counter()
+            found[name] = systems[name](asked, k, threads)
+            if number:
+                times[name].append(1000 * (time.perf_counter() - start) / len(asked))
+    for results in found.values():
+        for ours, theirs in zip(found["exact"], results, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-9)
+    medians = {f"{name}, ms": round(float(np.median(values)), 3) for name, values in times.items()}
+    return medians | {"splade-index / exact": round(medians["splade-index, ms"] / medians["exact, ms"], 2)}
 
 
 if __name__ == "__main__":

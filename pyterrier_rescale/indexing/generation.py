@@ -70,7 +70,8 @@ class Generation:
 
     def known(self, weights: Mapping[str, float]) -> dict[int, float]:
         """A query's known terms, by column."""
-        return {self.columns[term]: weight for term, weight in weights.items() if term in self.columns}
+        columns = self.columns
+        return {columns[term]: weight for term, weight in weights.items() if term in columns}
 
     @cached_property
     def docnos(self) -> pa.LargeStringArray:

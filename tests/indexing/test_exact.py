@@ -100,5 +100,6 @@ def test_the_best_of_every_distribution():
         for k in (1, 2, 20, 4999, 250_000):
             kth = np.sort(scores)[::-1][min(k, n) - 1]
             expected = np.flatnonzero((scores >= kth * (1 - 1e-9)) & (scores > 0))
-            numbers, values = exact_kernel.best(documents, scores, begins, ends, np.ones(1), n, k)
+            room = np.zeros(exact_kernel.BLOCK), np.empty(4 * k + 256, dtype=np.int64), np.empty(4 * k + 256)
+            numbers, values = exact_kernel.best(documents, scores, begins, ends, np.ones(1), n, k, room)
             assert numbers.tolist() == expected.tolist() and (values == scores[expected]).all(), (name, k)

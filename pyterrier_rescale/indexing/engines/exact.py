@@ -46,8 +46,9 @@ class ExactEngine(Engine):
             weights = np.fromiter(chain.from_iterable(query.values() for query in known), np.float64, bounds[-1])
             return search(*self.postings, bounds, terms, weights / self.scale, ranks, k)
 
+        parts = range(0, len(queries), size)
         with ThreadPoolExecutor(threads) as pool:
-            yield from pool.map(some, range(0, len(queries), size))
+            yield from map(some, parts) if threads == 1 else pool.map(some, parts)
 
 
 def invert(folder: Path, generation: Generation) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from heapq import heapreplace
-
 import numpy as np
 from numba import njit
 
 BLOCK = 1 << 16  # documents scored at a time: their sums (512 kB) stay in the processor's caches
+RUN = 64  # sums that are compared at a time
 NEARLY = 1 - 1e-9  # of a score: what `ordered` may round to a tie with it
 
 
@@ -20,10 +19,11 @@ def search(indptr, documents, weights, bounds, terms, query, ranks, k):  # noqa:
     """
     counts, held = np.zeros(len(bounds) - 1, np.int64), 0
     numbers, scores = np.empty(k * len(counts), np.int64), np.empty(k * len(counts))
+    room = np.zeros(min(BLOCK, -(-len(ranks) // RUN) * RUN)), np.empty(4 * (k + RUN), np.int64), np.empty(4 * (k + RUN))
     for number in range(len(counts)):
         own = slice(bounds[number], bounds[number + 1])
         begins, ends = indptr[terms[own]], indptr[terms[own] + 1]
-        found, theirs = best(documents, weights, begins, ends, query[own], len(ranks), k)
+        found, theirs = best(documents, weights, begins, ends, query[own], len(ranks), k, room)
         found, theirs = ordered(found, theirs, ranks, k)
         counts[number] = len(found)
         numbers[held : held + len(found)], scores[held : held + len(found)] = found, theirs
@@ -32,12 +32,11 @@ def search(indptr, documents, weights, bounds, terms, query, ranks, k):  # noqa:
 
 
 @njit(nogil=True, cache=True)
-def best(documents, weights, begins, ends, query, count, k):  # noqa: ANN001, ANN201
+def best(documents, weights, begins, ends, query, count, k, room):  # noqa: ANN001, ANN201
     """All of ``count`` documents with a score > 0 that is nearly the k-th best or better, and their scores."""
-    size = min(BLOCK, count)
-    sums, places = np.zeros(size), begins.copy()
-    heap = [0.0 for _ in range(k)]  # the k best scores so far, the least on top
-    numbers, scores, held = np.empty(2 * k + size, np.int64), np.empty(2 * k + size), 0
+    sums, numbers, scores = room  # which the next query uses again: fresh memory would cost more than the sums
+    size, places = len(sums), begins.copy()
+    held, least = 0, 5e-324  # candidates, and what a score must have to be one
     for first in range(0, count, BLOCK):
         for term in range(len(query)):
             begin = places[term]
@@ -45,23 +44,37 @@ def best(documents, weights, begins, ends, query, count, k):  # noqa: ANN001, AN
             for place in range(begin, end):
                 sums[documents[place] - first] += query[term] * weights[place]
             places[term] = end
-        for place in range(size):
-            score = sums[place]
-            if score >= heap[0] * NEARLY and score > 0:
-                numbers[held], scores[held] = first + place, score
-                held += 1
-                if score > heap[0]:
-                    heapreplace(heap, score)
+        for begin in range(0, size, RUN):
+            hits = 0  # counted without a branch: several at a time
+            for place in range(begin, begin + RUN):
+                hits += sums[place] >= least
+            if not hits:
+                continue
+            if held + RUN > len(numbers):
+                held, least = _fewer(numbers, scores, held, k)
+                if 2 * held > len(numbers):  # most are ties
+                    numbers = np.concatenate((numbers, np.empty_like(numbers)))
+                    scores = np.concatenate((scores, np.empty_like(scores)))
+            for place in range(begin, begin + RUN):
+                if sums[place] >= least:
+                    numbers[held], scores[held] = first + place, sums[place]
+                    held += 1
         sums[:] = 0
-        if held + size > len(numbers):  # drop what is no longer among the best; where most are ties, make room
-            kept = scores[:held] >= heap[0] * NEARLY
-            held = np.sum(kept)
-            left = numbers[: len(kept)][kept], scores[: len(kept)][kept]
-            room = max(len(numbers), 2 * (held + size))
-            numbers, scores = np.empty(room, np.int64), np.empty(room)
-            numbers[:held], scores[:held] = left
-    kept = scores[:held] >= heap[0] * NEARLY
-    return numbers[:held][kept], scores[:held][kept]
+    held, _ = _fewer(numbers, scores, held, k)
+    return numbers[:held], scores[:held]
+
+
+@njit(nogil=True, cache=True)
+def _fewer(numbers, scores, held, k):  # noqa: ANN001, ANN202
+    """Keep those that are nearly the k-th best or better, in place; return their number, and what they must have."""
+    if held <= k:
+        return held, 5e-324
+    least, kept = np.partition(scores[:held], held - k)[held - k] * NEARLY, 0
+    for place in range(held):
+        if scores[place] >= least:
+            numbers[kept], scores[kept] = numbers[place], scores[place]
+            kept += 1
+    return kept, least
 
 
 @njit(nogil=True, cache=True)
