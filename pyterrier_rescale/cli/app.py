@@ -53,7 +53,8 @@ def audit(
     from .. import audit as run
     from .._utils.files import expand
 
-    result = run({name: name for name in models} if len(models) > 1 else models[0], _sample(texts, n_texts))
+    sample = None if texts is None else _sample(texts, n_texts)
+    result = run({name: name for name in models} if len(models) > 1 else models[0], sample)
     frame = result.to_frame()
     numbers = frame.drop(columns=["model", "verdict"]).T  # verdicts are sentences: they follow in lines of their own
     numbers.columns = models
@@ -129,10 +130,8 @@ def teach(
         typer.echo(f"next: {shlex.join(['jupyter', 'lab', str(directory)])}, and begin with notebook 1")
 
 
-def _sample(collection: str | None, n: int) -> list[str] | None:
+def _sample(collection: str, n: int) -> list[str]:
     """The texts of n non-blank documents of a collection, spread over all of it."""
-    if collection is None:
-        return None
     from .. import load_collection
     from .._utils.sampling import spread_of
 

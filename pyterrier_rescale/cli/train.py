@@ -73,9 +73,7 @@ def train(
 def compare(
     collection: CollectionName,
     output: Annotated[Path, Argument(help="Folder for tables, figures, runs, encoders.")],
-    backbone: Annotated[
-        list[str] | None, Option(help="NAME=MODEL or MODEL; repeatable [two small ones, pretrained here].")
-    ] = None,
+    backbone: Annotated[list[str] | None, Option(help="NAME=MODEL or MODEL; repeatable [two small ones].")] = None,
     rescale: Annotated[
         list[str] | None, Option(help=f"{_RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC")
     ] = None,
