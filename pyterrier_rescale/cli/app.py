@@ -57,7 +57,8 @@ def audit(
     from .. import audit as run
     from .._utils.files import expand
 
-    result = run({name: name for name in models} if len(models) > 1 else models[0], _sample(texts, n_texts))
+    sample = None if texts is None else _sample(texts, n_texts)
+    result = run({name: name for name in models} if len(models) > 1 else models[0], sample)
     frame = result.to_frame()
     typer.echo(result)
     if every:
@@ -132,10 +133,8 @@ def teach(
     start_java()  # last: without a network all but BM25 works
 
 
-def _sample(collection: str | None, n: int) -> list[str] | None:
+def _sample(collection: str, n: int) -> list[str]:
     """The texts of n non-blank documents of a collection, spread over all of it."""
-    if collection is None:
-        return None
     from .. import load_collection
     from .._utils.sampling import spread
 

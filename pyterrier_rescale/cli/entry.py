@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # clears temporary folders, as Ctrl-C
-    warnings.formatwarning = _format_warning
+    warnings.formatwarning = lambda message, *_: f"{NAME}: warning: {' '.join(str(message).split())}\n"
     status = _run(list(sys.argv[1:] if arguments is None else arguments))
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         print("\ninterrupted; the same command again goes on from what is finished", file=sys.stderr)
@@ -74,17 +74,6 @@ def _with_flags(text: str, verb: Any) -> str:
         text = re.sub(call, here, text)
     for option in [] if verb is None else verb.params:
         if option.param_type_name == "option":
-            name, flag = rf"(?<![-\w]){re.escape(option.name)}", option.opts[0]
-            text = re.sub(rf"{name}(=True|(?= must ))", flag, text)
-            text = re.sub(rf"{name}=", f"{flag} ", text)
+            text = re.sub(rf"(?<![-\w]){option.name}(=True|(?= must ))", option.opts[0], text)
+            text = re.sub(rf"(?<![-\w]){option.name}=", f"{option.opts[0]} ", text)
     return text
-
-
-def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
-    """Warnings to users in a line, without file and source code; those to programmers stay as they are."""
-    if category is UserWarning:
-        return f"{NAME}: warning: {' '.join(str(message).split())}\n"
-    return _usual_format(message, category, *place, **line)
-
-
-_usual_format = warnings.formatwarning

@@ -19,7 +19,6 @@ from .vectors import CollectionName, Engine, Overwrite, Quiet
 Seed = Annotated[int, Option(help="Random seed.")]
 Settings = Annotated[list[str] | None, Option("--set", help="Another option of train(); repeatable.", metavar="N=V")]
 _RESCALINGS = "none, a number (k), auto (k measured), calibrated (k and offsets measured) or learned"
-_WORDS = {"true": "True", "false": "False", "none": "None", "null": "None"}
 _TYPED = shlex.join(["pyterrier-rescale", *sys.argv[1:]])
 
 
@@ -76,7 +75,7 @@ def compare(
     collection: CollectionName,
     output: Annotated[Path, Argument(help="Folder for tables, figures, runs, encoders.")],
     backbone: Annotated[
-        list[str] | None, Option(help="NAME=MODEL or an encoder's folder; repeatable [two small, pretrained here].")
+        list[str] | None, Option(help="NAME=MODEL or an encoder's folder; repeatable [two small ones].")
     ] = None,
     rescale: Annotated[
         list[str] | None, Option(help=f"{_RESCALINGS}; repeatable [none, 16, calibrated].", metavar="SPEC")
@@ -152,7 +151,7 @@ def settings_of(items: list[str] | None, given: Iterable[str]) -> dict[str, Any]
             raise ValueError(f"--set takes NAME=VALUE, and each option can be given once, got {item!r}")
         options[name] = value
         with suppress(ValueError, SyntaxError):
-            options[name] = ast.literal_eval(_WORDS.get(value.lower(), value))
+            options[name] = ast.literal_eval(value.title() if value.lower() in ("true", "false", "none") else value)
     return options
 
 

@@ -59,16 +59,14 @@ def encode(
 
 def index(
     words: Annotated[
-        list[str],
-        Argument(help="An encoder, a collection and the index's folder; or a folder of vectors, or another index, "
-                 "and the folder.", metavar="ENCODER COLLECTION PATH | VECTORS PATH"),
+        list[str], Argument(help="PATH gets the index.", metavar="ENCODER COLLECTION PATH | VECTORS PATH")
     ],
     engine: Engine = "terrier",
     scale: Annotated[float, Option(help="Units per weight.")] = 100,
     batch_size: BatchSize = 32,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """Encode and index the documents of a collection; or index vectors, or what another index holds: no model."""
     from .. import Splade, load_collection, open_index, open_vectors
     from .._utils.files import expand
@@ -180,9 +178,7 @@ def _sum(result: Any, splade: Any, index: Any) -> str:
 def export(
     source: Annotated[Path, Argument(help="Folder of vectors, or of an index.")],
     output: Annotated[Path, Argument(help="Folder that is written; with ciff, a file.")],
-    format: Annotated[
-        str, Option(help="anserini, ciff, lsr-benchmark, opensearch, opensearch-ann, pgvector or qdrant.")
-    ],
+    format: Annotated[str, Option(help="anserini, ciff, lsr-benchmark, opensearch, opensearch-ann, pgvector, qdrant.")],
     scale: Annotated[float | None, Option(help="Units per weight (anserini, ciff) [100].")] = None,
     topics: Annotated[str | None, Option(help="A collection: its topics are written, too.")] = None,
     split: Split = "test",

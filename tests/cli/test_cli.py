@@ -19,7 +19,6 @@ from transformers import AutoModelForMaskedLM
 
 from pyterrier_rescale import Splade, load_collection, open_index, open_vectors, rescale, systems, train
 from pyterrier_rescale.cli import main
-from pyterrier_rescale.cli.entry import _format_warning
 from pyterrier_rescale.cli.train import settings_of
 from pyterrier_rescale.training import TrainConfig
 
@@ -109,10 +108,11 @@ def test_a_shell_completes_verbs():
     assert out.stdout.split() == [b"export"]
 
 
-def test_warnings_to_users_take_a_line_without_source_code():
-    told = _format_warning(UserWarning("two\n  lines"), UserWarning, "file.py", 3)
-    assert told == "pyterrier-rescale: warning: two lines\n"
-    assert "file.py:3" in _format_warning(FutureWarning("x"), FutureWarning, "file.py", 3)
+def test_a_warning_takes_a_line(made):
+    made("--version")
+    assert warnings.formatwarning(UserWarning("two\n  lines"), UserWarning, "file.py", 3, None) == (
+        "pyterrier-rescale: warning: two lines\n"
+    )
 
 
 def test_teach_copies_the_notebooks_and_says_what_is_next(tmp_path, call, made, monkeypatch):
