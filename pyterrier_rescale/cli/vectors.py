@@ -188,11 +188,19 @@ def export(
     documents: Annotated[str | None, Option(help="What was encoded: its texts are written, too.")] = None,
     text: Annotated[str, Option(help="The field of the text in these documents.")] = "text",
     title: Annotated[str, Option(help="The field of the title.")] = "title",
+    int8: Annotated[bool, Option("--int8", help="onnx: write a graph in eight bits, too.")] = False,
 ) -> None:
-    """Write vectors, or what an index holds, for other engines: Anserini, OpenSearch, Elasticsearch, Qdrant, ..."""
+    """Write vectors, or what an index holds, for other engines: Anserini, OpenSearch, Elasticsearch, Qdrant, ...
+
+    With --format onnx the source is an encoder, and the output a folder of it with an ONNX graph.
+    """
     from .. import Splade, load_collection, open_vectors
     from ..indexing.export.run import export as run
 
+    if format == "onnx":
+        Splade(source).export_onnx(output, int8=int8)
+        typer.echo(f"{output}: the encoder, and onnx/model.onnx")
+        return
     if (topics is None) != (encoder is None):
         raise ValueError("--topics needs --encoder, and the other way round")
     queries = None if topics is None else Splade(encoder).query_encoder()(load_collection(topics).topics(split))
