@@ -37,11 +37,13 @@ def settings(run):
 
 def test_every_system_has_valid_options(run, settings):
     names = run.system_names(settings)
-    assert len(names) == 25 and {"bert-raw", "modernbert-k16", "ettin-calibrated"} <= set(names)
+    assert len(names) == 28 and {"bert-raw", "modernbert-k16", "ettin-calibrated"} <= set(names)
     assert [run.train_config(settings, f"roberta-{r}").rescale for r in settings["rescalings"]] == [
         None, 8.0, 16.0, "auto", "calibrated",
     ]  # fmt: skip
     TrainConfig.from_dict({**settings["training"], **settings["dry_run"]["training"]})
+    assert run.train_config(settings, "splade-v3").loss == ("kl", "margin_mse")
+    assert all(run.train_config(settings, name).bf16 for name in settings["records"])
 
 
 def test_every_task_is_a_split_that_ir_datasets_has(settings):
@@ -65,7 +67,11 @@ def test_estimates(settings):
     assert encodes == pytest.approx(2 * parameters * tokens / 1e14 / 3600), "MS MARCO once for its three tasks"
     assert waits == pytest.approx(9_841_823 / 2000 / 3600)
     assert estimates.shared_disk_gb(settings) == pytest.approx(13.7 * 2.5 + 128 * 150_000 * 800 / 1e9)
-    assert estimates.markdown(settings).count("\n| ") == 5
+    table = estimates.markdown(settings)
+    assert table.count("\n| ") == 5 + 4 and "| splade-v3 | MS MARCO dev RR@10 .402" in table
+    scores, trains = estimates.record_hours(settings, "splade-v3", {"batch_size": 16})
+    assert scores == pytest.approx(2 * 22e6 * 500_000 * 9 * 225 / 1e14 / 3600)
+    assert trains == pytest.approx(6 * parameters * (9 * 200 + 25) * 16 * 31_250 / 1e14 / 3600)
 
 
 def test_mistakes_end_in_one_line(run, tmp_path, capsys, monkeypatch):
@@ -85,7 +91,7 @@ def test_mistakes_end_in_one_line(run, tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 def test_dry_run_takes_every_step_and_skips_finished_ones(settings, tmp_path):
     engine = "pisa" if importlib.util.find_spec("pyterrier_pisa") else "exact"
-    systems = ["modernbert-raw", "modernbert-k16"]
+    systems = ["modernbert-raw", "modernbert-k16", "splade-v3", "opensearch-doc-v3", "sparseup"]
     options = ["--dry-run", "--work", str(tmp_path), "--engine", engine]
     command = [sys.executable, str(FOLDER / "run.py"), *systems, *options]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -93,7 +99,8 @@ def test_dry_run_takes_every_step_and_skips_finished_ones(settings, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
     results = pd.read_csv(tmp_path / "results.csv").set_index(["system", "task"])
-    assert len(results) == 2 * 16 and set(results["queries"]) == {8}
+    assert {"splade-v3", "opensearch-doc-v3"} <= {system for system, _ in results.index}
+    assert set(results["queries"]) == {8}
     assert results["value"].between(0, 1).all() and results["value"].max() > 0
     assert (results["terms_per_query"] > 0).all(), "no collection's queries are read from a blank field"
     assert results.loc["modernbert-raw", "p"].isna().all()
