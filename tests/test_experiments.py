@@ -36,17 +36,19 @@ def settings(run):
 
 def test_every_system_has_valid_options(run, settings):
     names = run.system_names(settings)
-    assert len(names) == 25 and {"bert-raw", "modernbert-k16", "ettin-calibrated"} <= set(names)
+    assert len(names) == 28 and {"bert-raw", "modernbert-k16", "ettin-calibrated"} <= set(names)
     assert [run.train_config(settings, f"roberta-{r}").rescale for r in settings["rescalings"]] == [
         None, 8.0, 16.0, "auto", "calibrated",
     ]  # fmt: skip
     TrainConfig.from_dict({**settings["training"], **settings["dry_run"]["training"]})
+    assert run.train_config(settings, "splade-v3").loss == ("kl", "margin_mse")
+    assert all(run.train_config(settings, name).bf16 for name in settings["records"])
 
 
 @pytest.mark.slow
 def test_dry_run_takes_every_step_and_skips_finished_ones(settings, tmp_path):
     engine = "pisa" if importlib.util.find_spec("pyterrier_pisa") else "exact"
-    systems = ["modernbert-raw", "modernbert-k16"]
+    systems = ["modernbert-raw", "modernbert-k16", "splade-v3", "opensearch-doc-v3", "sparseup"]
     options = ["--dry-run", "--work", str(tmp_path), "--engine", engine]
     command = [sys.executable, str(FOLDER / "run.py"), *systems, *options]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -54,7 +56,8 @@ def test_dry_run_takes_every_step_and_skips_finished_ones(settings, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
     results = pd.read_csv(tmp_path / "results.csv").set_index(["system", "task"])
-    assert len(results) == 2 * 16 and set(results["queries"]) == {8}
+    assert {"splade-v3", "opensearch-doc-v3"} <= {system for system, _ in results.index}
+    assert set(results["queries"]) == {8}
     assert results["value"].between(0, 1).all() and results["value"].max() > 0
     assert (results["terms_per_query"] > 0).all(), "no collection's queries are read from a blank field"
     assert results.loc["modernbert-raw", "p"].isna().all()

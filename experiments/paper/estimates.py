@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyterrier_rescale.training.recipes import RECIPES
+
 SUSTAINED = 100e12  # floating-point operations/s in bf16: a third of an A100's peak (312e12)
 TOKENS_PER_WORD = 1.35
 TRAINING_TOKENS = {"documents": 200, "queries": 25}  # padded, per text: a batch is as long as its longest text
@@ -22,6 +24,17 @@ def training_hours(backbone: dict[str, Any], training: dict[str, Any]) -> float:
     """6 operations per parameter (body and head) and padded token; the head's sparse backward pass takes less."""
     tokens = (2 * TRAINING_TOKENS["documents"] + TRAINING_TOKENS["queries"]) * training["batch_size"]
     return 6 * _parameters(backbone) * tokens * training["max_steps"] / SUSTAINED / 3600
+
+
+def record_hours(settings: dict[str, Any], name: str, recipe: dict[str, Any]) -> tuple[float, float]:
+    """(teacher's scoring, training) of a record: one pass over its rows where the recipe has no number of steps."""
+    record = settings["records"][name]
+    documents, batch = 1 + record["negatives"], recipe.get("batch_size", 32)
+    tokens = documents * TRAINING_TOKENS["documents"] + TRAINING_TOKENS["queries"]
+    steps = recipe.get("max_steps", record["rows"] // batch)
+    trains = 6 * _parameters(settings["backbones"][record["backbone"]]) * tokens * batch * steps
+    pairs = record["rows"] * documents * sum(TRAINING_TOKENS.values()) if record["teacher"] else 0
+    return 2 * settings["teacher_parameters"] * pairs / SUSTAINED / 3600, trains / SUSTAINED / 3600
 
 
 def encoding_hours(backbone: dict[str, Any], tasks: list[dict[str, Any]], max_length: int) -> tuple[float, float]:
@@ -68,6 +81,15 @@ def markdown(settings: dict[str, Any]) -> str:
         f"\nAll systems: {hours:.0f} GPU hours; disk: {shared:.0f} GB that all share, {kept:.0f} GB of encoders, "
         f"{most:.0f} GB while a system runs."
     )
+    lines += ["", "| record | published | backbone | data | scoring h | training h | not part of it here |",
+              "|---|---|---|---|---:|---:|---|"]  # fmt: skip
+    for name, record in settings["records"].items():
+        recipe = RECIPES[name]
+        scores, trains = record_hours(settings, name, recipe.options)
+        data = f"{record['rows']:,} of the triples, {record['negatives']} negatives by {record['retriever']}"
+        data += f", scores of {record['teacher']}" if record["teacher"] else ""
+        row = [name, record["published"], record["backbone"], data, f"{scores:.1f}", f"{trains:.1f}", recipe.missing]
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 

@@ -34,14 +34,18 @@ def load_settings() -> dict[str, Any]:
 
 
 def system_names(settings: dict[str, Any]) -> list[str]:
-    """All systems, ``<backbone>-<rescaling>``."""
-    return [f"{backbone}-{rescaling}" for backbone in settings["backbones"] for rescaling in settings["rescalings"]]
+    """All systems, ``<backbone>-<rescaling>``, and the records, by their recipes' names."""
+    own = [f"{backbone}-{rescaling}" for backbone in settings["backbones"] for rescaling in settings["rescalings"]]
+    return [*own, *settings["records"]]
 
 
 def train_config(settings: dict[str, Any], system: str) -> TrainConfig:
     """The training options of a system; ``train_config.json`` in its encoder's folder is the same."""
     from pyterrier_rescale.training import TrainConfig
 
+    if system in settings["records"]:
+        given = {"recipe": system, **settings["record_training"]}
+        return TrainConfig.from_dict({**given, "negatives": settings["records"][system]["negatives"]})
     rescaling = system.partition("-")[2]
     return TrainConfig.from_dict({**settings["training"], "rescale": settings["rescalings"][rescaling]})
 
@@ -85,11 +89,27 @@ def trained_encoder(settings: dict[str, Any], system: str, triples: Path, folder
 
     from pyterrier_rescale import Splade, train
 
-    backbone = settings["backbones"][system.partition("-")[0]]["model"]
-    train(backbone, triples, folder, config=train_config(settings, system), resume=True)
+    record = settings["records"].get(system)
+    backbone = settings["backbones"][record["backbone"] if record else system.partition("-")[0]]["model"]
+    data = triples if record is None else record_rows(record, triples, folder.with_name("scored"))
+    train(backbone, data, folder, config=train_config(settings, system), recipe=None)
     encoding = settings["encoding"]
     dtype = encoding["cuda_dtype"] if torch.cuda.is_available() else None
     return Splade(str(folder), batch_size=encoding["batch_size"], dtype=dtype)
+
+
+def record_rows(record: dict[str, Any], triples: Path, folder: Path) -> Any:
+    """The first triples, with as many negatives as the record's recipe uses, and its teacher's scores."""
+    from pyterrier_rescale.training import score
+    from pyterrier_rescale.training.loading import load_rows
+    from pyterrier_rescale.training.negatives import mine_negatives
+
+    with triples.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in islice(lines, record["rows"])]
+    more = record["negatives"] - 1  # a triple has one
+    if record["teacher"] is not None:
+        return score(rows, record["teacher"], folder, negatives=more, retriever=record["retriever"])
+    return mine_negatives(load_rows(rows), more, retriever=record["retriever"])
 
 
 # Step 3: encode, index, retrieve, evaluate
@@ -275,7 +295,10 @@ def _data(settings: dict[str, Any], work: Path, dry_run: bool) -> AbstractContex
     os.environ["HF_HUB_OFFLINE"] = "1"  # transformers reads it when it is imported
     import stand_ins
 
-    settings["training"].update(settings["dry_run"]["training"])
+    for training in (settings["training"], settings["record_training"]):
+        training.update(settings["dry_run"]["training"])
+    for record in settings["records"].values():
+        record["rows"] = settings["dry_run"]["rows"]
     return stand_ins.installed(settings, work / "stand-ins")
 
 

@@ -31,6 +31,8 @@ def installed(settings: dict[str, Any], folder: Path) -> Iterator[None]:
     texts = [document["text"] for document in source.corpus()]
     for number, backbone in enumerate(settings["backbones"].values()):
         backbone["model"] = str(_model(backbone["family"], number, texts, folder))
+    for record in settings["records"].values():
+        record["teacher"] = record["teacher"] and settings["backbones"]["bert"]["model"]
     with mock.patch.dict(ir_datasets.registry._registered, _datasets(settings, source)):
         yield
 

@@ -114,6 +114,7 @@ class TrainConfig:
     gradient_accumulation: int = _option(1, check_integer)
     mini_batch_size: int | None = _option(None, check_integer)
     gradient_checkpointing: bool = _option(False, _yes_or_no)
+    lora_rank: int | None = _option(None, check_integer)
     bf16: bool = _option(False, _yes_or_no)
     seed: int = _option(0, _count)
     monitor: bool | str = _option(True, _one_of((True, False, "warn")))

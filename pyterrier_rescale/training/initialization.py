@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from .._utils.sampling import spread
 from ..analysis.calibration import calibrate
@@ -92,6 +93,12 @@ def trainable(
         rescale(model, how, inplace=True)
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
+    if config.lora_rank is not None:  # arXiv:2106.09685; all but the head, the rest of the model stays as it is
+        from peft import LoraConfig, inject_adapter_in_model
+
+        torch.manual_seed(config.seed)
+        lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear")
+        inject_adapter_in_model(lora, model)
     return SparseHead(model, tokenizer, description, learned_k=LEARNED_START if how == "learned" else None)
 
 

@@ -105,7 +105,11 @@ class SparseHead(nn.Module):
         return self.description.replace(queries=dataclasses.replace(self.description.queries, weights=weights))
 
     def fold(self) -> PreTrainedModel:
-        """The masked LM with a learned k divided into W for good (and recorded); the same object where none is."""
+        """The masked LM, a learned k divided into W for good (and recorded), adapters merged into their layers."""
+        for name, layer in list(self.mlm.named_modules()):
+            if hasattr(layer, "get_base_layer"):  # of peft
+                layer.merge()
+                self.mlm.set_submodule(name, layer.get_base_layer())
         if self.log_k is not None:
             k = math.exp(float(self.log_k.detach()))
             with torch.no_grad():

@@ -76,6 +76,11 @@ def write_card(
     log = pd.read_csv(folder / LOG_FILE).iloc[[0, -1]]
     given = config.changed()
     own = [f"`{name}={given[name]!r}`" for name in ("position_top_k", "fold", "special_positions") if name in given]
+    told = ""
+    if recipe is not None:
+        options, source, missing = RECIPES[recipe]
+        listed = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        told = f"\n\nRecipe `{recipe}`: `{listed}` ({source}). Not part of it here: {missing}."
     write_whole(card, _CARD.format(
         base_model=f"base_model: {name}\n" if _is_hub_name(sources["backbone"]) else "",
         name=name,
@@ -87,7 +92,7 @@ def write_card(
         data=_data(sources, rows),
         run=_table(log.set_axis([f"step {step}" for step in log["step"]]), _RUN_FIGURES),
         call=_call(name, sources, given),
-        recipe=_recipe(recipe),
+        recipe=told,
         versions=", ".join(f"{package} {version(package)}" for package in _PACKAGES),
     ))  # fmt: skip
 
@@ -117,15 +122,6 @@ def _call(name: str, sources: dict[str, Any], given: dict[str, Any]) -> str:
     arguments += [f"{one}={one}" for one in ("texts", "tokenizer", "dev") if sources[one] is not None]
     arguments += [f"{option}={'shift' if len(repr(value)) > 99 else repr(value)}" for option, value in given.items()]
     return ", ".join(arguments)
-
-
-def _recipe(name: str | None) -> str:
-    """The options of a recipe, where it is from, and what it does not bring."""
-    if name is None:
-        return ""
-    recipe = RECIPES[name]
-    options = ", ".join(f"{option}={value!r}" for option, value in recipe.options.items())
-    return f"\n\nRecipe `{name}`: `{options}` ({recipe.source}). Not part of it here: {recipe.missing}."
 
 
 def _table(frame: pd.DataFrame, figures: Sequence[str]) -> str:

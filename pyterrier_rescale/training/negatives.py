@@ -57,34 +57,29 @@ def mine_negatives(rows: Rows, number: int, *, retriever: Any = "bm25", seed: in
 def _search(
     retriever: Any, documents: list[str], queries: list[str], depth: int, verbose: bool
 ) -> dict[str, list[str]]:
-    """The best documents of each query, best first."""
-    topics = pd.DataFrame({"qid": [str(number) for number in range(len(queries))], "query": queries})
-    with tempfile.TemporaryDirectory() as folder:
-        if isinstance(retriever, pt.Transformer) and not hasattr(retriever, "encode_docs"):
-            results = retriever(topics)
-            pt.validate.columns(results, includes=["qid", "rank", "text"], context=retriever)
-        else:
-            results = _own_index(retriever, documents, queries, Path(folder) / "index", depth, verbose)(topics)
-            results["text"] = [documents[int(docno)] for docno in results["docno"]]
-    ranked = defaultdict(list)
-    for qid, text in results.sort_values(["qid", "rank"])[["qid", "text"]].itertuples(index=False):
-        ranked[queries[int(qid)]].append(text)
-    return ranked
-
-
-def _own_index(
-    retriever: Any, documents: list[str], queries: list[str], path: Path, depth: int, verbose: bool
-) -> pt.Transformer:
-    """BM25 or an encoder over the documents, whose docnos are their places."""
+    """The best documents of each query, best first; BM25 and encoders search the documents, docnos are their places."""
 
     def corpus() -> Any:
         return ({"docno": str(place), "text": text} for place, text in enumerate(documents))
 
-    if retriever == "bm25":
-        tokeniser = choose_tokeniser(documents[:: max(1, len(documents) // 1000)], queries)
-        build_bm25(corpus, path, tokeniser=tokeniser, verbose=verbose)
-        return bm25(path, depth)
-    encoder = retriever if hasattr(retriever, "encode_docs") else Splade(retriever)
-    index = open_index(path, "exact")
-    (encoder.doc_encoder(verbose=verbose) >> index.indexer()).index(corpus())
-    return encoder.query_encoder() >> index.retriever(depth)
+    topics = pd.DataFrame({"qid": [str(number) for number in range(len(queries))], "query": queries})
+    own = not isinstance(retriever, pt.Transformer) or hasattr(retriever, "encode_docs")
+    with tempfile.TemporaryDirectory() as folder:
+        stage, path = retriever, Path(folder) / "index"
+        if own and retriever == "bm25":
+            tokeniser = choose_tokeniser(documents[:: max(1, len(documents) // 1000)], queries)
+            build_bm25(corpus, path, tokeniser=tokeniser, verbose=verbose)
+            stage = bm25(path, depth)
+        elif own:
+            encoder = retriever if isinstance(retriever, pt.Transformer) else Splade(retriever)
+            index = open_index(path, "exact")
+            (encoder.doc_encoder(verbose=verbose) >> index.indexer()).index(corpus())
+            stage = encoder.query_encoder() >> index.retriever(depth)
+        results = stage(topics)
+    if own:
+        results = results.assign(text=[documents[int(docno)] for docno in results["docno"]])
+    pt.validate.columns(results, includes=["qid", "rank", "text"], context=stage)
+    ranked = defaultdict(list)
+    for qid, text in results.sort_values(["qid", "rank"])[["qid", "text"]].itertuples(index=False):
+        ranked[queries[int(qid)]].append(text)
+    return ranked

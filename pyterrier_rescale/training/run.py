@@ -110,6 +110,8 @@ def train(
       found among the documents of the data by ``retriever="bm25"`` or an encoder's name or folder;
       ``negative_margin=None``: false negatives, which the teacher scores above the positive's score less this, go.
     - ``min_label=1``: pairs with a label below it are left out.
+    - ``lora_rank=None``: only low-rank updates of the body's linear layers are trained, by ``peft``, and merged at the
+      end; ``learning_rate=1e-4`` or so suits them.
     - ``bf16=False``; to save memory ``mini_batch_size=None`` texts at a time (GradCache) and
       ``gradient_checkpointing=False`` (layers run again in the backward pass), which give the same numbers.
     - ``monitor=True``: a collapsed run stops with a diagnosis; ``"warn"``: only warn; ``False``: never mind. A step

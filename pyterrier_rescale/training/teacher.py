@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pyterrier as pt
-import torch
 
 from .._utils.checks import check_choice
 from .._utils.files import expand, write_whole
@@ -90,36 +89,26 @@ def score(
 
 def _scores(rows: Sequence[Any], teacher: pt.Transformer) -> list[list[float]]:
     """The teacher's scores of some rows, document by document."""
-    pairs = pd.DataFrame(
-        [(str(number), row.query, f"{number}-{place}", text)
-         for number, row in enumerate(rows) for place, text in enumerate(row.documents)],
-        columns=["qid", "query", "docno", "text"],
-    )  # fmt: skip
-    found = dict(teacher(pairs)[["docno", "score"]].itertuples(index=False, name=None))
-    return [[float(found[f"{n}-{place}"]) for place in range(len(row.documents))] for n, row in enumerate(rows)]
+    pairs = [(str(number), row.query, text) for number, row in enumerate(rows) for text in row.documents]
+    frame = pd.DataFrame(pairs, columns=["qid", "query", "text"])
+    frame["docno"] = [str(place) for place in range(len(pairs))]
+    found = teacher(frame).set_index("docno")["score"].astype(float)
+    scores = iter(found[frame["docno"]].tolist())
+    return [[next(scores) for _ in row.documents] for row in rows]
 
 
 def _teacher(name: Any) -> pt.Transformer:
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    """The cross-encoder or SPLADE encoder of that name."""
+    from transformers import AutoConfig, pipeline
 
-    kind = (AutoConfig.from_pretrained(name).architectures or [""])[0]
-    if not kind.endswith("ForSequenceClassification"):
+    config = AutoConfig.from_pretrained(name)
+    if not (config.architectures or [""])[0].endswith("ForSequenceClassification"):
         return Splade(name).scorer()
-    device = default_device(None)
-    model = AutoModelForSequenceClassification.from_pretrained(name).eval().to(device)
-    check_choice(f"outputs of the cross-encoder {str(name)!r}", model.config.num_labels, [1])
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    check_choice(f"outputs of the cross-encoder {str(name)!r}", config.num_labels, [1])
+    classify = pipeline("text-classification", str(name), function_to_apply="none", device=default_device(None))
 
-    @torch.inference_mode()
     def cross_encode(pairs: pd.DataFrame) -> pd.DataFrame:
-        scores = []
-        for start in range(0, len(pairs), 32):
-            part = pairs[start : start + 32]
-            tokens = tokenizer(
-                part["query"].tolist(), part["text"].tolist(), truncation="only_second", padding=True,
-                max_length=min(512, tokenizer.model_max_length), return_tensors="pt",
-            )  # fmt: skip
-            scores += model(**tokens.to(device)).logits[:, 0].tolist()
-        return pairs.assign(score=scores)
+        inputs = pairs[["query", "text"]].set_axis(["text", "text_pair"], axis=1).to_dict("records")
+        return pairs.assign(score=[one["score"] for one in classify(inputs, batch_size=32, truncation=True)])
 
     return pt.apply.generic(cross_encode)

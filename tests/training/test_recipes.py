@@ -7,8 +7,9 @@ import pyterrier as pt
 import pytest
 import tiny
 import torch
-from test_run import FAST, PAIRS, log_of
+from test_run import FAST, PAIRS, interrupt, log_of, weights_of
 from transformers import (
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertForSequenceClassification,
@@ -163,3 +164,27 @@ def test_negatives_by_an_encoder_or_any_retriever(bert_folder, tmp_path):
     assert {row.documents[1] for row in mine_negatives(rows, 1, retriever=other)} == {"from elsewhere"}
     train(bert_folder, PAIRS, tmp_path, mine_negatives=2, retriever=bert_folder, **FAST)
     assert "retriever=" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_adapters_are_low_rank_merged_and_resumed(family, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    backbone = tiny.save(family, tmp_path / "backbone")
+    options = {**FAST, "lora_rank": 2, "rescale": 4.0, "save_steps": 2}
+    splade = train(backbone, PAIRS, tmp_path / "out", **options)
+    before, after = Splade(backbone, rescale=4.0).encoder.model.state_dict(), splade.encoder.model.state_dict()
+    assert before.keys() == after.keys()
+    ranks = {}
+    for name, value in after.items():
+        moved = value - before[name]
+        if moved.any():
+            ranks[name] = int(torch.linalg.matrix_rank(moved, rtol=1e-3)) if moved.dim() == 2 else 99
+    assert len(ranks) >= 4 and set(ranks.values()) <= {1, 2}
+    stock = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
+    assert all(torch.equal(value, after[name]) for name, value in stock.state_dict().items())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt(patch, 4)
+        train(backbone, PAIRS, tmp_path / "again", **options)
+    train(backbone, PAIRS, tmp_path / "again", **options)
+    again = weights_of(tmp_path / "again")
+    assert all(torch.allclose(value, again[name], atol=1e-5) for name, value in weights_of(tmp_path / "out").items())
