@@ -11,9 +11,7 @@ import typer
 from typer import Argument, Option
 
 from .. import __version__
-from .score import score
-from .small_backbone import small_backbone
-from .train import Quiet, compare, demo, train
+from .train import Quiet, compare, demo, score, small_backbone, train
 from .vectors import encode, export, index, search
 
 app = typer.Typer(

@@ -1,9 +1,10 @@
-"""The verbs ``train``, ``compare`` and ``demo``: encoders are trained, and compared."""
+"""The verbs that train: ``train``, ``score``, ``small-backbone``, ``compare`` and ``demo``."""
 
 from __future__ import annotations
 
 import ast
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -69,6 +70,48 @@ def train(
         overwrite=overwrite, verbose=not quiet, **options,
     )  # fmt: skip
     typer.echo(f"{encoder!r} saved in {output}")
+
+
+def score(
+    pairs: Annotated[str, Argument(help="A collection, or a file of pairs or triples, of texts or ids.")],
+    scorer: Annotated[str, Argument(help="Hub name or folder of a cross-encoder or a SPLADE encoder.")],
+    output: Annotated[Path, Argument(help="Folder of rows.jsonl, which train reads.")],
+    negatives: Annotated[int, Option(help="Hard negatives that are mined for each pair first.", min=0)] = 0,
+    retriever: Annotated[str, Option(help="What finds them: bm25, or an encoder's name or folder.")] = "bm25",
+    texts: Annotated[str | None, Option(help="Collection with the texts, if the pairs are ids.")] = None,
+    columns: Annotated[str | None, Option(help="Columns of a file without a header.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a teacher's scores of training pairs, for losses that distil; interrupted, the same command goes on."""
+    from .. import load_collection
+    from ..training import score as run
+
+    file = run(
+        pairs, scorer, output, texts=None if texts is None else load_collection(texts),
+        columns=columns.split(",") if columns else None, negatives=negatives, retriever=retriever,
+        overwrite=overwrite, verbose=not quiet,
+    )  # fmt: skip
+    typer.echo(f"{file}: train BACKBONE {file} OUTPUT --loss margin_mse or kl")
+
+
+def small_backbone(
+    kind: Annotated[str, Argument(help="bert, modernbert, roberta; or minilm: a pretrained body that gets a head.")],
+    texts: Annotated[str, Argument(help="A collection: pretrain on its documents.")],
+    output: Annotated[Path, Argument(help="Folder of the masked LM and its tokenizer.")],
+    steps: Annotated[int | None, Option(help="Training steps [800, minilm 600].", min=1)] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Pretrain a small masked LM on the texts of a collection, in minutes, without a hub."""
+    from .. import load_collection
+    from .. import small_backbone as run
+    from .._utils.files import whole_folder
+
+    with whole_folder(output) as folder:
+        documents = [document["text"] for document in load_collection(texts).corpus()]
+        made = run(kind, documents, verbose=not quiet, **({} if steps is None else {"steps": steps}))
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+    typer.echo(f"{output}: a {kind} of {len(documents)} texts; next: pyterrier-rescale audit {output} --texts {texts}")
 
 
 def compare(
