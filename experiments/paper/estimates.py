@@ -86,7 +86,7 @@ def markdown(settings: dict[str, Any]) -> str:
     for name, record in settings["records"].items():
         recipe = RECIPES[name]
         scores, trains = record_hours(settings, name, recipe.options)
-        data = f"{record['rows']:,} of the triples, {record['negatives']} negatives by {record['retriever']}"
+        data = f"{record['rows']:,} of the triples, negatives a query: {record['negatives']}, by {record['retriever']}"
         data += f", scores of {record['teacher']}" if record["teacher"] else ""
         row = [name, record["published"], record["backbone"], data, f"{scores:.1f}", f"{trains:.1f}", recipe.missing]
         lines.append(f"| {' | '.join(row)} |")

@@ -61,9 +61,7 @@ def score(
             the folder was made from other inputs, naming them.
     """
     rows, folder = load_rows(data, texts, columns=columns), expand(output_dir)
-    made_from = {
-        "data": rows.fingerprint, "scorer": str(scorer), "negatives": negatives, "retriever": str(retriever),
-    }  # fmt: skip
+    made_from = {"data": rows.fingerprint, "scorer": str(scorer), "negatives": negatives, "retriever": str(retriever)}
     claim(folder, RECORD_FILE, made_from, overwrite=overwrite, made=[ROWS_FILE])
     file = folder / ROWS_FILE
     whole = file.read_text(encoding="utf-8").rpartition("\n")[0] if file.exists() else ""
@@ -106,9 +104,10 @@ def _teacher(name: Any) -> pt.Transformer:
         return Splade(name).scorer()
     check_choice(f"outputs of the cross-encoder {str(name)!r}", config.num_labels, [1])
     classify = pipeline("text-classification", str(name), function_to_apply="none", device=default_device(None))
+    how = {"batch_size": 32, "truncation": True, "max_length": min(512, classify.tokenizer.model_max_length)}
 
     def cross_encode(pairs: pd.DataFrame) -> pd.DataFrame:
         inputs = pairs[["query", "text"]].set_axis(["text", "text_pair"], axis=1).to_dict("records")
-        return pairs.assign(score=[one["score"] for one in classify(inputs, batch_size=32, truncation=True)])
+        return pairs.assign(score=[one["score"] for one in classify(inputs, **how)])
 
     return pt.apply.generic(cross_encode)
