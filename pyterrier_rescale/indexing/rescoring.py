@@ -41,7 +41,8 @@ class VectorScorer(Stage):
             ValueError, TypeError: see ``query_weights``; or query weights of several encoders.
         """
         pt.validate.columns(inp, includes=["qid", "docno", _TOKS], context=self)
-        return pt.model.add_ranks(inp.assign(score=self.vectors.read(lambda vectors: _scores(inp, vectors))))
+        scores = self.vectors.read(lambda vectors: _scores(inp, vectors)) if len(inp) else np.zeros(0)
+        return pt.model.add_ranks(inp.assign(score=scores))
 
 
 class VectorFeedback(Stage):
@@ -82,7 +83,7 @@ class VectorFeedback(Stage):
         kept = [name for name in inp.columns if name in pt.model.query_columns(inp) and name != ALL_TOKS]
         groups = list(inp.groupby("qid", sort=False))
         old = [_toks(results) for _, results in groups]
-        new = self.vectors.read(lambda vectors: [self._expanded(*group, vectors) for group in groups])
+        new = self.vectors.read(lambda vectors: [self._expanded(*group, vectors) for group in groups]) if groups else []
         queries = inp.drop_duplicates("qid")[kept].drop(columns=_TOKS).reset_index(drop=True)
         queries = queries.rename(
             columns=lambda name: re.sub(rf"^{_TOKS}_(\d+)$", lambda found: f"{_TOKS}_{int(found[1]) + 1}", name)

@@ -195,3 +195,9 @@ def test_results_of_two_encoders_are_encoded_again(index, join, stage):
     if stage == "scorer":
         assert scored(again).set_index("docno")["score"].to_dict() == {"a": 3.0, "b": 0.0, "c": 0.0}
         assert len(scored(join(first, first)(queries))) == 2, "one encoder's may be joined"
+
+
+def test_stages_are_drawn_before_there_is_an_index(tmp_path):
+    index, columns = open_index(tmp_path / "none"), ["qid", "query", "docno", "score", "rank", "query_toks"]
+    assert {"score", "rank"} <= set(pt.inspect.transformer_outputs(index.scorer(), columns))
+    assert "query_toks_0" in pt.inspect.transformer_outputs(index.feedback(), columns)
