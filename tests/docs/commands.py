@@ -57,6 +57,9 @@ def _check_settings(items: list[str]) -> None:
 
 
 def _check_python(arguments: list[str]) -> None:
+    if arguments[:2] == ["-m", "pyterrier_rescale"]:
+        _parse(arguments[2:])
+        return
     if arguments[:1] == ["-m"]:
         if arguments[1] not in ("venv", "pytest"):
             raise ValueError(f"python -m {arguments[1]} is not known here")
