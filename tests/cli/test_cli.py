@@ -271,7 +271,7 @@ def test_compare(bert_folder, tmp_path, made, collection):
     )  # fmt: skip
     assert "| b k=4 " in out and "| BM25" in out
     names = pd.read_csv(tmp_path / "out" / "results.csv")["name"].tolist()
-    assert names == ["BM25", "b tokens x idf", "b BM25 on pieces", "b raw", "b k=4"]
+    assert names == ["BM25", "b tokens x idf", "b BM25 on pieces", "b raw", "b k=4", "BM25 + b raw", "BM25 + b k=4"]
     assert f"to look at: {tmp_path / 'out' / 'report.html'}" in out
 
 
