@@ -57,14 +57,12 @@ def export(
             embeddings), ``"opensearch"`` (OpenSearch and Elasticsearch: exact), ``"opensearch-ann"`` (OpenSearch's
             ``sparse_vector``: approximate), ``"pgvector"`` (PostgreSQL), ``"qdrant"``.
         scale: units per weight in the formats with whole weights (anserini, ciff); default: the index's, else 100.
-            The other formats hold the weights themselves.
         queries: a frame with qid and query_toks, as ``splade.query_encoder()`` makes it (not with ``"ciff"``).
         max_terms: heaviest terms kept of each query; default: all.
         terms: names of the terms in anserini, ciff, opensearch: ``"safe"``, as our query encoders name them;
             ``"raw"``, the tokenizer's own tokens, where the engine itself encodes queries with the encoder's folder:
             Pyserini, and models deployed in Elasticsearch (where ``__`` stands for a dot) or OpenSearch.
-        documents: a collection, or the documents that were encoded, in their order: their title and text are written,
-            too, so that hits can be read.
+        documents: the collection that was encoded: its titles and texts are written, too, so that hits can be read.
         text: the field of the text in ``documents``.
         title: the field of the title.
 
