@@ -35,10 +35,10 @@ def test_version_and_metadata_agree():
     assert not [e for e in entry_points(group="pyterrier.modules") if "rescale" in e.value]
 
 
-@pytest.mark.parametrize("extra", ["ciff", "milvus", "pisa", "ray", "seismic", "splade", "teach"])
+@pytest.mark.parametrize("extra", ["ciff", "milvus", "onnx", "pisa", "ray", "seismic", "splade", "teach"])
 def test_every_extra_serves_code(extra):
     """What an extra installs is imported somewhere in the package, by an experiment, or by the notebooks."""
-    extras = {"ciff", "milvus", "pisa", "splade", "ray", "seismic", "teach", "test"}
+    extras = {"ciff", "milvus", "onnx", "pisa", "splade", "ray", "seismic", "teach", "test"}
     assert set(CONFIG["options.extras_require"]) == extras
     files = [path for top in ("pyterrier_rescale", "experiments", "notebooks") for path in (ROOT / top).rglob("*.py")]
     source = "\n".join(path.read_text(encoding="utf-8") for path in files)

@@ -50,9 +50,6 @@ def export_encoder(encoder: TextEncoder, path: str | os.PathLike[str], *, int8: 
     """Save an encoder's folder with ``onnx/model.onnx``, and ``onnx/query_model.onnx`` where queries have their own.
 
     With ``int8`` smaller files ``*_quantized.onnx``, too. The tokenizer gives the graphs' inputs and no others.
-
-    Raises:
-        FileExistsError: if ``path`` exists and is not an empty folder.
     """
     tokenizer = copy.deepcopy(encoder.tokenizer)
     tokenizer.model_input_names = _INPUTS

@@ -270,18 +270,15 @@ class Splade(pt.Transformer):
         save_encoder(path, self.encoder.model, self.encoder.tokenizer, self.encoder.description)
 
     def export_onnx(self, path: str | os.PathLike[str], *, int8: bool = False) -> None:
-        """Save the encoder's folder with an ONNX graph that gives term weights, for onnxruntime and transformers.js.
+        """Save the encoder's folder with an ONNX graph, for onnxruntime and transformers.js (the extra ``onnx``).
 
         ``onnx/model.onnx`` takes ``input_ids`` and ``attention_mask``, (B, L) int64, of any B and L, and gives
         ``weights``, (B, V) float32: pooling, activation and all options are inside. Where queries are pooled otherwise
         or have a model of their own, ``onnx/query_model.onnx`` gives theirs; static weights of queries need none.
 
         Args:
-            path: a new folder; :class:`Splade` and all tools that load a saved encoder load it, too.
+            path: a new folder (else ``FileExistsError``); what loads a saved encoder loads it, too.
             int8: write ``onnx/model_quantized.onnx``, too, by onnxruntime's dynamic quantisation.
-
-        Raises:
-            FileExistsError: if ``path`` exists and is not an empty folder.
         """
         from ..encoding.onnx_export import export_encoder
 

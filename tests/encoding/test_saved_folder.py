@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 from dense import dense_weights
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pyterrier_rescale import Splade, audit, calibrate, train
@@ -117,7 +118,9 @@ def test_lower_casing_is_kept_by_the_saved_folder(family, tmp_path):
     for one in (splade, Splade(tmp_path)):
         assert abs(one.encode_docs(shouted) - plain).max() < 1e-5
     np.testing.assert_allclose(by_sparse_encoder(tmp_path, shouted)[0], plain.toarray(), atol=1e-4)
-    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] != "TokenizersBackend"
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] != "TokenizersBackend" and config["model_input_names"], "for transformers 4"
+    assert config.get("add_prefix_space", False) == (family in ("roberta", "modernbert")), "its default is another one"
 
 
 REFUSED = {
@@ -313,6 +316,30 @@ def test_measures_follow_what_an_encoder_was_saved_with(bert_folder, tmp_path):
     assert other["score_mean"] < found["score_mean"] / 2
     expected = calibrate(bert_folder, tiny.TEXTS, offset=False, k=4.0, **given).table
     pd.testing.assert_frame_equal(calibrate(tmp_path, tiny.TEXTS, offset=False, k=4.0).table, expected)
+
+
+@pytest.mark.parametrize(("family", "second"), [("bert", "cls.predictions"), ("roberta", "lm_head")])
+def test_a_loaded_models_second_bias_follows_at_every_save(family, second, tmp_path):
+    """text-embeddings-inference reads that one."""
+    model, tokenizer = tiny.build(family)
+    Splade(model, tokenizer=tokenizer, rescale=4.0).save_pretrained(tmp_path / "m")
+    encoder = Splade(tmp_path / "m").encoder
+    with torch.no_grad():
+        encoder.head.bias.add_(0.5)
+    encoder.model.save_pretrained(tmp_path / "n")
+    saved = load_file(tmp_path / "n" / "model.safetensors")
+    assert torch.equal(saved[f"{second}.bias"], saved[f"{second}.decoder.bias"])
+
+
+def test_a_model_card_is_written_where_there_is_none(bert_folder, tmp_path):
+    splade = Splade(bert_folder, rescale=4.0, shift=0.5, position_top_k=6)
+    splade.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    for told in ("- pyterrier_rescale", "k = 4)", "lowered (by 0.5", "`position_top_k=6`"):
+        assert told in card
+    (tmp_path / "README.md").write_text("my own")
+    splade.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my own"
 
 
 def test_weights_of_an_earlier_save_are_not_loaded_in_place_of_the_new_ones(tmp_path):
