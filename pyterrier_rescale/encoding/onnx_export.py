@@ -26,7 +26,7 @@ class _Graph(torch.nn.Module):
 
     def __init__(self, encoder: TextEncoder) -> None:
         super().__init__()
-        self.model = copy.deepcopy(encoder.model).float().cpu().eval()
+        self.model = copy.deepcopy(encoder.model).float().cpu()
         self.how, self.special_ids = encoder.description, encoder.tokenizer.all_special_ids
         folding = encoder.folding
         self.register_buffer("folded", None if folding is None else torch.from_numpy(folding.representatives))
@@ -62,14 +62,14 @@ def export_encoder(encoder: TextEncoder, path: str | os.PathLike[str], *, int8: 
             file.write(ONNX_SECTION)
         (folder / "onnx").mkdir()
         for name, side in graphs.items():
-            _write_graph(_Graph(side), folder / "onnx" / name, int8)
+            _write_graph(_Graph(side).eval(), folder / "onnx" / name, int8)
 
 
 def _write_graph(graph: _Graph, file: Path, int8: bool) -> None:
     ids = probe_ids(graph.model).repeat(2, 1)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
-    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    sizes = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
     large = sum(parameter.nbytes for parameter in graph.parameters()) >= _MOST_BYTES
     with torch.inference_mode():
         torch.onnx.export(
