@@ -168,7 +168,7 @@ def test_special_and_first_positions_are_left_out_if_so_wished(family, pooling, 
     sides = [trained.tokenise(tiny.TEXTS, 64, queries=queries) for queries in (False, True)]
     for vectors in trained(sides, mini_batch_size=5):
         np.testing.assert_allclose(vectors.detach().numpy(), expected, atol=1e-4)
-    assert TrainConfig(**saved_options(tmp_path)).description().special_positions is False
+    assert TrainConfig(**saved_options(tmp_path)).special_positions is False
     if pooling == "max":
         found = audit(tmp_path, tiny.TEXTS, encoding=again.description.replace(max_length=64)).numbers
         assert found["special_share"] == 0
