@@ -113,7 +113,7 @@ def token_statistics(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], m
 
     Raises:
         TypeError: if ``texts`` is one string, a mapping or a frame.
-        ValueError: if no text holds a piece that the tokenizer knows.
+        ValueError: if there is no text.
     """
     check_is_list(texts, "strings", "idf_from")
     counter = count_encoder(tokenizer, max_length)
@@ -126,10 +126,10 @@ def token_statistics(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], m
         length += int(counts.sum(dtype=np.int64))
         filled += int(np.count_nonzero(np.diff(counts.indptr)))
         number += len(part)
-    if not filled:
-        raise ValueError("idf_from must hold at least one text with a piece that the tokenizer knows")
+    if not number:
+        raise ValueError("idf_from must hold at least one text")
     idf = inverse_frequencies(frequencies, number) * counter.weights
-    return TokenStatistics(idf, length / filled, number)
+    return TokenStatistics(idf, length / max(1, filled), number)
 
 
 def inverse_frequencies(frequencies: np.ndarray, number: int) -> np.ndarray:

@@ -52,8 +52,8 @@ class WithoutOwnDocuments(pt.Transformer):
             self._known |= {pair: pair[0] in found for pair in pairs}
             if found and not told:
                 warnings.warn(
-                    f"{len(found):,} queries are documents themselves, such as {min(found)!r}: each one's own document "
-                    "is left out of its results", stacklevel=2,
+                    f"queries that are documents themselves, such as {min(found)!r}: each one's own document is left "
+                    "out of its results", stacklevel=2,
                 )  # fmt: skip
         return frozenset(pair[0] for pair in pairs if self._known[pair])
 

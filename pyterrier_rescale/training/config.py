@@ -17,7 +17,7 @@ from .._utils.files import expand, write_whole
 from ..encoding.description import ACTIVATIONS, FOLDS, POOLINGS, Description
 from ..encoding.saved_folder import describe
 from ..heads.rescaling import check_shift
-from .losses import LOSSES, Joint
+from .losses import LOSSES, Loss
 from .recipes import with_recipe
 from .regularizers import RAMPS, REGULARIZERS
 
@@ -141,13 +141,18 @@ class TrainConfig:
             (self.queries == "static" and of_model, f"{', '.join(of_model)} must be None for queries='static'"),
             (self.shift is not None and self.rescale == "calibrated",
              "shift must be None with rescale='calibrated', which measures a shift of each term"),
-            (self.loss_weights and len(Joint(self).losses) != len(self.loss_weights),
+            (self.loss_weights and len(self.losses) != len(self.loss_weights),
              f"loss_weights must be one for each loss of {self.loss!r}, got {self.loss_weights!r}"),
-            (self.mine_negatives and Joint(self).needs_scores,
+            (self.mine_negatives and any(loss.needs_scores for loss in self.losses),
              f"mine_negatives has no teacher scores to give to loss={self.loss!r}: score the data first"),
         ):  # fmt: skip
             if wrong:
                 raise ValueError(why)
+
+    @property
+    def losses(self) -> list[type[Loss]]:
+        """The classes that ``loss`` names."""
+        return [LOSSES[name] for name in ([self.loss] if isinstance(self.loss, str) else self.loss)]
 
     @property
     def deciding(self) -> dict[str, Any]:

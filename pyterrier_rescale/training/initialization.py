@@ -20,7 +20,6 @@ from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import check_shift, rescale, shift_logits
 from ..heads.ties import untie
 from .config import DESCRIBED, OF_QUERIES, TrainConfig
-from .losses import Joint
 from .model import SparseHead
 from .monitor import not_finite
 
@@ -79,11 +78,11 @@ def trainable(
         record(model, k=LEARNED_START, method=how, bias=False, mean_row_norm_before=before)
     elif isinstance(how, str):
         pairs, margin = sample_pairs(rows), None
-        if Joint(config).needs_scores:  # the student's margins begin where the teacher's are (root mean square)
+        if any(loss.needs_scores for loss in config.losses):  # margins begin as the teacher's (root mean square)
             scores = [rows[int(place)].scores or () for place in spread(len(rows), _CALIBRATION_PAIRS)]
             margin = float(np.sqrt(np.mean([(own[0] - other) ** 2 for own in scores for other in own[1:]])))
-            # MarginMSE divides the student's scores alone by the temperature
-            margin = max(margin, 1e-3) * (config.temperature if "margin_mse" in config.loss else 1.0)
+            scaled = any(loss.scaled_margins for loss in config.losses)
+            margin = max(margin, 1e-3) * (config.temperature if scaled else 1.0)
         calibrate(
             model, pairs, tokenizer=tokenizer, offset=how == "calibrated", rate=max(_FIRING_RATE, 1 / len(pairs)),
             margin=margin, temperature=config.temperature, max_length=config.max_length,

@@ -31,6 +31,10 @@ class Loss:
     needs_scores = False
     #: Hard negatives per query that the loss cannot do without.
     least_negatives = 0
+    #: Whether the documents of the batch's other queries serve as negatives.
+    in_batch = False
+    #: Whether it divides the student's scores by the temperature, and not the teacher's.
+    scaled_margins = False
 
     def __init__(self, temperature: float = 1.0) -> None:
         self.temperature = temperature
@@ -42,6 +46,8 @@ class Loss:
 
 class InfoNCE(Loss):
     """Cross-entropy of the positive among the batch's documents, of all processes (arXiv:1807.03748, equation 4)."""
+
+    in_batch = True
 
     def __call__(self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets) -> torch.Tensor:
         """-mean_i log softmax(s(q_i, .) / temperature)[positive of i]."""
@@ -66,6 +72,7 @@ class MarginMSE(Loss):
 
     needs_scores = True
     least_negatives = 1
+    scaled_margins = True
 
     def __call__(self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets) -> torch.Tensor:
         """Mean over queries and negatives of ((s+ - s-) - (t+ - t-))^2; scores are divided by the temperature."""
@@ -94,11 +101,8 @@ class Joint(Loss):
     """Sum of the losses that a ``TrainConfig`` names, each times its weight (as in splade-v3, arXiv:2403.06789)."""
 
     def __init__(self, config: Any) -> None:
-        names = [config.loss] if isinstance(config.loss, str) else config.loss
-        self.losses = [LOSSES[name](config.temperature) for name in names]
-        self.weights = config.loss_weights or [1.0] * len(names)
-        self.needs_scores = any(loss.needs_scores for loss in self.losses)
-        self.least_negatives = max(loss.least_negatives for loss in self.losses)
+        self.losses = [loss(config.temperature) for loss in config.losses]
+        self.weights = config.loss_weights or [1.0] * len(self.losses)
 
     def __call__(self, queries: torch.Tensor, documents: torch.Tensor, targets: Targets) -> torch.Tensor:
         """sum_l weight_l loss_l."""

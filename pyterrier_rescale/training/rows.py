@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from .config import TrainConfig
 from .distributed import world
-from .losses import Joint
 
 
 class Row(NamedTuple):
@@ -57,7 +56,8 @@ def fitting_rows(rows: Rows, config: TrainConfig) -> tuple[Rows, int]:
     Raises:
         ValueError: for rows that do not suit the options.
     """
-    loss, (_, processes) = Joint(config), world()
+    losses, (_, processes) = config.losses, world()
+    needed = max(loss.least_negatives for loss in losses)
     unscored = next((place for place, row in enumerate(rows) if row.scores is None), None)
     if config.negative_margin is not None and unscored is None:
         rows = without_false_negatives(rows, config.negative_margin, config.negatives)
@@ -70,15 +70,15 @@ def fitting_rows(rows: Rows, config: TrainConfig) -> tuple[Rows, int]:
          f"negative_margin needs teacher scores, and row {unscored} of data has none"),
         (used > least,
          f"negatives must be at most {least}, as many as row {negatives.index(least)} of data has, got {used}"),
-        (used < loss.least_negatives,
-         f"loss={config.loss!r} needs at least {loss.least_negatives} negative(s) per query, got {used}"),
-        (loss.needs_scores and unscored is not None,
+        (used < needed,
+         f"loss={config.loss!r} needs at least {needed} negative(s) per query, got {used}"),
+        (any(loss.needs_scores for loss in losses) and unscored is not None,
          f"loss={config.loss!r} needs teacher scores, and row {unscored} of data has none"),
         (len(rows) < batch,
          f"batch_size must be at most {len(rows) // processes}, the number of training rows (by {processes} "
          f"process(es)), got {config.batch_size}"),
-        ("infonce" in config.loss and not used and batch < 2,
-         f"batch_size must be at least 2 for loss='infonce' without hard negatives, got {config.batch_size}"),
+        (any(loss.in_batch for loss in losses) and not used and batch < 2,
+         f"batch_size must be at least 2 for loss={config.loss!r} without hard negatives, got {config.batch_size}"),
         (all(row.query == row.documents[0] for row in rows), "queries of data are their documents: check the columns"),
     ):  # fmt: skip
         if wrong:

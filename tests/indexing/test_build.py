@@ -168,7 +168,7 @@ def test_corpus_fingerprint():
 def test_a_query_that_is_a_document_does_not_find_itself(raw, tmp_path):
     """Where its id and its text are the document's; equal ids alone mean nothing."""
     topics = pd.DataFrame({"qid": ["d3", "d5", "9"], "query": [tiny.TEXTS[3], "other words", tiny.TEXTS[0]]})
-    with pytest.warns(UserWarning, match="1 queries are documents themselves"):
+    with pytest.warns(UserWarning, match="queries that are documents themselves"):
         found = systems({"one": raw}, DOCS, tmp_path, engine="exact", num_results=11)["one"](topics)
     whole = systems({"one": raw}, DOCS, tmp_path, engine="exact", num_results=11, own_documents=True)["one"](topics)
     own, everything = (part[part["qid"] == "d3"]["docno"].tolist() for part in (found, whole))

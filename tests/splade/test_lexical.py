@@ -137,7 +137,7 @@ def test_mistakes_are_named(tmp_path, bert_folder):
     tokenizer = tiny.tokenizer()
     for settings, message in [
         ({"idf_from": None}, "idf_from must be given"),
-        ({"idf_from": [" ", "日本"]}, "at least one text with a piece that the tokenizer knows"),
+        ({"idf_from": []}, "at least one text"),
         ({"idf_from": ["a", None]}, "idf_from, text 1 of its window must be a string, got None"),
         ({"weighting": "tfidf"}, "weighting must be 'tokens' or 'bm25', got 'tfidf'"),
         ({"k1": -1}, "k1 must be a finite number >= 0"),
