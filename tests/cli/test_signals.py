@@ -64,7 +64,7 @@ def test_interrupted_compare_ends_at_once_and_goes_on(bert_folder, tmp_path):
 
     status, printed = end(terminal(*command), 5 * HANGS)
     assert status == 0 and "| b k=4 " in printed, printed
-    assert pd.read_csv(output / "results.csv")["name"].tolist()[-1] == "b k=4"
+    assert "b k=4" in set(pd.read_csv(output / "results.csv")["name"])
 
 
 def test_queries_are_typed_at_a_prompt(bert_folder, tmp_path):
