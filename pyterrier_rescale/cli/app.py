@@ -23,8 +23,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Texts = Annotated[str | None, Option(help="A collection: measure on its documents.")]
-NumberOfTexts = Annotated[int, Option(help="Of so many of them.", min=2)]
+Texts = Annotated[str | None, Option(help="Measure on the documents of this collection.")]
+NumberOfTexts = Annotated[int, Option(help="Number of documents that are measured.", min=2)]
 _NOTEBOOKS = Path(__file__).resolve().parent.parent / "teaching"
 _NOTEBOOK_STEPS = 400  # of pretraining, as in the notebooks
 
@@ -37,8 +37,8 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
-    traceback: Annotated[bool, Option("--traceback", help="Show where an error came from.")] = False,
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    traceback: Annotated[bool, Option("--traceback", help="Show where an error occurred.")] = False,
 ) -> None:
     """Options of the command itself."""
 
@@ -49,7 +49,7 @@ def audit(
     n_texts: NumberOfTexts = 128,
     plot: Annotated[Path | None, Option(help="Write the figure here (.png, .svg, .pdf).")] = None,
     csv: Annotated[Path | None, Option(help="Write the table here.")] = None,
-    every: Annotated[bool, Option("--all", help="Show all numbers, not those that carry the verdict.")] = False,
+    every: Annotated[bool, Option("--all", help="Show all numbers, not only the main ones.")] = False,
 ) -> None:
     """Measure heads: row norms, scores at the start, sinks; a verdict and a k for each."""
     from .. import audit as run
@@ -110,7 +110,7 @@ def rescale(
 def teach(
     directory: Annotated[Path, Argument(help="Folder that gets the notebooks.")] = Path("rescale-notebooks"),
     lecturer: Annotated[bool, Option("--lecturer", help="Also copy solutions, slides and an assignment.")] = False,
-    warm_only: Annotated[bool, Option("--warm-only", help="Copy nothing; warm the caches.")] = False,
+    warm_only: Annotated[bool, Option("--warm-only", help="Only fill the caches; copy nothing.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Copy five notebooks; prepare docstrings, a small backbone (about a minute) and Terrier for them."""

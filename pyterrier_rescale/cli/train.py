@@ -29,14 +29,14 @@ def train(
     output: Annotated[Path, Argument(help="Folder of the encoder.")],
     rescale: Annotated[str | None, Option(help=f"{_RESCALINGS} [16].", metavar="SPEC")] = None,
     texts: Annotated[str | None, Option(help="Collection with the texts, if the data are ids.")] = None,
-    columns: Annotated[str | None, Option(help="Of a file without a header: query,positive,negative.")] = None,
-    max_steps: Annotated[int | None, Option(help="Updates; default: by epochs.", min=1)] = None,
+    columns: Annotated[str | None, Option(help="Columns of a file without header: query,positive,negative.")] = None,
+    max_steps: Annotated[int | None, Option(help="Training steps; default: by epochs.", min=1)] = None,
     epochs: Annotated[int | None, Option(help="Passes over the data [1].", min=1)] = None,
     batch_size: Annotated[int | None, Option(help="Queries per step [32].", min=1)] = None,
-    learning_rate: Annotated[float | None, Option(help="Its peak [2e-5].")] = None,
+    learning_rate: Annotated[float | None, Option(help="Peak of the learning rate [2e-5].")] = None,
     max_length: Annotated[int | None, Option(help="Tokens per text [256].", min=3)] = None,
     seed: Annotated[int | None, Option(help="Random seed [0].")] = None,
-    queries: Annotated[str | None, Option(help="model, or static: inference-free [model].")] = None,
+    queries: Annotated[str | None, Option(help="model, or static: queries without a model [model].")] = None,
     loss: Annotated[str | None, Option(help="infonce, margin_mse or kl [infonce].")] = None,
     recipe: Annotated[str | None, Option(help="paper, splade-v3, opensearch-doc-v3 or sparseup.")] = None,
     config: Annotated[Path | None, Option(help="train_config.json of another run; options given here win.")] = None,
@@ -44,9 +44,9 @@ def train(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a SPLADE encoder from a backbone, its head rescaled first; interrupted, the same command goes on.
+    """Rescale the head of a backbone, then train a SPLADE encoder; if interrupted, the same command goes on.
 
-    Defaults stand in brackets. All options of train() can be given with --set, such as --set monitor=warn.
+    Defaults are in brackets. All options of train() can be given with --set, such as --set monitor=warn.
     """
     from .. import load_collection
     from .. import train as run
@@ -76,14 +76,14 @@ def score(
     pairs: Annotated[str, Argument(help="A collection, or a file of pairs or triples, of texts or ids.")],
     scorer: Annotated[str, Argument(help="Hub name or folder of a cross-encoder or a SPLADE encoder.")],
     output: Annotated[Path, Argument(help="Folder of rows.jsonl, which train reads.")],
-    negatives: Annotated[int, Option(help="Hard negatives that are mined for each pair first.", min=0)] = 0,
-    retriever: Annotated[str, Option(help="What finds them: bm25, or an encoder's name or folder.")] = "bm25",
+    negatives: Annotated[int, Option(help="Hard negatives to mine for each pair first.", min=0)] = 0,
+    retriever: Annotated[str, Option(help="Retriever that finds them: bm25, or an encoder's name or folder.")] = "bm25",
     texts: Annotated[str | None, Option(help="Collection with the texts, if the pairs are ids.")] = None,
     columns: Annotated[str | None, Option(help="Columns of a file without a header.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a teacher's scores of training pairs, for losses that distil; interrupted, the same command goes on."""
+    """Write a teacher's scores of training pairs, for losses that distil; the same command goes on."""
     from .. import load_collection
     from ..training import score as run
 
@@ -127,8 +127,8 @@ def compare(
     engine: Engine = "terrier",
     untrained: Annotated[bool, Option("--untrained", help="Score the encoders before training, too.")] = False,
     model_free: Annotated[bool, Option(help="Score the word pieces without a model, too.")] = True,
-    min_label: Annotated[int, Option(help="Lower labels are not relevant.", min=1)] = 1,
-    drop_own: Annotated[bool, Option(help="Leave topics that are documents out of their results.")] = True,
+    min_label: Annotated[int, Option(help="Lowest label that means relevant.", min=1)] = 1,
+    drop_own: Annotated[bool, Option(help="Drop a topic's own document from its results.")] = True,
     max_steps: Annotated[int, Option(help="Training steps of each encoder.", min=1)] = 250,
     batch_size: Annotated[int, Option(help="Queries per step.", min=2)] = 32,
     learning_rate: Annotated[float, Option(help="5e-4 suits the small backbones, 2e-5 full-size ones.")] = 5e-4,
@@ -138,7 +138,7 @@ def compare(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train backbones x rescalings alike, index each, and compare them with BM25 in one pt.Experiment."""
+    """Train each backbone with each rescaling, index, and compare with BM25 in one pt.Experiment."""
     from .. import compare as run
     from .. import load_collection
     from ..evaluation.demo import small_backbones

@@ -20,7 +20,7 @@ CollectionName = Annotated[
 ]
 Encoder = Annotated[str, Argument(help="Folder or hub name of a SPLADE encoder.")]
 Engine = Annotated[str, Option(help="terrier, pisa, exact, seismic or milvus.")]
-Overwrite = Annotated[bool, Option("--overwrite", help="Start anew, if something else of ours is there.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Start anew, even if the folder holds a result already.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress bars.")]
 BatchSize = Annotated[int, Option(help="Texts per batch.", min=1)]
 Split = Annotated[str, Option(help="Split of the topics.")]
@@ -32,16 +32,16 @@ def encode(
     collection: CollectionName,
     output: Annotated[Path, Argument(help="Folder of the vectors.")],
     workers: Annotated[int, Option(help="Processes, or actors with --ray.", min=1)] = 1,
-    shard: Annotated[str | None, Option(help="Every N-th shard, from I on; others do the rest.", metavar="I/N")] = None,
-    ray: Annotated[str | None, Option(help="On a Ray cluster: its address, or auto.", metavar="ADDRESS")] = None,
+    shard: Annotated[str | None, Option(help="Encode only every N-th shard, from I on.", metavar="I/N")] = None,
+    ray: Annotated[str | None, Option(help="Encode on a Ray cluster: its address, or auto.", metavar="ADDRESS")] = None,
     max_terms: Annotated[int | None, Option(help="Heaviest terms kept per document.", min=1)] = None,
-    min_weight: Annotated[float, Option(help="Terms of less weight are dropped.", min=0)] = 0.0,
+    min_weight: Annotated[float, Option(help="Drop terms below this weight.", min=0)] = 0.0,
     shard_size: Annotated[int, Option(help="Documents per shard.", min=1)] = 50_000,
     batch_size: BatchSize = 32,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Encode a collection once into Parquet shards; interrupted, the same command goes on."""
+    """Encode a collection once into Parquet shards; if interrupted, the same command goes on."""
     from .. import Splade, load_collection
     from .. import encode as run
 
@@ -59,7 +59,7 @@ def encode(
 
 def index(
     words: Annotated[
-        list[str], Argument(help="PATH gets the index.", metavar="ENCODER COLLECTION PATH | VECTORS PATH")
+        list[str], Argument(help="PATH is the folder of the index.", metavar="ENCODER COLLECTION PATH | VECTORS PATH")
     ],
     engine: Engine = "terrier",
     scale: Annotated[float, Option(help="Units per weight.")] = 100,
@@ -67,7 +67,10 @@ def index(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Encode and index the documents of a collection; or index vectors, or what another index holds: no model."""
+    """Encode and index a collection; or index vectors, or those of another index, without a model.
+
+    An interrupted command starts over: encode a large collection first, and index its vectors.
+    """
     from .. import Splade, load_collection, open_index, open_vectors
     from .._utils.files import expand
     from .._utils.made_from import check_same
@@ -100,16 +103,16 @@ def index(
 
 def search(
     path: Annotated[Path, Argument(help="Folder of an index.", metavar="PATH")],
-    encoder: Annotated[str, Argument(help="The encoder that the index was made with.")],
-    query: Annotated[str | None, Argument(help="A query; or - for lines that are typed or piped in.")] = None,
-    topics: Annotated[str | None, Option(help="Queries of a collection; or a file with id, tab, query a line.")] = None,
+    encoder: Annotated[str, Argument(help="The encoder of the index.")],
+    query: Annotated[str | None, Argument(help="A query; or - to read one per line from standard input.")] = None,
+    topics: Annotated[str | None, Option(help="A collection with topics; or a file of lines: id, tab, query.")] = None,
     split: Split = "test",
-    texts: Annotated[str | None, Option(help="The collection: show how the found texts begin.")] = None,
+    texts: Annotated[str | None, Option(help="The indexed collection: show how each text found begins.")] = None,
     run_file: Annotated[Path | None, Option("--run", help="Write a TREC run here.")] = None,
     n: Annotated[int | None, Option("-n", help="Documents per query [10; of --topics 1000].", min=1)] = None,
     explain: Annotated[bool, Option("--explain", help="Show the terms that make each score.")] = False,
 ) -> None:
-    """Search an index: for a query, for many of standard input, or for the topics of a collection or a file."""
+    """Search an index: one query, many from standard input, or the topics of a collection or a file."""
     import pandas as pd
     import pyterrier as pt
 
@@ -128,7 +131,7 @@ def search(
         encode = splade.query_encoder()
         if made_from.get("encoder") not in (None, splade.fingerprint):
             made_by = made_from.get("encoder_settings", "without a name")
-            warnings.warn(f"the index was made by another encoder, {made_by}: scores may mean nothing", stacklevel=2)
+            warnings.warn(f"the index was made by another encoder, {made_by}: scores may be meaningless", stacklevel=2)
     if topics is None:
         queries = _typed() if query == "-" else [("1", query)]
     elif Path(topics).is_file():
@@ -177,22 +180,22 @@ def _sum(result: Any, splade: Any, index: Any) -> str:
 
 def export(
     source: Annotated[Path, Argument(help="Folder of vectors, or of an index.")],
-    output: Annotated[Path, Argument(help="Folder that is written; with ciff, a file.")],
+    output: Annotated[Path, Argument(help="Output folder; with ciff, a file.")],
     format: Annotated[str, Option(help="anserini, ciff, lsr-benchmark, opensearch, opensearch-ann, pgvector, qdrant.")],
     scale: Annotated[float | None, Option(help="Units per weight (anserini, ciff) [100].")] = None,
-    topics: Annotated[str | None, Option(help="A collection: its topics are written, too.")] = None,
+    topics: Annotated[str | None, Option(help="Also write the topics of this collection.")] = None,
     split: Split = "test",
     encoder: Annotated[str | None, Option(help="The encoder of the topics.")] = None,
     max_terms: Annotated[int | None, Option(help="Heaviest terms kept of each topic.", min=1)] = None,
     terms: Annotated[str, Option(help="safe; raw (tokens) for engines that encode queries themselves.")] = "safe",
-    documents: Annotated[str | None, Option(help="What was encoded: its texts are written, too.")] = None,
-    text: Annotated[str, Option(help="The field of the text in these documents.")] = "text",
-    title: Annotated[str, Option(help="The field of the title.")] = "title",
-    int8: Annotated[bool, Option("--int8", help="onnx: write a graph in eight bits, too.")] = False,
+    documents: Annotated[str | None, Option(help="The encoded collection: also write its texts.")] = None,
+    text: Annotated[str, Option(help="Field of the text in these documents.")] = "text",
+    title: Annotated[str, Option(help="Field of the title.")] = "title",
+    int8: Annotated[bool, Option("--int8", help="onnx: also write a graph in eight bits.")] = False,
 ) -> None:
-    """Write vectors, or what an index holds, for other engines: Anserini, OpenSearch, Elasticsearch, Qdrant, ...
+    """Write the vectors of a folder or an index for other engines: Anserini, OpenSearch, Elasticsearch, Qdrant, ...
 
-    With --format onnx the source is an encoder, and the output a folder of it with an ONNX graph.
+    With --format onnx the source is an encoder, and the output a copy of it with an ONNX graph.
     """
     from .. import Splade, load_collection, open_vectors
     from ..indexing.export.run import export as run
