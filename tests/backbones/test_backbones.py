@@ -9,7 +9,7 @@ import tiny
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from pyterrier_rescale import add_mlm_head, audit, backbones, calibrate
+from pyterrier_rescale import add_mlm_head, audit, backbones, calibrate, train
 from pyterrier_rescale.backbones import FAMILIES, BackboneSettings, small_backbone
 from pyterrier_rescale.backbones.architectures import SPECIAL, train_tokenizer
 from pyterrier_rescale.backbones.mlm import corrupt
@@ -154,8 +154,13 @@ def test_another_default_dtype_changes_nothing(built, tmp_path):
         folder = small_backbone("bert", tiny.TEXTS, cache, **SMALL)
         calibration = calibrate(folder, texts, rate=0.2)
         model = add_mlm_head(AutoModelForMaskedLM.from_pretrained(folder).bert)
-        weights = [p.detach().numpy() for p in (*calibration.apply(folder).parameters(), *model.parameters())]
-        return [*weights, calibration.bias_shift, audit(folder, texts).row_norms]
+        options = {"rescale": "calibrated", "regularizer": "df_flops", "queries": "static", "max_steps": 2}
+        options |= {"batch_size": 4, "max_length": 24, "verbose": False}
+        splade = train(folder, [(text[:20], text) for text in texts], cache / "trained", **options)
+        models = calibration.apply(folder), model, splade.encoder.model
+        weights = [p.detach().numpy() for one in models for p in one.parameters()]
+        vectors = [encode(tiny.TEXTS).data for encode in (splade.encode_docs, splade.encode_queries)]
+        return [*weights, *vectors, calibration.bias_shift, audit(folder, texts).row_norms]
 
     expected = measured()
     torch.set_default_dtype(torch.bfloat16)

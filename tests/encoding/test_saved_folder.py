@@ -9,15 +9,13 @@ import pickle
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 import torch
 from dense import dense_weights
-from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from pyterrier_rescale import Splade, audit, calibrate, train
+from pyterrier_rescale import Splade, audit, train
 from pyterrier_rescale.encoding.description import Description, QuerySide
 from pyterrier_rescale.encoding.saved_folder import save_encoder
 
@@ -303,32 +301,6 @@ def test_half_an_encoder_is_not_taken_for_a_masked_lm(bert_folder, tmp_path, mon
     assert not (tmp_path / "out").exists()
     splade.save_pretrained(tmp_path)
     assert Splade(tmp_path) == splade and not (tmp_path / ".unfinished").exists()
-
-
-def test_measures_follow_what_an_encoder_was_saved_with(bert_folder, tmp_path):
-    splade = Splade(bert_folder, pooling="sum", position_top_k=6, fold="case")
-    splade.save_pretrained(tmp_path)
-    given = {"encoding": Description(pooling="sum", position_top_k=6, fold="case")}
-    expected = audit(bert_folder, tiny.TEXTS, **given).numbers
-    found = audit(tmp_path, tiny.TEXTS).numbers
-    assert found["score_mean"] == pytest.approx(expected["score_mean"], rel=1e-5)
-    other = audit(tmp_path, tiny.TEXTS, encoding=Description()).numbers
-    assert other["score_mean"] < found["score_mean"] / 2
-    expected = calibrate(bert_folder, tiny.TEXTS, offset=False, k=4.0, **given).table
-    pd.testing.assert_frame_equal(calibrate(tmp_path, tiny.TEXTS, offset=False, k=4.0).table, expected)
-
-
-@pytest.mark.parametrize(("family", "second"), [("bert", "cls.predictions"), ("roberta", "lm_head")])
-def test_a_loaded_models_second_bias_follows_at_every_save(family, second, tmp_path):
-    """text-embeddings-inference reads that one."""
-    model, tokenizer = tiny.build(family)
-    Splade(model, tokenizer=tokenizer, rescale=4.0).save_pretrained(tmp_path / "m")
-    encoder = Splade(tmp_path / "m").encoder
-    with torch.no_grad():
-        encoder.head.bias.add_(0.5)
-    encoder.model.save_pretrained(tmp_path / "n")
-    saved = load_file(tmp_path / "n" / "model.safetensors")
-    assert torch.equal(saved[f"{second}.bias"], saved[f"{second}.decoder.bias"])
 
 
 def test_a_model_card_is_written_where_there_is_none(bert_folder, tmp_path):

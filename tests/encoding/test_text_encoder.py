@@ -157,14 +157,3 @@ def test_weights_that_are_no_numbers_are_an_error_and_no_empty_document():
     with pytest.raises(ValueError, match="no finite numbers"):
         splade.doc_encoder()(frame)
     assert splade.encode_docs(["sparse"]).nnz
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_another_default_dtype_changes_nothing(dtype, bert_folder, many_texts):
-    expected = Splade(bert_folder, rescale=4).encode_docs(many_texts)
-    torch.set_default_dtype(dtype)
-    try:
-        found = Splade(bert_folder, rescale=4).encode_docs(many_texts)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert abs(found - expected).max() < 1e-6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import os
 import signal
@@ -120,22 +119,6 @@ def test_gradient_equals_stock_sentence_transformers(still_bert, tmp_path):
             torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("option", ["mini_batch_size", "gradient_checkpointing"])
-def test_less_memory_gives_the_same_gradient(option, still_bert):
-    from pyterrier_rescale.heads.checkpoint import load_backbone
-
-    gradients = []
-    for value in (None, 3) if option == "mini_batch_size" else (False, True):
-        model, tokenizer = load_backbone(still_bert)
-        module = SparseHead(model, tokenizer).train()
-        if option == "gradient_checkpointing" and value:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        objective_of(module, load_rows(PAIRS), TrainConfig(ramp_steps=0, max_length=32, **{option: value})).backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_folder_loads_in_stock_tools(family, request, tmp_path):
     from sentence_transformers import SparseEncoder
@@ -166,20 +149,6 @@ def test_run_learns_and_is_deterministic(bert_folder, tmp_path):
     assert np.mean([row["ranking"] for row in rows[-5:]]) < np.mean([row["ranking"] for row in rows[:5]])
 
 
-def test_repeated_runs_leave_no_tensors_alive(bert_folder, tmp_path):
-    def alive():
-        gc.collect()
-        return sum(isinstance(one, (torch.Tensor, torch.nn.Module)) for one in gc.get_objects())
-
-    counts = []
-    for name in "ab":
-        splade = train(bert_folder, PAIRS, tmp_path / name, rescale="calibrated", mini_batch_size=2, **FAST)
-        assert alive() > len(list(splade.encoder.model.parameters()))
-        del splade
-        counts.append(alive())
-    assert counts[0] == counts[1]
-
-
 def test_backbone_object_is_left_alone(tmp_path):
     model, tokenizer = tiny.build("modernbert")
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -196,14 +165,6 @@ def test_learned_k_is_folded(bert_folder, tmp_path):
     assert record["k"] == pytest.approx(rows[-1]["k"], rel=0.1)
     norm = torch.linalg.vector_norm(splade.encoder.head.weight.detach(), dim=1).mean()
     assert float(norm) == pytest.approx(rows[-1]["head_norm"], rel=0.1)
-
-
-@pytest.mark.parametrize("loss", ["margin_mse", "kl"])
-def test_distillation(loss, bert_folder, tmp_path):
-    rows = [(q, d, PAIRS[i - 1][1], [3.0, 1.0]) for i, (q, d) in enumerate(PAIRS)]
-    train(bert_folder, rows, tmp_path / "out", loss=loss, **FAST)
-    with pytest.raises(ValueError, match="row 0 of data has none"):
-        train(bert_folder, [row[:3] for row in rows], tmp_path / "no", loss=loss, **FAST)
 
 
 def test_gradient_accumulation_averages(still_bert, tmp_path):
@@ -315,19 +276,6 @@ def test_a_topic_of_dev_that_is_a_document_does_not_find_itself(bert_folder):
     other = DevSet((named, topics, judged.assign(docno="d" + judged["docno"])))
     assert len(own.own) == 12 and not other.own and own.score(module) > other.score(module) > 0
     assert not DevSet(dev_split()).own
-
-
-def test_another_default_dtype_changes_no_number(bert_folder, tmp_path):
-    options = {**FAST, "regularizer": "df_flops", "rescale": "calibrated", "queries": "static"}
-    expected = train(bert_folder, PAIRS, tmp_path / "single", **options)
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        train(bert_folder, PAIRS, tmp_path / "other", **options)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert all(torch.equal(value, weights_of(tmp_path / "other")[name]) for name, value in
-               weights_of(tmp_path / "single").items())  # fmt: skip
-    assert Splade(tmp_path / "other").encode_queries(tiny.TEXTS).nnz == expected.encode_queries(tiny.TEXTS).nnz
 
 
 def test_an_encoder_keeps_what_it_is(modernbert_folder, tmp_path):

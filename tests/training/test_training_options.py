@@ -12,7 +12,7 @@ import torch
 from dense import dense_weights
 from test_run import FAST, PAIRS, dev_split
 
-from pyterrier_rescale import Splade, train
+from pyterrier_rescale import train
 from pyterrier_rescale.heads.ties import untie
 from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.dev_evaluation import DevSet
@@ -85,18 +85,6 @@ def test_options_are_trained_saved_scored_and_told(size, modernbert_folder, tmp_
         splade.encoder.model, splade.encoder.tokenizer, tiny.TEXTS, max_length=32, position_top_k=12, fold="case"
     ).detach()  # fmt: skip
     np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-4)
-
-
-def test_a_shift_is_trained_saved_and_told(bert_folder, tmp_path):
-    splade = train(bert_folder, PAIRS, tmp_path / "out", rescale=4.0, shift=0.5, **FAST)
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "its logits lowered (by 0.5, stored in the bias)" in card and "shift=0.5" in card
-    assert splade.encoder.model.config.pyterrier_rescale["shift"] == 0.5
-    assert train(bert_folder, PAIRS, tmp_path / "out", rescale=4.0, shift=0.5, **FAST) == splade
-    start = {**FAST, "max_steps": 1, "learning_rate": 1e-12}
-    still = train(bert_folder, PAIRS, tmp_path / "still", rescale=None, shift=0.5, **start)
-    expected = Splade(bert_folder, shift=0.5, max_length=32).encode_docs(tiny.TEXTS)
-    np.testing.assert_allclose(still.encode_docs(tiny.TEXTS).toarray(), expected.toarray(), atol=1e-5)
 
 
 @pytest.mark.parametrize("untied", [True, False])
