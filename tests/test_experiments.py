@@ -70,7 +70,7 @@ def test_dry_run_of_the_paper_takes_every_step_and_skips_finished_ones(tmp_path)
     assert (results["terms_per_query"] > 0).all(), "no collection's queries are read from a blank field"
     assert results.loc["modernbert-raw", "p"].isna().all()
     assert results.loc[("modernbert-raw", "MS MARCO dev"), "measure"] == "RR@10"
-    values = pd.read_csv(next((tmp_path / "modernbert-k16" / "results").glob("SciFact-*.csv")))
+    values = pd.read_csv(next((tmp_path / "modernbert-k16" / "results").glob("scifact-*.csv")))
     assert results.loc[("modernbert-k16", "SciFact"), "value"] == pytest.approx(values["value"].mean())
 
     table = (tmp_path / "results.md").read_text().splitlines()
@@ -79,7 +79,7 @@ def test_dry_run_of_the_paper_takes_every_step_and_skips_finished_ones(tmp_path)
     assert len(beir) == 13 and row[4] == f"{beir.mean():.3f}"
     assert not any((tmp_path / "modernbert-k16" / "indexes").iterdir()), "indexes go once their tasks are scored"
 
-    (gone,) = (tmp_path / "modernbert-k16" / "results").glob("NQ-*.csv")
+    (gone,) = (tmp_path / "modernbert-k16" / "results").glob("nq-*.csv")
     gone.unlink()
     script(PAPER / "run.py", *systems, *options)
     assert gone.exists()

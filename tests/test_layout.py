@@ -97,9 +97,3 @@ def test_files_are_short_and_the_root_is_small():
 
 def test_nothing_reaches_below_python():
     assert not [module for module, (_, others) in IMPORTS.items() if "ctypes" in others]
-
-
-def test_names_of_test_files_differ():
-    """pytest imports them by their bare names."""
-    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
-    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)

@@ -171,7 +171,6 @@ def test_queries_are_the_first_words_of_texts_without_one():
 @pytest.mark.parametrize(
     ("settings", "error", "named"),
     [
-        ({"texts": "one text"}, TypeError, "texts must be a list"),
         ({"texts": [("a", "b"), ("a", "b", "c")]}, ValueError, "too many values to unpack"),
         ({"texts": ["a", "b", None]}, ValueError, "text 2 must be a string, got None"),
         ({"texts": ["a"] * 7}, ValueError, "at least 8 texts"),

@@ -136,6 +136,8 @@ def test_numbers_of_the_texts(temperature):
     }
     for name, value in expected.items():
         assert row[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    with pytest.raises(ValueError, match="temperature must be"):
+        audit(model, pairs, tokenizer=tokenizer, temperature=-temperature)
 
 
 def test_inflated_head_and_suggested_k_follows():

@@ -19,6 +19,7 @@ from transformers import AutoModelForMaskedLM
 from pyterrier_rescale import Splade, load_collection, open_vectors, rescale, systems, train
 from pyterrier_rescale.cli import main
 from pyterrier_rescale.cli.train import settings_of
+from pyterrier_rescale.collections import write_beir
 from pyterrier_rescale.training import TrainConfig
 
 VERBS = ["audit", "rescale", "train", "index", "encode", "export", "search", "compare", "demo", "teach"]
@@ -28,14 +29,11 @@ QUERY = tiny.TEXTS[0]
 
 def write_collection(folder):
     """The tiny texts as a BEIR folder: a sentence is found by its first three words."""
-    (folder / "qrels").mkdir(parents=True)
-    rows = [(i, " ".join(text.split()[:3]), " ".join(text.split()[3:])) for i, text in enumerate(tiny.TEXTS)]
-    for name, lines in {
-        "corpus": [{"_id": f"d{i}", "title": title, "text": body} for i, title, body in rows],
-        "queries": [{"_id": f"q{i}", "text": title} for i, title, _ in rows],
-    }.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    (folder / "qrels" / "test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i, *_ in rows))
+    words = [text.split() for text in tiny.TEXTS]
+    documents = [{"docno": f"d{i}", "title": " ".join(w[:3]), "text": " ".join(w[3:])} for i, w in enumerate(words)]
+    topics = [{"qid": f"q{i}", "query": document["title"]} for i, document in enumerate(documents)]
+    qrels = [{"qid": f"q{i}", "docno": f"d{i}", "label": 1} for i in range(12)]
+    write_beir(load_collection(documents=documents, topics=topics, qrels=qrels), folder)
     return folder
 
 

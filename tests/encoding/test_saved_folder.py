@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from dense import dense_weights
+from dense import by_sparse_encoder, dense_weights
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pyterrier_rescale import Splade, audit, train
@@ -43,14 +43,6 @@ def save(folder, side="alike", *, family="bert", **fields):
 def change(folder, file, **entries):
     path = folder / file
     path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **entries}))
-
-
-def by_sparse_encoder(folder, texts=tiny.TEXTS):
-    from sentence_transformers import SparseEncoder
-
-    model = SparseEncoder(str(folder), device="cpu")
-    both = model.encode_document(texts), model.encode_query(texts)
-    return [np.asarray(vectors.to_dense()) for vectors in both]
 
 
 def check_like_sparse_encoder(folder, texts=tiny.TEXTS):
@@ -336,7 +328,7 @@ def test_tokenizers_that_pad_on_the_left(family, tmp_path):
     splade = Splade(model, tokenizer=tokenizer)
     splade.save_pretrained(tmp_path)
     np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), alone, atol=1e-5)
-    np.testing.assert_allclose(by_sparse_encoder(tmp_path)[0], alone, atol=1e-4)
+    np.testing.assert_allclose(by_sparse_encoder(tmp_path, tiny.TEXTS)[0], alone, atol=1e-4)
     assert tokenizer.padding_side == "left"  # the caller's is left alone
 
 
@@ -350,5 +342,5 @@ def test_special_tokens_are_no_terms_if_so_wished(tmp_path):
     expected[:, tokenizer.all_special_ids] = 0
     np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-5)
     splade.save_pretrained(tmp_path)
-    np.testing.assert_allclose(by_sparse_encoder(tmp_path)[0], expected, atol=1e-4)
+    np.testing.assert_allclose(by_sparse_encoder(tmp_path, tiny.TEXTS)[0], expected, atol=1e-4)
     assert Splade(tmp_path) == splade != plain

@@ -13,8 +13,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertForSequenceClassification,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from pyterrier_rescale import Splade, train
@@ -73,12 +71,7 @@ def test_recipes_train_and_are_told(name, modernbert_folder, tmp_path):
 
 
 def test_attention_of_a_language_model_is_trained_and_saved(tmp_path):
-    tokenizer = tiny.tokenizer("bpe")
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, pad_token_id=0,
-    ))  # fmt: skip
+    model, tokenizer = tiny.qwen()
     causal, both = (
         train(model, PAIRS, tmp_path / name, tokenizer=tokenizer, attention=name, rescale="calibrated", **FAST)
         for name in ("causal", "bidirectional")

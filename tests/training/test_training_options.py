@@ -71,20 +71,14 @@ def test_vectors_and_gradient_are_those_of_the_plain_formula(tied, pooling, fami
 
 
 @pytest.mark.parametrize("size", [None, 3])
-def test_options_are_trained_saved_scored_and_told(size, modernbert_folder, tmp_path):
+def test_options_are_trained_saved_and_scored(size, modernbert_folder, tmp_path):
     options = {"rescale": 4.0, "position_top_k": 12, "fold": "case", "mini_batch_size": size, **FAST}
     splade = train(modernbert_folder, PAIRS, tmp_path / "out", dev=dev_split(), **options)
     assert (splade.position_top_k, splade.fold) == (12, "case")
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "`Splade` follows its `position_top_k=12`, `fold='case'`; other tools ignore that." in card
     stored = pd.read_csv(tmp_path / "out" / "dev.csv")["nDCG@10"].max()
     config = TrainConfig(rescale=None, max_length=32, position_top_k=12, fold="case")
     module = starting_module(splade.encoder.model, splade.encoder.tokenizer, load_rows(PAIRS), config)
     assert DevSet(dev_split()).score(module) == pytest.approx(stored, abs=1e-6)
-    expected = dense_weights(
-        splade.encoder.model, splade.encoder.tokenizer, tiny.TEXTS, max_length=32, position_top_k=12, fold="case"
-    ).detach()  # fmt: skip
-    np.testing.assert_allclose(splade.encode_docs(tiny.TEXTS).toarray(), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("untied", [True, False])
