@@ -1,4 +1,4 @@
-"""The package itself: metadata, quick import, files that ship, README and CI that agree."""
+"""The package itself: metadata, public names, what ships, README and CI that agree."""
 
 from __future__ import annotations
 

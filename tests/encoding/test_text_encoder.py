@@ -116,7 +116,6 @@ REFUSALS = [
     ({"batch_size": 0}, "batch_size"),
     ({"rescale": 0}, "k must"),
     ({"rescale": "auto"}, "rescale must be a number or None here"),
-    ({"dtype": "float17"}, "dtype"),
     ({"shift": "15"}, "shift"),
     ({"shift": True}, "shift"),
     ({"shift": float("nan")}, "shift"),

@@ -81,12 +81,6 @@ def test_first_logged_step_by_hand(still_bert, tmp_path):
     assert row["active_d"] == pytest.approx((documents > 0).sum(axis=1).mean(), rel=1e-4)
 
 
-def objective_of(module, rows, config, negatives=0):
-    """The objective of one batch of all rows."""
-    sides, targets = Batches(rows, module, config, negatives).collate(list(rows))
-    return Objective(config, module.vocab_size)(*module(sides, config.mini_batch_size), targets, 0)[0]
-
-
 def test_gradient_equals_stock_sentence_transformers(still_bert, tmp_path):
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sparse_encoder.losses import SparseMultipleNegativesRankingLoss, SpladeLoss
@@ -109,7 +103,9 @@ def test_gradient_equals_stock_sentence_transformers(still_bert, tmp_path):
 
     config = TrainConfig(lambda_q=5e-3, lambda_d=3e-3, ramp_steps=0, max_length=32)
     rows = load_rows([(*pair, negative) for pair, negative in zip(PAIRS[:4], negatives, strict=True)])
-    got = objective_of(SparseHead(model, tokenizer), rows, config, negatives=1)
+    module = SparseHead(model, tokenizer)
+    sides, targets = Batches(rows, module, config, 1).collate(list(rows))
+    got = Objective(config, module.vocab_size)(*module(sides), targets, 0)[0]
     got.backward()
 
     assert float(got.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
