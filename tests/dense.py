@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 
@@ -12,12 +13,27 @@ def dense_weights(
     """Term weights (B, V), differentiable, of texts padded to the longest."""
     batch = tokenizer(texts, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits - shift
-    weights = torch.log1p(torch.relu(logits)) * batch["attention_mask"][..., None]
+    weights = dense_pooled(logits, batch["attention_mask"], pooling, activation, position_top_k)
+    return weights if fold is None else dense_fold(weights, variants(tokenizer, weights.shape[1]))
+
+
+def dense_pooled(logits, mask, pooling="max", activation="relu", position_top_k=None):
+    """Term weights (B, V) of all logits; those that are not among a position's k largest are left out."""
+    weights = torch.log1p(torch.relu(logits)) * mask[..., None]
     weights = torch.log1p(weights) if activation == "log1p_relu" else weights
     if position_top_k is not None:
-        weights = weights * torch.zeros_like(logits).scatter(2, logits.topk(position_top_k, dim=2).indices, 1.0)
-    weights = weights.amax(dim=1) if pooling == "max" else weights.sum(dim=1)
-    return weights if fold is None else dense_fold(weights, variants(tokenizer, weights.shape[1]))
+        kept = logits.topk(min(position_top_k, logits.shape[2]), dim=2).indices
+        weights = weights * torch.zeros_like(logits).scatter(2, kept, 1.0)
+    return weights.amax(dim=1) if pooling == "max" else weights.sum(dim=1)
+
+
+def by_sparse_encoder(folder, documents, queries=None):
+    """Vectors of documents and of queries (the same texts if not given) as stock sentence-transformers gives them."""
+    from sentence_transformers import SparseEncoder
+
+    encoder, queries = SparseEncoder(str(folder), device="cpu"), documents if queries is None else queries
+    both = encoder.encode_document(documents), encoder.encode_query(queries)
+    return [np.asarray(vectors.to_dense()) for vectors in both]
 
 
 def dense_fold(weights, classes):

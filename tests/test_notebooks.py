@@ -136,22 +136,6 @@ def test_notebooks_are_those_of_the_sources():
         assert "SOLUTION" not in student
 
 
-def test_slides_are_ten_pages_with_figures_that_are_there():
-    import nbformat
-
-    folder = builder().TEACHING / "lecturer"
-    cells = nbformat.read(folder / "slides.ipynb", as_version=4).cells
-    assert [cell.metadata["slideshow"]["slide_type"] for cell in cells] == ["slide"] * 10
-    figures = [cell.source.partition("](")[2].rstrip(")\n") for cell in cells if "](figures/" in cell.source]
-    assert len(figures) == 3 and all((folder / figure).is_file() for figure in figures)
-
-
-def test_badges_open_the_notebooks_of_the_package():
-    line = builder().badges("5_your_own_texts.ipynb", "https://github.com/who/what")
-    assert line.count("(https://") == 3 == line.count("pyterrier_rescale/teaching/5_your_own_texts.ipynb")
-    assert builder().badges("1.ipynb", "") == "", "without an address in setup.cfg there is nothing to link"
-
-
 @pytest.mark.parametrize("beside", ["nothing", "clone"])
 def test_first_cell_installs_where_the_package_is_missing(beside, tmp_path):
     """A clone's folder beside a notebook has the package's name, and Python imports it as an empty package."""

@@ -34,6 +34,7 @@ TEXTS = [
     "The café served naïve readers 42 croissants in 2024.",
     "Gradients explode when the softmax saturates at the start.",
 ]
+DOCUMENTS = [{"docno": f"d{i}", "text": text} for i, text in enumerate(TEXTS)]
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -156,9 +157,28 @@ def build(family: str, *, seed: int = 0, padding_rows: int = 0, **settings):
     return model, tok
 
 
+def qwen():
+    """A tiny causal language model and its tokenizer."""
+    tok = tokenizer("bpe")
+    torch.manual_seed(0)
+    sizes = {**_SIZE, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "vocab_size": len(tok)}
+    return transformers.AutoModelForCausalLM.from_config(transformers.Qwen3Config(**sizes)).eval(), tok
+
+
 def save(family: str, path, **settings) -> str:
     """Build and save a tiny model; returns the folder."""
     model, tok = build(family, **settings)
     model.save_pretrained(path)
     tok.save_pretrained(path)
     return str(path)
+
+
+def save_body(family: str, path) -> str:
+    """The folder of a tiny encoder without a head, pooler included where the family has one."""
+    model, tok = build(family)
+    model.save_pretrained(path / "masked")
+    body = transformers.AutoModel.from_pretrained(path / "masked")
+    body.config.architectures = None
+    body.save_pretrained(path / "body")
+    tok.save_pretrained(path / "body")
+    return str(path / "body")

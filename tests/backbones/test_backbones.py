@@ -9,11 +9,12 @@ import tiny
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from pyterrier_rescale import add_mlm_head, audit, backbones, calibrate
+from pyterrier_rescale import add_mlm_head, audit, backbones, calibrate, load_collection, train
 from pyterrier_rescale.backbones import FAMILIES, BackboneSettings, small_backbone
 from pyterrier_rescale.backbones.architectures import SPECIAL, train_tokenizer
 from pyterrier_rescale.backbones.mlm import corrupt
 from pyterrier_rescale.cli import main
+from pyterrier_rescale.collections import write_beir
 
 PAD, _, CLS, SEP, MASK = range(5)
 SMALL = {"steps": 4, "vocab_size": 400, "layers": 1, "hidden": 32, "batch_size": 4, "max_length": 24}
@@ -154,8 +155,13 @@ def test_another_default_dtype_changes_nothing(built, tmp_path):
         folder = small_backbone("bert", tiny.TEXTS, cache, **SMALL)
         calibration = calibrate(folder, texts, rate=0.2)
         model = add_mlm_head(AutoModelForMaskedLM.from_pretrained(folder).bert)
-        weights = [p.detach().numpy() for p in (*calibration.apply(folder).parameters(), *model.parameters())]
-        return [*weights, calibration.bias_shift, audit(folder, texts).row_norms]
+        options = {"rescale": "calibrated", "regularizer": "df_flops", "queries": "static", "max_steps": 2}
+        options |= {"batch_size": 4, "max_length": 24, "verbose": False}
+        splade = train(folder, [(text[:20], text) for text in texts], cache / "trained", **options)
+        models = calibration.apply(folder), model, splade.encoder.model
+        weights = [p.detach().numpy() for one in models for p in one.parameters()]
+        vectors = [encode(tiny.TEXTS).data for encode in (splade.encode_docs, splade.encode_queries)]
+        return [*weights, *vectors, calibration.bias_shift, audit(folder, texts).row_norms]
 
     expected = measured()
     torch.set_default_dtype(torch.bfloat16)
@@ -169,9 +175,7 @@ def test_another_default_dtype_changes_nothing(built, tmp_path):
 
 def test_the_verb_pretrains_on_a_collection(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTERRIER_RESCALE_HOME", str(tmp_path / "home"))
-    (tmp_path / "data").mkdir()
-    lines = [json.dumps({"_id": f"d{i}", "text": text}) for i, text in enumerate(tiny.TEXTS)]
-    (tmp_path / "data" / "corpus.jsonl").write_text("\n".join(lines))
+    write_beir(load_collection(documents=tiny.DOCUMENTS), tmp_path / "data")
     command = ["small-backbone", "bert", str(tmp_path / "data"), str(tmp_path / "out"), "--steps", "2", "--quiet"]
     for status, told in ((0, "a bert of 12 texts"), (1, "exists already")):
         with pytest.raises(SystemExit) as stop:

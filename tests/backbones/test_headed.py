@@ -16,17 +16,9 @@ from pyterrier_rescale.backbones import headed_backbone
 QUICK = {"steps": 6, "batch_size": 4, "max_length": 24}
 
 
-def body_folder(family: str, path) -> str:
-    model, tokenizer = tiny.build(family)
-    model.save_pretrained(path / "masked")
-    AutoModel.from_pretrained(path / "masked").save_pretrained(path / "body")
-    tokenizer.save_pretrained(path / "body")
-    return str(path / "body")
-
-
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "electra"])
 def test_the_body_is_frozen_first_and_trained_then(family, tmp_path):
-    folder = body_folder(family, tmp_path)
+    folder = tiny.save_body(family, tmp_path)
     start = add_mlm_head(folder).state_dict()
 
     def moved(**settings) -> tuple[set[bool], set[bool]]:
@@ -45,7 +37,7 @@ def test_the_body_is_frozen_first_and_trained_then(family, tmp_path):
 
 
 def test_record_cache_and_layout(tmp_path, monkeypatch):
-    folder = body_folder("bert", tmp_path)
+    folder = tiny.save_body("bert", tmp_path)
     made = headed_backbone(folder, tiny.TEXTS, tmp_path / "cache", **QUICK)
     record = json.loads((made / "backbone.json").read_text())
     assert made.name.startswith("bert-") and record["settings"] == {**record["settings"], **QUICK, "seed": 0}
@@ -68,7 +60,7 @@ def test_record_cache_and_layout(tmp_path, monkeypatch):
 
 
 def test_it_learns(tmp_path):
-    folder = body_folder("bert", tmp_path)
+    folder = tiny.save_body("bert", tmp_path)
     made = headed_backbone(folder, tiny.TEXTS, tmp_path / "cache", steps=200, batch_size=12, learning_rate=2e-2)
     record = json.loads((made / "backbone.json").read_text())
     assert record["curve"][-1]["mask_loss"] < 0.8 * record["unigram_entropy"]
@@ -85,6 +77,6 @@ def test_minilm_is_taken_from_its_package_or_named(tmp_path, monkeypatch):
     monkeypatch.setattr(backbones, "_MINILM_PACKAGE", "stand_in_minilm")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         small_backbone("minilm", tiny.TEXTS, tmp_path)
-    (package / "model").symlink_to(body_folder("bert", tmp_path))
+    (package / "model").symlink_to(tiny.save_body("bert", tmp_path))
     made = small_backbone("minilm", tiny.TEXTS, tmp_path / "cache", **QUICK)
     assert made.name.startswith("minilm-") and made.parent == tmp_path / "cache"

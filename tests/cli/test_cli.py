@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
@@ -17,9 +16,10 @@ import pytest
 import tiny
 from transformers import AutoModelForMaskedLM
 
-from pyterrier_rescale import Splade, load_collection, open_index, open_vectors, rescale, systems, train
+from pyterrier_rescale import Splade, load_collection, open_vectors, rescale, systems, train
 from pyterrier_rescale.cli import main
 from pyterrier_rescale.cli.train import settings_of
+from pyterrier_rescale.collections import write_beir
 from pyterrier_rescale.training import TrainConfig
 
 VERBS = ["audit", "rescale", "train", "index", "encode", "export", "search", "compare", "demo", "teach"]
@@ -29,14 +29,11 @@ QUERY = tiny.TEXTS[0]
 
 def write_collection(folder):
     """The tiny texts as a BEIR folder: a sentence is found by its first three words."""
-    (folder / "qrels").mkdir(parents=True)
-    rows = [(i, " ".join(text.split()[:3]), " ".join(text.split()[3:])) for i, text in enumerate(tiny.TEXTS)]
-    for name, lines in {
-        "corpus": [{"_id": f"d{i}", "title": title, "text": body} for i, title, body in rows],
-        "queries": [{"_id": f"q{i}", "text": title} for i, title, _ in rows],
-    }.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    (folder / "qrels" / "test.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i, *_ in rows))
+    words = [text.split() for text in tiny.TEXTS]
+    documents = [{"docno": f"d{i}", "title": " ".join(w[:3]), "text": " ".join(w[3:])} for i, w in enumerate(words)]
+    topics = [{"qid": f"q{i}", "query": document["title"]} for i, document in enumerate(documents)]
+    qrels = [{"qid": f"q{i}", "docno": f"d{i}", "label": 1} for i in range(12)]
+    write_beir(load_collection(documents=documents, topics=topics, qrels=qrels), folder)
     return folder
 
 
@@ -100,19 +97,6 @@ def test_a_mistyped_name_fails_at_once(name, tmp_path):
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_has_an_example(verb, made):
     assert f"pyterrier-rescale {verb}" in " ".join(made(verb, "-h").split())
-
-
-def test_a_shell_completes_verbs():
-    asked = {"_PYTERRIER_RESCALE_COMPLETE": "complete_bash", "COMP_WORDS": "pyterrier-rescale ex", "COMP_CWORD": "1"}
-    out = subprocess.run([sys.executable, "-m", "pyterrier_rescale"], capture_output=True, env={**os.environ, **asked})
-    assert out.stdout.split() == [b"export"]
-
-
-def test_a_warning_takes_a_line(made):
-    made("--version")
-    assert warnings.formatwarning(UserWarning("two\n  lines"), UserWarning, "file.py", 3, None) == (
-        "pyterrier-rescale: warning: two lines\n"
-    )
 
 
 def test_teach_copies_the_notebooks_and_says_what_is_next(tmp_path, call, made, monkeypatch):
@@ -222,22 +206,6 @@ def test_a_query_of_another_encoder_is_warned_of(encoder, index, made, tmp_path)
         made("search", index, tiny.save("bert", tmp_path / "other"), QUERY)
 
 
-def test_index_goes_by_the_one_rule(encoder, collection, index, call, made, tmp_path):
-    own = tmp_path / "own"
-    command = ["index", encoder, collection, own, "--engine", "exact", "--quiet"]
-    made(*command, "--overwrite")  # none is there: made
-    first = open_index(own).made_from
-    files = {file: file.stat().st_mtime_ns for file in own.rglob("*")}
-    made(*command)
-    assert {file: file.stat().st_mtime_ns for file in own.rglob("*")} == files, "the same command: it is there"
-    other = write_collection(tmp_path / "other")
-    (other / "corpus.jsonl").write_text('{"_id": "d0", "text": "another text"}\n')
-    code, _, err = call("index", encoder, other, own, "--engine", "exact", "--quiet")
-    assert code == 1 and "corpus was" in err and "--overwrite" in err and "=True" not in err
-    made("index", encoder, other, own, "--engine", "exact", "--quiet", "--overwrite")
-    assert open_index(own).made_from != first
-
-
 def test_systems_takes_the_index_of_the_command(encoder, collection, index, monkeypatch):
     monkeypatch.setattr("pyterrier_rescale.splade.stages.SpladeDocEncoder.transform_iter", None)
     pipeline = systems({"one": Splade(encoder)}, load_collection(collection), index.parent, engine="exact")["one"]
@@ -320,17 +288,3 @@ def test_home_in_python(bert_folder, tmp_path, monkeypatch):
     TrainConfig().to_json("~/c.json")
     assert {path.name for path in tmp_path.iterdir()} >= {"saved", "indexes", "run", "c.json"}
     assert not list((tmp_path / "here").iterdir())
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "corpus.jsonl.gz"])
-def test_damaged_files_are_named_in_one_line(name, bert_folder, tmp_path, call):
-    model, data = tmp_path / "model", write_collection(tmp_path / "data")
-    shutil.copytree(bert_folder, model)
-    (data / "corpus.jsonl.gz").write_bytes(gzip.compress((data / "corpus.jsonl").read_bytes()))
-    (data / "corpus.jsonl").unlink()
-    damaged = data / name if name.startswith("corpus") else model / name
-    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
-    code, _, err = call("index", model, data, tmp_path / "i", "--engine", "exact")
-    last, named = err.splitlines()[-1], damaged if name.startswith("corpus") else model
-    assert code == 1 and last.startswith("pyterrier-rescale: error: ") and str(named) in last, err
-    assert "Traceback" not in err and "no such name" not in last

@@ -12,7 +12,7 @@ import pexpect
 import pytest
 from test_cli import write_collection
 
-from pyterrier_rescale import __version__, open_index
+from pyterrier_rescale import open_index
 from pyterrier_rescale.cli import entry
 
 STEPS = 100
@@ -147,18 +147,3 @@ def test_every_end_has_its_status_and_a_line(error, status, message, arguments, 
     assert stop.value.code == status and not printed.out
     assert message in printed.err.splitlines()[-1]
     assert ("Traceback" in printed.err) == (arguments[0] == "--traceback" and isinstance(error, Exception))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        ([], 2, "Usage"), (["rescle"], 2, "No such command"), (["audit"], 2, "Missing argument"),
-        (["audit", "x", "--n-texts", "1"], 2, "Invalid value"), (["--version"], 0, __version__),
-        (["encode", "-h"], 0, "irds:NAME"), (["index", "--scal", "1", "x"], 2, "--scale"),
-    ],
-)  # fmt: skip
-def test_usage(arguments, status, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        entry.main(arguments)
-    printed = capsys.readouterr()
-    assert stop.value.code == status and message in printed.err + printed.out and "Traceback" not in printed.err

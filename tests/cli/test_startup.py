@@ -41,8 +41,7 @@ def work(modernbert_folder, tmp_path_factory):
     sides = QuerySide(weights=weights, max_length=7)
     save_encoder(folder / "static", model, tokenizer, Description(max_length=32, queries=sides))
     index = open_index(folder / "ix", "exact")
-    documents = [{"docno": f"d{i}", "text": text} for i, text in enumerate(tiny.TEXTS)]
-    (Splade(folder / "static").doc_encoder() >> index.indexer()).index(documents)
+    (Splade(folder / "static").doc_encoder() >> index.indexer()).index(tiny.DOCUMENTS)
     names = {name: str(folder / name) for name in ("ix", "static", "new")}
     return {"model": modernbert_folder, **names}
 

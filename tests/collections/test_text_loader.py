@@ -9,9 +9,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pyterrier as pt
 import pytest
-import tiny
 
-from pyterrier_rescale import Splade, load_collection, open_index
+from pyterrier_rescale import load_collection
 from pyterrier_rescale.collections.named import IrdsCollection
 
 DOCS = [{"docno": f"d{i}", "title": f"title {i}", "text": f"body {i}", "n": i} for i in range(1200)]
@@ -65,17 +64,3 @@ def test_ir_datasets_look_up_in_their_own_store():
     assert collection.text_loader()(results("d1", "d1"))["text"].tolist() == ["Cats purr", "Cats purr"]
     with pytest.raises(ValueError, match="'d2'"):
         collection.text_loader()(results("d1", "d2"))
-
-
-def test_scores_of_a_reranker_are_those_of_the_index(bert_folder, tmp_path):
-    splade = Splade(bert_folder, max_length=32)
-    collection = load_collection(documents=[{"docno": f"d{i}", "text": text} for i, text in enumerate(tiny.TEXTS)])
-    index = (splade.doc_encoder(scale=1000) >> open_index(tmp_path / "i", "exact", scale=1000).indexer()).index(
-        collection.corpus()
-    )
-    first = splade.query_encoder() >> index.retriever(5)
-    topics = pd.DataFrame({"qid": ["q1", "q2"], "query": [tiny.TEXTS[0], tiny.TEXTS[5]]})
-    found, rescored = first(topics), (first >> collection.text_loader() >> splade.scorer())(topics)
-    both = found.merge(rescored, on=["qid", "docno"])
-    assert len(both) == len(found) == 10
-    assert both["score_y"].to_numpy() == pytest.approx(both["score_x"].to_numpy(), rel=1e-2)

@@ -15,27 +15,23 @@ from pathlib import Path
 import tiny
 
 import pyterrier_rescale
-from pyterrier_rescale.collections import BeirCollection
+from pyterrier_rescale.collections import BeirCollection, write_beir
 
 BACKBONES = {"answerdotai/ModernBERT-base": "modernbert", "google-bert/bert-base-uncased": "bert"}
 _DOCS = 60
 
 
-def write_collection(folder: Path) -> None:
+def write_collection(folder: Path) -> BeirCollection:
     """Sixty documents with titles, ten topics, qrels of test and train."""
-    folder.mkdir()
     words = [text.split() for text in tiny.TEXTS]
     texts = [" ".join(words[i % len(words)] + words[(i * 7 + 3) % len(words)]) for i in range(_DOCS)]
-    with open(folder / "corpus.jsonl", "w") as out:
-        for i, text in enumerate(texts):
-            print(json.dumps({"_id": f"d{i}", "title": " ".join(text.split()[:3]), "text": text}), file=out)
-    with open(folder / "queries.jsonl", "w") as out:
-        for i in range(_DOCS):
-            print(json.dumps({"_id": f"q{i}", "text": " ".join(texts[i].split()[:5])}), file=out)
-    (folder / "qrels").mkdir()
-    for split, ids in (("train", range(10, _DOCS)), ("test", range(10))):
-        rows = "".join(f"q{i}\td{i}\t1\n" for i in ids)
-        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    titles, topics = ([" ".join(text.split()[:n]) for text in texts] for n in (3, 5))
+    documents = [{"docno": f"d{i}", "title": titles[i], "text": text} for i, text in enumerate(texts)]
+    qrels = [{"qid": f"q{i}", "docno": f"d{i}", "label": 1} for i in range(_DOCS)]
+    return write_beir(pyterrier_rescale.load_collection(
+        documents=documents, topics=[{"qid": f"q{i}", "query": topic} for i, topic in enumerate(topics)],
+        qrels={"train": qrels[10:], "test": qrels[:10]},
+    ), folder)  # fmt: skip
 
 
 def prepare(folder: Path, patch) -> dict:
@@ -45,8 +41,7 @@ def prepare(folder: Path, patch) -> dict:
         (folder / name).parent.mkdir(exist_ok=True)
         tiny.save(family, folder / name)
     tiny.save("bert", folder / "my-splade")  # until a page trains its own
-    write_collection(folder / "tiny-collection")
-    collection = BeirCollection(folder / "tiny-collection")
+    collection = write_collection(folder / "tiny-collection")
     rows = {
         "documents": ["docno,text", *(f"own{i},{json.dumps(text)}" for i, text in enumerate(tiny.TEXTS))],
         "topics": ["qid,query", *(f"q{i},{text.split()[1]}" for i, text in enumerate(tiny.TEXTS))],

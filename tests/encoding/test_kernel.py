@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dense import dense_pooled
 from dense import head_of_padded as sparse_head
 
 from pyterrier_rescale.encoding import blocks, kernel
 from pyterrier_rescale.encoding.description import Description
 
 
-def plain(hidden, weight, bias, mask, pooling="max", activation="relu", position_top_k=None):
-    """The formula over all logits; those that are not among a position's k largest are left out."""
-    logits = hidden @ weight.T + (0 if bias is None else bias)
-    active = torch.log1p(torch.relu(logits)) * mask[..., None]
-    if activation == "log1p_relu":
-        active = torch.log1p(active)
-    if position_top_k is not None:
-        kept = logits.topk(min(position_top_k, len(weight)), dim=2).indices
-        active = active * torch.zeros_like(logits).scatter(2, kept, 1.0)
-    return active.amax(dim=1) if pooling == "max" else active.sum(dim=1)
+def plain(hidden, weight, bias, mask, pooling="max", **options):
+    return dense_pooled(hidden @ weight.T + (0 if bias is None else bias), mask, pooling, **options)
 
 
 def batch(dtype=torch.float64, shape=(4, 6, 5), vocab=2500, seed=0):

@@ -16,21 +16,10 @@ from pyterrier_rescale import Splade, add_mlm_head, rescale
 from pyterrier_rescale.heads.decoder import find_head, head_input
 
 
-def headless(family: str, path) -> str:
-    """A folder of a tiny encoder without a head, pooler included where the family has one."""
-    model, tokenizer = tiny.build(family)
-    model.save_pretrained(path / "masked")
-    body = AutoModel.from_pretrained(path / "masked")
-    body.config.architectures = None
-    body.save_pretrained(path / "body")
-    tokenizer.save_pretrained(path / "body")
-    return str(path / "body")
-
-
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_family_gets_its_masked_lm_with_the_body_as_it_was(family, tmp_path):
     expected, tokenizer = tiny.build(family)
-    folder = headless(family, tmp_path)
+    folder = tiny.save_body(family, tmp_path)
     state = torch.get_rng_state()
     model = add_mlm_head(folder)
     torch.set_rng_state(state)
@@ -59,7 +48,7 @@ def test_every_family_gets_its_masked_lm_with_the_body_as_it_was(family, tmp_pat
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert", "convbert"])
 def test_the_transform_is_norm_of_gelu(family, tmp_path):
-    model = add_mlm_head(headless(family, tmp_path))
+    model = add_mlm_head(tiny.save_body(family, tmp_path))
     ids = torch.tensor([[2, 20, 31, 42, 3]])
     hidden = model.base_model(input_ids=ids).last_hidden_state
     eps = getattr(model.config, "layer_norm_eps", None) or getattr(model.config, "norm_eps", 1e-12)
@@ -69,14 +58,14 @@ def test_the_transform_is_norm_of_gelu(family, tmp_path):
 
 @pytest.mark.parametrize("family", ["albert", "electra"])
 def test_smaller_embeddings_are_reached_by_undoing_the_bodys_projection(family, tmp_path):
-    model = add_mlm_head(headless(family, tmp_path))
+    model = add_mlm_head(tiny.save_body(family, tmp_path))
     (dense,) = (m for n, m in model.named_modules() if n.endswith("predictions.dense"))
     (up,) = (m for m in model.base_model.modules() if isinstance(m, torch.nn.Linear) and m.weight.shape == (32, 16))
     torch.testing.assert_close(dense.weight @ up.weight, torch.eye(16), atol=1e-4, rtol=1e-4)
 
 
 def test_a_sentence_transformer_by_folder_and_as_an_object(tmp_path):
-    folder, saved = headless("bert", tmp_path), tmp_path / "sentences"
+    folder, saved = tiny.save_body("bert", tmp_path), tmp_path / "sentences"
     model = SentenceTransformer(folder, device="cpu")  # the transformer and mean pooling
     model.save(str(saved))
     ids = torch.tensor([[2, 20, 31, 42, 3]])

@@ -10,7 +10,7 @@ import tiny
 from pyterrier_rescale import Splade, open_index, systems
 from pyterrier_rescale.training.loading import load_rows
 
-DOCS = [{"docno": f"d{i}", "text": text} for i, text in enumerate(tiny.TEXTS)]
+DOCS = tiny.DOCUMENTS
 QUERY = pd.DataFrame({"qid": ["q"], "query": [tiny.TEXTS[3]]})
 ALL_SPLITS = datasets.DatasetDict(train=datasets.Dataset.from_list(DOCS))
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from vector_stub import StubEncoder, StubTerms, make_documents, shards
 
-from pyterrier_rescale import Splade, Vectors, encode, open_vectors
+from pyterrier_rescale import Splade, Vectors, encode, open_index, open_vectors
 from pyterrier_rescale.encoding.pruning import prune
 from pyterrier_rescale.indexing.build import corpus_fingerprint
 
@@ -118,6 +118,8 @@ def test_a_failing_stream_leaves_whole_shards_only_and_is_gone_on_with(tmp_path)
     assert len(shards(tmp_path / "v")) == 2
     with pytest.raises(FileNotFoundError, match=r"not finished \(2 shards"):
         open_vectors(tmp_path / "v")
+    with pytest.raises(FileExistsError, match="encode"):
+        open_index(tmp_path / "v", "exact").indexer().index([{"docno": "d", "toks": {"a": 1}}])
     splade = StubEncoder()
     run(tmp_path / "v", splade=splade)
     assert splade.calls == 2 and shards(tmp_path / "v") == shards(tmp_path / "whole")

@@ -1,14 +1,11 @@
-"""Random documents in and out, and retrieval inside larger pipelines."""
+"""Random documents in and out."""
 
 from __future__ import annotations
 
 import random
 
-import pandas as pd
-import pyterrier as pt
 import pytest
-from engine_data import ENGINES, exact_ranking, frame, make_docs, make_queries
-from ir_measures import R, nDCG
+from engine_data import ENGINES, frame
 
 from pyterrier_rescale import open_index
 
@@ -57,41 +54,3 @@ def test_random_documents_come_out_again(tmp_path, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_100000_random_documents_come_out_again(tmp_path, engine):
     fuzz(tmp_path, engine, 100_000, seed=12)
-
-
-# Composition
-
-
-@pytest.fixture(scope="module")
-def collection():
-    docs = make_docs(300, vocabulary=300, terms=20)
-    queries = make_queries(8, vocabulary=300, terms=4)
-    queries["query"] = queries["query_toks"].map(" ".join)
-    qrels = pd.DataFrame(
-        [
-            {"qid": qid, "docno": docno, "label": 1}
-            for qid, query in zip(queries["qid"], queries["query_toks"], strict=True)
-            for docno, _ in exact_ranking(docs, query, 5)
-        ]
-    )
-    return docs, queries, qrels
-
-
-@pytest.fixture(scope="module")
-def encoder(collection):
-    weights = dict(zip(collection[1]["query"], collection[1]["query_toks"], strict=True))
-    return pt.apply.query_toks(lambda row: weights[row["query"]])
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_experiments_cutoffs_and_fusion(tmp_path, collection, encoder, engine):
-    docs, queries, qrels = collection
-    index = open_index(tmp_path / "i", engine).indexer().index(docs)
-    topics = queries[["qid", "query"]]
-    splade = encoder >> index.retriever()
-    pd.testing.assert_frame_equal((splade % 10)(topics), (encoder >> index.retriever(10))(topics))
-    systems = {"splade": splade, "cut": splade % 3}
-    for plan in ("none", "tree"):
-        table = pt.Experiment(systems, topics, qrels, [nDCG @ 5, R @ 5], baseline="splade", plan=plan).set_index("name")
-        assert table.loc["splade", "nDCG@5"] == pytest.approx(1, abs=0.02)
-        assert table.loc["cut", "R@5"] == pytest.approx(0.6, abs=0.02)

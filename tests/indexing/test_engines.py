@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 
 import engine_data
 import numpy as np
@@ -327,15 +325,3 @@ def test_plain_pyterrier_reads_the_terrier_index(tmp_path):
         scores = plain[plain["qid"] == qid]["score"] * w / 100
         # plain PyTerrier prints the query's weights with six decimals
         np.testing.assert_allclose(scores, [s for _, s in retrieved(ours, qid)], rtol=1e-5)
-
-
-def test_exact_needs_no_java(tmp_path):
-    code = (
-        "import sys, pandas as pd; from pyterrier_rescale import open_index\n"
-        f"index = open_index({str(tmp_path / 'i')!r}, 'exact')\n"
-        "index.indexer().index([{'docno': 'd', 'toks': {'a': 100}}])\n"
-        "print(index.retriever()(pd.DataFrame([{'qid': '1', 'query_toks': {'a': 2.0}}])).score.tolist())\n"
-        "print('jnius' in sys.modules, 'torch' in sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split("\n")[:2] == ["[2.0]", "False False"], done.stderr

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 from vector_stub import StubEncoder, make_documents
 
 import pyterrier_rescale
-from pyterrier_rescale import Splade, encode, open_index
+from pyterrier_rescale import encode, open_index
 from pyterrier_rescale.encoding.terms import Toks
 from pyterrier_rescale.indexing.export.databases import sparsevec
 from pyterrier_rescale.indexing.export.opensearch import dense_numbers, mapping, query_body
@@ -155,17 +154,6 @@ def test_raw_terms_are_the_tokenizers_own(vectors, tmp_path):
     index = open_index(tmp_path / "i", "exact").indexer().index([{"docno": "d1", "toks": {"a": 3}}])
     with pytest.raises(ValueError, match="terms='raw'"):
         export(index, tmp_path / "out", "anserini", terms="raw")
-
-
-def test_raw_terms_of_an_encoder(tmp_path):
-    splade = Splade(tiny.save("bert", tmp_path / "bert"))
-    documents = [{"docno": f"d{i}", "text": text} for i, text in enumerate(tiny.TEXTS)]
-    export(encode(splade, documents, tmp_path / "v", verbose=False), tmp_path / "out", "anserini", terms="raw")
-    lines = map(json.loads, (tmp_path / "out" / "corpus" / "docs-00000.jsonl").read_text().splitlines())
-    rows, tokenizer = splade.encode_docs(tiny.TEXTS), splade.encoder.tokenizer
-    for line, row in zip(lines, rows, strict=True):
-        kept = row.indices[np.rint(100 * row.data) >= 1]
-        assert set(line["vector"]) == set(tokenizer.convert_ids_to_tokens(kept))
 
 
 @pytest.mark.parametrize("format", ["opensearch", "opensearch-ann", "anserini", "qdrant", "pgvector"])

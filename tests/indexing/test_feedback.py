@@ -97,21 +97,6 @@ def test_the_formula_with_every_engine(tmp_path, engine, weighting):
     assert len(index.retriever(20)(out)) == 8 * 20
 
 
-def test_ten_documents_are_read_and_not_the_collection(tmp_path):
-    """Scorer and feedback answer alike where no shard can be read."""
-    index, queries = open_index(tmp_path / "i", "exact").indexer().index(make_docs(5000)), make_queries(3)
-    found = index.retriever(10)(queries)
-    expected = index.scorer()(found), index.feedback()(found)
-    for shard in index.shards_path.iterdir():
-        shard.write_bytes(bytes(shard.stat().st_size))
-    again = open_index(tmp_path / "i")
-    for stage, wanted in zip((again.scorer(), again.feedback()), expected, strict=True):
-        pd.testing.assert_frame_equal(stage(found), wanted)
-    assert np.allclose(expected[0]["score"], found["score"])
-    with pytest.raises(ValueError, match="damaged"):
-        again.to_csr()
-
-
 def test_from_a_folder_of_vectors_as_from_an_index_of_it(tmp_path):
     vectors = encode(StubEncoder(), make_documents(60), tmp_path / "v", shard_size=25, verbose=False)
     index = open_index(tmp_path / "i", "exact", scale=1e6).indexer().index(vectors)

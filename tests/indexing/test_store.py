@@ -16,9 +16,8 @@ import pandas as pd
 import pytest
 from engine_data import ENGINES, frame, retrieved
 from vector_stub import StubEncoder, make_documents
-from windows import simulate_windows
 
-from pyterrier_rescale import encode, open_index, open_vectors
+from pyterrier_rescale import encode, open_index
 from pyterrier_rescale.indexing import store
 
 pytestmark = pytest.mark.filterwarnings("ignore:all query weights are whole numbers")
@@ -85,20 +84,6 @@ def test_killed_at_every_moment(tmp_path, monkeypatch, mode):
         others = store.read_manifest(path).others
         assert {p.name for p in path.glob("g-*")} <= {index.open().folder.name, *others}, "a folder is nobody's"
     assert step >= 8 and outcomes == {len(before), len(after)}
-
-
-def test_ctrl_c_while_the_former_index_is_removed(tmp_path, monkeypatch):
-    """The new one counts already: it stays."""
-    index = open_index(tmp_path / "i", "exact").indexer().index(OLD)
-
-    def interrupted(*_, **__):
-        monkeypatch.undo()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(shutil, "rmtree", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        index.indexer(mode="overwrite").index(NEW)
-    assert found(open_index(tmp_path / "i")) == truth(NEW)
 
 
 def test_an_encode_killed_at_every_moment_goes_on(tmp_path, monkeypatch):
@@ -279,19 +264,6 @@ def test_files_of_users_in_the_folder_stay(tmp_path):
         encode(StubEncoder(), make_documents(3), tmp_path / "i", verbose=False)
 
 
-def test_unfinished_vectors_are_not_taken_for_an_empty_place(tmp_path):
-    def broken():
-        yield from make_documents(20)
-        raise OSError("network")
-
-    with pytest.raises(OSError, match="network"):
-        encode(StubEncoder(), broken(), tmp_path / "v", shard_size=16, verbose=False)
-    with pytest.raises(FileExistsError, match="encode"):
-        open_index(tmp_path / "v", "exact").indexer().index(OLD)
-    with pytest.raises(FileNotFoundError, match="not finished .1 shards"):
-        open_vectors(tmp_path / "v")
-
-
 def test_links_are_followed(tmp_path):
     open_index(tmp_path / "v1", "exact").indexer().index(OLD)
     (tmp_path / "current").symlink_to("v1")
@@ -312,47 +284,3 @@ def test_file_systems_without_locks_and_links(tmp_path, monkeypatch, code):
     monkeypatch.setattr(os, "link", refuse)
     index = open_index(tmp_path / "i", "exact").indexer().index(OLD)
     assert found(index.indexer(mode="append").index(NEW)) == truth([*OLD, *NEW])
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")
-@pytest.mark.parametrize("engine", ENGINES)
-def test_as_on_windows(tmp_path, monkeypatch, engine):
-    """Built, searched, overwritten while open, appended to; what cannot be removed yet goes with the next build."""
-    simulate_windows(monkeypatch, tmp_path)
-    with open(tmp_path / "held", "w") as held, pytest.raises(PermissionError):
-        os.unlink(held.name)
-    query = frame([{"a": 100.0}])
-    vectors = encode(StubEncoder(), make_documents(30), tmp_path / "v", shard_size=16, verbose=False)
-    reader = open_index(tmp_path / "i", engine).indexer().index(OLD)
-    assert found(reader) == truth(OLD)
-    rows = vectors.rows(["d3"])
-    for _ in range(3):
-        again = encode(StubEncoder(), make_documents(30), tmp_path / "v", shard_size=16, overwrite=True, verbose=False)
-        assert (again.rows(["d3"]) != rows).nnz == 0
-        writer = open_index(tmp_path / "i", engine).indexer(mode="overwrite").index(NEW)
-        assert found(writer) == truth(NEW) == found(reader)
-        assert len(reader.scorer()(reader.retriever()(query))) == len(NEW)
-    writer.indexer(mode="append").index(OLD)
-    assert found(reader) == truth([*OLD, *NEW])
-    for index in (reader, writer):
-        index.close()
-    open_index(tmp_path / "i", engine).indexer(mode="overwrite").index(NEW)
-    assert len(list((tmp_path / "i").glob("g-*"))) <= 2
-
-
-def test_a_day_of_replacing_leaves_no_files_open(tmp_path):
-    """Handles that searched an index close its files when it is replaced."""
-
-    def held() -> int:
-        return sum(str(tmp_path) in os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd"))
-
-    if not os.path.exists("/proc/self/fd"):
-        pytest.skip("needs /proc")
-    for engine in ("exact", "terrier"):
-        index = open_index(tmp_path / engine, engine).indexer().index(OLD)
-        for _ in range(3):
-            found(index)
-            open_index(tmp_path / engine, engine).indexer(mode="overwrite").index(NEW)
-            found(index)
-        index.close()
-        assert held() == 0, engine

@@ -10,11 +10,12 @@ import numpy as np
 import tiny
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertJapaneseTokenizer
 
 from pyterrier_rescale import Splade, rescale
 from pyterrier_rescale.encoding.description import Description, QuerySide
 from pyterrier_rescale.encoding.saved_folder import save_encoder
+from pyterrier_rescale.heads.fingerprint import model_fingerprint, tokenizer_fingerprint
 
 
 def test_retraining_into_one_folder_makes_another_encoder(tmp_path):
@@ -86,13 +87,22 @@ def test_an_encoder_whose_model_is_trained_on_is_no_longer_the_same():
 
 def test_a_tokenizer_in_python_is_the_same_after_saving(tmp_path):
     """Of BERT's Japanese kind: no backend whose state could be read."""
-    from transformers import BertJapaneseTokenizer
-
-    from pyterrier_rescale.heads.fingerprint import tokenizer_fingerprint
-
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sparse", "##s"]))
     made = BertJapaneseTokenizer(str(tmp_path / "vocab.txt"), word_tokenizer_type="basic", do_lower_case=False)
     made.save_pretrained(tmp_path / "a")
     loaded = BertJapaneseTokenizer.from_pretrained(tmp_path / "a")
     lower = BertJapaneseTokenizer(str(tmp_path / "vocab.txt"), word_tokenizer_type="basic", do_lower_case=True)
     assert tokenizer_fingerprint(made) == tokenizer_fingerprint(loaded) != tokenizer_fingerprint(lower)
+
+
+def test_every_parameter_counts_to_the_last_bit(tmp_path):
+    model = AutoModelForMaskedLM.from_pretrained(tiny.save("bert", tmp_path / "m"))
+    seen = {model_fingerprint(model)}
+    for name, parameter in model.named_parameters():
+        other = copy.deepcopy(model)
+        value = other.get_parameter(name).data.view(-1)
+        value[-1] = torch.nextafter(value[-1], torch.tensor(9.0))
+        seen.add(model_fingerprint(other))
+        assert parameter.dtype == torch.float32
+    assert len(seen) == 1 + len(list(model.named_parameters()))
+    assert model_fingerprint(copy.deepcopy(model).bfloat16()) not in seen

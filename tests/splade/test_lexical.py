@@ -68,13 +68,12 @@ def test_unknown_pieces_and_what_is_cut_count_for_nothing():
 @pytest.mark.parametrize("weighting", ["tokens", "bm25"])
 def test_stages_engines_and_explanations_take_it(weighting, tmp_path):
     encoder = LexicalEncoder(tiny.tokenizer(), idf_from=tiny.TEXTS, weighting=weighting, max_length=64)
-    documents = [{"docno": f"d{i}", "text": text} for i, text in enumerate(tiny.TEXTS)]
     topics = pd.DataFrame({"qid": ["1", "2"], "query": ["the inverted index", "sparse retrieval of documents"]})
-    found = systems({"lexical": encoder}, documents, tmp_path, engine="exact")["lexical"](topics)
+    found = systems({"lexical": encoder}, tiny.DOCUMENTS, tmp_path, engine="exact")["lexical"](topics)
     exact = (encoder.encode_queries(topics["query"]) @ encoder.encode_docs(tiny.TEXTS).T).toarray()
     for row in found.itertuples():
         assert row.score == pytest.approx(exact[int(row.qid) - 1, int(row.docno[1:])], abs=0.2), "rounded to 1/100"
-    pairs = found.merge(pd.DataFrame(documents), on="docno")
+    pairs = found.merge(pd.DataFrame(tiny.DOCUMENTS), on="docno")
     scored = encoder.scorer()(pairs[["qid", "query", "docno", "text"]])
     for row in scored.itertuples():
         assert row.score == pytest.approx(exact[int(row.qid) - 1, int(row.docno[1:])], rel=1e-5)

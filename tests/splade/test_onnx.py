@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tiny
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
+from transformers import AutoTokenizer
 
 from pyterrier_rescale import Splade, calibrate
 from pyterrier_rescale.encoding.description import Description, QuerySide
@@ -22,14 +21,6 @@ def by_onnx(folder, name="model", texts=TEXTS):
     return onnxruntime.InferenceSession(folder / "onnx" / f"{name}.onnx").run(["weights"], dict(tokens))[0]
 
 
-def qwen():
-    tokenizer = tiny.tokenizer("bpe")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = Qwen3Config(**sizes, vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=8, pad_token_id=0)
-    return AutoModelForCausalLM.from_config(config).eval(), tokenizer
-
-
 EVERYTHING = {"pooling": "sum", "activation": "log1p_relu", "special_positions": False, "shift": 0.1,
               "position_top_k": 40}  # fmt: skip
 LOCAL = {"global_attn_every_n_layers": 2, "local_attention": 8, "num_hidden_layers": 3}
@@ -43,7 +34,7 @@ SLOW = [("roberta", {}, {"rescale": 4.0}), ("bert", {}, EVERYTHING), ("modernber
      *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
 )  # fmt: skip
 def test_graphs_give_the_encoders_weights(family, settings, options, tmp_path):
-    model, tokenizer = qwen() if family == "qwen" else tiny.build(family, **settings)
+    model, tokenizer = tiny.qwen() if family == "qwen" else tiny.build(family, **settings)
     if options == "calibrated":
         model, options = calibrate(model, TEXTS, tokenizer=tokenizer, rate=0.3).apply(model), {}
     splade = Splade(model, tokenizer=tokenizer, max_length=64, **options)

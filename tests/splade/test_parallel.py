@@ -88,19 +88,3 @@ def test_pyterriers_parallel(pipelines, engine):
         warnings.filterwarnings("ignore", ".parallel.. is experimental")
         found = pipelines[engine].parallel(2)(QUERIES)
     check(found, pipelines[engine])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["exact", "terrier"])
-def test_ray(pipelines, engine):
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        remote = ray.remote(lambda pipeline, queries: pipeline(queries))
-        parts = ray.get([remote.remote(pipelines[engine], part) for part in (QUERIES[:3], QUERIES[3:])])
-        check(pd.concat(parts), pipelines[engine])
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".parallel.. is experimental")
-            check(pipelines[engine].parallel(2, backend="ray")(QUERIES), pipelines[engine])
-    finally:
-        ray.shutdown()

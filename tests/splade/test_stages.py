@@ -152,22 +152,3 @@ def test_equal_texts_have_dicts_of_their_own(splade):
         assert first == last and first.vocab == last.vocab
         first["another"] = 1
         assert "another" not in last
-
-
-def test_the_documented_contract_of_names():
-    import inspect
-
-    parameters = inspect.signature(Splade.__init__).parameters
-    assert {name: p.default for name, p in list(parameters.items())[2:]} == {
-        "tokenizer": None, "rescale": None, "pooling": None, "activation": None, "max_length": None,
-        "batch_size": 32, "text_field": "text", "lowercase": None, "device": None, "dtype": None, "verbose": False,
-        "shift": None, "position_top_k": None, "fold": None, "special_terms": None, "special_positions": None,
-        "attention": None,
-    }  # fmt: skip
-    assert list(inspect.signature(Splade.doc_encoder).parameters)[1:] == [
-        "text_field", "batch_size", "scale", "terms", "verbose", "max_terms", "min_weight",
-    ]  # fmt: skip
-    assert list(inspect.signature(Splade.query_encoder).parameters)[1:] == [
-        "batch_size", "scale", "terms", "verbose", "max_terms", "min_weight",
-    ]  # fmt: skip
-    assert list(inspect.signature(Splade.scorer).parameters)[1:] == ["text_field", "batch_size", "verbose"]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyterrier_rescale.collections import BeirCollection
+from pyterrier_rescale.collections import load_collection, write_beir
 from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.loading import load_rows
 from pyterrier_rescale.training.rows import Row, fitting_rows, text_id
@@ -169,16 +169,12 @@ def test_judgements_are_ids(form, tmp_path):
 
 
 def test_a_collection_gives_the_topics_of_all_splits(tmp_path):
-    (tmp_path / "qrels").mkdir()
-    write(tmp_path / "corpus.jsonl", "\n".join(json.dumps({"_id": d["docno"], "title": "a title", "text": d["text"]})
-                                               for d in DOCUMENTS[:6]))  # fmt: skip
-    write(tmp_path / "queries.jsonl", "\n".join(json.dumps({"_id": q, "text": f"find {t}"}) for q, t in
-                                                list(TOPICS.items())[:2]))  # fmt: skip
-    write(tmp_path / "qrels" / "train.tsv", "query-id\tcorpus-id\tscore\n1\t2\t1\n")
-    write(tmp_path / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore\n2\t4\t1\n")
-    rows = load_rows(IDS, BeirCollection(tmp_path))
-    assert list(rows)[1] == Row("find q2", ("a title d4", "a title d5"))
-    assert list(load_rows(str(tmp_path))) == [Row("find q1", ("a title d2",))]
+    documents = [{**document, "title": "a title"} for document in DOCUMENTS[:6]]
+    topics = [{"qid": qid, "query": f"find {query}"} for qid, query in list(TOPICS.items())[:2]]
+    qrels = {"train": [{"qid": "1", "docno": "2", "label": 1}], "test": [{"qid": "2", "docno": "4", "label": 1}]}
+    collection = write_beir(load_collection(documents=documents, topics=topics, qrels=qrels), tmp_path / "beir")
+    assert list(load_rows(IDS, collection))[1] == Row("find q2", ("a title d4", "a title d5"))
+    assert list(load_rows(str(tmp_path / "beir"))) == [Row("find q1", ("a title d2",))]
 
 
 HALF = "half \ud83d of it"

@@ -121,6 +121,10 @@ def test_config_round_trip(tmp_path):
         ({"shift": 1.0, "rescale": "calibrated"}, "shift must be None with rescale='calibrated'"),
         ({"position_top_k": 0}, "position_top_k must be an integer >= 1, got 0"),
         ({"fold": "lower"}, "fold must be one of 'case', got 'lower'"),
+        ({"loss": ("kl", "mse")}, "loss must be one of 'infonce', .* got 'mse'"),
+        ({"loss": ("kl", "infonce"), "loss_weights": (1,)}, "loss_weights must be one for each loss"),
+        ({"recipe": "splade-v4"}, "recipe must be one of None, 'paper', 'splade-v3'"),
+        ({"flops_threshold": -1}, "flops_threshold must be an integer >= 0"),
         ({"learning_rat": 1e-3}, "no training option is called learning_rat; there are .*learning_rate"),
     ],
 )

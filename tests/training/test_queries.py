@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from dense import dense_weights
+from dense import by_sparse_encoder, dense_weights
 from test_run import FAST, PAIRS, log_of
 from transformers import AutoModelForMaskedLM
 
@@ -25,17 +25,8 @@ QUERIES = [query for query, _ in PAIRS] + ["Sparse sparse SPARSE [SEP] café", "
 TEXTS = [text for _, text in PAIRS]
 
 
-def stock(folder):
-    """Queries and documents as sentence-transformers encodes them."""
-    from sentence_transformers import SparseEncoder
-
-    encoder = SparseEncoder(str(folder), device="cpu")
-    options = {"convert_to_sparse_tensor": False}
-    return encoder.encode_query(QUERIES, **options).numpy(), encoder.encode_document(TEXTS, **options).numpy()
-
-
 def check_same(splade, folder):
-    queries, documents = stock(folder)
+    documents, queries = by_sparse_encoder(folder, TEXTS, QUERIES)
     np.testing.assert_allclose(splade.encode_queries(QUERIES).toarray(), queries, atol=1e-4)
     np.testing.assert_allclose(splade.encode_docs(TEXTS).toarray(), documents, atol=1e-4)
 
