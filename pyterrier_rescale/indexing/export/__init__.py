@@ -46,7 +46,12 @@ class Source:
                 f"documents must be those that were encoded, in their order: {docno!r} is next, got "
                 f"{document.get('docno')!r}"
             )
-        found = {"title": document.get(self.title), "text": document.get(self.text)}
+        if self.text not in document or self.title not in {"title", *document}:
+            raise ValueError(
+                f"document {docno!r} has no field {self.text!r} or {self.title!r}; it has {', '.join(document)}: name "
+                "those of text and title with text= and title="
+            )
+        found = {"title": document.get(self.title), "text": document[self.text]}
         return {name: value for name, value in found.items() if value}
 
     def example(self) -> dict[int, float]:
