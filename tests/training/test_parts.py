@@ -121,7 +121,7 @@ def test_config_round_trip(tmp_path):
         ({"shift": 1.0, "rescale": "calibrated"}, "shift must be None with rescale='calibrated'"),
         ({"position_top_k": 0}, "position_top_k must be an integer >= 1, got 0"),
         ({"fold": "lower"}, "fold must be one of 'case', got 'lower'"),
-        ({"learning_rat": 1e-3}, "no training option is called learning_rat; there are .*learning_rate"),
+        ({"learning_rat": 1e-3}, "no training option is called learning_rat; did you mean learning_rate"),
     ],
 )
 def test_bad_options(options, message):
