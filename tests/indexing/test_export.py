@@ -179,7 +179,7 @@ def test_texts_and_titles_so_that_hits_can_be_read(vectors, tmp_path, format):
         with pytest.raises(ValueError, match="documents must be those that were encoded"):
             export(vectors, tmp_path / "other", format, documents=wrong, text="body", title="head")
     for names in ({"title": "head"}, {"text": "body", "title": "haed"}):
-        with pytest.raises(ValueError, match="document 'd0' has no field .* it has docno, body, head"):
+        with pytest.raises(ValueError, match="document 'd0' lacks '.*'; it has docno, body, head"):
             export(vectors, tmp_path / "other", format, documents=documents, **names)
     assert not (tmp_path / "other").exists()
 

@@ -46,12 +46,12 @@ class Source:
                 f"documents must be those that were encoded, in their order: {docno!r} is next, got "
                 f"{document.get('docno')!r}"
             )
-        if self.text not in document or self.title not in {"title", *document}:
+        missing = [name for name in (self.text, self.title) if name not in document]
+        if missing not in ([], ["title"]):  # titles are optional
             raise ValueError(
-                f"document {docno!r} has no field {self.text!r} or {self.title!r}; it has {', '.join(document)}: name "
-                "those of text and title with text= and title="
+                f"document {docno!r} lacks {missing[0]!r}; it has {', '.join(document)}: give text=NAME, title=NAME"
             )
-        found = {"title": document.get(self.title), "text": document[self.text]}
+        found = {"title": document.get(self.title), "text": document.get(self.text)}
         return {name: value for name, value in found.items() if value}
 
     def example(self) -> dict[int, float]:
