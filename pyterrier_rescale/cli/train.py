@@ -96,7 +96,7 @@ def score(
 
 
 def small_backbone(
-    kind: Annotated[str, Argument(help="bert, modernbert, roberta; or minilm: a pretrained body that gets a head.")],
+    family: Annotated[str, Argument(help="bert, modernbert, roberta; or minilm: a pretrained body that gets a head.")],
     texts: Annotated[str, Argument(help="A collection: pretrain on its documents.")],
     output: Annotated[Path, Argument(help="Folder of the masked LM and its tokenizer.")],
     steps: Annotated[int | None, Option(help="Training steps [800, minilm 600].", min=1)] = None,
@@ -109,9 +109,9 @@ def small_backbone(
 
     with whole_folder(output) as folder:
         documents = [document["text"] for document in load_collection(texts).corpus()]
-        made = run(kind, documents, verbose=not quiet, **({} if steps is None else {"steps": steps}))
+        made = run(family, documents, verbose=not quiet, **({} if steps is None else {"steps": steps}))
         shutil.copytree(made, folder, dirs_exist_ok=True)
-    typer.echo(f"{output}: a {kind} of {len(documents)} texts; next: pyterrier-rescale audit {output} --texts {texts}")
+    typer.echo(f"{output}: {family} of {len(documents)} texts; next: pyterrier-rescale audit {output} --texts {texts}")
 
 
 def compare(
@@ -142,15 +142,19 @@ def compare(
     from .. import compare as run
     from .. import load_collection
     from ..evaluation.demo import small_backbones
-    from ..evaluation.system import named_backbones
+    from ..evaluation.system import named_backbones, parse_rescale
+    from ..indexing.engines import engine_class
 
     loaded, models = load_collection(collection), named_backbones(backbone or [])
+    rescalings = [parse_rescale(one) for one in rescale or ["none", "16", "calibrated"]]
+    loaded.check_split(split)  # before backbones are pretrained
+    engine_class(engine)
     given = {"max_steps": max_steps, "batch_size": batch_size, "learning_rate": learning_rate}
     others = settings_of(settings, [*given, "max_length", "seed", "rescale"])
     training = {"ramp_steps": max(1, max_steps * 3 // 4), **given, **others}
     comparison = run(
         loaded, models or small_backbones(loaded, seed=seed, verbose=not quiet), output,
-        rescalings=rescale or ["none", "16", "calibrated"], split=split, engine=engine, untrained=untrained,
+        rescalings=rescalings, split=split, engine=engine, untrained=untrained,
         model_free=model_free, min_label=min_label, drop_own=drop_own, max_length=max_length, seed=seed,
         training=training, overwrite=overwrite, say=_clock(), command=_TYPED, verbose=not quiet,
     )  # fmt: skip

@@ -105,7 +105,7 @@ def search(
     path: Annotated[Path, Argument(help="Folder of an index.", metavar="PATH")],
     encoder: Annotated[str, Argument(help="The encoder of the index.")],
     query: Annotated[str | None, Argument(help="A query; or - to read one per line from standard input.")] = None,
-    topics: Annotated[str | None, Option(help="A collection with topics; or a file of lines: id, tab, query.")] = None,
+    topics: Annotated[str | None, Option(help="Queries of a collection, a CSV, or lines of id, tab, query.")] = None,
     split: Split = "test",
     texts: Annotated[str | None, Option(help="The indexed collection: show how each text found begins.")] = None,
     run_file: Annotated[Path | None, Option("--run", help="Write a TREC run here.")] = None,
@@ -118,7 +118,6 @@ def search(
 
     from .. import Splade, load_collection, open_index
     from .._utils.files import expand
-    from ..collections.files import numbered_lines
     from ..splade.static import static_queries
 
     if (query is None) == (topics is None):
@@ -135,8 +134,7 @@ def search(
     if topics is None:
         queries = _typed() if query == "-" else [("1", query)]
     elif Path(topics).is_file():
-        rows = [line.split("\t", 1) for _, line in numbered_lines(Path(topics))]
-        queries = pd.DataFrame(rows, columns=["qid", "query"])
+        queries = _topics_in(Path(topics))
     else:
         queries = load_collection(topics).topics(split)
     pipeline = encode >> index.retriever(n or (10 if topics is None else 1000))
@@ -156,6 +154,18 @@ def search(
                 typer.echo(f"     {textwrap.shorten(found[row.docno]['text'], width, placeholder=' ...')}")
             if explain:
                 typer.echo(f"     = {_sum(row, splade, index)}")
+
+
+def _topics_in(file: Path) -> Any:
+    """The topics of a table that names its columns; or of lines of an id, a tab and a query."""
+    from ..collections.files import COLUMNS, numbered_lines, read_table, rows_of
+
+    lines = [(f"{file}, line {number}", line.split("\t", 1)) for number, line in numbered_lines(file) if line.strip()]
+    named = lines and lines[0][1][0].lower().replace("-", "_") in COLUMNS["qid"]
+    if named or {".csv", ".jsonl"}.intersection(file.suffixes):
+        return read_table(rows_of(file, "topics"), "qid", "query")
+    rows = ((where, dict(zip(["qid", "query"], cells, strict=False))) for where, cells in lines)  # a cell may lack
+    return read_table(rows, "qid", "query")
 
 
 def _typed() -> Iterator[tuple[str, str]]:
@@ -181,7 +191,7 @@ def _sum(result: Any, splade: Any, index: Any) -> str:
 def export(
     source: Annotated[Path, Argument(help="Folder of vectors, or of an index.")],
     output: Annotated[Path, Argument(help="Output folder; with ciff, a file.")],
-    format: Annotated[str, Option(help="anserini, ciff, lsr-benchmark, opensearch, opensearch-ann, pgvector, qdrant.")],
+    format: Annotated[str, Option(help="anserini, ciff, lsr-benchmark, onnx, opensearch[-ann], pgvector, qdrant.")],
     scale: Annotated[float | None, Option(help="Units per weight (anserini, ciff) [100].")] = None,
     topics: Annotated[str | None, Option(help="Also write the topics of this collection.")] = None,
     split: Split = "test",
@@ -198,8 +208,11 @@ def export(
     With --format onnx the source is an encoder, and the output a copy of it with an ONNX graph.
     """
     from .. import Splade, load_collection, open_vectors
+    from .._utils.checks import check_choice
+    from ..indexing.export.run import FORMATS
     from ..indexing.export.run import export as run
 
+    check_choice("format", format, ["onnx", *FORMATS])  # before a source that is none of that format's
     if format == "onnx":
         Splade(source).export_onnx(output, int8=int8)
         typer.echo(f"{output}: the encoder, and onnx/model.onnx")

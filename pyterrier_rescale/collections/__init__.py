@@ -47,7 +47,10 @@ def load_collection(
         own.check()
         return own
     if not isinstance(name_or_path, (str, os.PathLike)) or not os.fspath(name_or_path):
-        raise TypeError(f"name_or_path must be the name of a collection, a folder or a file, got {name_or_path!r}")
+        raise TypeError(
+            f"name_or_path must be the name of a collection, a folder or a file, got "
+            f"{name_or_path!r:.80}; rows of your own are given as documents="
+        )
     name = os.fspath(name_or_path)
     path = expand(name)
     if path.is_file():

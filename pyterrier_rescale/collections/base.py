@@ -131,7 +131,7 @@ class Collection(ABC):
     def check_split(self, split: str) -> None:
         """Raise a ValueError that lists the splits, if `split` is not one of them."""
         if split not in self.splits:
-            available = ", ".join(map(repr, self.splits)) or "none: it has no qrels"
+            available = ", ".join(map(repr, self.splits)) or "none: it has no qrels (in a folder qrels.csv)"
             raise ValueError(f"collection {self.name!r} has no split {split!r}; available: {available}")
 
     def __repr__(self) -> str:

@@ -108,7 +108,7 @@ class BeirCollection(OwnCollection):
         documents = table_in(self.path, "corpus", "documents")
         if documents is None:
             missing = "holds no corpus.jsonl and no documents.csv" if self.path.is_dir() else "does not exist"
-            raise FileNotFoundError(f"folder {str(self.path)!r} {missing}; names of ir_datasets begin with 'irds:'")
+            raise FileNotFoundError(f"{str(self.path)!r} {missing}; names of ir_datasets begin with 'irds:'")
         judged = {}
         for file in sorted((self.path / "qrels").rglob("*")):
             name_of_file = file.relative_to(self.path / "qrels").as_posix()

@@ -112,8 +112,10 @@ class Index(Vectors):
 
     def _check_options(self, verb: str, options: Mapping[str, Any]) -> None:
         """``TypeError`` for options that the engine does not have: now, not when all documents are encoded."""
-        if options:
+        try:
             signature(getattr(engine_class(self.engine), verb)).bind_partial(**options)
+        except TypeError as error:
+            raise TypeError(f"engine {self.engine!r} has no such option: {error}") from None
 
     @property
     def engine_path(self) -> Path:

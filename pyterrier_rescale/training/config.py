@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -175,7 +176,9 @@ class TrainConfig:
         values, names = with_recipe(values), [option.name for option in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(names))
         if unknown:
-            raise ValueError(f"no training option is called {', '.join(unknown)}; there are {', '.join(names)}")
+            near = difflib.get_close_matches(unknown[0], names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
+            raise ValueError(f"no training option is called {', '.join(unknown)}{hint}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

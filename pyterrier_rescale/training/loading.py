@@ -185,6 +185,8 @@ def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | N
         hint = "name those of a file without a header with columns="
         if not ids and {*_QUERY_IDS, *_DOCUMENT_IDS} & set(names):
             hint = "if they hold ids, say where the texts stand, with texts="
+        if "title" in names:
+            hint = "documents train as a collection: load_collection(documents=...), or documents.csv in a folder"
         what, wanted = ("query", queries) if query is None else ("positive", positives)
         found = ", ".join(map(str, names))
         raise ValueError(f"data has no {what} column (one of {', '.join(wanted)}); its columns are {found}: {hint}")

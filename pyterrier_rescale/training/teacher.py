@@ -16,6 +16,7 @@ from .._utils.files import expand, write_whole
 from .._utils.made_from import claim
 from .._utils.progress import progress_bar
 from ..encoding.text_encoder import default_device
+from ..heads.hub_files import check_source
 from ..splade import Splade
 from .loading import load_rows
 from .negatives import mine_negatives
@@ -60,6 +61,8 @@ def score(
         ValueError, TypeError, FileNotFoundError, FileExistsError: for data, a scorer or a folder that cannot serve; if
             the folder was made from other inputs, naming them.
     """
+    if isinstance(scorer, (str, os.PathLike)):
+        check_source(scorer, "scorer")  # before the folder is claimed
     rows, folder = load_rows(data, texts, columns=columns), expand(output_dir)
     made_from = {"data": rows.fingerprint, "scorer": str(scorer), "negatives": negatives, "retriever": str(retriever)}
     claim(folder, RECORD_FILE, made_from, overwrite=overwrite, made=[ROWS_FILE])

@@ -191,11 +191,12 @@ def test_queries_from_standard_input_and_files_with_snippets(encoder, index, col
     assert lines[0] == "1: first query" and lines[5] == "2: second" and len(lines) == 10
     found = tiny.TEXTS[int(lines[1].split()[1][1:])]
     assert len(lines[2]) <= 40 and lines[2].endswith(" ...") and found.startswith(lines[2].strip().removesuffix(" ..."))
-    topics = tmp_path / "queries.tsv"
-    topics.write_text(f"q\tfirst query\nz\tsecond {QUERY}\n")
-    assert "of 2 queries" in made("search", index, encoder, "--topics", topics, "--run", tmp_path / "r")
-    run = pd.read_csv(tmp_path / "r", sep=" ", header=None)
-    assert set(run[0]) == {"q", "z"} and run[2].iloc[0] == lines[1].split()[1]
+    for name, apart, header in (("a.tsv", "\t", ""), ("b.tsv", "\t", "qid\tquery\n"), ("c.csv", ",", "id,text\n")):
+        topics = tmp_path / name
+        topics.write_text(f"{header}q{apart}first query\nz{apart}second {QUERY}\n")
+        assert "of 2 queries" in made("search", index, encoder, "--topics", topics, "--run", tmp_path / "r")
+        run = pd.read_csv(tmp_path / "r", sep=" ", header=None)
+        assert set(run[0]) == {"q", "z"} and run[2].iloc[0] == lines[1].split()[1]
 
 
 def test_a_query_of_another_encoder_is_warned_of(encoder, index, made, tmp_path):
@@ -259,8 +260,13 @@ REFUSED = [
     (["compare", "{collection}", "x", "--backbone", "b=/no/such/folder"], "/no/such/folder"),
     (["search", "x", "{bert}"], "INDEX ENCODER QUERY"),
     (["search", "nothing-here", "nosuch", "a query"], "`pyterrier-rescale index` makes what is missing"),
-    (["search", "{index}", "{bert}", "a query", "--texts", "./no"], "folder 'no'"),
-    (["search", "{index}", "{bert}", "--topics", "{bert}/tokenizer.json", "--run", "x"], "2 columns passed"),
+    (["search", "{index}", "{bert}", "a query", "--texts", "./no"], "'no' does not exist"),
+    (["search", "{index}", "{bert}", "--topics", "{bert}/tokenizer.json", "--run", "x"], "tokenizer.json, line 1: "),
+    (["compare", "{collection}", "x", "--split", "tets"], "no split 'tets'; available: 'test'"),
+    (["compare", "{collection}", "x", "--rescale", "sixteen"], "--rescale must be none"),
+    (["small-backbone", "brt", "{collection}", "x"], "family must be one of 'bert'"),
+    (["export", "x", "y", "--format", "ciphh"], "--format must be one of 'onnx'"),
+    (["score", "{collection}", "/no/scorer", "x"], "/no/scorer"),
     (["export", "x", "y", "--format", "ciff", "--topics", "{collection}"], "--encoder"),
 ]
 

@@ -165,7 +165,10 @@ def test_texts_and_titles_so_that_hits_can_be_read(vectors, tmp_path, format):
     assert escaped in written and "title 59" in written
     for wrong in (documents[:10], documents[::-1]):
         with pytest.raises(ValueError, match="documents must be those that were encoded"):
-            export(vectors, tmp_path / "other", format, documents=wrong)
+            export(vectors, tmp_path / "other", format, documents=wrong, text="body", title="head")
+    for names in ({"title": "head"}, {"text": "body", "title": "haed"}):
+        with pytest.raises(ValueError, match="document 'd0' lacks '.*'; it has docno, body, head"):
+            export(vectors, tmp_path / "other", format, documents=documents, **names)
     assert not (tmp_path / "other").exists()
 
 

@@ -125,7 +125,7 @@ def test_config_round_trip(tmp_path):
         ({"loss": ("kl", "infonce"), "loss_weights": (1,)}, "loss_weights must be one for each loss"),
         ({"recipe": "splade-v4"}, "recipe must be one of None, 'paper', 'splade-v3'"),
         ({"flops_threshold": -1}, "flops_threshold must be an integer >= 0"),
-        ({"learning_rat": 1e-3}, "no training option is called learning_rat; there are .*learning_rate"),
+        ({"learning_rat": 1e-3}, "no training option is called learning_rat; did you mean learning_rate"),
     ],
 )
 def test_bad_options(options, message):

@@ -117,8 +117,11 @@ def test_a_teacher_scores_each_pair_once_and_goes_on(cross_encoder, tmp_path, mo
     assert lines[:kept] == whole.decode().splitlines()[:kept] and len(lines) == 12
     assert len(asked) == 2 * (12 - kept) > 0
     assert score(triples, cross_encoder, tmp_path / "out").exists() and len(asked) == 2 * (12 - kept)
-    with pytest.raises(ValueError, match="made from other inputs: scorer was .*, now 'another'"):
-        score(triples, "another", tmp_path / "out")
+    with pytest.raises(ValueError, match="made from other inputs: scorer was .*, now "):
+        score(triples, tmp_path, tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="scorer folder '/no/such' does not exist"):
+        score(triples, "/no/such", tmp_path / "new")
+    assert not (tmp_path / "new").exists(), "a mistyped scorer claims no folder"
 
 
 def test_false_negatives_by_the_teachers_margin():

@@ -46,6 +46,11 @@ class Source:
                 f"documents must be those that were encoded, in their order: {docno!r} is next, got "
                 f"{document.get('docno')!r}"
             )
+        missing = [name for name in (self.text, self.title) if name not in document]
+        if missing not in ([], ["title"]):  # titles are optional
+            raise ValueError(
+                f"document {docno!r} lacks {missing[0]!r}; it has {', '.join(document)}: give text=NAME, title=NAME"
+            )
         found = {"title": document.get(self.title), "text": document.get(self.text)}
         return {name: value for name, value in found.items() if value}
 
