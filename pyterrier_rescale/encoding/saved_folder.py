@@ -173,7 +173,12 @@ def _static_weights(name: Any, path: str) -> np.ndarray:
 
     file = find_file(name, f"{path}/model.safetensors")
     if file is None:
-        raise _refusal(name, f"weights of queries that are not in {path}/model.safetensors")
+        import torch
+
+        old = find_file(name, f"{path}/pytorch_model.bin")
+        if not old:
+            raise _refusal(name, f"weights of queries that are not in {path}/model.safetensors")
+        return torch.load(old, weights_only=True)["weight"].float().numpy()
     return load_file(file)["weight"].astype(np.float32)
 
 
@@ -185,7 +190,8 @@ def _read_plain(name: Any) -> Description:
             "off, or training is under way there or was. Save it again, or go on with train(..., resume=True)"
         )
     if find_file(name, "idf.json") or (read_json(name, "model_args.json") or {}).get("splade_doc"):
-        raise _refusal(name, "queries of their own weights (idf.json or model_args.json), and no modules.json says how")
+        why = "queries of their own weights (idf.json, or splade_doc in model_args.json), and no modules.json says how"
+        raise _refusal(name, why)
     return Description(**_of_model(name, ""))
 
 
