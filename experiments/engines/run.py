@@ -269,7 +269,7 @@ def main() -> None:
     table.to_csv(options.output / "results.csv", index=False)
     head = f"{len(vectors):,} documents, {len(queries)} queries, {vectors.stats()['active_mean']:.0f} terms a document"
     lines = [f"| {' | '.join(table.columns)} |", "|---" * len(table.columns) + "|"]
-    lines += [f"| {' | '.join(map(str, row))} |" for row in table.fillna("").itertuples(index=False)]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in table.astype(object).fillna("").itertuples(index=False)]
     (options.output / "results.md").write_text("\n".join([head, "", *lines, ""]))
     print("\n".join([head, "", *lines]))
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.formatwarning = lambda message, *_: f"{NAME}: warning: {' '.join(str(message).split())}\n"
     status = _run(list(sys.argv[1:] if arguments is None else arguments))
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        print("\ninterrupted; the same command again goes on from what is finished", file=sys.stderr)
+        print("\ninterrupted; give the same command again", file=sys.stderr)
     sys.exit(status)
 
 

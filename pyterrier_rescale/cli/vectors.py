@@ -6,7 +6,6 @@ import itertools
 import shutil
 import sys
 import textwrap
-import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -117,6 +116,7 @@ def search(
     import pyterrier as pt
 
     from .. import Splade, load_collection, open_index
+    from .._utils.checks import warn
     from .._utils.files import expand
     from ..splade.static import static_queries
 
@@ -130,7 +130,7 @@ def search(
         encode = splade.query_encoder()
         if made_from.get("encoder") not in (None, splade.fingerprint):
             made_by = made_from.get("encoder_settings", "without a name")
-            warnings.warn(f"the index was made by another encoder, {made_by}: scores may be meaningless", stacklevel=2)
+            warn(f"the index was made by another encoder, {made_by}: scores may be meaningless")
     if topics is None:
         queries = _typed() if query == "-" else [("1", query)]
     elif Path(topics).is_file():

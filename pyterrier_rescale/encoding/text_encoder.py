@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +16,7 @@ from scipy.sparse import csr_matrix, vstack
 from threadpoolctl import ThreadpoolController
 from torch.nn.utils.rnn import pad_sequence
 
-from .._utils.checks import check_integer
+from .._utils.checks import check_integer, warn
 from ..heads.checkpoint import load_model, load_tokenizer
 from ..heads.decoder import check_head, evaluating, head_input, padding_error
 from ..heads.rescaling import shift_logits
@@ -186,10 +185,9 @@ class TextEncoder:
             progress(len(texts) - sum(map(len, order)))  # blank ones
         if cut and not self._told:
             self._told = True
-            warnings.warn(
+            warn(
                 f"{cut} of {len(texts)} texts ({cut / len(texts):.0%}) have max_length={self.max_length} tokens or "
-                "more; what is beyond was not encoded (said once)",
-                stacklevel=3,
+                "more; what is beyond was not encoded (said once)"
             )
         vectors = _in_order(parts, order, len(texts), self.vocab_size)
         broken = np.flatnonzero(~np.isfinite(vectors.data))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 import pyterrier as pt
 
+from .._utils.checks import warn
 from .._utils.stages import schematic
 
 
@@ -51,9 +51,9 @@ class WithoutOwnDocuments(pt.Transformer):
             told, found = any(self._known.values()), own_documents(topics, self.documents())
             self._known |= {pair: pair[0] in found for pair in pairs}
             if found and not told:
-                warnings.warn(
+                warn(
                     f"queries that are documents themselves, such as {min(found)!r}: each one's own document is left "
-                    "out of its results", stacklevel=2,
+                    "out of its results"
                 )  # fmt: skip
         return frozenset(pair[0] for pair in pairs if self._known[pair])
 

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .._utils.checks import warn
 from .._utils.files import expand
 from ..collections import load_collection
 from ..collections.base import hint_at_levels
@@ -59,7 +59,7 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     dropped = skipped.total()
     if dropped:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in skipped.items())
-        warnings.warn(f"{dropped} training rows dropped ({reasons}); {len(rows)} are left", stacklevel=3)
+        warn(f"{dropped} training rows dropped ({reasons}); {len(rows)} are left")
     if not rows:
         what = f"all {dropped} rows were dropped" if dropped else "it is empty"
         raise ValueError(f"data must hold at least one pair of a query and a document, but {what}")
@@ -193,7 +193,7 @@ def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | N
     used = {scores, *negatives, *queries, *positives, *_QUERY_IDS, *_DOCUMENT_IDS, "iteration"}
     unused = sorted(str(name) for name in names if name not in used)
     if unused:
-        warnings.warn(f"columns of data that are not used: {', '.join(unused)}", stacklevel=5)
+        warn(f"columns of data that are not used: {', '.join(unused)}")
     return query, [positive, *negatives], scores
 
 

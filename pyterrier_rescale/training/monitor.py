@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections import deque
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .._utils.checks import warn
 from .._utils.files import write_whole
 from .._utils.progress import progress_bar
 from .config import TrainConfig
@@ -131,7 +131,7 @@ class Monitor:
                 raise collapse
             if collapse is not None and collapse.verdict not in self._warned:
                 self._warned.add(collapse.verdict)
-                warnings.warn(str(collapse), stacklevel=2)
+                warn(str(collapse))
         self.left_out += not finite
         return finite
 
@@ -161,7 +161,7 @@ class Monitor:
         if self.left_out == step == self.steps:
             raise CollapseError("nan", step, f"{left_out}: nothing was learnt, and nothing is saved")
         if step == self.steps and self.left_out:
-            warnings.warn(left_out, stacklevel=2)
+            warn(left_out)
 
     def close(self) -> None:
         """Close bar and tracker, however the run ended."""

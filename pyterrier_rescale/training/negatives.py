@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
-import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
+from .._utils.checks import warn
 from ..indexing.bm25 import bm25, build_bm25, choose_tokeniser
 from ..indexing.index import open_index
 from ..splade import Splade
@@ -21,12 +22,18 @@ from .rows import Row, Rows, text_id
 _SPARE = 20
 
 
+def load_stage(named: Any) -> tuple[Any, str]:
+    """A retriever or scorer, an encoder's hub name or folder loaded; and what tells it from others: its weights."""
+    stage = Splade(named) if isinstance(named, (str, os.PathLike)) and named != "bm25" else named
+    return stage, getattr(stage, "fingerprint", None) or str(stage)
+
+
 def mine_negatives(rows: Rows, number: int, *, retriever: Any = "bm25", seed: int = 0, verbose: bool = False) -> Rows:
     """Add hard negatives to every row: the retriever's best documents that are not relevant to its query.
 
-    ``"bm25"`` and an encoder (its hub name or folder, or loaded: ``Splade``, ``LexicalEncoder``) search the documents
-    of all rows; any other PyTerrier retriever gives results with their ``text``. Where it finds fewer, random documents
-    of the rows are the rest, which a warning tells. Teacher scores are dropped.
+    ``"bm25"`` and an encoder (``Splade``, ``LexicalEncoder``) search the documents of all rows; any other PyTerrier
+    retriever gives results with their ``text``. Where it finds fewer, random documents of the rows are the rest, which
+    a warning tells. Teacher scores are dropped.
     """
     documents = {text_id(text): text for row in rows for text in row.documents}
     queries = list(dict.fromkeys(row.query for row in rows))
@@ -50,7 +57,7 @@ def mine_negatives(rows: Rows, number: int, *, retriever: Any = "bm25", seed: in
         mined.append(Row(row.query, (*row.documents, *negatives)))
     if drawn:
         told = f"too few negatives were found: {drawn} of {number * len(mined)} are random documents"
-        warnings.warn(told, stacklevel=3)
+        warn(told)
     return Rows(mined, rows.skipped)
 
 
@@ -63,18 +70,17 @@ def _search(
         return ({"docno": str(place), "text": text} for place, text in enumerate(documents))
 
     topics = pd.DataFrame({"qid": [str(number) for number in range(len(queries))], "query": queries})
-    own = not isinstance(retriever, pt.Transformer) or hasattr(retriever, "encode_docs")
+    own = retriever == "bm25" or hasattr(retriever, "encode_docs")
     with tempfile.TemporaryDirectory() as folder:
         stage, path = retriever, Path(folder) / "index"
-        if own and retriever == "bm25":
+        if retriever == "bm25":
             tokeniser = choose_tokeniser(documents[:: max(1, len(documents) // 1000)], queries)
             build_bm25(corpus, path, tokeniser=tokeniser, verbose=verbose)
             stage = bm25(path, depth)
         elif own:
-            encoder = retriever if isinstance(retriever, pt.Transformer) else Splade(retriever)
             index = open_index(path, "exact")
-            (encoder.doc_encoder(verbose=verbose) >> index.indexer()).index(corpus())
-            stage = encoder.query_encoder() >> index.retriever(depth)
+            (retriever.doc_encoder(verbose=verbose) >> index.indexer()).index(corpus())
+            stage = retriever.query_encoder() >> index.retriever(depth)
         results = stage(topics)
     if own:
         results = results.assign(text=[documents[int(docno)] for docno in results["docno"]])

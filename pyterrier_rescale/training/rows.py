@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from .._utils.checks import warn
 from .config import TrainConfig
 from .distributed import world
 
@@ -84,7 +84,7 @@ def fitting_rows(rows: Rows, config: TrainConfig) -> tuple[Rows, int]:
         if wrong:
             raise ValueError(why)
     if config.negatives is None and least < most:
-        warnings.warn(f"rows of data have {least} to {most} negatives: {least} of each are used", stacklevel=3)
+        warn(f"rows of data have {least} to {most} negatives: {least} of each are used")
     return rows, used
 
 
@@ -100,5 +100,5 @@ def without_false_negatives(rows: Rows, margin: float, wanted: int | None) -> Ro
         if len(places) > (1 if wanted is None else wanted):
             kept.append(Row(row.query, *(tuple(one[place] for place in places) for one in row[1:])))
     if len(kept) < len(rows):
-        warnings.warn(f"negative_margin={margin} leaves {len(kept)} of {len(rows)} rows enough negatives", stacklevel=4)
+        warn(f"negative_margin={margin} leaves {len(kept)} of {len(rows)} rows enough negatives")
     return Rows(kept, rows.skipped)

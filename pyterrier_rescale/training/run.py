@@ -23,7 +23,7 @@ from .initialization import starting_description, starting_model, trainable
 from .loading import load_rows
 from .model_card import AUDITS_FILE, measure_head, write_card
 from .monitor import LOG_FILE
-from .negatives import mine_negatives
+from .negatives import load_stage, mine_negatives
 from .recipes import with_recipe
 from .rows import fitting_rows
 
@@ -146,6 +146,8 @@ def train(
         "data": rows.fingerprint,
         "dev": None if dev_set is None else dev_set.fingerprint,
     }
+    if config.mine_negatives:
+        retriever, made_from["retriever"] = load_stage(config.retriever)
     begun = None if overwrite else read_record(folder, INPUTS_FILE)
     if begun is not None:
         check_same(folder, begun, made_from)
@@ -154,9 +156,7 @@ def train(
 
     # prepare
     if config.mine_negatives:
-        rows = mine_negatives(
-            rows, config.mine_negatives, retriever=config.retriever, seed=config.seed, verbose=verbose
-        )
+        rows = mine_negatives(rows, config.mine_negatives, retriever=retriever, seed=config.seed, verbose=verbose)
     rows, negatives = fitting_rows(rows, config)
     description = starting_description(backbone, model, tokenizer_used, rows, config)
     before = measure_head(model, tokenizer_used, rows, config, description)

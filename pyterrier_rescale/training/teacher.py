@@ -16,10 +16,10 @@ from .._utils.files import expand, write_whole
 from .._utils.made_from import claim
 from .._utils.progress import progress_bar
 from ..encoding.text_encoder import default_device
+from ..heads.fingerprint import model_fingerprint
 from ..heads.hub_files import check_source
-from ..splade import Splade
 from .loading import load_rows
-from .negatives import mine_negatives
+from .negatives import load_stage, mine_negatives
 
 #: The file of scored rows in the output folder, which ``train`` reads, and the record of what it is made from.
 ROWS_FILE, RECORD_FILE = "rows.jsonl", "made-from.json"
@@ -61,10 +61,10 @@ def score(
         ValueError, TypeError, FileNotFoundError, FileExistsError: for data, a scorer or a folder that cannot serve; if
             the folder was made from other inputs, naming them.
     """
-    if isinstance(scorer, (str, os.PathLike)):
-        check_source(scorer, "scorer")  # before the folder is claimed
     rows, folder = load_rows(data, texts, columns=columns), expand(output_dir)
-    made_from = {"data": rows.fingerprint, "scorer": str(scorer), "negatives": negatives, "retriever": str(retriever)}
+    teacher, scored_by = _teacher(scorer)  # before the folder is claimed
+    retriever, mined_by = load_stage(retriever) if negatives else (None, "")
+    made_from = {"data": rows.fingerprint, "scorer": scored_by, "negatives": negatives, "retriever": mined_by}
     claim(folder, RECORD_FILE, made_from, overwrite=overwrite, made=[ROWS_FILE])
     file = folder / ROWS_FILE
     whole = file.read_text(encoding="utf-8").rpartition("\n")[0] if file.exists() else ""
@@ -72,7 +72,6 @@ def score(
     if done == len(rows):
         return file
     write_whole(file, whole + "\n" if done else "")  # without a line that was cut off
-    teacher = _teacher(scorer) if isinstance(scorer, (str, os.PathLike)) else scorer
     if negatives:
         rows = mine_negatives(rows, negatives, retriever=retriever, verbose=verbose)
     step = max(1, _PAIRS // len(rows[0].documents))
@@ -98,13 +97,17 @@ def _scores(rows: Sequence[Any], teacher: pt.Transformer) -> list[list[float]]:
     return [[next(scores) for _ in row.documents] for row in rows]
 
 
-def _teacher(name: Any) -> pt.Transformer:
-    """The cross-encoder or SPLADE encoder of that name."""
+def _teacher(name: Any) -> tuple[pt.Transformer, str]:
+    """The cross-encoder or SPLADE encoder of that name, or the stage that is given; and what tells it from others."""
+    if not isinstance(name, (str, os.PathLike)):
+        return load_stage(name)
     from transformers import AutoConfig, pipeline
 
+    check_source(name, "scorer")
     config = AutoConfig.from_pretrained(name)
     if not (config.architectures or [""])[0].endswith("ForSequenceClassification"):
-        return Splade(name).scorer()
+        encoder, identity = load_stage(name)
+        return encoder.scorer(), identity
     check_choice(f"outputs of the cross-encoder {str(name)!r}", config.num_labels, [1])
     classify = pipeline("text-classification", str(name), function_to_apply="none", device=default_device(None))
     how = {"batch_size": 32, "truncation": True, "max_length": min(512, classify.tokenizer.model_max_length)}
@@ -113,4 +116,4 @@ def _teacher(name: Any) -> pt.Transformer:
         inputs = pairs[["query", "text"]].set_axis(["text", "text_pair"], axis=1).to_dict("records")
         return pairs.assign(score=[one["score"] for one in classify(inputs, **how)])
 
-    return pt.apply.generic(cross_encode)
+    return pt.apply.generic(cross_encode), model_fingerprint(classify.model)

@@ -59,7 +59,7 @@ def test_interrupted_compare_ends_at_once_and_goes_on(bert_folder, tmp_path):
     process.sendintr()
     status, printed = end(process)
     assert status == 130, printed
-    assert "the same command again goes on" in printed and "Traceback" not in printed, printed
+    assert "give the same command again" in printed and "Traceback" not in printed, printed
     assert steps_done(output) < STEPS and not (output / "results.csv").exists()
 
     status, printed = end(terminal(*command), 5 * HANGS)
@@ -128,7 +128,7 @@ def test_ctrl_c_reaches_python_beside_a_jvm_that_others_started(training, bert_f
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; the same command again goes on from what is finished"),
+        (KeyboardInterrupt(), 130, "interrupted; give the same command again"),
         (EOFError("Compressed file ended"), 1, "error: EOFError: Compressed file ended"),
         (ZeroDivisionError("by zero"), 1, "error: ZeroDivisionError: by zero (`pyterrier-rescale --traceback"),
         (KeyError("no 'text'"), 1, "error: no 'text'"),

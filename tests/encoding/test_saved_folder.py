@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from dense import by_sparse_encoder, dense_weights
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from pyterrier_rescale import Splade, audit, train
@@ -186,9 +187,13 @@ def test_folders_without_modules(tmp_path):
         Splade(folder)
 
 
-def test_static_weights_that_are_not_there(tmp_path):
+def test_static_weights_in_an_older_file_or_in_none(tmp_path):
     folder = save(tmp_path / "m", "static")
-    (folder / "query_0_SparseStaticEmbedding" / "model.safetensors").unlink()
+    before, side = Splade(folder).encode_queries(tiny.TEXTS).toarray(), folder / "query_0_SparseStaticEmbedding"
+    torch.save(load_file(side / "model.safetensors"), side / "pytorch_model.bin")
+    (side / "model.safetensors").unlink()
+    assert np.array_equal(Splade(folder).encode_queries(tiny.TEXTS).toarray(), before) and before.any()
+    (side / "pytorch_model.bin").unlink()
     with pytest.raises(ValueError, match="not in query_0_SparseStaticEmbedding/model.safetensors"):
         Splade(folder)
 

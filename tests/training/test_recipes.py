@@ -111,14 +111,18 @@ def test_a_teacher_scores_each_pair_once_and_goes_on(cross_encoder, tmp_path, mo
     file.write_bytes(whole[: len(whole) // 2])
     asked = []
     stage = pt.apply.generic(lambda pairs: asked.extend(pairs["query"]) or pairs.assign(score=1.0))
-    monkeypatch.setattr(teacher, "_teacher", lambda name: stage)
+    known = teacher._teacher(cross_encoder)[1]
+    monkeypatch.setattr(teacher, "_teacher", lambda name: (stage, known))
     lines = score(triples, cross_encoder, tmp_path / "out", verbose=False).read_text().splitlines()
     kept = whole[: len(whole) // 2].decode().count("\n")
     assert lines[:kept] == whole.decode().splitlines()[:kept] and len(lines) == 12
     assert len(asked) == 2 * (12 - kept) > 0
     assert score(triples, cross_encoder, tmp_path / "out").exists() and len(asked) == 2 * (12 - kept)
+    monkeypatch.undo()
+    torch.nn.init.ones_(model.classifier.weight)
+    model.save_pretrained(cross_encoder)  # another teacher in the same folder
     with pytest.raises(ValueError, match="made from other inputs: scorer was .*, now "):
-        score(triples, tmp_path, tmp_path / "out")
+        score(triples, cross_encoder, tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="scorer folder '/no/such' does not exist"):
         score(triples, "/no/such", tmp_path / "new")
     assert not (tmp_path / "new").exists(), "a mistyped scorer claims no folder"
@@ -144,8 +148,13 @@ def test_negatives_by_an_encoder_or_any_retriever(bert_folder, tmp_path):
     assert [row.documents[1] for row in mine_negatives(rows, 1, retriever=splade)] == best
     other = pt.apply.generic(lambda topics: topics.assign(docno="x", text="from elsewhere", rank=0, score=1.0))
     assert {row.documents[1] for row in mine_negatives(rows, 1, retriever=other)} == {"from elsewhere"}
-    train(bert_folder, PAIRS, tmp_path, mine_negatives=2, retriever=bert_folder, **FAST)
-    assert "retriever=" in (tmp_path / "README.md").read_text()
+    miner, out = tiny.save("bert", tmp_path / "miner"), tmp_path / "out"
+    options = {**FAST, "mine_negatives": 2, "retriever": miner}
+    train(bert_folder, PAIRS, out, **options)
+    assert "retriever=" in (out / "README.md").read_text()
+    tiny.save("bert", miner, seed=1)  # another one in the same folder
+    with pytest.raises(ValueError, match="retriever was"):
+        train(bert_folder, PAIRS, out, **options)
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])

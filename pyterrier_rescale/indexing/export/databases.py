@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..._utils.checks import warn
 from . import Source, json_line, write_lines, write_parts
 
 NAME = "terms"  # of the sparse vector in Qdrant
@@ -62,9 +62,9 @@ def write_pgvector(source: Source, folder: Path) -> None:
     write_lines(folder / "search.sql", [_SEARCH.format(vector=sparsevec(source.example(), size))])
     source.write_queries(folder / "queries.tsv", lambda qid, toks: _row(qid, sparsevec(toks, size)))
     if too_long:
-        warnings.warn(
+        warn(
             f"{too_long} documents have more than {_HNSW:,} terms, which pgvector's HNSW index refuses: search without "
-            f"an index, which is exact, or export vectors.pruned({_HNSW})", stacklevel=3
+            f"an index, which is exact, or export vectors.pruned({_HNSW})"
         )  # fmt: skip
 
 

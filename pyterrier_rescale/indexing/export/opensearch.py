@@ -8,14 +8,13 @@ others, and folds the terms' numbers modulo 32,768.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..._utils.checks import check_choice
+from ..._utils.checks import check_choice, warn
 from . import Source, json_line, write_lines, write_parts
 
 FIELD = "vector"
@@ -65,10 +64,10 @@ def write_ann(source: Source, folder: Path) -> None:
         ingest = max(ingest, float(rows.data.max(initial=0)))
     numbers, colliding = dense_numbers(frequencies)
     if colliding:
-        warnings.warn(
+        warn(
             f"{(frequencies > 0).sum():,} terms occur, and OpenSearch's sparse_vector tells {_SLOTS:,} apart: "
             f"{colliding:.2%} of the weights share a number with another term. Fewer terms (pruned(max_terms)), or "
-            "format 'opensearch', which is exact, avoid that", stacklevel=3
+            "format 'opensearch', which is exact, avoid that"
         )  # fmt: skip
     names = {term: int(number) for term, number in zip(source.terms, numbers, strict=True) if number >= 0}
     search = _SEARCH_CEILING

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._utils.checks import check_choice, check_integer, check_number
+from ..._utils.checks import check_choice, check_integer, check_number, warn
 from ..._utils.documents import as_documents
 from ..._utils.files import expand, whole_folder
 from ..intake import query_weights
@@ -92,9 +91,9 @@ def export(
         source.queries = [(qid, _by_column(toks, qid, vectors, max_terms)) for qid, toks in pairs]
         long = sum(len(toks) > _CLAUSES for _, toks in source.queries)
         if long and format in _LUCENE:
-            warnings.warn(
+            warn(
                 f"{long} of {len(pairs)} queries have more than 1,024 terms: Anserini answers them with nothing, "
-                f"OpenSearch and Elasticsearch with an error; export(..., max_terms={_CLAUSES}) cuts them", stacklevel=2
+                f"OpenSearch and Elasticsearch with an error; export(..., max_terms={_CLAUSES}) cuts them"
             )  # fmt: skip
     path = expand(path)
     with nullcontext(path) if format == "ciff" else whole_folder(path) as target:
