@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from arms import AIM, apply
 from data import UNSEEN, Study, Topics
-from runs import QUERY_IDF, Run
+from runs import DISTILLED, FIXED, MASKED, QUERY_IDF, THRESHOLD, Run
 from scoring import scores_of, terrier, with_fusion
 from step0 import MAX_LENGTH, idf_of, measured, sample
+from teacher import NEGATIVES, scored_rows
 
 from pyterrier_rescale import Splade, calibrate, rescale, train
 from pyterrier_rescale.analysis.calibration import evaluate_k
@@ -53,7 +54,8 @@ def carry_out(study: Study, run: Run) -> dict[str, Any]:
             options |= recipe(study, run, model, tokenizer, pairs)
             if run.recipe == "burn-in":
                 model = burnt_in(model, tokenizer, pairs, Path(out) / "burn-in", options)
-            splade = train(model, pairs, Path(out) / "run", tokenizer=tokenizer, **options)
+            data = scored_rows(study, run.collection) if run.recipe == DISTILLED else pairs
+            splade = train(model, data, Path(out) / "run", tokenizer=tokenizer, **options)
             log = pd.read_csv(Path(out) / "run" / "monitor.csv")
             row["audit"] = json.loads((Path(out) / "run" / "head_audit.json").read_text())["before"]
             names = [name for name in COLUMNS if name in log]
@@ -80,6 +82,8 @@ def started(study: Study, run: Run) -> tuple[Any, Any]:
     model, tokenizer = load_backbone(study.backbone(run.backbone, run.seed))
     if run.start == "raw":
         return model, tokenizer
+    if run.start == FIXED:
+        return rescale(model, model.config.hidden_size**0.25, bias=True, inplace=True), tokenizer
     if run.start.startswith("k="):
         return rescale(model, float(run.start.removeprefix("k=")), inplace=True), tokenizer
     offset = {"auto": False, "calibrated": True, "global": "global"}[run.start]
@@ -96,6 +100,10 @@ def recipe(study: Study, run: Run, model: Any, tokenizer: Any, pairs: list[tuple
     """Options of training in which a rival differs."""
     if run.recipe.startswith("bias x"):
         return {"bias_learning_rate": run.learning_rate * float(run.recipe.removeprefix("bias x"))}
+    if run.recipe == DISTILLED:
+        return {"loss": "margin_mse", "negatives": NEGATIVES}
+    if run.recipe == MASKED:
+        return {"flops_threshold": THRESHOLD}
     if run.recipe == "long warm-up":
         return {"warmup_steps": run.steps // 2}
     if run.recipe == "temperature":

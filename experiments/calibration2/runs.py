@@ -22,6 +22,11 @@ ARMS = ("A", "B", "C", "D", "E", "F", "G", "G0", "H", "I")
 RIVALS = ("bias x10", "bias x100", "burn-in", "long warm-up", "temperature")
 #: Arm J's: the terms of queries are multiplied by their IDF when scored.
 QUERY_IDF = "query IDF"
+#: Logits times H**-1/4, the bias, too: the fixed rule of others (arXiv:2502.15526).
+FIXED = "H^-1/4"
+#: MarginMSE from BM25 and MiniLM in place of InfoNCE; no penalty for documents of at most THRESHOLD terms.
+DISTILLED, MASKED = "distilled", "flops threshold"
+THRESHOLD, PENALTIES = 150, (1.0, 10.0, 100.0, 1000.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +36,9 @@ class Run:
     Attributes:
         backbone: its name in ``data.BACKBONES``.
         collection: that it is trained on.
-        start: ``"raw"``, ``"k=<number>"``, ``"auto"``, ``"calibrated"``, ``"global"``, or ``"arm <name>"``.
+        start: ``"raw"``, ``"k=<number>"``, ``"auto"``, ``"calibrated"``, ``"global"``, ``FIXED`` or ``"arm <name>"``.
         learning_rate: of everything.
-        recipe: ``"plain"``, ``QUERY_IDF`` or one of ``RIVALS``.
+        recipe: ``"plain"``, ``QUERY_IDF``, ``DISTILLED``, ``MASKED`` or one of ``RIVALS``.
         steps: of training; 0 scores the start.
         seed: of data order and of the measured sample.
         topics: ``"held-out"`` or ``"test"``.
@@ -110,6 +115,18 @@ class Done:
     def best_rate(self, run: Run) -> float | None:
         """The rate with the highest nDCG@10 on held-out pairs; ``None`` until it is known."""
         return self.grid(run)[1]
+
+    def dense_enough(self, run: Run) -> tuple[list[Run], float | None]:
+        """Runs on held-out pairs, at rising penalties, until documents have about ``THRESHOLD`` terms; the penalty."""
+        tried: list[Run] = []
+        for penalty in PENALTIES:
+            tried.append(dataclasses.replace(run, penalty=penalty, seed=0, topics="held-out", unseen=False))
+            row = self.rows.get(tried[-1].id)
+            if self.dry or (row and row["scores"][run.collection]["active_d"] <= 1.25 * THRESHOLD):
+                return tried, penalty
+            if row is None:
+                return tried, None
+        return tried, PENALTIES[-1]
 
     def best_kept(self, size: str) -> str | None:
         """The small backbone of a size with the lowest masked loss; ``None`` until all three are there."""
@@ -235,6 +252,33 @@ def collapse(done: Done) -> Iterator[Run]:
                 yield from _finals(done, runs, like=like)
 
 
+def fixed(done: Done) -> Iterator[Run]:
+    """Block 11."""
+    for like in (CASED_K16, K16):
+        runs = [dataclasses.replace(like, start=FIXED)]
+        yield from _grid(done, runs)
+        yield from _finals(done, runs)
+
+
+def distilled(done: Done) -> Iterator[Run]:
+    """Block 12."""
+    runs = _of(CASED.backbone, CASED.collection, STARTS, recipe=DISTILLED)
+    yield from _grid(done, runs)
+    yield from _finals(done, runs)
+
+
+def masked(done: Done) -> Iterator[Run]:
+    """Block 13; each start at its own rate, which the small backbone's block found."""
+    for plain in _of(CASED.backbone, CASED.collection, STARTS):
+        rate = done.best_rate(plain)
+        if rate is None:
+            continue
+        runs, penalty = done.dense_enough(dataclasses.replace(plain, learning_rate=rate, recipe=MASKED))
+        yield from runs
+        if penalty is not None:
+            yield from _finals(done, [dataclasses.replace(plain, recipe=MASKED, penalty=penalty)], like=plain)
+
+
 def casing(done: Done) -> Iterator[Run]:
     """Block 10."""
     lowercased = dataclasses.replace(CASED, backbone="modernbert-lowercased")
@@ -246,6 +290,7 @@ def casing(done: Done) -> Iterator[Run]:
 BLOCKS: dict[str, Callable[[Done], Iterator[Run]]] = {
     "lr": lr, "best": best, "arms": arms, "options": options, "rivals": rivals, "small": small, "longer": longer,
     "curve": curve, "collapse": collapse, "casing": casing,
+    "fixed": fixed, "distilled": distilled, "masked": masked,
 }  # fmt: skip
 
 
