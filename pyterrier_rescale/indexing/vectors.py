@@ -78,7 +78,7 @@ class Vectors(pt.Artifact):
                     self._opened = None  # closes its files
                     try:
                         self._opened = self._open(current)
-                    except (FileNotFoundError, ValueError):  # perhaps replaced meanwhile, and half removed
+                    except Exception:  # perhaps replaced meanwhile, and half removed
                         if store.stamp(self.path) == stamp:
                             raise
                 self._stamp = stamp
@@ -107,8 +107,8 @@ class Vectors(pt.Artifact):
             generation = self.open()
             try:
                 return function(generation)
-            except FileNotFoundError:
-                if store.stamp(self.path) == self._stamp:
+            except Exception:  # each engine has its own error for a file that was removed
+                if self.open() is generation:
                     raise
 
     def close(self) -> None:
