@@ -38,13 +38,15 @@ class ExactEngine(Engine):
 
         k, ranks = min(k, len(self.generation.docnos)), self.generation.ranks
         size = max(1, min(-(-len(queries) // threads), _RESULTS // k))
+        # before any thread starts: each would wait for Python's lock, longer than it searches
+        known = [self.generation.known(query) for query in queries]
+        bounds = np.cumsum([0, *map(len, known)])
+        terms = np.fromiter(chain.from_iterable(known), np.int64, bounds[-1])
+        weights = np.fromiter(chain.from_iterable(query.values() for query in known), np.float64, bounds[-1])
 
         def some(first: int) -> Results:
-            known = [self.generation.known(query) for query in queries[first : first + size]]
-            bounds = np.cumsum([0, *map(len, known)])
-            terms = np.fromiter(chain.from_iterable(known), np.int64, bounds[-1])
-            weights = np.fromiter(chain.from_iterable(query.values() for query in known), np.float64, bounds[-1])
-            return search(*self.postings, bounds, terms, weights / self.scale, ranks, k)
+            own = bounds[first : first + size + 1]
+            return search(*self.postings, own, terms, weights / self.scale, ranks, k)
 
         parts = range(0, len(queries), size)
         with ThreadPoolExecutor(threads) as pool:

@@ -55,10 +55,9 @@ def best(documents, weights, begins, ends, query, count, k, room):  # noqa: ANN0
                 if 2 * held > len(numbers):  # most are ties
                     numbers = np.concatenate((numbers, np.empty_like(numbers)))
                     scores = np.concatenate((scores, np.empty_like(scores)))
-            for place in range(begin, begin + RUN):
-                if sums[place] >= least:
-                    numbers[held], scores[held] = first + place, sums[place]
-                    held += 1
+            for place in range(begin, begin + RUN):  # written always, and kept if it counts: no branch again
+                numbers[held], scores[held] = first + place, sums[place]
+                held += sums[place] >= least
         sums[:] = 0
     held, _ = _fewer(numbers, scores, held, k)
     return numbers[:held], scores[:held]
