@@ -63,9 +63,8 @@ def train(
     check_source(backbone, "model")  # before the data are read
     if "rescale" in options:
         options["rescale"] = parse_rescale(options["rescale"])
-    source = data if texts is not None or Path(data).is_file() else load_collection(data)
     encoder = run(
-        backbone, source, output, config=None if config is None else TrainConfig.from_json(config),
+        backbone, data, output, config=None if config is None else TrainConfig.from_json(config),
         texts=None if texts is None else load_collection(texts), columns=columns.split(",") if columns else None,
         overwrite=overwrite, verbose=not quiet, **options,
     )  # fmt: skip
@@ -75,7 +74,7 @@ def train(
 def score(
     pairs: Annotated[str, Argument(help="A collection, or a file of pairs or triples, of texts or ids.")],
     scorer: Annotated[str, Argument(help="Hub name or folder of a cross-encoder or a SPLADE encoder.")],
-    output: Annotated[Path, Argument(help="Folder of rows.jsonl, which train reads.")],
+    output: Annotated[Path, Argument(help="Folder that train reads.")],
     negatives: Annotated[int, Option(help="Hard negatives to mine for each pair first.", min=0)] = 0,
     retriever: Annotated[str, Option(help="Retriever that finds them: bm25, or an encoder's name or folder.")] = "bm25",
     texts: Annotated[str | None, Option(help="Collection with the texts, if the pairs are ids.")] = None,
@@ -87,12 +86,12 @@ def score(
     from .. import load_collection
     from ..training import score as run
 
-    file = run(
+    run(
         pairs, scorer, output, texts=None if texts is None else load_collection(texts),
         columns=columns.split(",") if columns else None, negatives=negatives, retriever=retriever,
         overwrite=overwrite, verbose=not quiet,
     )  # fmt: skip
-    typer.echo(f"{file}: train BACKBONE {file} OUTPUT --loss margin_mse or kl")
+    typer.echo(f"scored: train BACKBONE {output} OUTPUT --loss margin_mse or kl")
 
 
 def small_backbone(

@@ -30,6 +30,8 @@ _SCORES = ("scores", "score", "labels", "label", "relevance")
 _NEGATIVE = re.compile(r"negatives?(_\d+)?")
 _NEGATIVE_ID = re.compile(r"negative_(ids?|id_\d+|\d+_id)")
 _NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?\s*")
+#: The file that ``score`` writes into its folder.
+ROWS_FILE = "rows.jsonl"
 _ENDINGS = tuple(ending + packed for packed in ("", ".gz") for ending in (".jsonl", ".tsv", ".csv", ".txt"))
 
 
@@ -75,6 +77,7 @@ def _examples(data: Any, columns: Sequence[str] | None, min_label: int) -> Itera
     """Tuples or dicts of any form."""
     if isinstance(data, (str, os.PathLike)):
         path = expand(data)
+        path = path / ROWS_FILE if (path / ROWS_FILE).is_file() else path
         if path.is_file() or path.name.endswith(_ENDINGS):
             return _file_examples(path, columns)
         data = load_collection(os.fspath(data))

@@ -18,11 +18,11 @@ from .._utils.progress import progress_bar
 from ..encoding.text_encoder import default_device
 from ..heads.fingerprint import model_fingerprint
 from ..heads.hub_files import check_source
-from .loading import load_rows
+from .loading import ROWS_FILE, load_rows
 from .negatives import load_stage, mine_negatives
 
-#: The file of scored rows in the output folder, which ``train`` reads, and the record of what it is made from.
-ROWS_FILE, RECORD_FILE = "rows.jsonl", "made-from.json"
+#: What the output folder holds: rows while some are missing, and the record of what they are made from.
+PART_FILE, RECORD_FILE = "unfinished.jsonl", "made-from.json"
 # Pairs that are scored, and kept, together.
 _PAIRS = 256
 
@@ -45,7 +45,7 @@ def score(
         data: as for :func:`~pyterrier_rescale.train`, as are the next two.
         scorer: a PyTerrier stage that gives ``qid, query, docno, text`` a ``score``; or the hub name or folder of a
             cross-encoder (a sequence classifier with one output) or of a SPLADE encoder.
-        output_dir: folder of ``rows.jsonl``.
+        output_dir: folder of ``rows.jsonl``, which ``train`` reads; the file is there when all rows are scored.
         texts: where the texts stand, if the data are ids.
         columns: of a file without a header.
         negatives: so many hard negatives are mined for each row first.
@@ -65,12 +65,12 @@ def score(
     teacher, scored_by = _teacher(scorer)  # before the folder is claimed
     retriever, mined_by = load_stage(retriever) if negatives else (None, "")
     made_from = {"data": rows.fingerprint, "scorer": scored_by, "negatives": negatives, "retriever": mined_by}
-    claim(folder, RECORD_FILE, made_from, overwrite=overwrite, made=[ROWS_FILE])
-    file = folder / ROWS_FILE
+    claim(folder, RECORD_FILE, made_from, overwrite=overwrite, made=[ROWS_FILE, PART_FILE])
+    if (folder / ROWS_FILE).exists():
+        return folder / ROWS_FILE
+    file = folder / PART_FILE
     whole = file.read_text(encoding="utf-8").rpartition("\n")[0] if file.exists() else ""
     done = len(whole.split("\n")) if whole else 0
-    if done == len(rows):
-        return file
     write_whole(file, whole + "\n" if done else "")  # without a line that was cut off
     if negatives:
         rows = mine_negatives(rows, negatives, retriever=retriever, verbose=verbose)
@@ -84,7 +84,7 @@ def score(
                     line = {"query": row.query, "positive": positive, "negatives": others, "scores": scores}
                     print(json.dumps(line, ensure_ascii=False), file=out)
             bar.update(len(part))
-    return file
+    return file.replace(folder / ROWS_FILE)
 
 
 def _scores(rows: Sequence[Any], teacher: pt.Transformer) -> list[list[float]]:

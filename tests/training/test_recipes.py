@@ -99,7 +99,7 @@ def test_a_teacher_scores_each_pair_once_and_goes_on(cross_encoder, tmp_path, mo
     monkeypatch.setattr(teacher, "_PAIRS", 6)
     triples = [(q, d, PAIRS[i - 1][1]) for i, (q, d) in enumerate(PAIRS)]
     file = score(triples, cross_encoder, tmp_path / "out", verbose=False)
-    rows = load_rows(file)
+    rows = load_rows(tmp_path / "out")
     assert [(row.query, *row.documents) for row in rows] == triples
     model = AutoModelForSequenceClassification.from_pretrained(cross_encoder).eval()
     tokenizer = AutoTokenizer.from_pretrained(cross_encoder)
@@ -108,7 +108,10 @@ def test_a_teacher_scores_each_pair_once_and_goes_on(cross_encoder, tmp_path, mo
             expected = model(**tokenizer(row.query, text, return_tensors="pt", truncation=True, max_length=64)).logits
             assert found == pytest.approx(float(expected.detach()), abs=1e-5)
     whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
+    file.unlink()
+    (tmp_path / "out" / "unfinished.jsonl").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FileNotFoundError):
+        load_rows(tmp_path / "out")  # half of the rows are no data
     asked = []
     stage = pt.apply.generic(lambda pairs: asked.extend(pairs["query"]) or pairs.assign(score=1.0))
     known = teacher._teacher(cross_encoder)[1]
