@@ -13,7 +13,7 @@ import pandas as pd
 from crossed import difference
 from data import UNSEEN
 from run import HERE, existing, finished
-from runs import ARMS, QUERY_IDF, RATES, STARTS
+from runs import ARMS, DISTILLED, MASKED, QUERY_IDF, RATES, STARTS
 
 from pyterrier_rescale.evaluation.experiment import holm
 
@@ -22,7 +22,7 @@ SYSTEM = ("backbone", "collection", "start", "recipe", "steps", "rate", "penalty
           "position_top_k", "fold")  # fmt: skip
 
 #: What the test topics are asked.
-GROUPS = ("starts", "arms, trained", "options of encoders", "rivals, steps, densities")
+GROUPS = ("starts", "arms, trained", "options of encoders", "rivals, steps, densities", DISTILLED, MASKED)
 
 #: The arms in words.
 OFFSETS = {
@@ -101,6 +101,12 @@ def finals(table: pd.DataFrame, others: dict[str, dict], against: str = "calibra
     parts = []
     for (backbone, collection), cell in _finished(table):
         for group in dict.fromkeys(cell["group"]):
+            own = cell[cell["group"] == group]
+            if group in (DISTILLED, MASKED):  # starts among themselves
+                other = next(iter(own["system"][own["start"] == against]), "")
+                parts.append(f"### {backbone}, trained on {collection}: {group}\n\n{markdown(_means(own, collection))}")
+                parts.append(f"Minus {other}:\n\n{_differences(own, {}, backbone, collection, other)}")
+                continue
             own = cell[(cell["group"] == group) | (cell["system"] == against)]
             free = others if group == GROUPS[0] else {}  # BM25 beside the starts, once
             lines = [*_means(own, collection), *_free(free, backbone, (collection, *UNSEEN))]
@@ -176,6 +182,8 @@ def _group(row: Any) -> str:
         return GROUPS[1]
     if any(pd.notna(row[name]) for name in ("shift", "position_top_k", "fold")):
         return GROUPS[2]
+    if row["recipe"] in (DISTILLED, MASKED):
+        return row["recipe"]
     return GROUPS[0] if system_name(row) in STARTS else GROUPS[3]
 
 

