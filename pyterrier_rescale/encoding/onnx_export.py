@@ -18,6 +18,7 @@ from .terms import fold_weights
 from .text_encoder import TextEncoder
 
 _INPUTS = ["input_ids", "attention_mask"]
+_OPSET = 18  # older runtimes, too: OpenSearch's knows none above 19
 _MOST_BYTES = 1 << 31  # of a file of protocol buffers; the weights of larger models lie beside it
 
 
@@ -27,6 +28,9 @@ class _Graph(torch.nn.Module):
     def __init__(self, encoder: TextEncoder) -> None:
         super().__init__()
         self.model = copy.deepcopy(encoder.model).float().cpu()
+        for norm in self.model.modules():  # onnxruntime up to 1.18 aborts at one that has no bias
+            if isinstance(norm, torch.nn.LayerNorm) and norm.elementwise_affine and norm.bias is None:
+                norm.bias = torch.nn.Parameter(torch.zeros_like(norm.weight))
         self.how, self.special_ids = encoder.description, encoder.tokenizer.all_special_ids
         folding = encoder.folding
         self.register_buffer("folded", None if folding is None else torch.from_numpy(folding.representatives))
@@ -74,7 +78,7 @@ def _write_graph(graph: _Graph, file: Path, int8: bool) -> None:
     with torch.inference_mode():
         torch.onnx.export(
             graph, (ids, mask), file, input_names=_INPUTS, output_names=["weights"], dynamo=True, verbose=False,
-            dynamic_shapes=dict.fromkeys(_INPUTS, sizes), external_data=large,
+            dynamic_shapes=dict.fromkeys(_INPUTS, sizes), external_data=large, opset_version=_OPSET,
         )  # fmt: skip
     if int8:
         from onnxruntime.quantization import quantize_dynamic

@@ -11,6 +11,7 @@ from pyterrier_rescale import Splade, calibrate
 from pyterrier_rescale.encoding.description import Description, QuerySide
 from pyterrier_rescale.encoding.saved_folder import save_encoder
 
+onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 TEXTS = [*tiny.TEXTS, " ".join(tiny.TEXTS)]
@@ -41,6 +42,9 @@ def test_graphs_give_the_encoders_weights(family, settings, options, tmp_path):
     splade.export_onnx(tmp_path / "m", int8=True)
     for texts in (TEXTS, TEXTS[:1]):
         np.testing.assert_allclose(by_onnx(tmp_path / "m", texts=texts), splade.encode_docs(texts).toarray(), atol=1e-4)
+    graph = onnx.load(tmp_path / "m" / "onnx" / "model.onnx")  # OpenSearch's onnxruntime 1.16 needs both
+    assert graph.opset_import[0].version == 18
+    assert all(len(node.input) == 3 for node in graph.graph.node if node.op_type == "LayerNormalization")
     assert by_onnx(tmp_path / "m", "model_quantized").shape == (len(TEXTS), splade.encoder.vocab_size)
     assert Splade(tmp_path / "m") == splade and "## ONNX" in (tmp_path / "m" / "README.md").read_text()
     with pytest.raises(FileExistsError, match="not an empty folder"):
