@@ -41,13 +41,15 @@ def best(documents, weights, begins, ends, query, count, k, room):  # noqa: ANN0
         for term in range(len(query)):
             begin = places[term]
             end = begin + np.searchsorted(documents[begin : ends[term]], first + size) if count > size else ends[term]
-            for place in range(begin, end):
-                sums[documents[place] - first] += query[term] * weights[place]
+            # slices, here and below: numba need not ask whether a place is negative
+            own, theirs, weight = documents[begin:end], weights[begin:end], query[term]
+            for place in range(len(own)):
+                sums[own[place] - first] += weight * theirs[place]
             places[term] = end
         for begin in range(0, size, RUN):
-            hits = 0  # counted without a branch: several at a time
-            for place in range(begin, begin + RUN):
-                hits += sums[place] >= least
+            run, hits = sums[begin : begin + RUN], 0  # counted without a branch: several at a time
+            for place in range(RUN):
+                hits += run[place] >= least
             if not hits:
                 continue
             if held + RUN > len(numbers):
@@ -55,9 +57,9 @@ def best(documents, weights, begins, ends, query, count, k, room):  # noqa: ANN0
                 if 2 * held > len(numbers):  # most are ties
                     numbers = np.concatenate((numbers, np.empty_like(numbers)))
                     scores = np.concatenate((scores, np.empty_like(scores)))
-            for place in range(begin, begin + RUN):  # written always, and kept if it counts: no branch again
-                numbers[held], scores[held] = first + place, sums[place]
-                held += sums[place] >= least
+            for place in range(RUN):  # written always, and kept if it counts: no branch again
+                numbers[held], scores[held] = first + begin + place, run[place]
+                held += run[place] >= least
         sums[:] = 0
     held, _ = _fewer(numbers, scores, held, k)
     return numbers[:held], scores[:held]
