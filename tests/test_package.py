@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import re
 import shutil
 import subprocess
@@ -15,8 +14,6 @@ import pytest
 import pyterrier_rescale
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = configparser.ConfigParser()
-CONFIG.read(ROOT / "setup.cfg")
 
 
 def test_version_and_metadata_agree():
@@ -31,18 +28,6 @@ def test_version_and_metadata_agree():
     (command,) = [e for e in entry_points(group="console_scripts") if e.name == "pyterrier-rescale"]
     assert command.value == "pyterrier_rescale.cli:main"
     assert not [e for e in entry_points(group="pyterrier.modules") if "rescale" in e.value]
-
-
-@pytest.mark.parametrize("extra", ["ciff", "milvus", "onnx", "pisa", "ray", "seismic", "splade", "teach"])
-def test_every_extra_serves_code(extra):
-    """What an extra installs is imported somewhere in the package, by an experiment, or by the notebooks."""
-    extras = {"ciff", "milvus", "onnx", "pisa", "splade", "ray", "seismic", "teach", "test"}
-    assert set(CONFIG["options.extras_require"]) == extras
-    files = [path for top in ("pyterrier_rescale", "experiments", "notebooks") for path in (ROOT / top).rglob("*.py")]
-    source = "\n".join(path.read_text(encoding="utf-8") for path in files)
-    name = re.match(r"[A-Za-z0-9-]+", CONFIG["options.extras_require"][extra].strip()).group()
-    module = {"pyseismic-lsr": "seismic"}.get(name, name.replace("-", "_"))
-    assert re.search(rf"^\s*(import|from) {module}\b|import_module\(\"{module}", source, re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -75,9 +60,7 @@ def files_of(folder: Path) -> set[str]:
 def test_public_names_resolve():
     for name in pyterrier_rescale.__all__:
         assert getattr(pyterrier_rescale, name) is not None
-    assert set(pyterrier_rescale._HOME) | {"__version__"} == set(pyterrier_rescale.__all__) == set(
-        dir(pyterrier_rescale)
-    )
+    assert set(pyterrier_rescale.__all__) == set(dir(pyterrier_rescale)) == {*pyterrier_rescale._HOME, "__version__"}
     with pytest.raises(AttributeError, match="no attribute 'rescle'"):
         pyterrier_rescale.rescle  # noqa: B018
     for name in ("audit", "rescale", "calibrate", "train", "systems", "compare", "encode", "load_collection"):

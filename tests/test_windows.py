@@ -20,10 +20,8 @@ from pyterrier_rescale.indexing import store
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs /proc")
 PAIRS = [(text[:20], text) for text in tiny.TEXTS]
-OPTIONS = {
-    "rescale": None, "max_steps": 2, "batch_size": 4, "max_length": 16, "monitor": False, "save_steps": 1,
-    "verbose": False,
-}  # fmt: skip
+OPTIONS = {"rescale": None, "max_steps": 2, "save_steps": 1, "batch_size": 4, "max_length": 16, "verbose": False}
+OPTIONS["monitor"] = False
 
 
 def simulate_windows(monkeypatch, root) -> None:
@@ -53,9 +51,8 @@ def simulate_windows(monkeypatch, root) -> None:
     fsync = os.fsync
 
     def strict(descriptor):
-        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY and not os.path.isdir(
-            f"/proc/self/fd/{descriptor}"
-        ):
+        folder = os.path.isdir(f"/proc/self/fd/{descriptor}")
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY and not folder:
             raise OSError(errno.EBADF, "fsync of a read-only handle")
         fsync(descriptor)
 
