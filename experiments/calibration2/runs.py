@@ -116,7 +116,7 @@ class Done:
         """The rate with the highest nDCG@10 on held-out pairs; ``None`` until it is known."""
         return self.grid(run)[1]
 
-    def dense_enough(self, run: Run) -> tuple[list[Run], float | None]:
+    def sparse_enough(self, run: Run) -> tuple[list[Run], float | None]:
         """Runs on held-out pairs, at rising penalties, until documents have about ``THRESHOLD`` terms; the penalty."""
         tried: list[Run] = []
         for penalty in PENALTIES:
@@ -273,7 +273,7 @@ def masked(done: Done) -> Iterator[Run]:
         rate = done.best_rate(plain)
         if rate is None:
             continue
-        runs, penalty = done.dense_enough(dataclasses.replace(plain, learning_rate=rate, recipe=MASKED))
+        runs, penalty = done.sparse_enough(dataclasses.replace(plain, learning_rate=rate, recipe=MASKED))
         yield from runs
         if penalty is not None:
             yield from _finals(done, [dataclasses.replace(plain, recipe=MASKED, penalty=penalty)], like=plain)

@@ -18,7 +18,6 @@ from .terms import fold_weights
 from .text_encoder import TextEncoder
 
 _INPUTS = ["input_ids", "attention_mask"]
-_OPSET = 18  # older runtimes, too: OpenSearch's knows none above 19
 _MOST_BYTES = 1 << 31  # of a file of protocol buffers; the weights of larger models lie beside it
 
 
@@ -78,7 +77,8 @@ def _write_graph(graph: _Graph, file: Path, int8: bool) -> None:
     with torch.inference_mode():
         torch.onnx.export(
             graph, (ids, mask), file, input_names=_INPUTS, output_names=["weights"], dynamo=True, verbose=False,
-            dynamic_shapes=dict.fromkeys(_INPUTS, sizes), external_data=large, opset_version=_OPSET,
+            dynamic_shapes=dict.fromkeys(_INPUTS, sizes), external_data=large,
+            opset_version=18,  # for older runtimes, too: OpenSearch's knows none above 19
         )  # fmt: skip
     if int8:
         from onnxruntime.quantization import quantize_dynamic

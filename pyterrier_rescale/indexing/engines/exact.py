@@ -42,11 +42,10 @@ class ExactEngine(Engine):
         known = [self.generation.known(query) for query in queries]
         bounds = np.cumsum([0, *map(len, known)])
         terms = np.fromiter(chain.from_iterable(known), np.int64, bounds[-1])
-        weights = np.fromiter(chain.from_iterable(query.values() for query in known), np.float64, bounds[-1])
+        weights = np.fromiter(chain.from_iterable(map(dict.values, known)), np.float64, bounds[-1]) / self.scale
 
         def some(first: int) -> Results:
-            own = bounds[first : first + size + 1]
-            return search(*self.postings, own, terms, weights / self.scale, ranks, k)
+            return search(*self.postings, bounds[first : first + size + 1], terms, weights, ranks, k)
 
         parts = range(0, len(queries), size)
         with ThreadPoolExecutor(threads) as pool:
