@@ -143,8 +143,7 @@ def build(family: str, *, seed: int = 0, padding_rows: int = 0, **settings):
     tok = tokenizer(kind)
     torch.manual_seed(seed)
     config = getattr(transformers, config_class)(
-        vocab_size=len(tok) + padding_rows,
-        **{**_SIZE, "max_position_embeddings": 80, **extra, **settings},
+        vocab_size=len(tok) + padding_rows, **{**_SIZE, "max_position_embeddings": 80, **extra, **settings}
     )
     model = transformers.AutoModelForMaskedLM.from_config(config).eval()
     with torch.no_grad():

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
 from multiprocessing import get_context, parent_process
@@ -68,21 +69,28 @@ def in_order(
     source, waiting = iter(windows), deque()
     while True:
         for window in islice(source, ahead - len(waiting)):
-            waiting.append((window, submit(window.texts)))
+            with _naming(window):  # a pool that broke takes no more
+                waiting.append((window, submit(window.texts)))
         if not waiting:
             return
         window, result = waiting.popleft()
-        documents = f"the documents from docno {window.docnos[0]!r} on"
-        try:
+        with _naming(window):
             vectors = result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"a worker died on {documents} or others (perhaps too little memory; a script that starts workers "
-                "needs `if __name__ == '__main__':`). The same call goes on from the last whole shard"
-            ) from error
-        except Exception as error:
-            raise RuntimeError(f"a worker could not encode {documents}: {error!r}") from error
         yield window, vectors
+
+
+@contextmanager
+def _naming(window: Window) -> Iterator[None]:
+    documents = f"the documents from docno {window.docnos[0]!r} on"
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"a worker died on {documents} or others (perhaps too little memory; a script that starts workers "
+            "needs `if __name__ == '__main__':`). The same call goes on from the last whole shard"
+        ) from error
+    except Exception as error:
+        raise RuntimeError(f"a worker could not encode {documents}: {error!r}") from error
 
 
 def _begin(payload: bytes, places: Any, threads: int) -> None:

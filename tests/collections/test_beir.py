@@ -86,8 +86,7 @@ def test_qrels_columns_go_by_their_names(tmp_path, order, header):
 
 
 TRAIN = {
-    "train.jsonl": '{"query-id": "q2", "corpus-id": "d2", "score": 1}\n'
-    '{"qid": "q1", "docno": "d1", "label": "2"}\n',
+    "train.jsonl": '{"query-id": "q2", "corpus-id": "d2", "score": 1}\n{"qid": "q1", "docno": "d1", "label": "2"}\n',
     "train.csv": 'query-id,corpus-id,score\n"q2",d2,1\nq1,"d1",2.0\n',
     "train.tsv": '"q2"\t"d2"\t1\n"q1"\t"d1"\t2\n',
     "train.qrels": "q2 0 d2 1\nq1 Q0 d1 2\n",

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 from vector_stub import StubEncoder, StubTerms, make_documents, shards
 
 from pyterrier_rescale import Splade, Vectors, encode, open_index, open_vectors
@@ -20,8 +21,7 @@ def run(path, documents=None, splade=None, **options):
 
 
 def test_documents_in_are_rows_out_in_order(tmp_path):
-    documents = make_documents(60)
-    vectors = run(tmp_path / "v", iter(documents))
+    vectors = run(tmp_path / "v", iter(documents := make_documents(60)))
     assert [file.name for file in sorted(vectors.shards_path.iterdir())] == [f"shard-{i:05d}.parquet" for i in range(4)]
     assert len(vectors) == 60 and vectors.docnos == [d["docno"] for d in documents]
     expected = StubEncoder().encode_docs([d["text"] for d in documents])
@@ -94,8 +94,7 @@ def test_the_same_call_again_encodes_nothing(tmp_path):
 def test_a_harmed_shard_is_noticed_and_made_again(tmp_path, harm):
     vectors = run(tmp_path / "v")
     before = shards(tmp_path / "v")
-    file = vectors.shards_path / "shard-00002.parquet"
-    data = bytearray(file.read_bytes())
+    data = bytearray((file := vectors.shards_path / "shard-00002.parquet").read_bytes())
     data[len(data) // 4] ^= 1
     file.write_bytes({"short": data[:-9], "flipped": data, "missing": b""}[harm])
     if harm == "missing":
@@ -246,8 +245,6 @@ def test_stats_by_hand(tmp_path):
 def test_prune_keeps_the_heaviest(tmp_path):
     rng = np.random.default_rng(0)
     dense = np.round(rng.random((40, 30)) * (rng.random((40, 30)) < 0.5), 1).astype(np.float32)
-    from scipy.sparse import csr_matrix
-
     for max_terms, least in [(None, 0.0), (3, 0.0), (None, 0.4), (5, 0.4), (1, 0.95), (100, 0.0)]:
         expected = np.zeros_like(dense)
         for row, values in enumerate(dense):
@@ -255,6 +252,5 @@ def test_prune_keeps_the_heaviest(tmp_path):
             kept = [i for i in order if values[i] >= np.float32(least)][:max_terms]
             expected[row, kept] = values[kept]
         assert (prune(csr_matrix(dense), max_terms, least).toarray() == expected).all(), (max_terms, least)
-    vectors = run(tmp_path / "v", max_terms=2, min_weight=0.5)
-    full = StubEncoder().encode_docs([d["text"] for d in make_documents(60)])
-    assert (vectors.to_csr() != prune(full, 2, 0.5)).nnz == 0 and vectors.stats()["active_max"] == 2
+    vectors, full = run(tmp_path / "v", max_terms=2, min_weight=0.5), run(tmp_path / "w")
+    assert (vectors.to_csr() != prune(full.to_csr(), 2, 0.5)).nnz == 0 and vectors.stats()["active_max"] == 2

@@ -19,12 +19,20 @@ STUB = Path(__file__).with_name("vector_stub.py")
 PATHS = os.pathsep.join([str(STUB.parent), str(STUB.parents[2]), os.environ.get("PYTHONPATH", "")])
 
 
-def run(path, splade=None, word="", at=(33,), **options):
-    """The bytes of each shard."""
+def run(path, splade=None, word="", at=(33,), after=None, **options):
+    """The bytes of each shard; the last documents come a while after there is such a file."""
     documents = make_documents(60)
     for number in at:
         documents[number]["text"] += f" {word}{number}"
-    vectors = encode(splade or StubEncoder(), iter(documents), path, shard_size=16, verbose=False, **options)
+
+    def source():
+        yield from documents[:48]
+        while after is not None and not after.exists():
+            time.sleep(0.1)
+        time.sleep(after is not None)
+        yield from documents[48:]
+
+    vectors = encode(splade or StubEncoder(), source(), path, shard_size=16, verbose=False, **options)
     return {file.name: file.read_bytes() for file in vectors.shards_path.iterdir()}
 
 
@@ -33,10 +41,11 @@ def small_windows(monkeypatch):
     monkeypatch.setattr("pyterrier_rescale.indexing.encode.GROUP", 8)
 
 
-def test_the_same_folder_also_after_a_worker_died(tmp_path):
+@pytest.mark.parametrize("after", ["died-die!33", None])
+def test_the_same_folder_also_after_a_worker_died(tmp_path, after):
     dies = StubEncoder(die_on="die!", once=str(tmp_path / "died"))
-    with pytest.raises(RuntimeError, match="a worker died"):
-        run(tmp_path / "two", dies, "die!", workers=2)
+    with pytest.raises(RuntimeError, match="a worker died on .*docno 'd"):
+        run(tmp_path / "two", dies, "die!", workers=2, after=after and tmp_path / after)
     assert run(tmp_path / "two", dies, "die!", workers=2) == run(tmp_path / "one", word="die!")
     assert (tmp_path / "died-die!33").exists()
 
@@ -98,9 +107,7 @@ def test_on_ray_also_with_actors_killed_midway(cluster, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("workers", "error", "named"), [(1, RuntimeError, "(?s)docno 'd32'.*ArithmeticError"), (5, ValueError, "workers")]
-)
+@pytest.mark.parametrize(("workers", "error", "named"), [(1, RuntimeError, "'d32'"), (5, ValueError, "workers")])
 def test_what_ray_cannot_do(cluster, tmp_path, workers, error, named):
     with pytest.raises(error, match=named):
         run(tmp_path / "v", word="raise!", ray=True, workers=workers)

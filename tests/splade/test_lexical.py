@@ -98,9 +98,7 @@ def test_folder_identity_and_repr(tmp_path):
         assert LexicalEncoder(tokenizer, **settings).fingerprint != encoder.fingerprint, other
     assert isinstance(encoder, Splade)
     kind = type(tokenizer).__name__
-    assert repr(encoder) == (
-        f"LexicalEncoder(<{kind}>, idf_from=<12 texts>, weighting='bm25', b=0.3, max_length=32)"
-    )
+    assert repr(encoder) == f"LexicalEncoder(<{kind}>, idf_from=<12 texts>, weighting='bm25', b=0.3, max_length=32)"
     lower = LexicalEncoder(tiny.tokenizer("bpe"), idf_from=tiny.TEXTS, lowercase=True)
     assert (lower.encode_docs(["SPARSE"]) != lower.encode_docs(["sparse"])).nnz == 0
 
