@@ -16,13 +16,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from run import LENGTH, smollm2
+from run import smollm2
 
 from pyterrier_rescale import load_collection
 from pyterrier_rescale.heads.checkpoint import load_backbone
 
 DRAWN = Path(__file__).resolve().parents[2] / "pyterrier_rescale" / "pt_docs" / "language_model.png"
-TEXTS, RATE = 64, 0.03
+TEXTS, LENGTH, RATE = 64, 64, 0.03
 DIVISORS = 2.0 ** np.arange(0, 7)
 
 
