@@ -14,6 +14,7 @@ from ..generation import Generation
 from .base import Engine, Results
 
 _RESULTS = 10_000_000  # of the queries of one call of the kernel, at most: 160 MB
+_WORK = 500_000  # documents scored, a result counting as 20 of them, from which on a thread is worth its start
 
 
 class ExactEngine(Engine):
@@ -36,7 +37,9 @@ class ExactEngine(Engine):
         """See ``Engine``: one call of the kernel for each thread's share of the queries."""
         from .exact_kernel import search
 
-        k, ranks = min(k, len(self.generation.docnos)), self.generation.ranks
+        count, ranks = len(self.generation.docnos), self.generation.ranks
+        k = min(k, count)
+        threads = max(1, min(threads, len(queries) * (count + 20 * k) // _WORK))
         size = max(1, min(-(-len(queries) // threads), _RESULTS // k))
         # before any thread starts: each would wait for Python's lock, longer than it searches
         known = [self.generation.known(query) for query in queries]
