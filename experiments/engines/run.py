@@ -119,7 +119,7 @@ class SpladeIndex(Arrays):
 
 
 class Bm25s(Arrays):
-    name, good_for = "bm25s' kernel", "BM25: it takes no weights of queries, so its top 10 is another one"
+    name, good_for = "bm25s' kernel", "BM25; it ignores query weights, so its top 10 differs"
 
     def search(self, k: int) -> Search:
         kernel = importlib.import_module("bm25s.numba.retrieve_utils")._retrieve_numba_functional
@@ -131,7 +131,7 @@ class Bm25s(Arrays):
 
 
 class Scipy(Arrays):
-    name, good_for = "scipy", "ten lines of one's own"
+    name, good_for = "scipy", "ten lines of your own"
 
     def search(self, k: int) -> Search:
         matrix = csc_matrix((self.weights, self.documents, self.indptr), (len(self.docnos), len(self.columns)))
@@ -148,7 +148,7 @@ class Scipy(Arrays):
 
 
 class DuckDB:
-    name, good_for = "DuckDB", "where the vectors are rows of a table beside others: filters, joins, one file"
+    name, good_for = "DuckDB", "vectors in a table beside other tables: filters, joins, one file"
 
     def index(self, path: Path, vectors: Vectors) -> int:
         import duckdb
@@ -180,7 +180,7 @@ class DuckDB:
 
 
 class OpenSearch:
-    name, good_for = "OpenSearch", "a server that others run already: texts, filters, replicas"
+    name, good_for = "OpenSearch", "a server that exists already: texts, filters, replicas"
 
     def __init__(self, stack: ExitStack) -> None:
         self.stack, self.address = stack, None
@@ -256,11 +256,11 @@ def main() -> None:
     vectors, queries = prepared(options)
     with ExitStack() as stack:
         systems = [
-            Ours("exact", "the default without Java: exact, many queries at once, up to some ten million documents"),
-            Ours("terrier", "beside Terrier's other indexes, in pipelines of its own stages"),
+            Ours("exact", "exact search without Java; many queries at once; up to some ten million documents"),
+            Ours("terrier", "pipelines with Terrier's other indexes and stages"),
             Ours("pisa", "the smallest files; long postings, short queries"),
-            Ours("seismic", "approximate; large collections of real, clustered vectors"),
-            Ours("milvus", "embedded for trying out; a cluster for more than one machine holds"),
+            Ours("seismic", "approximate search; large collections of real, clustered vectors"),
+            Ours("milvus", "embedded, for trying out; with a cluster, more documents than one machine can hold"),
             PlainTerrier(), PlainPisa(), SpladeIndex(), Bm25s(), Scipy(), DuckDB(), OpenSearch(stack),
         ]  # fmt: skip
         systems = [s for s in systems if s.name == "exact" or s.name in (options.only or [s.name])]

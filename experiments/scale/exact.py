@@ -1,6 +1,6 @@
 """The exact engine, splade-index's kernel and plain scipy on the same synthetic postings, in turns; results compared.
 
-    python experiments/scale/exact.py --documents 5000 200000 1000000 8800000 --work FOLDER      # pip install splade-index
+    python experiments/scale/exact.py --documents 5000 200000 1000000 8800000 --work FOLDER    # needs splade-index
 
 Postings as those of run.py (Zipf's law over 30,000 terms, 150 draws per document, log-normal weights), written term by
 term, without an indexer; what is in FOLDER is used again. Each contender answers all queries in one call; milliseconds
