@@ -224,10 +224,9 @@ def planned(block: str, rows: dict[str, dict]) -> list[Run]:
         return [Run(block, *cell) for cell in cells]
     if block == "rates":
         return [Run(block, *cell, steps, rate) for cell in cells for rate in RATES]
-    final = [
-        Run("final", *cell, STEPS["final"], None, seed)
-        for seed in SEEDS for cell in cells if seed == 0 or cell[0] not in ARMS[:3]
-    ]  # fmt: skip
+    offset, none = cells[:6], cells[6:]  # arms with an offset, and without one
+    final = [Run("final", *cell, STEPS["final"], None, seed) for seed in SEEDS for cell in offset]
+    final += [Run("final", *cell, STEPS["final"]) for cell in none]
     if block == "final":
         return final
     if any(run.id not in rows for run in final):
