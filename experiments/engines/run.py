@@ -258,7 +258,7 @@ def main() -> None:
         systems = [
             Ours("exact", "exact search without Java; many queries at once; up to some ten million documents"),
             Ours("terrier", "pipelines with Terrier's other indexes and stages"),
-            Ours("pisa", "the smallest files; long postings, short queries"),
+            Ours("pisa", "small files; long postings, short queries"),
             Ours("seismic", "approximate search; large collections of real, clustered vectors"),
             Ours("milvus", "embedded, for trying out; with a cluster, more documents than one machine can hold"),
             PlainTerrier(), PlainPisa(), SpladeIndex(), Bm25s(), Scipy(), DuckDB(), OpenSearch(stack),
