@@ -1,4 +1,4 @@
-"""One rule for what is there: the same call goes on, other inputs are refused, ``overwrite=True`` starts anew.
+"""One rule for what is there: the same call continues, other inputs are refused, ``overwrite=True`` starts anew.
 
 What a run, an index or a folder of vectors was made from is a flat dict of plain JSON values: fingerprints, settings.
 """
@@ -37,7 +37,7 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
 def claim(
     folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: bool = False, made: Iterable[str] = ()
 ) -> None:
-    """Make a folder that says in its record ``name`` what is made there; the same call goes on in it.
+    """Make a folder that says in its record ``name`` what is made there; the same call continues in it.
 
     With ``overwrite``, the files and folders ``made`` by a former run go first, then the record becomes the new one: a
     kill in between leaves the former's, so that nothing of it is taken for the new run's.

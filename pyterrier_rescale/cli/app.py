@@ -124,7 +124,7 @@ def teach(
     typer.echo("backbone: pretraining a small masked LM (once, then kept)")
     folder = small_backbone("modernbert", texts, steps=_NOTEBOOK_STEPS, verbose=not quiet)
     typer.echo(f"the backbone is in {folder}")
-    if not warm_only:  # interrupted before, the same command goes on
+    if not warm_only:  # interrupted before, the same command continues
         unwanted = () if lecturer else ("lecturer",)
         shutil.copytree(_NOTEBOOKS, directory, ignore=shutil.ignore_patterns(*unwanted), dirs_exist_ok=True)
         typer.echo(f"next: {shlex.join(['jupyter', 'lab', str(directory)])}, and begin with notebook 1")

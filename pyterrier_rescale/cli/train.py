@@ -44,7 +44,7 @@ def train(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rescale the head of a backbone, then train a SPLADE encoder; if interrupted, the same command goes on.
+    """Rescale the head of a backbone, then train a SPLADE encoder; if interrupted, repeat the command to continue.
 
     Defaults are in brackets. All options of train() can be given with --set, such as --set monitor=warn.
     """
@@ -82,7 +82,7 @@ def score(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a teacher's scores of training pairs, for losses that distil; the same command goes on."""
+    """Write a teacher's scores of training pairs, for losses that distil; if interrupted, repeat the command."""
     from .. import load_collection
     from ..training import score as run
 

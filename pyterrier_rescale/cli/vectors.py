@@ -40,7 +40,7 @@ def encode(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Encode a collection once into Parquet shards; if interrupted, the same command goes on."""
+    """Encode a collection once into Parquet shards; if interrupted, repeat the command to continue."""
     from .. import Splade, load_collection
     from .. import encode as run
 

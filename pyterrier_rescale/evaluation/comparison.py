@@ -84,7 +84,7 @@ def compare(
 ) -> Comparison:
     """Train every backbone with every rescaling, index, retrieve, evaluate, test, and draw; BM25 beside and fused in.
 
-    Interrupted and called again with the same arguments, it goes on with every encoder and index that is complete. A
+    Interrupted and called again with the same arguments, it continues with every encoder and index that is complete. A
     system that finds nothing, or whose training collapses, gets a row of zeros.
 
     Args:

@@ -48,7 +48,7 @@ def encode(
 ) -> Vectors:
     """Encode documents into a folder of Parquet shards and a manifest, which ``open_vectors(path)`` opens again.
 
-    Interrupted at any moment, the same call goes on with the missing shards; finished, it returns the vectors.
+    Interrupted at any moment, the same call continues with the missing shards; finished, it returns the vectors.
     Documents are read once, in order: memory is that of the model for each worker, of a shard or two of texts, and of
     all docnos.
 
@@ -138,7 +138,7 @@ def _begin(path: Path, made_from: dict[str, Any], splade: Splade, *, resume: boo
                     raise FileExistsError(f"{path} holds an index: choose another path")
                 begun = {manifest.current["generation"]: manifest.current["made_from"]}
             if begun and not resume:
-                raise FileExistsError(f"vectors are at {path} already: resume=True goes on with them")
+                raise FileExistsError(f"vectors are at {path} already: resume=True continues")
             for name, found in begun.items():
                 wanted = {key: value for key, value in made_from.items() if key != "encoder_settings"}
                 check_same(path, {key: found.get(key) for key in wanted}, wanted)

@@ -87,7 +87,7 @@ def _naming(window: Window) -> Iterator[None]:
     except BrokenProcessPool as error:
         raise RuntimeError(
             f"a worker died on {documents} or others (perhaps too little memory; a script that starts workers "
-            "needs `if __name__ == '__main__':`). The same call goes on from the last whole shard"
+            "needs `if __name__ == '__main__':`). Repeat the call: it continues after the last whole shard"
         ) from error
     except Exception as error:
         raise RuntimeError(f"a worker could not encode {documents}: {error!r}") from error

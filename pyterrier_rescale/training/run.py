@@ -55,7 +55,7 @@ def train(
 ) -> Splade:
     """Train a SPLADE encoder (arXiv:2109.10086) on pairs of texts, its head rescaled first (arXiv:2606.18811).
 
-    The same call again goes on with the run in ``output_dir``, or returns its encoder if it is finished.
+    Repeated, the call continues the run in ``output_dir``, or returns its encoder if it is finished.
 
     Example:
         >>> splade = train("answerdotai/ModernBERT-base", load_collection("docstrings"), "my-splade", rescale=16.0)
@@ -194,7 +194,7 @@ def _check_folder(folder: Path, backbone: Any, begun: bool) -> None:
     if not (ours and begun) and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
         what = "is not empty and holds no training run:"
         if ours:
-            what = "holds a training run already: resume=True goes on with it, overwrite=True starts anew, or"
+            what = "holds a training run already: resume=True continues it, overwrite=True starts anew, or"
         raise FileExistsError(f"output_dir {str(folder)!r} {what} choose another folder")
 
 

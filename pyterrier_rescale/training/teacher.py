@@ -39,7 +39,7 @@ def score(
     overwrite: bool = False,
     verbose: bool = True,
 ) -> Path:
-    """Score queries with their documents by a teacher, into a file that ``train`` reads; the same call goes on.
+    """Score queries with their documents by a teacher, into a file that ``train`` reads; the same call continues.
 
     Args:
         data: as for :func:`~pyterrier_rescale.train`, as are the next two.
