@@ -61,8 +61,9 @@ def by_hand(docs: list[dict], query: dict[str, float], k: int) -> list[tuple[str
 
 
 @pytest.mark.parametrize("largest", [3, 300, 2**22])
-def test_as_by_hand(tmp_path, largest):
+def test_as_by_hand(tmp_path, largest, monkeypatch):
     """Many ties, any number of results, one to four threads."""
+    monkeypatch.setattr("pyterrier_rescale.indexing.engines.exact._WORK", 1)  # enough for threads
     docs = documents(420, largest, seed=largest)
     index = open_index(tmp_path / "i", "exact", scale=SCALE).indexer().index(docs[:150])
     index.indexer(mode="append").index(docs[150:])

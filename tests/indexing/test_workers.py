@@ -47,7 +47,6 @@ def test_the_same_folder_also_after_a_worker_died(tmp_path, after):
     with pytest.raises(RuntimeError, match="a worker died on .*docno 'd"):
         run(tmp_path / "two", dies, "die!", workers=2, after=after and tmp_path / after)
     assert run(tmp_path / "two", dies, "die!", workers=2) == run(tmp_path / "one", word="die!")
-    assert (tmp_path / "died-die!33").exists()
 
 
 def test_documents_that_cannot_be_encoded_are_named(tmp_path):
@@ -107,7 +106,7 @@ def test_on_ray_also_with_actors_killed_midway(cluster, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "error", "named"), [(1, RuntimeError, "'d32'"), (5, ValueError, "workers")])
-def test_what_ray_cannot_do(cluster, tmp_path, workers, error, named):
+@pytest.mark.parametrize(("n", "error", "named"), [(1, RuntimeError, "(?s)'d32'.*Arith"), (5, ValueError, "workers")])
+def test_what_ray_cannot_do(cluster, tmp_path, n, error, named):
     with pytest.raises(error, match=named):
-        run(tmp_path / "v", word="raise!", ray=True, workers=workers)
+        run(tmp_path / "v", word="raise!", ray=True, workers=n)

@@ -14,7 +14,7 @@ from ..generation import Generation
 from .base import Engine, Results
 
 _RESULTS = 10_000_000  # of the queries of one call of the kernel, at most: 160 MB
-_WORK = 500_000  # documents scored, a result counting as 20 of them, from which on a thread is worth its start
+_WORK = 500_000  # sums of a thread, at least, with 20 for each result: less costs more to start than it gains
 
 
 class ExactEngine(Engine):
