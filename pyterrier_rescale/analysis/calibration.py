@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.checks import check_choice, check_number, check_share
+from ..heads.checkpoint import remember_source
 from ..heads.decoder import find_head, mean_row_norm
 from ..heads.provenance import record, refuse_rescaled
 from ..heads.rescaling import rescale
@@ -71,14 +72,16 @@ class Calibration:
         """Centre W, shift the bias, divide the head, and record it all in the config; returns the calibrated model.
 
         ``model`` is the backbone that was measured: a hub name, a folder, or a loaded masked LM, of which a copy is
-        changed unless ``inplace``. An encoder's folder or hub name is kept as :func:`~pyterrier_rescale.rescale` says.
+        changed unless ``inplace``. The ``attention`` that was given stays. An encoder's folder or hub name is kept as
+        :func:`~pyterrier_rescale.rescale` says.
 
         Raises:
             ValueError: if the model has been rescaled already, or has another head than the one measured.
         """
         import torch
 
-        loaded, _, _ = load_encoder(model, None, None, None, need_tokenizer=False)
+        attention = self.settings.get("attention")
+        loaded, _, _ = load_encoder(model, None, None, None, attention=attention, need_tokenizer=False)
         refuse_rescaled(loaded)
         shift, measured = self.bias_shift, self.settings["mean_row_norm_before"]
         rows, norm = len(find_head(loaded).weight), mean_row_norm(find_head(loaded).weight)
@@ -88,7 +91,7 @@ class Calibration:
                 f"{measured:.4g}): apply the calibration to the model it was measured on"
             )
         if isinstance(model, (str, os.PathLike)):
-            loaded.encoder_folder = os.fspath(model)
+            remember_source(loaded, model)
         elif loaded is model and not inplace:
             loaded = copy.deepcopy(loaded)
         untie(loaded)
@@ -123,6 +126,7 @@ def calibrate(
     temperature: float = 1.0,
     max_length: int | None = None,
     encoding: Description | None = None,
+    attention: str | None = None,
     device: Any = None,
 ) -> Calibration:
     """Measure k, and with ``offset`` a shift per term, on a few unlabelled texts.
@@ -142,6 +146,8 @@ def calibrate(
         temperature: the loss's; InfoNCE divides the scores by it.
         max_length: tokens per text; default: what the folder of an encoder was saved with, else the tokenizer's.
         encoding: a :class:`~pyterrier_rescale.encoding.description.Description`; default: as the folder was saved.
+            Give ``Splade`` the same options.
+        attention: of a causal language model ``"causal"`` or ``"bidirectional"``; default: as its configuration says.
         device: torch device of the pass; default: CUDA, else Apple's MPS, else the CPU.
 
     Returns:
@@ -167,7 +173,7 @@ def calibrate(
             f"rate={rate:g} of {len(documents)} texts is less than one text: give at least {math.ceil(1 / rate)} texts "
             "or a larger rate"
         )
-    loaded, tokenizer, how = load_encoder(model, tokenizer, encoding, max_length)
+    loaded, tokenizer, how = load_encoder(model, tokenizer, encoding, max_length, attention=attention)
     refuse_rescaled(loaded)
     mean_row = mean_known_row(loaded, tokenizer) if offset else None
     probe = run_probe(loaded, tokenizer, queries, documents, mean_row=mean_row, device=device, description=how)
@@ -181,7 +187,7 @@ def calibrate(
     settings = {
         "mean_row_norm_before": mean_row_norm(find_head(loaded).weight), "criterion": criterion, "aim": float(aim),
         "measured": float(table.loc[table["chosen"], criterion].iloc[0]), "temperature": temperature,
-        "texts": len(documents), **how.changed(),
+        "texts": len(documents), **how.changed(), **({"attention": attention} if attention else {}),
         **({"offset": "global" if offset == "global" else "term", "rate": rate} if offset else {}),
     }  # fmt: skip
     return Calibration(float(k), shift, mean_row, table, settings)

@@ -121,6 +121,7 @@ def audit(
     temperature: float = 1.0,
     max_length: int | None = None,
     encoding: Description | None = None,
+    attention: str | None = None,
     device: Any = None,
 ) -> HeadAudit | HeadAudits:
     """Measure a head; with texts also its logits, scores, density, cosine and frequency bias.
@@ -130,8 +131,9 @@ def audit(
         texts: 64 to 512 documents, or (query, document) pairs; as those of :func:`~pyterrier_rescale.calibrate`.
         tokenizer: the tokenizer, its name or folder; default: the model's. Without one every row counts as used.
         temperature: what the loss divides the scores by.
-        max_length: tokens per text; this and the next two as those of :func:`~pyterrier_rescale.calibrate`.
+        max_length: tokens per text; this and the next three as those of :func:`~pyterrier_rescale.calibrate`.
         encoding: how texts become vectors.
+        attention: of a causal language model.
         device: torch device.
 
     Returns:
@@ -149,7 +151,9 @@ def audit(
     for name, one in named.items():
         # without texts, a loaded model without a name needs no tokenizer
         needed = pairs is not None or getattr(getattr(one, "config", None), "name_or_path", None) != ""
-        loaded, tokens, how = load_encoder(one, tokenizer, encoding, max_length, need_tokenizer=needed)
+        loaded, tokens, how = load_encoder(
+            one, tokenizer, encoding, max_length, attention=attention, need_tokenizer=needed
+        )
         shown = name if isinstance(model, Mapping) else loaded.config.name_or_path or type(loaded).__name__
         head = check_head(loaded)
         row_norms = torch.linalg.vector_norm(head.weight.detach().float(), dim=1).cpu().numpy()

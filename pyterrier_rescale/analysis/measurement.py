@@ -106,13 +106,14 @@ class Probe:
 
 
 def load_encoder(
-    model: Any, tokenizer: Any, encoding: Description | None, max_length: int | None, *, need_tokenizer: bool = True
+    model: Any, tokenizer: Any, encoding: Description | None, max_length: int | None, *,
+    attention: str | None = None, need_tokenizer: bool = True,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None, Description]:
     """Model, tokenizer, and how texts are encoded: as ``encoding`` says, else as an encoder's folder was saved."""
     description = describe(model) if encoding is None else encoding
     if max_length is not None:
         description = description.replace(max_length=max_length)
-    loaded, tokenizer = load_backbone(model, tokenizer, need_tokenizer=need_tokenizer)
+    loaded, tokenizer = load_backbone(model, tokenizer, attention=attention, need_tokenizer=need_tokenizer)
     if description.shift is not None:
         loaded = shift_logits(loaded, description.shift, inplace=loaded is not model)
     return loaded, tokenizer, description.replace(shift=None)

@@ -11,6 +11,7 @@ import copy
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +193,11 @@ def _read_plain(name: Any) -> Description:
     if find_file(name, "idf.json") or (read_json(name, "model_args.json") or {}).get("splade_doc"):
         why = "queries of their own weights (idf.json, or splade_doc in model_args.json), and no modules.json says how"
         raise _refusal(name, why)
+    if (read_json(name, "config.json") or {}).get(PROVENANCE, {}).get("of_encoder"):
+        warnings.warn(
+            f"{str(name)!r} was made of an encoder and saved without that encoder's pooling, lengths and queries, "
+            "which are the defaults now: save it by Splade(model).save_pretrained", stacklevel=4,
+        )  # fmt: skip
     return Description(**_of_model(name, ""))
 
 

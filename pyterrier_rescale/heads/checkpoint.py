@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._utils.checks import check_choice
 from .decoder import check_attention, find_head
-from .hub_files import check_source, find_file, model_folder, read_json
-from .provenance import provenance
+from .hub_files import check_source, find_file, model_folder, modules_of, read_json
+from .provenance import provenance, record
 from .ties import keep_dead_bias_in_step
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ def load_backbone(
         name = model_folder(model)
         loaded = load_model(name, dtype)
     else:
-        raise TypeError(f"model must be a hub name, a folder or a PreTrainedModel, got a {type(model).__name__}")
+        raise TypeError(
+            f"model must be a hub name, a folder or a PreTrainedModel, got a {type(model).__name__} (of a Splade give "
+            "its folder or .encoder.model; of a PeftModel what merge_and_unload() returns)"
+        )
     if tokenizer is None and need_tokenizer:
         if not name:
             raise ValueError("tokenizer must be given where model is a loaded PreTrainedModel without a name")
@@ -59,7 +62,11 @@ def load_backbone(
     if tokenizer is not None and tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, whatever it is
-    find_head(loaded)
+    if find_head(loaded).bias is None and (provenance(loaded) or {}).get("own_bias"):
+        raise ValueError(
+            f"model is a {type(loaded).__name__} that has lost its offset: it was calibrated or shifted, then loaded "
+            "or saved by another tool, whose class has no bias. Give the name of the folder that this package saved"
+        )
     causal = isinstance(loaded, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(loaded.config), ()))
     of = "" if causal else f" (of a {type(loaded).__name__}, which is no causal language model)"
     check_choice(f"attention{of}", attention, (None, *_CAUSAL) if causal else (None,))
@@ -71,6 +78,13 @@ def load_backbone(
     if provenance(loaded) and not loaded.config.tie_word_embeddings:
         keep_dead_bias_in_step(loaded)
     return loaded, tokenizer
+
+
+def remember_source(loaded: PreTrainedModel, source: str | os.PathLike[str]) -> None:
+    """Keep where a model was loaded from: an encoder's folder tells of pooling, lengths and queries, a model not."""
+    loaded.encoder_folder = os.fspath(source)
+    if modules_of(source) is not None:
+        record(loaded, of_encoder=True)
 
 
 @contextmanager
@@ -202,10 +216,13 @@ def _restore_bias(model: PreTrainedModel, name: str) -> None:
 
     decoder, key = find_head(model).decoder, _bias_key(model)
     index = read_json(name, "model.safetensors.index.json") or {"weight_map": {key: "model.safetensors"}}
+    if key not in index["weight_map"]:
+        return
     with reading(name, f"{key}, a part of the weights,"), safe_open(
         find_file(name, index["weight_map"][key]), framework="pt"
     ) as file:
-        decoder.bias = torch.nn.Parameter(file.get_tensor(key).to(decoder.weight.dtype))
+        if key in file.keys():  # noqa: SIM118  (no mapping); else load_backbone refuses the model
+            decoder.bias = torch.nn.Parameter(file.get_tensor(key).to(decoder.weight.dtype))
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._utils.checks import check_number
-from .checkpoint import load_backbone
+from .checkpoint import load_backbone, remember_source
 from .decoder import check_head, find_head, mean_row_norm
 from .provenance import provenance, record, refuse_rescaled
 from .ties import ensure_bias, untie
@@ -39,6 +39,7 @@ def rescale(
     Returns:
         The rescaled model; its config records k, method, bias and the mean row norm before. ``Splade(model)`` encodes
         as the folder or hub name says (pooling, lengths, queries of their own): it is kept as ``encoder_folder``.
+        An encoder's options are saved by ``Splade(model).save_pretrained``, not by the model's own.
 
     Raises:
         ValueError: for a k that is not a finite number > 0, a model rescaled already, or a head that is no plain
@@ -52,7 +53,7 @@ def rescale(
     refuse_rescaled(loaded)
     before = mean_row_norm(check_head(loaded).weight)
     if loaded is not model:
-        loaded.encoder_folder = os.fspath(model)
+        remember_source(loaded, model)
     elif not inplace:
         loaded = copy.deepcopy(loaded)
     untie(loaded)  # W is the embeddings, too, in almost all families: they must stay

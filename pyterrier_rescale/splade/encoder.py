@@ -137,7 +137,6 @@ class Splade(pt.Transformer):
             setattr(self, f"_{name}", value)
         self.max_length = self.encoder.max_length
         self._terms: dict[str, TermMap] = {}
-        self._fingerprint: tuple[Any, str] | None = None
         # A plain Terrier index may follow in the pipeline: choose its JVM while it can still be chosen. Machines
         # without any Java still encode, score, and use the exact engine.
         with suppress(RuntimeError):
@@ -298,17 +297,12 @@ class Splade(pt.Transformer):
     def fingerprint(self) -> str:
         """Sixteen hex digits of all that an encoder computes with: weights, tokenizer, options, both sides' lengths.
 
-        Computed once (a gigabyte of weights takes about a second), and again after the model has been trained on.
+        Computed at each call, since the model may have been trained on (a gigabyte of weights takes about a second).
         ``text_field``, the batch size and the device do not count.
         """
         from ..encoding.description import encoder_fingerprint
 
-        encoder = self.encoder
-        # where each parameter lies, and how often it was written to
-        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in encoder.model.parameters()]
-        if self._fingerprint is None or self._fingerprint[0] != state:
-            self._fingerprint = state, encoder_fingerprint(encoder.model, encoder.tokenizer, encoder.description)
-        return self._fingerprint[1]
+        return encoder_fingerprint(self.encoder.model, self.encoder.tokenizer, self.encoder.description)
 
     def __eq__(self, other: object) -> bool:
         """Whether both compute the same vectors and read the same column, whatever folder they came from."""
@@ -317,7 +311,7 @@ class Splade(pt.Transformer):
         )
 
     def __hash__(self) -> int:
-        return hash((self.fingerprint, self.text_field))
+        return hash((type(self).__name__, self.text_field))  # what stays, whatever is trained
 
     def __repr__(self) -> str:
         """The call that makes it, with the arguments that are not the defaults."""

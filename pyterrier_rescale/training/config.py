@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from .._utils.checks import check_choice, check_integer, check_number, is_number
 from .._utils.files import expand, write_whole
 from ..encoding.description import ACTIVATIONS, FOLDS, POOLINGS, Description
 from ..encoding.saved_folder import describe
+from ..heads.hub_files import modules_of
 from ..heads.rescaling import check_shift
 from .losses import LOSSES, Loss
 from .recipes import with_recipe
@@ -146,6 +148,8 @@ class TrainConfig:
              f"loss_weights must be one for each loss of {self.loss!r}, got {self.loss_weights!r}"),
             (self.mine_negatives and any(loss.needs_scores for loss in self.losses),
              f"mine_negatives has no teacher scores to give to loss={self.loss!r}: score the data first"),
+            (self.lora_rank and self.bias_learning_rate is not None,
+             "bias_learning_rate must be None with lora_rank, which leaves the head's bias as it is"),
         ):  # fmt: skip
             if wrong:
                 raise ValueError(why)
@@ -203,4 +207,6 @@ def saved_options(backbone: Any) -> dict[str, Any]:
     options = {name: getattr(found, name) for name in (*DESCRIBED, "lowercase", "shift")
                if getattr(found, name) is not getattr(default, name)}  # fmt: skip
     options |= {f"query_{name}": getattr(side, name) for name in OF_QUERIES if getattr(side, name) is not None}
+    if isinstance(backbone, (str, os.PathLike)) and modules_of(backbone) is not None:
+        options["rescale"] = None
     return options | ({"queries": "static"} if side.weights is not None else {})

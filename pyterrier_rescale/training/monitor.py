@@ -38,6 +38,8 @@ _REMEDIES = {
     "alike out of scale": "all documents get the same vector (mean cosine {cosine:.3f}) and nothing is ranked; the "
     "scores were saturated at the start (loss {start:.3g} times chance): rescale the head with k >= 8 (rescale=16.0, "
     "'auto' or 'calibrated')",
+    "every term": "nearly every term is active ({active_d:.0f} per document) and nothing is ranked; dividing the head does "
+    "not silence them: start from rescale='calibrated', which shifts the logits of each term",
     "dense": "vectors stay dense ({active_d:.0f} active terms per document) at the full regulariser: raise lambda_d, "
     "or start from rescale='calibrated'",
 }
@@ -229,6 +231,8 @@ class Judge:
             if step - first + 1 >= self.patience[verdict]:
                 kind = "zero from the start" if verdict == "zero" and first == 1 else verdict
                 kind = "alike out of scale" if verdict == "alike" and self._first > _SATURATED else kind
+                if verdict in ("saturated", "alike") and row["active_d"] > 0.95 * self.vocab_size:
+                    kind = "every term"  # as of SmolLM2, at any k
                 told = _REMEDIES[kind].format(**row, start=self._first)
                 return CollapseError(verdict, step, f"step {step} (since step {first}): {told}")
         return None

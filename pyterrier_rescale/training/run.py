@@ -69,7 +69,8 @@ def train(
         tokenizer: default: the backbone's.
         texts: where the texts stand, if the data are ids: a collection, or ``(documents, topics)``.
         columns: names of the columns of a data file without a header, e.g. ``("query", "positive", "negative")``.
-        config: options as an object, e.g. read from a file by ``TrainConfig.from_json``; keyword options win.
+        config: options as an object, e.g. read from a file by ``TrainConfig.from_json``; those that are not the
+            defaults count, and keyword options win.
         recipe: options of a published recipe, ``"paper"``, ``"splade-v3"``, ``"opensearch-doc-v3"`` or ``"sparseup"``
             (:mod:`~pyterrier_rescale.training.recipes`); keyword options win.
         dev: a collection with a dev split, or ``(documents, topics, qrels)``: nDCG@10 is measured every ``eval_steps``
@@ -79,10 +80,10 @@ def train(
         verbose: show a progress bar.
         **options: see below; plain values.
 
-    The options, with their defaults; an encoder's folder as ``backbone`` keeps what it was saved with:
+    The options, with their defaults; an encoder's folder as ``backbone`` keeps what it was saved with, its head, too:
 
-    - ``rescale=16.0``: None, a number (W <- W / k), ``"auto"`` (k measured on the training documents),
-      ``"calibrated"`` (k and an offset per term measured) or ``"learned"`` (k is trained, too).
+    - ``rescale=16.0`` (of an encoder's folder None): None, a number (W <- W / k), ``"auto"`` (k measured on the
+      training documents), ``"calibrated"`` (k and an offset per term measured) or ``"learned"`` (k is trained, too).
     - ``shift=None``: is subtracted from the logits of the rescaled head, a number or one per term (SPARSEUP, Linkup
       2026: 15); stored in its bias, so that every tool follows it.
     - ``position_top_k=None``: of each position only so many logits, the largest, are pooled (SPARSEUP: 12);
@@ -129,7 +130,7 @@ def train(
         CollapseError: if the run collapses (``monitor=True``), or its weights are not finite.
     """
     # read
-    given = config.to_dict() if config is not None else saved_options(backbone)
+    given = saved_options(backbone) | ({} if config is None else config.changed())
     config = TrainConfig.from_dict({**given, **with_recipe({**options, "recipe": recipe})})
     config.check_dev(dev)
     folder, device = expand(output_dir), join(config.device)

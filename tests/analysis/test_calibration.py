@@ -293,7 +293,11 @@ def test_an_encoders_folder_keeps_what_it_is(shift, tmp_path, monkeypatch):
             np.testing.assert_allclose(got, wanted, atol=1e-5)
         assert splade.max_length == 20
 
-    same(Splade(rescale(folder, 4.0)))
+    divided = rescale(folder, 4.0)
+    same(Splade(divided))
+    divided.save_pretrained(tmp_path / "plain")
+    with pytest.warns(UserWarning, match="without that encoder's pooling"):
+        assert Splade(tmp_path / "plain", tokenizer=folder).pooling == "max"
     app(["rescale", str(folder), str(out), "--rescale", "4"], standalone_mode=False)
     same(Splade(out))
     calibration = calibrate(folder, texts, rate=RATE, k=4.0)

@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from pyterrier_rescale import Splade, audit, calibrate, rescale
 from pyterrier_rescale.heads.checkpoint import load_backbone
@@ -85,9 +85,9 @@ def test_vectors_are_the_stock_models_before_and_after_saving(family, attention,
 @pytest.mark.parametrize("family", ["Qwen3", "Gemma2", "Granite", "eurobert"])
 def test_an_offset_without_a_bias_of_the_family(family, tmp_path):
     # both ways: with causal attention the first position's logits are the same in all texts
-    both = {} if family == "eurobert" else {"is_causal": False}
-    folder = (save if both else tiny.save)(family, tmp_path / "model", **both)
-    calibration = calibrate(folder, TEXTS, rate=0.25, k=2.0)
+    both = {} if family == "eurobert" else {"attention": "bidirectional"}
+    folder = (save if both else tiny.save)(family, tmp_path / "model")
+    calibration = calibrate(folder, TEXTS, rate=0.25, k=2.0, **both)
     model = calibration.apply(folder)
     assert provenance(model)["own_bias"] and calibration.bias_shift is not None
     splade = Splade(model)
@@ -100,6 +100,11 @@ def test_an_offset_without_a_bias_of_the_family(family, tmp_path):
     model.save_pretrained(tmp_path / "plain", max_shard_size="20KB")  # as a user saves it
     for saved in (Splade(tmp_path / "saved"), Splade(str(tmp_path / "plain"), tokenizer=folder)):
         np.testing.assert_allclose(saved.encode_docs(TEXTS).toarray(), expected, atol=1e-5)
+    lost = (AutoModelForCausalLM if both else AutoModelForMaskedLM).from_pretrained(tmp_path / "plain")
+    lost.save_pretrained(tmp_path / "lost")
+    for one in (lost, tmp_path / "lost"):
+        with pytest.raises(ValueError, match="lost its offset"):
+            Splade(one, tokenizer=folder)
     shifted = Splade(folder, shift=0.5)
     shifted.save_pretrained(tmp_path / "shifted")
     np.testing.assert_allclose(

@@ -25,7 +25,7 @@ def test_retraining_into_one_folder_makes_another_encoder(tmp_path):
     assert before.query_encoder() == twin.query_encoder()
     rescale(path, 4).save_pretrained(path)
     after = Splade(path)
-    assert before != after and hash(before) != hash(after) and before.query_encoder() != after.query_encoder()
+    assert before != after and before.query_encoder() != after.query_encoder()
     assert before == twin
 
 
@@ -79,9 +79,7 @@ def test_an_encoder_whose_model_is_trained_on_is_no_longer_the_same():
     model, tok = tiny.build("bert")
     splade = Splade(model, tokenizer=tok)
     before = splade.fingerprint
-    assert splade.fingerprint == before
-    with torch.no_grad():
-        model.get_input_embeddings().weight[7].add_(1)
+    model.get_input_embeddings().weight.data[7] += 1  # which torch does not count as a write, as fused optimizers'
     assert splade.fingerprint != before
 
 

@@ -274,11 +274,11 @@ def test_a_topic_of_dev_that_is_a_document_does_not_find_itself(bert_folder):
 
 def test_an_encoder_keeps_what_it_is(modernbert_folder, tmp_path):
     """Trained further: static queries and their weights, lengths, lower-casing, activation."""
-    options = {**FAST, "rescale": None, "max_steps": 1, "learning_rate": 1e-12, "static_learning_rate": 1e-12}
+    options = {**FAST, "max_steps": 1, "learning_rate": 1e-12, "static_learning_rate": 1e-12}
     asked = {"queries": "static", "query_max_length": 9, "lowercase": True, "activation": "log1p_relu"}
     first = train(modernbert_folder, PAIRS, tmp_path / "a", **{**options, "static_learning_rate": 0.5}, **asked)
-    del options["max_length"]
-    second = train(tmp_path / "a", PAIRS, tmp_path / "b", **options)
+    del options["max_length"], options["verbose"]
+    second = train(tmp_path / "a", PAIRS, tmp_path / "b", config=TrainConfig(**options))
     assert (second.max_length, second.activation) == (32, "log1p_relu")
     texts = [*tiny.TEXTS, "SPARSE " * 30]
     for side in ("encode_queries", "encode_docs"):
