@@ -11,6 +11,8 @@ def as_documents(documents: Any) -> Iterable[Any]:
     """Return a frame, a split of a Hugging Face dataset, or dicts as an iterable of dicts, not checked."""
     if hasattr(documents, "itertuples"):
         return documents.to_dict("records")
+    if hasattr(documents, "to_dicts"):  # Polars
+        return documents.to_dicts()
     if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Iterable):
         hint = ": give its corpus()" if hasattr(documents, "corpus") else ""
         raise TypeError(

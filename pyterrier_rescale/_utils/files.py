@@ -6,6 +6,7 @@ systems cannot flush folders. Nothing here asks them to.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -13,12 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import filelock
 from platformdirs import user_cache_dir
 
 HOME_VARIABLE = "PYTERRIER_RESCALE_HOME"
 #: Lies in a folder whose files are being replaced, so that a mix of two saves is not taken for a whole one.
 UNFINISHED = ".unfinished"
 _STAGE = ".saving-"
+# What a file system without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
@@ -74,6 +78,23 @@ def write_whole(path: str | os.PathLike[str], content: str) -> None:
         sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_process(lock: Path, patience: float = 0) -> Iterator[None]:
+    """Hold a lock file, or refuse by ``RuntimeError``; file systems without locks are left alone."""
+    held = filelock.FileLock(lock)
+    try:
+        held.acquire(timeout=patience)
+    except filelock.Timeout as error:
+        raise RuntimeError(f"another process is writing at {lock.parent}: wait for it or stop it") from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextmanager

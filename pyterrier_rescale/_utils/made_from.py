@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .files import write_whole
+from .files import only_process, write_whole
+
+_LOCK = ".lock"
 
 
 def read_record(folder: Path, name: str) -> dict[str, Any] | None:
@@ -34,6 +37,23 @@ def check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) 
         )
 
 
+def occupied(folder: Path) -> bool:
+    """Whether a folder holds anything but a lock."""
+    return folder.is_dir() and any(one.name != _LOCK for one in folder.iterdir())
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let no second process work in a folder, which is made; ``RuntimeError`` for the second."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_process(folder / _LOCK):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps a file that is open
+                (folder / _LOCK).unlink()
+
+
 def claim(
     folder: Path, name: str, made_from: Mapping[str, Any], *, overwrite: bool = False, made: Iterable[str] = ()
 ) -> None:
@@ -43,7 +63,7 @@ def claim(
     kill in between leaves the former's, so that nothing of it is taken for the new run's.
     """
     made_from, found = json.loads(json.dumps(made_from)), read_record(folder, name)  # tuples come back as lists
-    if found is None and folder.is_dir() and any(folder.iterdir()):
+    if found is None and occupied(folder):
         raise FileExistsError(f"{str(folder)!r} is not empty and holds no {name}: choose another folder")
     if found is not None and not overwrite:
         check_same(folder, found, made_from)

@@ -43,6 +43,10 @@ class Collection(ABC):
     def qrels(self, split: str = "test") -> pd.DataFrame:
         """Return the judgements of a split: qid (str), docno (str), label (int)."""
 
+    def all_topics(self) -> pd.DataFrame:
+        """Return the queries of all splits."""
+        return pd.concat([pd.DataFrame(columns=["qid", "query"]), *map(self.topics, self.splits)])
+
     def train_pairs(self, min_label: int = 1) -> list[tuple[str, str]]:
         """Return (query, document text) pairs to train on.
 

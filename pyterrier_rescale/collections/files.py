@@ -31,6 +31,9 @@ COLUMNS = {
 }
 # The columns of judgements without a header: BEIR's, or TREC's.
 _UNNAMED = {3: ["qid", "docno", "label"], 4: ["qid", "iteration", "docno", "label"]}
+#: Endings of files with a JSON object in each line.
+JSON_LINES = {".jsonl", ".ndjson", ".json"}
+csv.field_size_limit(2**31 - 1)  # whole books in a cell
 _QUOTED = re.compile(r'"([^"]|"")*"')
 
 #: A place for messages, such as a file and a line, and what stands there.
@@ -87,8 +90,9 @@ def read_document(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
     row = dict(row)
     docno = check_id(row.pop(column(row, "docno", where)), f"{where}: docno")
     body = check_text(row.pop(column(row, "text", where)), f"{where}: text of {docno!r}")
-    title = row.pop("title", None)
-    title = "" if pd.isna(title) else check_text(title, f"{where}: title of {docno!r}")
+    title = row.pop(next((name for name in row if str(name).strip().lower() == "title"), "title"), None)
+    missing = title is None or title is pd.NA or title != title
+    title = "" if missing else check_text(title, f"{where}: title of {docno!r}")
     more = row.pop("metadata", {})
     row |= more if isinstance(more, dict) else {}
     return {**row, "docno": docno, "text": f"{title} {body}" if title else body, "title": title, "body": body}
@@ -117,17 +121,18 @@ def rows_of(source: Any, what: str) -> Iterator[Place]:
 
 
 def read_rows(file: Path) -> Iterator[Place]:
-    """Each row of a file: ``.jsonl``, ``.csv``, or ``.tsv`` (others: apart by white space), also ``.gz``.
+    """Each row of a file: JSON lines, ``.csv``, or ``.tsv`` (others: apart by white space), also ``.gz``.
 
     The first line names the columns. In judgements without a header, where it ends in a number, three columns are
     BEIR's and four are TREC's.
     """
     lines = ((f"{file}, line {number}", line) for number, line in numbered_lines(file) if line.strip())
-    if ".jsonl" in file.suffixes:
+    endings = {ending.lower() for ending in file.suffixes}
+    if endings & JSON_LINES:
         yield from (_parsed(*line) for line in lines)
         return
     header: list[str] = []
-    for where, cells in _csv_cells(file) if ".csv" in file.suffixes else map(_tsv_cells, lines):
+    for where, cells in csv_cells(file) if ".csv" in endings else _tsv_cells(lines):
         if not header:
             named = not cells[-1].replace(".", "", 1).lstrip("+-").isdigit()
             header = cells if named else _UNNAMED.get(len(cells), [])
@@ -149,7 +154,7 @@ def _parsed(where: str, line: str) -> Place:
     return where, values
 
 
-def _csv_cells(file: Path) -> Iterator[tuple[str, list[str]]]:
+def csv_cells(file: Path) -> Iterator[tuple[str, list[str]]]:
     """Rows of cells; a quoted cell may go over several lines."""
     reader = csv.reader((f"{line}\n" for _, line in numbered_lines(file)), strict=True)
     try:
@@ -160,11 +165,13 @@ def _csv_cells(file: Path) -> Iterator[tuple[str, list[str]]]:
         raise ValueError(f"{file}, line {reader.line_num}: is no CSV ({error}); a quote in a cell is doubled") from None
 
 
-def _tsv_cells(place: tuple[str, str]) -> tuple[str, list[str]]:
-    """Cells of a line; one that a spreadsheet has quoted as a whole is as it was before."""
-    where, line = place
-    cells = line.split("\t") if "\t" in line else line.split()
-    return where, [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in cells]
+def _tsv_cells(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    """Cells of lines, apart by tabs if the first line is; one that a spreadsheet has quoted is as it was before."""
+    tabs = None
+    for where, line in lines:
+        tabs = "\t" in line if tabs is None else tabs
+        cells = line.split("\t") if tabs else line.split()
+        yield where, [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in cells]
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -175,6 +182,8 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(lines, start=1):
                 yield number, line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}, line {number}: is not UTF-8 ({error}): save it as UTF-8") from None
+        raise ValueError(
+            f"{file}, line {number}: is not UTF-8 ({error}): save it as UTF-8; of a file of another kind give a frame"
+        ) from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{file}, after line {number}: the gzip file is damaged or cut ({error})") from error

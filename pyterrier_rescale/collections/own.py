@@ -50,7 +50,7 @@ class OwnCollection(Collection):
         A warning tells judged queries that are missing or blank; a ValueError, if all are.
         """
         judged = set(self.qrels(split)["qid"])
-        topics = self._all_topics[self._all_topics["qid"].isin(judged)].reset_index(drop=True)
+        topics = self._topics_table[self._topics_table["qid"].isin(judged)].reset_index(drop=True)
         lost = sorted(judged.difference(topics["qid"][topics["query"].str.strip() != ""]))
         told = f"{len(lost):,} of {len(judged):,} judged queries are missing or blank, such as {lost[:1]}"
         if lost and len(lost) == len(judged):
@@ -70,17 +70,25 @@ class OwnCollection(Collection):
     def check(self) -> None:
         """Read everything once, so that mistakes are told before the work; also that ids of both sides fit."""
         docnos = {document["docno"] for document in self.corpus()}
+        if not docnos:
+            raise ValueError(f"documents hold no document: {self._documents!r:.120}")
         for split in self.splits:
             self.topics(split)
             judged = set(self.qrels(split)["docno"])
-            if judged and judged.isdisjoint(docnos):
+            if not judged:
+                raise ValueError(f"qrels of split {split!r} hold no judgement: {self._judged[split]!r:.120}")
+            if judged.isdisjoint(docnos):
                 raise ValueError(
                     f"none of the {len(judged):,} judged documents of split {split!r}, such as {min(judged)!r}, is "
-                    f"among the {len(docnos):,} documents, such as {min(docnos, default='')!r}"
+                    f"among the {len(docnos):,} documents, such as {min(docnos)!r}"
                 )
 
+    def all_topics(self) -> pd.DataFrame:
+        """Return all queries, judged or not."""
+        return self._topics_table
+
     @cached_property
-    def _all_topics(self) -> pd.DataFrame:
+    def _topics_table(self) -> pd.DataFrame:
         return read_table(rows_of(self._topics, "topics"), "qid", "query")
 
 

@@ -113,7 +113,9 @@ class Index(Vectors):
     def _check_options(self, verb: str, options: Mapping[str, Any]) -> None:
         """``TypeError`` for options that the engine does not have: now, not when all documents are encoded."""
         try:
-            signature(getattr(engine_class(self.engine), verb)).bind_partial(**options)
+            found = signature(getattr(engine_class(self.engine), verb))
+            own = [one for one in found.parameters.values() if one.kind in (one.KEYWORD_ONLY, one.VAR_KEYWORD)]
+            found.replace(parameters=own).bind_partial(**options)
         except TypeError as error:
             raise TypeError(f"engine {self.engine!r} has no such option: {error}") from None
 

@@ -63,8 +63,13 @@ class Indexer(_Role, pt.Indexer):
         """
         target, engine, made_from = self.target, engine_class(self.target.engine), self.made_from
         if isinstance(iter, Vectors):
-            if made_from is None and self.mode != "append":  # what is added to is no longer made from one thing
-                made_from = iter.made_from
+            theirs = iter.made_from or {}
+            if self.mode == "append" and len(target):  # what is added to is no longer made from one corpus
+                ours = (target.made_from or {}).get("encoder")
+                if ours and theirs.get("encoder", ours) != ours:
+                    raise ValueError(f"vectors at {str(iter.path)!r} and the index are of different encoders")
+                theirs = {"encoder": ours} if ours and ours == theirs.get("encoder") else {}
+            made_from = made_from or theirs or None
         elif self.verbose:
             total = len(iter) if hasattr(iter, "__len__") else None
             iter = progress_bar(as_documents(iter), desc=f"indexing ({engine.name})", unit="d", total=total)

@@ -13,7 +13,6 @@ manifest has named are ever removed: a build names its own before it begins.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -23,9 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
-
-from .._utils.files import settle, write_whole
+from .._utils.files import only_process, settle, write_whole
 from .._utils.made_from import read_record
 
 MANIFEST, LOCK = "pt_meta.json", "write.lock"
@@ -33,8 +30,6 @@ MANIFEST, LOCK = "pt_meta.json", "write.lock"
 LIVE = "live"
 _KEY, VERSION = "pyterrier_rescale", 4
 _BESIDE = f".{MANIFEST}-"  # what `write_whole` writes first
-# What a file system without locks answers.
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 class Manifest(NamedTuple):
@@ -89,22 +84,12 @@ def check_files(path: Path, current: Mapping[str, Any]) -> None:
 def locked(path: Path, patience: float = 0) -> Iterator[Manifest]:
     """Hold the lock of a folder, made if need be; without locks in the file system the last of two builds counts."""
     path.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path / LOCK)
-    try:
-        lock.acquire(timeout=patience)
-    except filelock.Timeout as error:
-        raise RuntimeError(f"another process is writing at {path}: wait for it or stop it") from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    try:
+    with only_process(path / LOCK, patience):
         manifest = read_manifest(path)
         names = {file.name for file in path.iterdir() if not file.name.startswith(_BESIDE)}
         if manifest is None and names - {LOCK}:
             raise FileExistsError(f"{path} is not empty and nothing in it is ours: choose another path")
         yield manifest or Manifest({}, None, {})
-    finally:
-        lock.release()
 
 
 def begin(path: Path, manifest: Manifest, made_from: dict[str, Any] | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -19,7 +18,7 @@ from .._utils.checks import warn
 from .._utils.files import expand
 from ..collections import load_collection
 from ..collections.base import hint_at_levels
-from ..collections.files import numbered_lines
+from ..collections.files import JSON_LINES, csv_cells, numbered_lines
 from ..encoding.texts import check_texts
 from .rows import Row, Rows
 
@@ -32,7 +31,7 @@ _NEGATIVE_ID = re.compile(r"negative_(ids?|id_\d+|\d+_id)")
 _NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?\s*")
 #: The file that ``score`` writes into its folder.
 ROWS_FILE = "rows.jsonl"
-_ENDINGS = tuple(ending + packed for packed in ("", ".gz") for ending in (".jsonl", ".tsv", ".csv", ".txt"))
+_ENDINGS = tuple(ending + packed for packed in ("", ".gz") for ending in (*sorted(JSON_LINES), ".tsv", ".csv", ".txt"))
 
 
 def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = None, min_label: int = 1) -> Rows:
@@ -43,9 +42,9 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
 
     Args:
         data: as for ``train``.
-        texts: where the texts stand, if the data hold ids: a collection (the topics of all its splits), or
-            ``(documents, topics)``: dicts or a frame with docno and text, and a frame with qid and query or a dict of
-            queries by qid. Judgements (qrels) are such data.
+        texts: where the texts stand, if the data hold ids: a collection (all its topics), or ``(documents, topics)``:
+            dicts or a frame with docno and text, and a frame with qid and query or a dict of queries by qid. Judgements
+            (qrels) are such data.
         columns: names of the columns of a file without a header.
         min_label: of pairs with a label, those below it are left out.
 
@@ -78,13 +77,15 @@ def _examples(data: Any, columns: Sequence[str] | None, min_label: int) -> Itera
     if isinstance(data, (str, os.PathLike)):
         path = expand(data)
         path = path / ROWS_FILE if (path / ROWS_FILE).is_file() else path
-        if path.is_file() or path.name.endswith(_ENDINGS):
+        if path.is_file() or path.name.lower().endswith(_ENDINGS):
             return _file_examples(path, columns)
         data = load_collection(os.fspath(data))
     if hasattr(data, "train_pairs"):
         return data.train_pairs() if min_label == 1 else data.train_pairs(min_label=min_label)
     if hasattr(data, "itertuples"):
         return (dict(zip(data.columns, values, strict=True)) for values in data.itertuples(index=False, name=None))
+    if hasattr(data, "to_dicts"):  # Polars
+        return data.to_dicts()
     if isinstance(data, Mapping) or not isinstance(data, Iterable):
         raise TypeError(
             f"data must be a collection with train_pairs(), an iterable of (query, positive[, negative, ...]), a "
@@ -95,18 +96,19 @@ def _examples(data: Any, columns: Sequence[str] | None, min_label: int) -> Itera
 
 def _file_examples(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
     """Dicts and tuples of a training file."""
-    if not path.name.endswith(_ENDINGS):
+    endings = {ending.lower() for ending in path.suffixes}
+    if not path.name.lower().endswith(_ENDINGS):
         raise ValueError(f"data file must end in {', '.join(_ENDINGS)}, got {path.name!r}")
     lines = (line for _, line in numbered_lines(path))
-    if ".jsonl" in path.suffixes:
+    if endings & JSON_LINES:
         for line in filter(str.strip, lines):
             try:
                 yield json.loads(line)
             except ValueError as error:
                 raise ValueError(f"{str(path)!r}: not JSON: {line[:80]!r} ({error})") from error
         return
-    if ".csv" in path.suffixes:
-        records = filter(None, csv.reader(f"{line}\n" for line in lines))
+    if ".csv" in endings:
+        records = (cells for _, cells in csv_cells(path))
     else:
         records = (line.split("\t") for line in lines if line.strip())
     names = columns or next(records, ())
@@ -130,8 +132,13 @@ def _rows(examples: Iterable[Any], ids: bool, min_label: int, skipped: Counter[s
                 columns[names] = _columns(names, ids)
             query, texts, score = columns[names]
             values, scores = [example[query]], None if score is None else _plain(example[score])
-            for value in (_plain(example[name]) for name in texts):
-                values += value if isinstance(value, (list, tuple)) else [value]
+            for name in texts:
+                several = _plain(example[name])
+                several = several if isinstance(several, (list, tuple)) else [several]
+                if name == texts[0] and len(several) > 1:
+                    told = f"{name} holds {len(several)} texts, expected one: make a row of each"
+                    raise ValueError(f"row {number} of data: {told}")
+                values += several or [None] * (name == texts[0])
         else:
             values, scores = _values(example, number, ids)
         values = [_identifier(value) for value in values] if ids else values
@@ -178,23 +185,24 @@ def _values(example: Any, number: int, ids: bool) -> tuple[list[Any], Any]:
 
 def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | None]:
     """The columns of the query, of the positive and negatives, and of scores."""
+    real = {str(name).strip().lower(): name for name in names}
     queries, positives = (_QUERY_IDS + _QUERIES, _DOCUMENT_IDS + _POSITIVES) if ids else (_QUERIES, _POSITIVES)
     query, positive, scores = (
-        next((one for one in known if one in names), None) for known in (queries, positives, _SCORES)
+        next((real[one] for one in known if one in real), None) for known in (queries, positives, _SCORES)
     )
-    negatives = [name for name in names if ids and _NEGATIVE_ID.fullmatch(str(name))]
-    negatives = negatives or [name for name in names if _NEGATIVE.fullmatch(str(name))]
+    negatives = [name for one, name in real.items() if ids and _NEGATIVE_ID.fullmatch(one)]
+    negatives = negatives or [name for one, name in real.items() if _NEGATIVE.fullmatch(one)]
     if query is None or positive is None:
         hint = "name those of a file without a header with columns="
-        if not ids and {*_QUERY_IDS, *_DOCUMENT_IDS} & set(names):
+        if not ids and {*_QUERY_IDS, *_DOCUMENT_IDS} & set(real):
             hint = "if they hold ids, say where the texts stand, with texts="
-        if "title" in names:
+        if "title" in real:
             hint = "documents train as a collection: load_collection(documents=...), or documents.csv in a folder"
         what, wanted = ("query", queries) if query is None else ("positive", positives)
         found = ", ".join(map(str, names))
         raise ValueError(f"data has no {what} column (one of {', '.join(wanted)}); its columns are {found}: {hint}")
     used = {scores, *negatives, *queries, *positives, *_QUERY_IDS, *_DOCUMENT_IDS, "iteration"}
-    unused = sorted(str(name) for name in names if name not in used)
+    unused = sorted(str(name) for one, name in real.items() if one not in used and name not in used)
     if unused:
         warn(f"columns of data that are not used: {', '.join(unused)}")
     return query, [positive, *negatives], scores
@@ -203,7 +211,7 @@ def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | N
 def _with_texts(rows: list[Row], texts: Any, skipped: Counter[str]) -> Iterator[Row]:
     """Rows of ids as rows of their texts, each text once in memory; those without all their texts are counted."""
     if hasattr(texts, "corpus") and hasattr(texts, "topics"):
-        topics = pd.concat([texts.topics(split) for split in texts.splits])
+        topics = texts.all_topics()
     elif isinstance(texts, (tuple, list)) and len(texts) == 2:
         documents, topics = texts
         topics = pd.DataFrame(topics.items(), columns=["qid", "query"]) if isinstance(topics, Mapping) else topics

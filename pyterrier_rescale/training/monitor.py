@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import time
 from collections import deque
@@ -38,8 +39,8 @@ _REMEDIES = {
     "alike out of scale": "all documents get the same vector (mean cosine {cosine:.3f}) and nothing is ranked; the "
     "scores were saturated at the start (loss {start:.3g} times chance): rescale the head with k >= 8 (rescale=16.0, "
     "'auto' or 'calibrated')",
-    "every term": "nearly every term is active ({active_d:.0f} per document) and nothing is ranked; dividing the head does "
-    "not silence them: start from rescale='calibrated', which shifts the logits of each term",
+    "every term": "nearly every term is active ({active_d:.0f} per document) and nothing is ranked; dividing the head "
+    "does not silence them: start from rescale='calibrated', which shifts the logits of each term",
     "dense": "vectors stay dense ({active_d:.0f} active terms per document) at the full regulariser: raise lambda_d, "
     "or start from rescale='calibrated'",
 }
@@ -97,6 +98,8 @@ class Monitor:
         self._warned: set[str] = set()
         self._started = time.perf_counter()
         self._main, self._log = world()[0] == 0, folder / LOG_FILE
+        for row in logged(self._log, done):  # so that a run which goes on is judged like one that was never stopped
+            self._judge(row)
         if self._main:
             forget_steps(self._log, done)
         self._tracker = None
@@ -185,6 +188,15 @@ def write_row(log: Path, row: dict[str, Any]) -> None:
         if not file.tell():
             print(*row, sep=",", file=file)
         print(*values, sep=",", file=file)
+
+
+def logged(log: Path, done: int) -> list[dict[str, float]]:
+    """The rows of the first ``done`` steps in a log."""
+    if not done or not log.exists():
+        return []
+    with log.open(encoding="utf-8", newline="") as file:
+        rows = ({name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file))
+        return [row for row in rows if row["step"] <= done]
 
 
 def forget_steps(log: Path, done: int) -> None:

@@ -6,11 +6,12 @@ import dataclasses
 import inspect
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._utils.files import expand, remove_half_saved, unmark
-from .._utils.made_from import check_same, claim, read_record
+from .._utils.made_from import alone, check_same, claim, occupied, read_record
 from ..encoding.description import config_content
 from ..encoding.saved_folder import describe, save_encoder
 from ..heads.fingerprint import model_fingerprint, settings_fingerprint, tokenizer_fingerprint
@@ -127,6 +128,7 @@ def train(
         ValueError, TypeError, FileNotFoundError: for options, data or a backbone that cannot serve (the folder is not
             touched then); if the run in ``output_dir`` was made from other inputs, naming them.
         FileExistsError: if ``output_dir`` is not empty and holds no run; with ``resume=False`` also where it holds one.
+        RuntimeError: if another process trains in ``output_dir``.
         CollapseError: if the run collapses (``monitor=True``), or its weights are not finite.
     """
     # read
@@ -164,26 +166,27 @@ def train(
     module = trainable(model, tokenizer_used, rows, config, description)
     main = world()[0] == 0
     barrier()  # all have looked at the folder before one of them changes it
-    if main:
-        claim(folder, INPUTS_FILE, made_from, overwrite=overwrite, made=_MADE)
-        unmark(folder, _MARK)
-        remove_half_saved(folder)
-        config.to_json(folder / CONFIG_FILE)
-    barrier()
+    with alone(folder) if main else nullcontext():
+        if main:
+            claim(folder, INPUTS_FILE, made_from, overwrite=overwrite, made=_MADE)
+            unmark(folder, _MARK)
+            remove_half_saved(folder)
+            config.to_json(folder / CONFIG_FILE)
+        barrier()
 
-    # fit
-    fit(module, rows, config, folder, device=device, negatives=negatives, dev=dev_set, verbose=verbose)
+        # fit
+        fit(module, rows, config, folder, device=device, negatives=negatives, dev=dev_set, verbose=verbose)
 
-    # save
-    if main:
-        trained, description = module.fold(), module.described()
-        after = measure_head(trained, tokenizer_used, rows, config, description)
-        sources = {"backbone": backbone, "data": data, "texts": texts, "tokenizer": tokenizer, "dev": dev}
-        write_card(folder, sources, trained, rows, config, (before, after), recipe)
-        save_encoder(folder, trained, tokenizer_used, description)
-        for name in (CHECKPOINT_FILE, BEST_FILE):
-            (folder / name).unlink(missing_ok=True)
-    barrier()
+        # save
+        if main:
+            trained, description = module.fold(), module.described()
+            after = measure_head(trained, tokenizer_used, rows, config, description)
+            sources = {"backbone": backbone, "data": data, "texts": texts, "tokenizer": tokenizer, "dev": dev}
+            write_card(folder, sources, trained, rows, config, (before, after), recipe)
+            save_encoder(folder, trained, tokenizer_used, description)
+            for name in (CHECKPOINT_FILE, BEST_FILE):
+                (folder / name).unlink(missing_ok=True)
+        barrier()
     return Splade(folder, device=config.device)
 
 
@@ -192,7 +195,7 @@ def _check_folder(folder: Path, backbone: Any, begun: bool) -> None:
     if isinstance(backbone, (str, os.PathLike)) and expand(backbone).resolve() == folder.resolve():
         raise ValueError(f"output_dir {str(folder)!r} is the backbone's folder: choose another one")
     ours = read_record(folder, INPUTS_FILE) is not None
-    if not (ours and begun) and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+    if not (ours and begun) and (folder.is_file() or occupied(folder)):
         what = "is not empty and holds no training run:"
         if ours:
             what = "holds a training run already: resume=True continues it, overwrite=True starts anew, or"

@@ -13,7 +13,7 @@ import pyterrier as pt
 
 from .._utils.checks import check_choice
 from .._utils.files import expand, write_whole
-from .._utils.made_from import claim
+from .._utils.made_from import alone, claim
 from .._utils.progress import progress_bar
 from ..encoding.text_encoder import default_device
 from ..heads.fingerprint import model_fingerprint
@@ -65,26 +65,27 @@ def score(
     teacher, scored_by = _teacher(scorer)  # before the folder is claimed
     retriever, mined_by = load_stage(retriever) if negatives else (None, "")
     made_from = {"data": rows.fingerprint, "scorer": scored_by, "negatives": negatives, "retriever": mined_by}
-    claim(folder, RECORD_FILE, made_from, overwrite=overwrite, made=[ROWS_FILE, PART_FILE])
-    if (folder / ROWS_FILE).exists():
-        return folder / ROWS_FILE
-    file = folder / PART_FILE
-    whole = file.read_text(encoding="utf-8").rpartition("\n")[0] if file.exists() else ""
-    done = len(whole.split("\n")) if whole else 0
-    write_whole(file, whole + "\n" if done else "")  # without a line that was cut off
-    if negatives:
-        rows = mine_negatives(rows, negatives, retriever=retriever, verbose=verbose)
-    step = max(1, _PAIRS // len(rows[0].documents))
-    with progress_bar(total=len(rows), initial=done, desc="scoring", unit="row", disable=not verbose) as bar:
-        for start in range(done, len(rows), step):
-            part = [rows[place] for place in range(start, min(start + step, len(rows)))]
-            with file.open("a", encoding="utf-8") as out:
-                for row, scores in zip(part, _scores(part, teacher), strict=True):
-                    positive, *others = row.documents
-                    line = {"query": row.query, "positive": positive, "negatives": others, "scores": scores}
-                    print(json.dumps(line, ensure_ascii=False), file=out)
-            bar.update(len(part))
-    return file.replace(folder / ROWS_FILE)
+    with alone(folder):
+        claim(folder, RECORD_FILE, made_from, overwrite=overwrite, made=[ROWS_FILE, PART_FILE])
+        if (folder / ROWS_FILE).exists():
+            return folder / ROWS_FILE
+        file = folder / PART_FILE
+        whole = file.read_text(encoding="utf-8").rpartition("\n")[0] if file.exists() else ""
+        done = len(whole.split("\n")) if whole else 0
+        write_whole(file, whole + "\n" if done else "")  # without a line that was cut off
+        if negatives:
+            rows = mine_negatives(rows, negatives, retriever=retriever, verbose=verbose)
+        step = max(1, _PAIRS // len(rows[0].documents))
+        with progress_bar(total=len(rows), initial=done, desc="scoring", unit="row", disable=not verbose) as bar:
+            for start in range(done, len(rows), step):
+                part = [rows[place] for place in range(start, min(start + step, len(rows)))]
+                with file.open("a", encoding="utf-8") as out:
+                    for row, scores in zip(part, _scores(part, teacher), strict=True):
+                        positive, *others = row.documents
+                        line = {"query": row.query, "positive": positive, "negatives": others, "scores": scores}
+                        print(json.dumps(line, ensure_ascii=False), file=out)
+                bar.update(len(part))
+        return file.replace(folder / ROWS_FILE)
 
 
 def _scores(rows: Sequence[Any], teacher: pt.Transformer) -> list[list[float]]:

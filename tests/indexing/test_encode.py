@@ -33,6 +33,15 @@ def test_documents_in_are_rows_out_in_order(tmp_path):
         vectors.top_terms("d99")
 
 
+def test_vectors_of_another_encoder_are_not_appended(tmp_path):
+    index, other = open_index(tmp_path / "i", "exact").indexer().index(run(tmp_path / "v")), StubEncoder()
+    other.fingerprint = "trained on"
+    with pytest.raises(ValueError, match="v2' and the index are of different encoders"):
+        index.indexer(mode="append").index(run(tmp_path / "v2", make_documents(70)[60:], other))
+    index.indexer(mode="append").index(run(tmp_path / "v3", make_documents(70)[60:]))
+    assert len(index) == 70 and index.made_from == {"encoder": "stub"}
+
+
 def test_parquet_readers_find_three_plain_columns(tmp_path):
     vectors = run(tmp_path / "v")
     whole = pd.read_parquet(vectors.shards_path)

@@ -146,6 +146,7 @@ BAD_ARGUMENTS = [
     (lambda path: open_index(path, "exact").retriever(0), ValueError, "num_results"),
     (lambda path: open_index(path, "terrier").retriever(threads=2), ValueError, "threads"),
     (lambda path: open_index(path, "exact").retriever(query_cut=2), TypeError, "query_cut"),
+    (lambda path: open_index(path, "exact").retriever(k=2), TypeError, "'k'"),
     (lambda path: open_index(path, "exact").indexer(n_postings=2), TypeError, "n_postings"),
     (lambda path: open_index(path, "exact").indexer(mode="replace"), ValueError, "mode"),
     (lambda path: open_index(path, "exact").indexer(bits=1), ValueError, "bits"),

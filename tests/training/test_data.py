@@ -43,6 +43,7 @@ SimpleQrel = namedtuple("SimpleQrel", "query_id doc_id relevance")  # of ir_data
         iter(TRIPLES),
         [{"query": q, "positive": p, "negative": n} for q, p, n in TRIPLES],
         [{"question": q, "answer": p, "negatives": [n]} for q, p, n in TRIPLES],
+        [{" Query": q, "positive ": [p], "NEGATIVE": [n]} for q, p, n in TRIPLES],
         pd.DataFrame(TRIPLES, columns=["query", "positive", "negative_1"]),
         pd.DataFrame(TRIPLES, columns=["query", "text", "negative"]).assign(qid=[1, 2]),
         pd.DataFrame([(q, p, np.array([n])) for q, p, n in TRIPLES], columns=["query", "positive", "negatives"]),
@@ -149,7 +150,6 @@ TREC = ("qid", "iteration", "docno", "label")
 JUDGEMENTS = {
     "trec.tsv": ("".join(f"{q}\t0\t{d}\t{label}\n" for q, d, label in JUDGED), TREC),
     "beir.tsv": ("query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{d}\t{label}\n" for q, d, label in JUDGED), None),
-    "beir.jsonl": ("".join(json.dumps({"query-id": q, "corpus-id": d, "score": s}) + "\n" for q, d, s in JUDGED), None),
     "frame": (QRELS, None),
     "irds frame": (QRELS.rename(columns={"label": "relevance"}).assign(iteration="0"), None),
     "irds": ([SimpleQrel(*one) for one in JUDGED], None),
@@ -168,11 +168,12 @@ def test_judgements_are_ids(form, tmp_path):
         load_rows(data, columns=columns)
 
 
-def test_a_collection_gives_the_topics_of_all_splits(tmp_path):
+def test_a_collection_gives_all_its_topics(tmp_path):
     documents = [{**document, "title": "a title"} for document in DOCUMENTS[:6]]
     topics = [{"qid": qid, "query": f"find {query}"} for qid, query in list(TOPICS.items())[:2]]
-    qrels = {"train": [{"qid": "1", "docno": "2", "label": 1}], "test": [{"qid": "2", "docno": "4", "label": 1}]}
-    collection = write_beir(load_collection(documents=documents, topics=topics, qrels=qrels), tmp_path / "beir")
+    qrels = {"train": [{"qid": "1", "docno": "2", "label": 1}]}  # the other topic is judged nowhere
+    collection = load_collection(documents=documents, topics=topics, qrels=qrels)
+    write_beir(collection, tmp_path / "beir")
     assert list(load_rows(IDS, collection))[1] == Row("find q2", ("a title d4", "a title d5"))
     assert list(load_rows(str(tmp_path / "beir"))) == [Row("find q1", ("a title d2",))]
 
@@ -189,6 +190,7 @@ HALF = "half \ud83d of it"
         ([("q", "d", 3, "x")], None, ValueError, "row 0 of data: text 2 must be a string, got 3"),
         ([("q", "d", "n", [3, 1, 2])], None, ValueError, "row 0 of data: 2 documents need 2 scores, got 3"),
         ([{"query": "q", "positive": "d", "score": "high"}], None, ValueError, "row 0 of data: a score must be a num"),
+        ([{"query": "q", "positive": ["d", "e"]}], None, ValueError, "row 0 of data: positive holds 2 texts"),
         (pd.DataFrame({"query": ["q"], "title": ["d"]}), None, ValueError, "data has no positive column"),
         (QRELS, None, ValueError, "if they hold ids, say where the texts stand, with texts="),
         ([("1", "2", "3"), ("4", "5", "6")], None, ValueError, "of every row is a number.* with texts="),
@@ -212,7 +214,8 @@ def test_refused_data(data, texts, error, message):
     [
         ("a.jsonl", b'{"query": "q", "positive": "d"}\nnot json\n', "a.jsonl': not JSON: 'not json"),
         ("b.jsonl", b"", "it is empty"),
-        ("c.parquet", b"q", "data file must end in .jsonl"),
+        ("c.parquet", b"q", "data file must end in .json"),
+        ("e.csv", b'query,positive\nq,"p\nr,d\n', "e.csv, line 3: is no CSV"),
         ("d.tsv", b"query\ttitle\nq\tt\n", "no positive column .*; its columns are query, title"),
         ("f.tsv", b"a query\ta document\nanother\ttext\n", "no query column.* file without a header with columns="),
         ("i.tsv", b"query\tpositive\tnegative\nq\td\n", "i.tsv': 2 fields, columns are query, positive, negative"),
@@ -238,10 +241,10 @@ def test_labels_of_pairs_are_labels_and_unused_columns_are_named():
         assert [row.query for row in load_rows(frame)] == ["q", "s"]
     with pytest.warns(UserWarning, match="labels of data are 1, 2, and never 0: .* min_label"):
         assert len(load_rows([("q", "d", 1), ("q", "e", 2)])) == 2
-    unused = {"neg": "n", "hard_neg_1": "n", "margin": 1.0, "Score": 2.0, "negative_source": "bm25"}
+    unused = {"neg": "n", "hard_neg_1": "n", "margin": 1.0, "Notes": 2.0, "negative_source": "bm25"}
     rows = [{"query": "q", "positive": "d", "negative": "n", **unused}]
     for data in (rows, pd.DataFrame(rows)):
-        with pytest.warns(UserWarning, match="not used: Score, hard_neg_1, margin, neg, negative_source"):
+        with pytest.warns(UserWarning, match="not used: Notes, hard_neg_1, margin, neg, negative_source"):
             assert list(load_rows(data)) == [Row("q", ("d", "n"))]
 
 

@@ -8,6 +8,7 @@ import torch
 from test_run import FAST, PAIRS, dev_split, interrupt, log_of, weights_of
 
 from pyterrier_rescale import CollapseError, Splade, train
+from pyterrier_rescale._utils.made_from import alone
 
 OPTIONS = {**FAST, "max_steps": 4, "save_steps": 2}
 DOCUMENTS, TOPICS, QRELS = dev_split()
@@ -103,6 +104,14 @@ def test_what_is_refused_before_the_first_step_leaves_no_folder(tmp_path):
         with pytest.raises(ValueError, match=message):
             train(model, PAIRS, tmp_path / "out", tokenizer=tokenizer, **{**FAST, **options})
     assert not (tmp_path / "out").exists()
+    with alone(tmp_path / "out"), pytest.raises(RuntimeError, match="another process is writing at"):
+        train(model, PAIRS, tmp_path / "out", tokenizer=tokenizer, overwrite=True, **FAST)
+
+
+def test_a_run_that_has_collapsed_collapses_again(bert_folder, tmp_path):
+    for _ in range(2):  # also from the checkpoint within the bad steps
+        with pytest.raises(CollapseError, match="step 10"):
+            train(bert_folder, PAIRS, tmp_path / "out", **{**FAST, "shift": 1e3, "max_steps": 12, "save_steps": 8})
 
 
 def test_an_interrupted_run_needs_as_many_processes(bert_folder, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from pyterrier_rescale import Splade, train
+from pyterrier_rescale._utils.made_from import alone
 from pyterrier_rescale.training import score, teacher
 from pyterrier_rescale.training.config import TrainConfig
 from pyterrier_rescale.training.loading import load_rows
@@ -107,6 +108,8 @@ def test_a_teacher_scores_each_pair_once_and_goes_on(cross_encoder, tmp_path, mo
         for text, found in zip(row.documents, row.scores, strict=True):
             expected = model(**tokenizer(row.query, text, return_tensors="pt", truncation=True, max_length=64)).logits
             assert found == pytest.approx(float(expected.detach()), abs=1e-5)
+    with alone(tmp_path / "out"), pytest.raises(RuntimeError, match="another process is writing at"):
+        score(triples, cross_encoder, tmp_path / "out", overwrite=True)
     whole = file.read_bytes()
     file.unlink()
     (tmp_path / "out" / "unfinished.jsonl").write_bytes(whole[: len(whole) // 2])
