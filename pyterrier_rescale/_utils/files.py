@@ -22,7 +22,7 @@ HOME_VARIABLE = "PYTERRIER_RESCALE_HOME"
 UNFINISHED = ".unfinished"
 _STAGE = ".saving-"
 # What a file system without locks answers.
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
@@ -88,8 +88,8 @@ def only_process(lock: Path, patience: float = 0) -> Iterator[None]:
         held.acquire(timeout=patience)
     except filelock.Timeout as error:
         raise RuntimeError(f"another process is writing at {lock.parent}: wait for it or stop it") from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
             raise
     try:
         yield

@@ -81,6 +81,8 @@ class Calibration:
         import torch
 
         attention = self.settings.get("attention")
+        if inplace and attention and not isinstance(model, (str, os.PathLike)):
+            model.config.is_causal = attention == "causal"
         loaded, _, _ = load_encoder(model, None, None, None, attention=attention, need_tokenizer=False)
         refuse_rescaled(loaded)
         shift, measured = self.bias_shift, self.settings["mean_row_norm_before"]

@@ -27,7 +27,7 @@ def train(
     backbone: Annotated[str, Argument(help="Hub name or folder of a masked LM.")],
     data: Annotated[str, Argument(help="A collection, or a .jsonl or .tsv file of pairs or triples, of texts or ids.")],
     output: Annotated[Path, Argument(help="Folder of the encoder.")],
-    rescale: Annotated[str | None, Option(help=f"{_RESCALINGS} [16].", metavar="SPEC")] = None,
+    rescale: Annotated[str | None, Option(help=f"{_RESCALINGS} [16; of an encoder none].", metavar="SPEC")] = None,
     texts: Annotated[str | None, Option(help="Collection with the texts, if the data are ids.")] = None,
     columns: Annotated[str | None, Option(help="Columns of a file without header: query,positive,negative.")] = None,
     max_steps: Annotated[int | None, Option(help="Training steps; default: by epochs.", min=1)] = None,

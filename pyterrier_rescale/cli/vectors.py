@@ -158,11 +158,11 @@ def search(
 
 def _topics_in(file: Path) -> Any:
     """The topics of a table that names its columns; or of lines of an id, a tab and a query."""
-    from ..collections.files import COLUMNS, numbered_lines, read_table, rows_of
+    from ..collections.files import COLUMNS, JSON_LINES, numbered_lines, read_table, rows_of
 
     lines = [(f"{file}, line {number}", line.split("\t", 1)) for number, line in numbered_lines(file) if line.strip()]
     named = lines and lines[0][1][0].lower().replace("-", "_") in COLUMNS["qid"]
-    if named or {".csv", ".jsonl"}.intersection(file.suffixes):
+    if named or {".csv", *JSON_LINES} & {ending.lower() for ending in file.suffixes}:
         return read_table(rows_of(file, "topics"), "qid", "query")
     rows = ((where, dict(zip(["qid", "query"], cells, strict=False))) for where, cells in lines)  # a cell may lack
     return read_table(rows, "qid", "query")

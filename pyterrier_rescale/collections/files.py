@@ -33,7 +33,7 @@ COLUMNS = {
 _UNNAMED = {3: ["qid", "docno", "label"], 4: ["qid", "iteration", "docno", "label"]}
 #: Endings of files with a JSON object in each line.
 JSON_LINES = {".jsonl", ".ndjson", ".json"}
-csv.field_size_limit(2**31 - 1)  # whole books in a cell
+csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))  # whole books in a cell
 _QUOTED = re.compile(r'"([^"]|"")*"')
 
 #: A place for messages, such as a file and a line, and what stands there.
@@ -178,7 +178,7 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
     """(Line number from 1, line without its end and without a byte-order mark) of a text file or a ``.gz``."""
     number = 0
     try:
-        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as lines:
+        with gzip.open(file) if file.suffix.lower() == ".gz" else open(file, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 yield number, line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:

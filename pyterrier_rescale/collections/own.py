@@ -71,13 +71,13 @@ class OwnCollection(Collection):
         """Read everything once, so that mistakes are told before the work; also that ids of both sides fit."""
         docnos = {document["docno"] for document in self.corpus()}
         if not docnos:
-            raise ValueError(f"documents hold no document: {self._documents!r:.120}")
+            raise ValueError(f"documents hold no document{_file(self._documents)}")
+        if self.splits and not any(len(self.qrels(split)) for split in self.splits):
+            raise ValueError(f"qrels hold no judgement{_file(self._judged[self.splits[0]])}")
         for split in self.splits:
             self.topics(split)
             judged = set(self.qrels(split)["docno"])
-            if not judged:
-                raise ValueError(f"qrels of split {split!r} hold no judgement: {self._judged[split]!r:.120}")
-            if judged.isdisjoint(docnos):
+            if judged and judged.isdisjoint(docnos):
                 raise ValueError(
                     f"none of the {len(judged):,} judged documents of split {split!r}, such as {min(judged)!r}, is "
                     f"among the {len(docnos):,} documents, such as {min(docnos)!r}"
@@ -85,11 +85,15 @@ class OwnCollection(Collection):
 
     def all_topics(self) -> pd.DataFrame:
         """Return all queries, judged or not."""
-        return self._topics_table
+        return self._topics_table.copy()
 
     @cached_property
     def _topics_table(self) -> pd.DataFrame:
         return read_table(rows_of(self._topics, "topics"), "qid", "query")
+
+
+def _file(rows: Any) -> str:
+    return f": {os.fspath(rows)!r}" if isinstance(rows, (str, os.PathLike)) else ""
 
 
 def _again(rows: Any) -> Any:
@@ -120,7 +124,7 @@ class BeirCollection(OwnCollection):
         judged = {}
         for file in sorted((self.path / "qrels").rglob("*")):
             name_of_file = file.relative_to(self.path / "qrels").as_posix()
-            split = re.sub(r"\.(tsv|csv|jsonl|txt|qrels|trec)(\.gz)?$", "", name_of_file)
+            split = re.sub(r"(?i)\.(tsv|csv|jsonl|ndjson|json|txt|qrels|trec)(\.gz)?$", "", name_of_file)
             if split != name_of_file and not re.search(r"(^|/)\.", name_of_file):  # hidden ones are a Mac's
                 judged.setdefault(split, file)
         if (test := table_in(self.path, "qrels")) is not None:
@@ -131,8 +135,9 @@ class BeirCollection(OwnCollection):
 
 def table_in(folder: Path, *names: str) -> Path | None:
     """The first file of these names in a folder, of the endings of tables."""
-    endings = [ending + packed for packed in ("", ".gz") for ending in (".jsonl", ".csv", ".tsv")]
-    return next((file for name in names for ending in endings if (file := folder / (name + ending)).is_file()), None)
+    endings = [ending + packed for packed in ("", ".gz") for ending in (".jsonl", ".csv", ".tsv", ".ndjson", ".json")]
+    files = {file.name.lower(): file for file in folder.iterdir() if file.is_file()} if folder.is_dir() else {}
+    return next((files[name + end] for name in names for end in endings if name + end in files), None)
 
 
 def write_beir(collection: Collection, path: str | os.PathLike[str]) -> BeirCollection:

@@ -11,12 +11,12 @@ import copy
 import json
 import os
 import re
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._utils.checks import warn
 from .._utils.files import UNFINISHED, expand, filled
 from ..heads.checkpoint import no_weight_bars
 from ..heads.hub_files import Module, find_file, folder_of, modules_of, read_json, save_tokenizer
@@ -194,10 +194,10 @@ def _read_plain(name: Any) -> Description:
         why = "queries of their own weights (idf.json, or splade_doc in model_args.json), and no modules.json says how"
         raise _refusal(name, why)
     if (read_json(name, "config.json") or {}).get(PROVENANCE, {}).get("of_encoder"):
-        warnings.warn(
+        warn(
             f"{str(name)!r} was made of an encoder and saved without that encoder's pooling, lengths and queries, "
-            "which are the defaults now: save it by Splade(model).save_pretrained", stacklevel=4,
-        )  # fmt: skip
+            "which are the defaults now: save it by Splade(model).save_pretrained"
+        )
     return Description(**_of_model(name, ""))
 
 

@@ -62,11 +62,7 @@ def load_backbone(
     if tokenizer is not None and tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked, whatever it is
-    if find_head(loaded).bias is None and (provenance(loaded) or {}).get("own_bias"):
-        raise ValueError(
-            f"model is a {type(loaded).__name__} that has lost its offset: it was calibrated or shifted, then loaded "
-            "or saved by another tool, whose class has no bias. Give the name of the folder that this package saved"
-        )
+    refuse_lost_bias(loaded)
     causal = isinstance(loaded, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(loaded.config), ()))
     of = "" if causal else f" (of a {type(loaded).__name__}, which is no causal language model)"
     check_choice(f"attention{of}", attention, (None, *_CAUSAL) if causal else (None,))
@@ -197,6 +193,7 @@ def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
         )
     if (provenance(model) or {}).get("own_bias"):
         _restore_bias(model, name)
+        refuse_lost_bias(model)
     if kinds[0] is AutoModelForCausalLM:
         model.config.use_cache = False  # keys and values of all positions, which only generating needs
     for tensor in (*model.parameters(), *model.buffers()):
@@ -207,6 +204,15 @@ def load_model(name: str, dtype: Any = None) -> PreTrainedModel:
 def _bias_key(model: PreTrainedModel) -> str:
     decoder = find_head(model).decoder
     return next(path for path, module in model.named_modules() if module is decoder) + ".bias"
+
+
+def refuse_lost_bias(model: PreTrainedModel) -> None:
+    """Raise ``ValueError`` for a model with an added bias, of which its class knows nothing, that is not there."""
+    if find_head(model).bias is None and (provenance(model) or {}).get("own_bias"):
+        raise ValueError(
+            f"model is a {type(model).__name__} that has lost its offset: it was calibrated or shifted, then loaded or "
+            "saved by another tool, whose class has no bias. Give the name of the folder that this package saved"
+        )
 
 
 def _restore_bias(model: PreTrainedModel, name: str) -> None:
@@ -221,7 +227,7 @@ def _restore_bias(model: PreTrainedModel, name: str) -> None:
     with reading(name, f"{key}, a part of the weights,"), safe_open(
         find_file(name, index["weight_map"][key]), framework="pt"
     ) as file:
-        if key in file.keys():  # noqa: SIM118  (no mapping); else load_backbone refuses the model
+        if key in file.keys():  # noqa: SIM118  (no mapping)
             decoder.bias = torch.nn.Parameter(file.get_tensor(key).to(decoder.weight.dtype))
 
 

@@ -84,7 +84,8 @@ class Index(Vectors):
             bits: choose the scale when all documents are there, so that the largest weight is 2**bits - 1 (8 is usual).
                 Encode at a fine scale then: ``doc_encoder(scale=10_000) >> index.indexer(bits=8)``.
             verbose: show a progress bar.
-            made_from: what the documents' weights come from, plain JSON values, kept as the index's ``made_from``.
+            made_from: what the documents' weights come from, plain JSON values, kept as the index's ``made_from``;
+                ``encoder`` in it is ``splade.fingerprint``.
             options: the engine's own, e.g. ``n_postings`` of Seismic.
         """
         check_choice("mode", mode, ("create", "overwrite", "append"))

@@ -67,7 +67,10 @@ class Indexer(_Role, pt.Indexer):
             if self.mode == "append" and len(target):  # what is added to is no longer made from one corpus
                 ours = (target.made_from or {}).get("encoder")
                 if ours and theirs.get("encoder", ours) != ours:
-                    raise ValueError(f"vectors at {str(iter.path)!r} and the index are of different encoders")
+                    raise ValueError(
+                        f"vectors at {str(iter.path)!r} and the index are of different encoders: encode these "
+                        "documents with the index's, or build it anew from all documents"
+                    )
                 theirs = {"encoder": ours} if ours and ours == theirs.get("encoder") else {}
             made_from = made_from or theirs or None
         elif self.verbose:

@@ -148,8 +148,8 @@ class TrainConfig:
              f"loss_weights must be one for each loss of {self.loss!r}, got {self.loss_weights!r}"),
             (self.mine_negatives and any(loss.needs_scores for loss in self.losses),
              f"mine_negatives has no teacher scores to give to loss={self.loss!r}: score the data first"),
-            (self.lora_rank and self.bias_learning_rate is not None,
-             "bias_learning_rate must be None with lora_rank, which leaves the head's bias as it is"),
+            (self.lora_rank and self.bias_learning_rate,
+             "bias_learning_rate must be None or 0 with lora_rank, which leaves the head's bias as it is"),
         ):  # fmt: skip
             if wrong:
                 raise ValueError(why)
@@ -183,7 +183,9 @@ class TrainConfig:
             near = difflib.get_close_matches(unknown[0], names, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
             raise ValueError(f"no training option is called {', '.join(unknown)}{hint}")
-        return cls(**values)
+        config = cls(**values)
+        object.__setattr__(config, "_asked", set(values))
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """All options as plain values."""
@@ -192,6 +194,11 @@ class TrainConfig:
     def changed(self) -> dict[str, Any]:
         """The options that are not the defaults."""
         return {name: value for name, value in self.to_dict().items() if value != getattr(TrainConfig, name)}
+
+    def asked(self) -> dict[str, Any]:
+        """The options that were given: those of a file or dict, or else those that are not the defaults."""
+        values, names = self.to_dict(), vars(self).get("_asked", self.changed())
+        return {name: value for name, value in values.items() if name in names}
 
     def to_json(self, path: str | Path) -> None:
         """Write all options to a JSON file."""

@@ -31,14 +31,15 @@ _NEGATIVE_ID = re.compile(r"negative_(ids?|id_\d+|\d+_id)")
 _NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?\s*")
 #: The file that ``score`` writes into its folder.
 ROWS_FILE = "rows.jsonl"
-_ENDINGS = tuple(ending + packed for packed in ("", ".gz") for ending in (*sorted(JSON_LINES), ".tsv", ".csv", ".txt"))
+_ENDINGS = tuple(ending + packed for packed in ("", ".gz") for ending in (".jsonl", ".ndjson", ".tsv", ".csv", ".txt"))
 
 
 def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = None, min_label: int = 1) -> Rows:
     """Read training data of any accepted form; rows with missing or blank texts are dropped and counted.
 
-    Files are ``.jsonl`` (objects with ``query``, ``positive``, ``negatives`` or ``negative*``, ``scores``; or lists as
-    in ``train``), or ``.csv``, ``.tsv`` and ``.txt`` (tabs, no quoting) with a header, gzipped or not.
+    Files are ``.jsonl`` or ``.ndjson`` (objects with ``query``, ``positive``, ``negatives`` or ``negative*``,
+    ``scores``; or lists as in ``train``), or ``.csv``, and ``.tsv`` or ``.txt`` (tabs, no quoting), with a header,
+    gzipped or not.
 
     Args:
         data: as for ``train``.
@@ -185,7 +186,10 @@ def _values(example: Any, number: int, ids: bool) -> tuple[list[Any], Any]:
 
 def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | None]:
     """The columns of the query, of the positive and negatives, and of scores."""
-    real = {str(name).strip().lower(): name for name in names}
+    real: dict[str, Any] = {}  # of several spellings the exact one, else the first
+    for name in names:
+        key = str(name).strip().lower()
+        real[key] = name if key == name else real.get(key, name)
     queries, positives = (_QUERY_IDS + _QUERIES, _DOCUMENT_IDS + _POSITIVES) if ids else (_QUERIES, _POSITIVES)
     query, positive, scores = (
         next((real[one] for one in known if one in real), None) for known in (queries, positives, _SCORES)
@@ -202,7 +206,10 @@ def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | N
         found = ", ".join(map(str, names))
         raise ValueError(f"data has no {what} column (one of {', '.join(wanted)}); its columns are {found}: {hint}")
     used = {scores, *negatives, *queries, *positives, *_QUERY_IDS, *_DOCUMENT_IDS, "iteration"}
-    unused = sorted(str(name) for one, name in real.items() if one not in used and name not in used)
+    unused = sorted(
+        str(name) for name in names
+        if name not in used and (real[key := str(name).strip().lower()] != name or key not in used)
+    )  # fmt: skip
     if unused:
         warn(f"columns of data that are not used: {', '.join(unused)}")
     return query, [positive, *negatives], scores
@@ -210,7 +217,7 @@ def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | N
 
 def _with_texts(rows: list[Row], texts: Any, skipped: Counter[str]) -> Iterator[Row]:
     """Rows of ids as rows of their texts, each text once in memory; those without all their texts are counted."""
-    if hasattr(texts, "corpus") and hasattr(texts, "topics"):
+    if hasattr(texts, "corpus") and hasattr(texts, "all_topics"):
         topics = texts.all_topics()
     elif isinstance(texts, (tuple, list)) and len(texts) == 2:
         documents, topics = texts

@@ -15,7 +15,7 @@ from ..analysis.head_audit import HeadAudit, audit
 from ..analysis.measurement import MIN_TEXTS
 from ..encoding.model_card import CARD, head_in_words
 from ..heads.provenance import provenance
-from .config import TrainConfig
+from .config import TrainConfig, saved_options
 from .initialization import sample_pairs
 from .monitor import LOG_FILE
 from .recipes import RECIPES
@@ -76,6 +76,7 @@ def write_card(
     log = pd.read_csv(folder / LOG_FILE).iloc[[0, -1]]
     given = config.changed()
     own = [f"`{name}={given[name]!r}`" for name in ("position_top_k", "fold", "special_positions") if name in given]
+    given |= {name: getattr(config, name) for name in saved_options(sources["backbone"])}
     told = ""
     if recipe is not None:
         options, source, missing = RECIPES[recipe]

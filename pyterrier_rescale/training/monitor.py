@@ -98,10 +98,10 @@ class Monitor:
         self._warned: set[str] = set()
         self._started = time.perf_counter()
         self._main, self._log = world()[0] == 0, folder / LOG_FILE
-        for row in logged(self._log, done):  # so that a run which goes on is judged like one that was never stopped
-            self._judge(row)
         if self._main:
             forget_steps(self._log, done)
+            for row in logged(self._log):  # so that a run which goes on is judged like one that was never stopped
+                self._judge(row)
         self._tracker = None
         if self._main and config.report_to:
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -190,13 +190,10 @@ def write_row(log: Path, row: dict[str, Any]) -> None:
         print(*values, sep=",", file=file)
 
 
-def logged(log: Path, done: int) -> list[dict[str, float]]:
-    """The rows of the first ``done`` steps in a log."""
-    if not done or not log.exists():
-        return []
-    with log.open(encoding="utf-8", newline="") as file:
-        rows = ({name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file))
-        return [row for row in rows if row["step"] <= done]
+def logged(log: Path) -> list[dict[str, float]]:
+    """The rows of a log."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
 
 
 def forget_steps(log: Path, done: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._utils.checks import warn
 from .._utils.files import expand, remove_half_saved, unmark
 from .._utils.made_from import alone, check_same, claim, occupied, read_record
 from ..encoding.description import config_content
@@ -70,8 +71,8 @@ def train(
         tokenizer: default: the backbone's.
         texts: where the texts stand, if the data are ids: a collection, or ``(documents, topics)``.
         columns: names of the columns of a data file without a header, e.g. ``("query", "positive", "negative")``.
-        config: options as an object, e.g. read from a file by ``TrainConfig.from_json``; those that are not the
-            defaults count, and keyword options win.
+        config: options as an object; those that are not the defaults count, or all that ``TrainConfig.from_json`` read
+            from a file. Keyword options win.
         recipe: options of a published recipe, ``"paper"``, ``"splade-v3"``, ``"opensearch-doc-v3"`` or ``"sparseup"``
             (:mod:`~pyterrier_rescale.training.recipes`); keyword options win.
         dev: a collection with a dev split, or ``(documents, topics, qrels)``: nDCG@10 is measured every ``eval_steps``
@@ -132,8 +133,11 @@ def train(
         CollapseError: if the run collapses (``monitor=True``), or its weights are not finite.
     """
     # read
-    given = saved_options(backbone) | ({} if config is None else config.changed())
-    config = TrainConfig.from_dict({**given, **with_recipe({**options, "recipe": recipe})})
+    saved = saved_options(backbone)
+    given = ({} if config is None else config.asked()) | with_recipe({**options, "recipe": recipe})
+    if "rescale" in saved and "rescale" not in given:
+        warn(f"{str(backbone)!r} is an encoder: its head is kept as it is (rescale=None). rescale=16.0 divides it")
+    config = TrainConfig.from_dict(saved | given)
     config.check_dev(dev)
     folder, device = expand(output_dir), join(config.device)
     _check_folder(folder, backbone, resume or overwrite)
@@ -169,6 +173,10 @@ def train(
     with alone(folder) if main else nullcontext():
         if main:
             claim(folder, INPUTS_FILE, made_from, overwrite=overwrite, made=_MADE)
+        barrier()
+        if (folder / _MARK).exists():  # by another process, meanwhile
+            return Splade(folder, device=config.device)
+        if main:
             unmark(folder, _MARK)
             remove_half_saved(folder)
             config.to_json(folder / CONFIG_FILE)

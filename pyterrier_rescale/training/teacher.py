@@ -60,6 +60,7 @@ def score(
     Raises:
         ValueError, TypeError, FileNotFoundError, FileExistsError: for data, a scorer or a folder that cannot serve; if
             the folder was made from other inputs, naming them.
+        RuntimeError: if another process works in ``output_dir``.
     """
     rows, folder = load_rows(data, texts, columns=columns), expand(output_dir)
     teacher, scored_by = _teacher(scorer)  # before the folder is claimed

@@ -95,7 +95,7 @@ def test_ids_that_are_numbers_and_documents_alone(tmp_path):
         (lambda: own([{"docno": "d 1", "text": "x"}]), "row 0: docno"),
         (lambda: own([{"docno": "d1", "text": float("nan")}]), "row 0: text of 'd1' must be a str, got nan: drop"),
         (lambda: own([]), "documents hold no document"),
-        (lambda: own(qrels=[]), "qrels of split 'test' hold no judgement"),
+        (lambda: own(qrels=[]), "qrels hold no judgement"),
         (lambda: own([DOCS[0], DOCS[0]]), "row 1: docno 'd1'"),
         (lambda: own(topics=[{"qid": "q1", "words": "x"}]), "topics, row 0: needs a column 'query'"),
         (lambda: own(topics=[TOPICS[0], {**TOPICS[0], "query": "x"}]), "topics, row 1: query of 'q2'"),

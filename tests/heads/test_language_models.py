@@ -90,7 +90,9 @@ def test_an_offset_without_a_bias_of_the_family(family, tmp_path):
     calibration = calibrate(folder, TEXTS, rate=0.25, k=2.0, **both)
     model = calibration.apply(folder)
     assert provenance(model)["own_bias"] and calibration.bias_shift is not None
-    splade = Splade(model)
+    loaded, _ = load_backbone(folder)
+    assert calibration.apply(loaded, inplace=True) is loaded
+    splade = Splade(loaded)
     expected = splade.encode_docs(TEXTS).toarray()
     fired = (expected > 0).sum(axis=0)
     assert set(fired) <= {3, 4} and calibration.table["active_terms"][0] == pytest.approx(fired.sum() / 12, rel=0.02)

@@ -241,10 +241,10 @@ def test_labels_of_pairs_are_labels_and_unused_columns_are_named():
         assert [row.query for row in load_rows(frame)] == ["q", "s"]
     with pytest.warns(UserWarning, match="labels of data are 1, 2, and never 0: .* min_label"):
         assert len(load_rows([("q", "d", 1), ("q", "e", 2)])) == 2
-    unused = {"neg": "n", "hard_neg_1": "n", "margin": 1.0, "Notes": 2.0, "negative_source": "bm25"}
+    unused = {"neg": "n", "hard_neg_1": "n", "margin": 1.0, "Query": "x", "negative_source": "bm25"}
     rows = [{"query": "q", "positive": "d", "negative": "n", **unused}]
     for data in (rows, pd.DataFrame(rows)):
-        with pytest.warns(UserWarning, match="not used: Notes, hard_neg_1, margin, neg, negative_source"):
+        with pytest.warns(UserWarning, match="not used: Query, hard_neg_1, margin, neg, negative_source"):
             assert list(load_rows(data)) == [Row("q", ("d", "n"))]
 
 

@@ -118,7 +118,7 @@ def test_config_round_trip(tmp_path):
         ({"queries": "static", "query_pooling": "sum"}, "query_pooling must be None for queries='static'"),
         ({"loss": "kl", "mine_negatives": 2}, "mine_negatives has no teacher scores"),
         ({"shift": 1.0, "rescale": "calibrated"}, "shift must be None with rescale='calibrated'"),
-        ({"lora_rank": 2, "bias_learning_rate": 0.1}, "bias_learning_rate must be None with lora_rank"),
+        ({"lora_rank": 2, "bias_learning_rate": 0.1}, "bias_learning_rate must be None or 0 with lora"),
         ({"position_top_k": 0}, "position_top_k must be an integer >= 1, got 0"),
         ({"loss": ("kl", "mse")}, "loss must be one of 'infonce', .* got 'mse'"),
         ({"loss": ("kl", "infonce"), "loss_weights": (1,)}, "loss_weights must be one for each loss"),

@@ -279,6 +279,7 @@ def test_an_encoder_keeps_what_it_is(modernbert_folder, tmp_path):
     first = train(modernbert_folder, PAIRS, tmp_path / "a", **{**options, "static_learning_rate": 0.5}, **asked)
     del options["max_length"], options["verbose"]
     second = train(tmp_path / "a", PAIRS, tmp_path / "b", config=TrainConfig(**options))
+    train(tmp_path / "a", PAIRS, tmp_path / "b", config=TrainConfig.from_json(tmp_path / "b" / "train_config.json"))
     assert (second.max_length, second.activation) == (32, "log1p_relu")
     texts = [*tiny.TEXTS, "SPARSE " * 30]
     for side in ("encode_queries", "encode_docs"):

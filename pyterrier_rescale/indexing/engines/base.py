@@ -41,7 +41,7 @@ class Engine:
     def build(cls, folder: Path, generation: Generation) -> None:
         """Write the files for all documents, by ``generation.whole_blocks()``; the folder is there and empty.
 
-        Keyword arguments of this and of ``search`` are options of the indexer and of the retriever.
+        Keyword-only arguments of this and of ``search`` are options of the indexer and of the retriever.
         """
         raise NotImplementedError
 
