@@ -76,9 +76,9 @@ def write_card(
     log = pd.read_csv(folder / LOG_FILE).iloc[[0, -1]]
     given = config.changed()
     own = [f"`{name}={given[name]!r}`" for name in ("position_top_k", "fold", "special_positions") if name in given]
-    for name, value in saved_options(sources["backbone"]).items():  # a default that was given in their place, too
-        if repr(value) != repr(getattr(TrainConfig, name)):
-            given[name] = getattr(config, name)
+    for option, value in saved_options(sources["backbone"]).items():  # a default that was given in their place, too
+        if repr(value) != repr(getattr(TrainConfig, option)):
+            given[option] = getattr(config, option)
     told = ""
     if recipe is not None:
         options, source, missing = RECIPES[recipe]
