@@ -14,6 +14,7 @@ from crossed import difference
 from data import UNSEEN
 from run import HERE, existing, finished
 from runs import ARMS, DISTILLED, MASKED, QUERY_IDF, RATES, STARTS
+from verdicts import said
 
 from pyterrier_rescale.evaluation.experiment import holm
 
@@ -22,7 +23,8 @@ SYSTEM = ("backbone", "collection", "start", "recipe", "steps", "rate", "penalty
           "position_top_k", "fold")  # fmt: skip
 
 #: What the test topics are asked.
-GROUPS = ("starts", "arms, trained", "options of encoders", "rivals, steps, densities", DISTILLED, MASKED)
+FIRST, RAMPS = "first steps", "ramps and batch sizes"
+GROUPS = ("starts", "arms, trained", "options of encoders", "rivals, steps, densities", FIRST, RAMPS, DISTILLED, MASKED)
 
 #: The arms in words.
 OFFSETS = {
@@ -46,6 +48,7 @@ def load(*paths: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
             continue
         for scored, figures in row["scores"].items():
             flat = {**row["run"], "k": row["k"], "warnings": len(row["warnings"]), "scored": scored}
+            flat["said"] = said(row["audit"]) if "audit" in row else ""
             fused = figures.get("fused", {})
             lines.append({**flat, **{k: v for k, v in figures.items() if k != "fused"},
                           "fused": fused.get("ndcg"), "fused_per_query": fused.get("per_query")})  # fmt: skip
@@ -102,10 +105,11 @@ def finals(table: pd.DataFrame, others: dict[str, dict], against: str = "calibra
     for (backbone, collection), cell in _finished(table):
         for group in dict.fromkeys(cell["group"]):
             own = cell[cell["group"] == group]
-            if group in (DISTILLED, MASKED):  # starts among themselves
-                other = next(iter(own["system"][own["start"] == against]), "")
+            if group in GROUPS[4:]:  # starts among themselves, at equal settings
                 parts.append(f"### {backbone}, trained on {collection}: {group}\n\n{markdown(_means(own, collection))}")
-                parts.append(f"Minus {other}:\n\n{_differences(own, {}, backbone, collection, other)}")
+                for _, equal in own.groupby(["steps", "ramp", "batch_size"], sort=False, dropna=False):
+                    other = next(iter(equal["system"][equal["start"] == against]), "")
+                    parts.append(f"Minus {other}:\n\n{_differences(equal, {}, backbone, collection, other)}")
                 continue
             own = cell[(cell["group"] == group) | (cell["system"] == against)]
             free = others if group == GROUPS[0] else {}  # BM25 beside the starts, once
@@ -184,6 +188,10 @@ def _group(row: Any) -> str:
         return GROUPS[2]
     if row["recipe"] in (DISTILLED, MASKED):
         return row["recipe"]
+    if pd.notna(row["ramp"]) or row["batch_size"] != 16:
+        return RAMPS
+    if row["steps"] < 120:
+        return FIRST
     return GROUPS[0] if system_name(row) in STARTS else GROUPS[3]
 
 
@@ -199,6 +207,10 @@ def _means(cell: pd.DataFrame, collection: str) -> list[dict[str, Any]]:
         for scored, own in rows.groupby("scored", sort=False):
             name = "terms/doc" if scored == collection else f"{scored} terms/doc"
             line[name] = f"{own['active_d'].mean():.0f}"
+        if rows["group"].iloc[0] == RAMPS:
+            runs = rows.drop_duplicates("seed")
+            line |= {"monitor warned": f"{(runs['warnings'] > 0).sum()} of {len(runs)}"}
+            line |= {"audit before": " or ".join(dict.fromkeys(runs["said"]))}
         lines.append(line)
     return lines
 

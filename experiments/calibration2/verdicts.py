@@ -22,6 +22,12 @@ FILES = {
 }
 
 
+def said(audit: dict) -> str:
+    """The verdict on a row of an audit that was written before training; what its k was is not asked."""
+    numbers = {"infonce": audit.get("loss"), "texts": np.exp(audit["chance_loss"]), **audit, "rescaled_by": np.nan}
+    return "; ".join(judge(numbers, np.nan)[0]) or "fine"
+
+
 def runs() -> pd.DataFrame:
     """A row per run of 100 steps or more: its start, the numbers before training, the findings, its end."""
     rows = []
@@ -30,19 +36,18 @@ def runs() -> pd.DataFrame:
             run, audit = result.get("run", {"steps": 0}), result.get("audit")
             if run["steps"] < 100 or audit is None:
                 continue
-            numbers = {"infonce": audit.get("loss"), "texts": np.exp(audit["chance_loss"]), **audit}
-            numbers["rescaled_by"] = np.nan  # by its start
             collection = run["collection"]
             rows.append({
                 "study": study, "backbone": run.get("backbone") or f"{run['family']} {run['layers']}x{run['hidden']}",
                 "collection": collection, "topics": run.get("topics", "test"), "steps": run["steps"],
-                "start": str(run["start"]), "said": "; ".join(judge(numbers, np.nan)[0]) or "fine",
-                "loss": numbers["infonce"] / numbers["chance_loss"], "saturation": numbers["random_saturation"],
+                "pairs": run.get("batch_size", 0), "start": str(run["start"]), "said": said(audit),
+                "loss": audit.get("infonce", audit.get("loss")) / audit["chance_loss"],
+                "saturation": audit["random_saturation"],
                 "ndcg": result["scores"][collection]["ndcg"],
             })  # fmt: skip
     table = pd.DataFrame(rows)
-    # against the best run of the same backbone, collection and length, whatever its start and rate
-    same = table.groupby(["study", "backbone", "collection", "topics", "steps"])["ndcg"]
+    # against the best run of the same backbone, collection, length and batch, whatever its start and rate
+    same = table.groupby(["study", "backbone", "collection", "topics", "steps", "pairs"])["ndcg"]
     return table.assign(share=table["ndcg"] / same.transform("max"))
 
 
