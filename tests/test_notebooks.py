@@ -16,7 +16,6 @@ SOURCES = sorted((FOLDER / "source").glob("[0-9]*.py"))
 WRONG = {
     "splade_weights": {
         "torch.log1p(torch.relu(logits.max(dim=0)))": "take .values",
-        "logits.max(dim=0)": "take .values",
         "torch.log(torch.relu(logits.max(dim=0).values))": "log1p",
         "torch.relu(logits.max(dim=0).values)": "the logarithm is missing",
         "torch.log1p(torch.relu(logits.mean(dim=0)))": "mean over the positions",
@@ -48,7 +47,6 @@ WRONG = {
     "term_shifts": {
         "np.quantile(pooled, 0.97, axis=0)": "does not use `rate`",
         "np.quantile(pooled, 1 - rate, axis=1)": "along which axis",
-        "np.quantile(pooled, 1 - rate)": "along which axis",
         "np.quantile(pooled, rate, axis=0)": "the other side",
         "pooled.max(axis=0) * (1 - rate)": "a quantile of each column",
     },
@@ -68,7 +66,6 @@ WRONG = {
     },
     "mixture": {
         "weight * first + (1 - weight) * second": "are both normalised",
-        "normalised(first) + normalised(second)": "are both normalised",
         "(1 - weight) * normalised(first) + weight * normalised(second)": "the wrong way round",
         "0.5 * normalised(first) + 0.5 * normalised(second)": "does not use `weight`",
         "normalised(weight * first + (1 - weight) * second)": "not the sum",

@@ -42,14 +42,14 @@ def check_share(name: str, value: Any, *, ends: bool = True) -> Any:
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
-    """Return a value if it is one of the choices; else a ValueError names the argument, the choices and the value."""
+    """Return the choice that a value is; else a ValueError names the argument, the choices and the value."""
     choices = list(choices)
     if value not in choices:
         known = list(map(repr, choices))
         raise ValueError(
             f"{name} must be {' or '.join(known) if len(known) == 2 else 'one of ' + ', '.join(known)}, got {value!r}"
         )
-    return value
+    return choices[choices.index(value)]  # True, where 1 was given
 
 
 def check_is_list(texts: Any, of: str, name: str = "texts") -> None:

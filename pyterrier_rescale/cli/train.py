@@ -48,7 +48,6 @@ def train(
 
     Defaults are in brackets. All options of train() can be given with --set, such as --set monitor=warn.
     """
-    from .. import load_collection
     from .. import train as run
     from ..evaluation.system import parse_rescale
     from ..heads.checkpoint import check_source
@@ -65,8 +64,7 @@ def train(
         options["rescale"] = parse_rescale(options["rescale"])
     encoder = run(
         backbone, data, output, config=None if config is None else TrainConfig.from_json(config),
-        texts=None if texts is None else load_collection(texts), columns=columns.split(",") if columns else None,
-        overwrite=overwrite, verbose=not quiet, **options,
+        texts=texts, columns=columns.split(",") if columns else None, overwrite=overwrite, verbose=not quiet, **options,
     )  # fmt: skip
     typer.echo(f"{encoder!r} saved in {output}")
 
@@ -83,13 +81,11 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Write a teacher's scores of training pairs, for losses that distil; if interrupted, repeat the command."""
-    from .. import load_collection
     from ..training import score as run
 
     run(
-        pairs, scorer, output, texts=None if texts is None else load_collection(texts),
-        columns=columns.split(",") if columns else None, negatives=negatives, retriever=retriever,
-        overwrite=overwrite, verbose=not quiet,
+        pairs, scorer, output, texts=texts, columns=columns.split(",") if columns else None,
+        negatives=negatives, retriever=retriever, overwrite=overwrite, verbose=not quiet,
     )  # fmt: skip
     typer.echo(f"scored: train BACKBONE {output} OUTPUT --loss margin_mse or kl")
 

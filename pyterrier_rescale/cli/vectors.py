@@ -93,7 +93,7 @@ def index(
     else:
         vectors = open_vectors(source[0])
         built = open_index(path, engine, scale=scale)
-        if built.built and not overwrite:
+        if built.complete and not overwrite:
             check_same(path, built.made_from or {"made_from": None}, vectors.made_from or {})
         else:
             built.indexer(mode="overwrite" if overwrite else "create", verbose=not quiet).index(vectors)

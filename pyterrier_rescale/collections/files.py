@@ -166,12 +166,16 @@ def csv_cells(file: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _tsv_cells(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    """Cells of lines, apart by tabs if the first line is; one that a spreadsheet has quoted is as it was before."""
+    """Cells of lines, apart by tabs if the first line is."""
     tabs = None
     for where, line in lines:
         tabs = "\t" in line if tabs is None else tabs
-        cells = line.split("\t") if tabs else line.split()
-        yield where, [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in cells]
+        yield where, list(map(unquoted, line.split("\t") if tabs else line.split()))
+
+
+def unquoted(cell: str) -> str:
+    """A cell as it was before a spreadsheet or pandas quoted it as a whole."""
+    return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -60,6 +60,11 @@ class NamedCollection(Collection):
 class IrdsCollection(NamedCollection):
     """An ir_datasets id, with the splits below it: ``irds:beir/scifact`` has ``.../train`` and ``.../test``."""
 
+    def all_topics(self) -> pd.DataFrame:
+        """Return the queries of the id itself where it has any, else those of all splits below it."""
+        own = self.name.rpartition("/")[2]
+        return self.topics(own) if own in self.splits else super().all_topics()
+
     def find(self, docnos: Iterable[str]) -> dict[str, dict[str, str]]:
         """Return the documents of those docnos, from ir_datasets' own store on disk."""
         with _clear_errors(self.name, "corpus"):

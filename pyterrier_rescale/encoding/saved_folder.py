@@ -216,6 +216,8 @@ def save_encoder(
     ``modules.json`` comes last: with it the folder is whole. Without a ``max_length`` the tokenizer's is kept. A model
     card is written where there is none.
     """
+    if (expand(path) / "onnx").exists():
+        raise FileExistsError(f"{str(path)!r} holds ONNX graphs of another encoder: choose another folder")
     side, length = description.queries, description.max_length
     pooling = {key: getattr(description, ours) for key, ours in _POOLING.items()}
     with filled(path, _MARK, lambda name: bool(_WEIGHTS.fullmatch(name))) as stage:

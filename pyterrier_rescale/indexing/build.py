@@ -67,6 +67,7 @@ def systems(
     documents = _reiterable(corpus)
     fields = dict.fromkeys(splade.text_field for splade in encoders.values())
     corpus_ids = {field: corpus_fingerprint(documents, ("docno", field)) for field in fields}
+    without_own = {field: WithoutOwnDocuments(documents, num_results, field) for field in fields}  # read it once
     pipelines = {}
     for name, splade in encoders.items():
         index = build_index(
@@ -74,7 +75,7 @@ def systems(
             overwrite=overwrite, verbose=verbose,
         )  # fmt: skip
         found = splade.query_encoder() >> index.retriever(num_results + (not own_documents))
-        pipelines[name] = found if own_documents else found >> WithoutOwnDocuments(documents, num_results)
+        pipelines[name] = found if own_documents else found >> without_own[splade.text_field]
     return pipelines
 
 

@@ -67,7 +67,8 @@ def encode(
         min_weight: terms of less weight are dropped.
         ray: encode on a Ray cluster (the extra ``ray``): True, or the cluster's address.
         resume: go on with, or return, what the same call made at ``path``; False: refuse it.
-        overwrite: start anew, whatever vectors or index are at ``path``; they stay until the new ones are whole.
+        overwrite: start anew, whatever vectors or index are at ``path``; they stay until the new ones are whole. If it
+            is interrupted, the call without ``overwrite`` continues.
         verbose: show a progress bar.
 
     Raises:
@@ -108,21 +109,29 @@ def encode(
                     for each in (digest, corpus):
                         each.add({"docno": docno, splade.text_field: text})
                 digests.append(digest.value)
-                bar.update(len(shard))
-                if not _is_there(path, folder, number, digest.value) and number % parts == part:
-                    for first in range(0, len(shard), GROUP):
-                        docnos, window = zip(*shard[first : first + GROUP], strict=True)
-                        yield Window(number, first + GROUP >= len(shard), list(docnos), list(window))
+                if _is_there(path, folder, number, digest.value) or number % parts != part:
+                    bar.update(len(shard))
+                    continue
+                for first in range(0, len(shard), GROUP):
+                    docnos, window = zip(*shard[first : first + GROUP], strict=True)
+                    yield Window(number, first + GROUP >= len(shard), list(docnos), list(window))
 
         quiet = copy.copy(splade)
         quiet.verbose = False
-        with closing(_encoded(quiet, windows(), workers, devices, ray)) as encoded:
-            for window, vectors in encoded:  # the first of a shard
-                with new_shard(folder / SHARDS / shard_name(window.shard), digests[window.shard]) as write:
-                    write(Block(window.docnos, prune(vectors, max_terms, min_weight)))
-                    while not window.last:
-                        window, vectors = next(encoded)
-                        write(Block(window.docnos, prune(vectors, max_terms, min_weight)))
+        try:
+            with closing(_encoded(quiet, windows(), workers, devices, ray)) as encoded:
+                for window, vectors in encoded:  # the first of a shard
+                    with new_shard(folder / SHARDS / shard_name(window.shard), digests[window.shard]) as write:
+                        while True:
+                            write(Block(window.docnos, prune(vectors, max_terms, min_weight)))
+                            bar.update(len(window.docnos))
+                            if window.last:
+                                break
+                            window, vectors = next(encoded)
+        except BaseException:
+            if shard is None and not any((folder / SHARDS).iterdir()):  # nothing is lost, and the path is free again
+                store.abandon(path, folder)
+            raise
     if all([_is_there(path, folder, number, digest) for number, digest in enumerate(digests)]):
         _finish(path, folder, {**made_from, "corpus": corpus.value}, len(digests), corpus.count)
     return Vectors(path)
@@ -133,16 +142,19 @@ def _begin(path: Path, made_from: dict[str, Any], splade: Splade, *, resume: boo
     with store.locked(path, _PATIENCE) as manifest:
         begun = manifest.unfinished
         if not overwrite:
-            if manifest.current:
+            wanted = {key: value for key, value in made_from.items() if key != "encoder_settings"}
+            there = {name: {key: found.get(key) for key in wanted} for name, found in begun.items()}
+            if manifest.current and wanted not in there.values():  # else an overwriting call was interrupted
                 if manifest.current["engine"]:
                     raise FileExistsError(f"{path} holds an index: choose another path")
-                begun = {manifest.current["generation"]: manifest.current["made_from"]}
-            if begun and not resume:
+                found = manifest.current["made_from"]
+                there = {manifest.current["generation"]: {key: found.get(key) for key in wanted}}
+            if there and not resume:
                 raise FileExistsError(f"vectors are at {path} already: resume=True continues")
-            for name, found in begun.items():
-                wanted = {key: value for key, value in made_from.items() if key != "encoder_settings"}
-                check_same(path, {key: found.get(key) for key in wanted}, wanted)
-                if (path / name / VOCABULARY).exists():  # else killed before it had one
+            for name, found in there.items():
+                if wanted not in there.values():
+                    check_same(path, found, wanted)
+                if found == wanted and (path / name / VOCABULARY).exists():  # else killed before it had one
                     return path / name
         for name in begun:
             shutil.rmtree(path / name, ignore_errors=True)

@@ -21,6 +21,7 @@ from .shards import Block, read_shard
 
 #: Of a generation: the folder of its shards, and the file of its terms.
 SHARDS, VOCABULARY = "vectors", "vocabulary.json"
+_ROWS = 128  # of toks at a time: a dict takes ten times its row's memory
 # Docnos; document numbers in their order; and a matrix in CSR: ends of rows, columns, weights.
 _DOCNOS, _ORDER, _ENDS, _COLUMNS, _WEIGHTS = "docnos.arrow", "order.npy", "rows.npy", "rows.columns", "rows.weights"
 
@@ -112,7 +113,15 @@ class Generation:
         indptr = np.concatenate([[0], np.cumsum(counts)])
         places = np.repeat(begins - indptr[:-1], counts) + np.arange(indptr[-1])
         arrays = weights[places], columns[places].astype(np.int32), indptr
-        return prune(csr_matrix(arrays, shape=(len(numbers), len(self.terms))), *self._kept)
+        return self._held(csr_matrix(arrays, shape=(len(numbers), len(self.terms))))
+
+    def _held(self, vectors: csr_matrix) -> csr_matrix:
+        """Vectors as they are read: in an index the weights that its engine holds."""
+        vectors = prune(vectors, *self._kept)
+        if scale := self.content["scale"]:
+            vectors = whole_weights(vectors, scale)
+            vectors.data = (vectors.data / scale).astype(np.float32)
+        return vectors
 
     @cached_property
     def _matrix(self) -> list[np.ndarray]:
@@ -148,19 +157,24 @@ class Generation:
 
     def blocks(self) -> Iterator[Block]:
         """All documents in order, up to 2,048 at a time."""
+        for docnos, vectors in self._stored():
+            yield Block(docnos, self._held(vectors))
+
+    def _stored(self) -> Iterator[Block]:
         for shard in self.shards:
-            for docnos, vectors in read_shard(shard, len(self.terms)):
-                yield Block(docnos, prune(vectors, *self._kept))
+            yield from read_shard(shard, len(self.terms))
 
     def whole_blocks(self) -> Iterator[csr_matrix]:
         """All vectors in whole units of the scale, int64, as engines hold them; weights that round to 0 are dropped."""
-        for _, vectors in self.blocks():
-            yield whole_weights(vectors, self.content["scale"])
+        for _, vectors in self._stored():
+            yield whole_weights(prune(vectors, *self._kept), self.content["scale"])
 
     def toks(self, vocab: str | None = None) -> Iterator[Toks]:
         """{term: whole weight} of each document; they know ``vocab``, their vocabulary and scale."""
-        for rows in self.whole_blocks():
-            yield from to_toks(self.terms, rows.indptr, rows.indices, rows.data, vocab)
+        for block in self.whole_blocks():
+            for start in range(0, block.shape[0], _ROWS):
+                rows = block[start : start + _ROWS]
+                yield from to_toks(self.terms, rows.indptr, rows.indices, rows.data, vocab)
 
     @cached_property
     def document_frequencies(self) -> np.ndarray:

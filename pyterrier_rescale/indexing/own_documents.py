@@ -13,7 +13,9 @@ from .._utils.checks import warn
 from .._utils.stages import schematic
 
 
-def own_documents(topics: pd.DataFrame, documents: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+def own_documents(
+    topics: pd.DataFrame, documents: Iterable[Mapping[str, Any]], field: str = "text"
+) -> frozenset[str]:
     """The ids of the topics that are documents: the docno is the qid, and the text is the query (title aside).
 
     Equal ids alone mean nothing: many collections number both topics and documents from 1 on.
@@ -22,7 +24,7 @@ def own_documents(topics: pd.DataFrame, documents: Iterable[Mapping[str, Any]]) 
     own = set()
     for document in documents:
         if query := queries.get(document["docno"]):
-            text, title = document.get("text", ""), document.get("title") or ""
+            text, title = document.get(field) or "", document.get("title") or ""
             body = document.get("body") or text.removeprefix(title)
             if query in map(_plain, (text, body, f"{title} {text}")):
                 own.add(document["docno"])
@@ -35,10 +37,13 @@ class WithoutOwnDocuments(pt.Transformer):
     Args:
         documents: gives a fresh iterator over the documents at each call; it is called where a query finds its id.
         num_results: of the other results, so many are kept per query.
+        field: the documents' text.
     """
 
-    def __init__(self, documents: Callable[[], Iterable[Mapping[str, Any]]], num_results: int) -> None:
-        self.documents, self.num_results = documents, num_results
+    def __init__(
+        self, documents: Callable[[], Iterable[Mapping[str, Any]]], num_results: int, field: str = "text"
+    ) -> None:
+        self.documents, self.num_results, self.field = documents, num_results, field
         self._known: dict[tuple[str, str], bool] = {}
 
     def __repr__(self) -> str:
@@ -48,7 +53,7 @@ class WithoutOwnDocuments(pt.Transformer):
         """The ids of the topics that are documents; says so at the first that there are."""
         pairs = set(zip(topics["qid"], topics["query"], strict=True))
         if not pairs <= self._known.keys():
-            told, found = any(self._known.values()), own_documents(topics, self.documents())
+            told, found = any(self._known.values()), own_documents(topics, self.documents(), self.field)
             self._known |= {pair: pair[0] in found for pair in pairs}
             if found and not told:
                 warn(

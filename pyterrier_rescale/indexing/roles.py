@@ -76,13 +76,11 @@ class Indexer(_Role, pt.Indexer):
         elif self.verbose:
             total = len(iter) if hasattr(iter, "__len__") else None
             iter = progress_bar(as_documents(iter), desc=f"indexing ({engine.name})", unit="d", total=total)
-        artifact, overwrite = target._build_metadata(), self.mode != "create"
-        with store.building(target.path, artifact, overwrite=overwrite) as (folder, content):
+        with store.building(target.path, target._build_metadata(), mode=self.mode) as (folder, content):
             old = target.open() if self.mode == "append" and len(target) else None
             fingerprint = _write_vectors(folder, iter, engine, target.scale, self.bits is not None, old)
-            content |= {
-                "engine": engine.name, "scale": target.scale, "fingerprint": fingerprint, "made_from": made_from,
-            }  # fmt: skip
+            scale = None if self.bits is not None else target.scale  # weights are read as the scale rounds them
+            content |= {"engine": engine.name, "scale": scale, "fingerprint": fingerprint, "made_from": made_from}
             generation = Generation(folder, content)
             content["documents"] = generation.write_rows()
             if self.bits is not None:

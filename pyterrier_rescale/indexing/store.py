@@ -89,13 +89,14 @@ def locked(path: Path, patience: float = 0) -> Iterator[Manifest]:
         names = {file.name for file in path.iterdir() if not file.name.startswith(_BESIDE)}
         if manifest is None and names - {LOCK}:
             raise FileExistsError(f"{path} is not empty and nothing in it is ours: choose another path")
-        yield manifest or Manifest({}, None, {})
+        manifest = manifest or Manifest({}, None, {})
+        yield manifest._replace(others=_present(path, manifest))
 
 
 def begin(path: Path, manifest: Manifest, made_from: dict[str, Any] | None = None) -> Path:
     """Name a new generation in the manifest, and make its folder."""
     folder = path / f"g-{uuid.uuid4().hex[:12]}"
-    _write(path, manifest._replace(others={**_present(path, manifest), folder.name: made_from}))
+    _write(path, manifest._replace(others={**manifest.others, folder.name: made_from}))
     folder.mkdir()
     return folder
 
@@ -121,13 +122,13 @@ def commit(path: Path, folder: Path, artifact: Mapping[str, Any], content: Mappi
 
 
 @contextmanager
-def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
+def building(path: Path, artifact: Mapping[str, Any], *, mode: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A new generation to write into, and a dict to describe it in; both count once the block ends without an error."""
     with locked(path) as manifest:
-        if manifest.current and not overwrite:
+        if manifest.current and mode == "create":
             how = "indexer(mode='overwrite') or encode(overwrite=True) replaces it"
             raise FileExistsError(f"something was built at {path} already: {how}; or choose another path")
-        if manifest.unfinished and not overwrite:
+        if manifest.unfinished and mode != "overwrite":
             raise FileExistsError(f"encode() has not finished at {path}: give the same call again, or overwrite it")
         folder = begin(path, manifest)
         content: dict[str, Any] = {}
@@ -135,12 +136,17 @@ def building(path: Path, artifact: Mapping[str, Any], *, overwrite: bool) -> Ite
             yield folder, content
             commit(path, folder, artifact, content)
         except BaseException:
-            current = read_manifest(path).current
-            if current is None or current["generation"] != folder.name:  # else it counts, and the rest was interrupted
-                shutil.rmtree(folder, ignore_errors=True)
-            if current is None and {file.name for file in path.iterdir()} <= {MANIFEST, LOCK}:
-                shutil.rmtree(path, ignore_errors=True)
+            abandon(path, folder)
             raise
+
+
+def abandon(path: Path, folder: Path) -> None:
+    """Remove a generation that does not count, and a path that holds nothing else."""
+    current = read_manifest(path).current
+    if current is None or current["generation"] != folder.name:  # else it counts, and the rest was interrupted
+        shutil.rmtree(folder, ignore_errors=True)
+    if current is None and {file.name for file in path.iterdir()} <= {MANIFEST, LOCK}:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _present(path: Path, manifest: Manifest) -> dict[str, dict[str, Any] | None]:

@@ -240,7 +240,8 @@ class Vectors(pt.Artifact):
     def pruned(self, max_terms: int | None = None, min_weight: float = 0.0) -> Vectors:
         """The same documents with their ``max_terms`` heaviest terms only, of ``min_weight`` or more, cut when read."""
         few = Vectors(self.path)
-        few._kept = check_pruning(max_terms, min_weight)
+        most, least = check_pruning(max_terms, min_weight)
+        few._kept = min(filter(None, (most, self._kept[0])), default=None), max(least, self._kept[1])
         return few
 
     def scorer(self) -> VectorScorer:

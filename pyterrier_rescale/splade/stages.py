@@ -48,7 +48,8 @@ class _Role(Stage):
     def _encode(self, texts: list[Any], unit: str, column: str, ids: list[Any]) -> tuple[np.ndarray, csr_matrix]:
         """(number of its vector for each text, vectors of the distinct texts)."""
         name = "qid" if column == "query" else "docno"
-        texts = check_texts(texts, f"{self!r}: row {{0}} of column {column!r} ({name} {{1}})", ids)
+        stage = repr(self).replace("{", "{{").replace("}", "}}")  # the encoder's path may hold some
+        texts = check_texts(texts, f"{stage}: row {{0}} of column {column!r} ({name} {{1}})", ids)
         codes, unique = pd.factorize(np.array(texts, dtype=object))
         return codes, self.splade._encode(unique.tolist(), self._batch_size, self.verbose, unit)
 
@@ -144,6 +145,11 @@ class SpladeScorer(_Role):
     _call, _label = "scorer", "SPLADE scorer"
 
     text_field: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The encoder's: what ``training.score`` tells teachers apart by."""
+        return self.splade.fingerprint
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """Score each (query, text) pair by the dot product of its vectors, and rank per query."""

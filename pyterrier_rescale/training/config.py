@@ -63,7 +63,13 @@ def _losses(name: str, value: Any) -> Any:
 
 
 def _weights(name: str, value: Any) -> Any:
-    return tuple(check_number(name, one) for one in value)
+    return tuple(check_number(name, one) for one in (value if isinstance(value, (list, tuple)) else [value]))
+
+
+def _retriever(name: str, value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be 'bm25' or an encoder's hub name or folder, got a {type(value).__name__}")
+    return os.fspath(value)
 
 
 def _tracker(name: str, value: Any) -> Any:
@@ -107,7 +113,7 @@ class TrainConfig:
     min_label: int = _option(1, check_integer)
     negatives: int | None = _option(None, _count)
     mine_negatives: int = _option(0, _count)
-    retriever: str = _option("bm25", lambda _, value: str(value))
+    retriever: str = _option("bm25", _retriever)
     negative_margin: float | None = _option(None, _weight)
     warmup_steps: int | None = _option(None, _count)
     weight_decay: float = _option(0.01, _weight)

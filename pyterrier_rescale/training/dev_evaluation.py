@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ class DevSet:
     def __init__(self, dev: Any) -> None:
         if isinstance(dev, (tuple, list)) and len(dev) == 3:
             dev = load_collection(documents=dev[0], topics=dev[1], qrels={"dev": dev[2]})
+        dev = load_collection(dev) if isinstance(dev, (str, os.PathLike)) else dev
         if not hasattr(dev, "corpus") or not hasattr(dev, "topics"):
             raise TypeError(f"dev must be a collection or (documents, topics, qrels), got {type(dev).__name__}")
         documents = list(dev.corpus())

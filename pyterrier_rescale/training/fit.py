@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from .._utils.checks import warn
 from .._utils.files import sync
 from .._utils.java import python_signals
 from .config import TrainConfig
@@ -46,6 +47,10 @@ def fit(
     accumulation = config.gradient_accumulation
     steps = config.max_steps or max(1, int(config.epochs * len(batches)) // accumulation)
     warmup = math.ceil(0.1 * steps) if config.warmup_steps is None else config.warmup_steps
+    for name, value in (("warmup_steps", warmup), ("ramp_steps", config.ramp_steps)):
+        if value > steps and world()[0] == 0:
+            weights = "learning_rate" if value is warmup else "lambda_q and lambda_d"
+            warn(f"{name}={value} is more than the {steps} steps of this run: they end before {weights} is reached")
     kept = {"module": module, "objective": objective, "optimizer": optimizer}
     done, best = resume(folder, kept)
     rank, processes = world()
@@ -84,7 +89,7 @@ def fit(
             if evaluate and rank == 0:
                 score = dev.score(module)
                 module.train()
-                if score > best:
+                if score >= best:  # of equal ones the later, sparser one
                     best = score
                     save_whole(folder / BEST_FILE, {"score": score, "module": module.state_dict()})
                 forget_steps(folder / DEV_FILE, step - 1)

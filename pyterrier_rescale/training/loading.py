@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from .._utils.checks import warn
 from .._utils.files import expand
 from ..collections import load_collection
 from ..collections.base import hint_at_levels
-from ..collections.files import JSON_LINES, csv_cells, numbered_lines
+from ..collections.files import COLUMNS, JSON_LINES, csv_cells, numbered_lines, unquoted
 from ..encoding.texts import check_texts
 from .rows import Row, Rows
 
 # Names of columns; of each kind the first that is there is read.
 _QUERIES, _POSITIVES = ("query", "anchor", "question"), ("positive", "text", "document", "passage", "answer")
-_QUERY_IDS, _DOCUMENT_IDS = ("qid", "query_id", "query-id"), ("docno", "positive_id", "doc_id", "corpus-id")
+_QUERY_IDS = tuple(name for name in COLUMNS["qid"] if name not in ("_id", "id"))
+_DOCUMENT_IDS = (*(name for name in COLUMNS["docno"] if name not in ("_id", "id")), "positive_id")
 _SCORES = ("scores", "score", "labels", "label", "relevance")
 _NEGATIVE = re.compile(r"negatives?(_\d+)?")
 _NEGATIVE_ID = re.compile(r"negative_(ids?|id_\d+|\d+_id)")
@@ -38,7 +41,7 @@ def load_rows(data: Any, texts: Any = None, *, columns: Sequence[str] | None = N
     """Read training data of any accepted form; rows with missing or blank texts are dropped and counted.
 
     Files are ``.jsonl`` or ``.ndjson`` (objects with ``query``, ``positive``, ``negatives`` or ``negative*``,
-    ``scores``; or lists as in ``train``), or ``.csv``, and ``.tsv`` or ``.txt`` (tabs, no quoting), with a header,
+    ``scores``; or lists as in ``train``), or ``.csv``, and ``.tsv`` or ``.txt`` (apart by tabs), with a header,
     gzipped or not.
 
     Args:
@@ -111,9 +114,11 @@ def _file_examples(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
     if ".csv" in endings:
         records = (cells for _, cells in csv_cells(path))
     else:
-        records = (line.split("\t") for line in lines if line.strip())
+        records = (list(map(unquoted, line.split("\t"))) for line in lines if line.strip())
     names = columns or next(records, ())
-    for values in records:
+    for number, values in enumerate(records):
+        if number == 0 and [cell.strip().lower() for cell in values] == [name.lower() for name in names]:
+            continue  # the header, which columns repeat
         if len(values) != len(names):
             raise ValueError(f"{str(path)!r}: {len(values)} fields, columns are {', '.join(names)}: {values!r:.120}")
         yield dict(zip(names, values, strict=True))
@@ -134,8 +139,7 @@ def _rows(examples: Iterable[Any], ids: bool, min_label: int, skipped: Counter[s
             query, texts, score = columns[names]
             values, scores = [example[query]], None if score is None else _plain(example[score])
             for name in texts:
-                several = _plain(example[name])
-                several = several if isinstance(several, (list, tuple)) else [several]
+                several = _several(example[name], str(name))
                 if name == texts[0] and len(several) > 1:
                     told = f"{name} holds {len(several)} texts, expected one: make a row of each"
                     raise ValueError(f"row {number} of data: {told}")
@@ -177,7 +181,8 @@ def _values(example: Any, number: int, ids: bool) -> tuple[list[Any], Any]:
     """Query and documents of a tuple, and its scores."""
     is_row = isinstance(example, Sequence) and not isinstance(example, (str, bytes))
     values = list(map(_plain, example)) if is_row else []
-    kinds = (list, tuple, float) if ids else (list, tuple, float, int)  # an integer may be an id
+    numbered = ids and any(isinstance(docno, int) for docno in values[1:2])  # then an integer at the end is an id, too
+    kinds = (list, tuple, float) if numbered else (list, tuple, float, int)
     scores = values.pop() if values and isinstance(values[-1], kinds) and not _missing(values[-1]) else None
     if len(values) < 2:
         raise TypeError(f"row {number} of data must be a tuple (query, positive[, negative, ...]), got {example!r:.99}")
@@ -186,9 +191,9 @@ def _values(example: Any, number: int, ids: bool) -> tuple[list[Any], Any]:
 
 def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | None]:
     """The columns of the query, of the positive and negatives, and of scores."""
+    keys = {name: str(name).strip().lower().replace("-", "_") for name in names}
     real: dict[str, Any] = {}  # of several spellings the exact one, else the first
-    for name in names:
-        key = str(name).strip().lower()
+    for name, key in keys.items():
         real[key] = name if key == name else real.get(key, name)
     queries, positives = (_QUERY_IDS + _QUERIES, _DOCUMENT_IDS + _POSITIVES) if ids else (_QUERIES, _POSITIVES)
     query, positive, scores = (
@@ -207,9 +212,8 @@ def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | N
         raise ValueError(f"data has no {what} column (one of {', '.join(wanted)}); its columns are {found}: {hint}")
     used = {scores, *negatives, *queries, *positives, *_QUERY_IDS, *_DOCUMENT_IDS, "iteration"}
     unused = sorted(
-        str(name) for name in names
-        if name not in used and (real[key := str(name).strip().lower()] != name or key not in used)
-    )  # fmt: skip
+        str(name) for name, key in keys.items() if name not in used and (real[key] != name or key not in used)
+    )
     if unused:
         warn(f"columns of data that are not used: {', '.join(unused)}")
     return query, [positive, *negatives], scores
@@ -217,6 +221,7 @@ def _columns(names: tuple[Any, ...], ids: bool) -> tuple[str, list[str], str | N
 
 def _with_texts(rows: list[Row], texts: Any, skipped: Counter[str]) -> Iterator[Row]:
     """Rows of ids as rows of their texts, each text once in memory; those without all their texts are counted."""
+    texts = load_collection(texts) if isinstance(texts, (str, os.PathLike)) else texts
     if hasattr(texts, "corpus") and hasattr(texts, "all_topics"):
         topics = texts.all_topics()
     elif isinstance(texts, (tuple, list)) and len(texts) == 2:
@@ -252,6 +257,15 @@ def _missing(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _several(value: Any, name: str) -> Sequence[Any]:
+    """The texts or ids of a column; a CSV file's ``negatives`` are a list that is written out."""
+    value = _plain(value)
+    if isinstance(value, str) and value.startswith("[") and name.strip().lower() in ("negatives", "negative_ids"):
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

@@ -16,8 +16,10 @@ from ..analysis.measurement import MIN_TEXTS
 from ..encoding.model_card import CARD, head_in_words
 from ..heads.provenance import provenance
 from .config import TrainConfig, saved_options
+from .dev_evaluation import MEASURE
+from .fit import DEV_FILE
 from .initialization import sample_pairs
-from .monitor import LOG_FILE
+from .monitor import LOG_FILE, logged
 from .recipes import RECIPES
 from .rows import Rows
 
@@ -52,7 +54,7 @@ Measured on training pairs (if there are few, on the weights alone), both sides 
 
 {run}
 
-These figures of every step are in `monitor.csv`. Made by
+These figures of every step are in `monitor.csv`{saved}. Made by
 
 ```python
 from pyterrier_rescale import train
@@ -73,7 +75,12 @@ def write_card(
     write_whole(folder / AUDITS_FILE, heads.to_json(orient="index", double_precision=15, indent=2) + "\n")
     if card.exists() and "- pyterrier_rescale" not in card.read_text(encoding="utf-8"):
         return  # somebody's own
-    log = pd.read_csv(folder / LOG_FILE).iloc[[0, -1]]
+    log, saved = pd.read_csv(folder / LOG_FILE), ""
+    if sources["dev"] is not None:
+        best = max(logged(folder / DEV_FILE), key=lambda row: (row[MEASURE], row["step"]))
+        log = log[log["step"] <= best["step"]]
+        saved = f"; saved is the state after step {best['step']:.0f}, the best in `dev.csv`"
+    log = log.iloc[[0, -1]]
     given = config.changed()
     own = [f"`{name}={given[name]!r}`" for name in ("position_top_k", "fold", "special_positions") if name in given]
     for option, value in saved_options(sources["backbone"]).items():  # a default that was given in their place, too
@@ -96,6 +103,7 @@ def write_card(
         run=_table(log.set_axis([f"step {step}" for step in log["step"]]), _RUN_FIGURES),
         call=_call(name, sources, given),
         recipe=told,
+        saved=saved,
         versions=", ".join(f"{package} {version(package)}" for package in _PACKAGES),
     ))  # fmt: skip
 

@@ -102,6 +102,7 @@ class Monitor:
             forget_steps(self._log, done)
             for row in logged(self._log):  # so that a run which goes on is judged like one that was never stopped
                 self._judge(row)
+                self._started = time.perf_counter() - row["seconds"]
         self._tracker = None
         if self._main and config.report_to:
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS

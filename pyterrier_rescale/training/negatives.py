@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -23,9 +24,9 @@ _SPARE = 20
 
 
 def load_stage(named: Any) -> tuple[Any, str]:
-    """A retriever or scorer, an encoder's hub name or folder loaded; and what tells it from others: its weights."""
+    """A retriever or scorer, an encoder's hub name or folder loaded; and its weights' fingerprint, or else its name."""
     stage = Splade(named) if isinstance(named, (str, os.PathLike)) and named != "bm25" else named
-    return stage, getattr(stage, "fingerprint", None) or str(stage)
+    return stage, getattr(stage, "fingerprint", None) or re.sub(" at 0x[0-9a-fA-F]+", "", str(stage))
 
 
 def mine_negatives(rows: Rows, number: int, *, retriever: Any = "bm25", seed: int = 0, verbose: bool = False) -> Rows:

@@ -1,4 +1,4 @@
-"""Training data in one shape: rows of texts, and whether they suit what is to be learnt."""
+"""Training rows, and checks that they suit the loss."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ class Row(NamedTuple):
 class Rows(Sequence[Row]):
     """Training rows in memory; ``skipped``: rows left out, by reason; ``fingerprint``: of all texts and scores."""
 
-    def __init__(self, rows: Iterable[Row], skipped: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, rows: Iterable[Row], skipped: Mapping[str, int] | None = None,
+        no_negatives: Mapping[int, set[int]] | None = None,
+    ) -> None:  # fmt: skip
         self._rows = list(rows)
         self.skipped = dict(skipped or {})
-        self._relevant: dict[int, set[int]] = defaultdict(set)
+        self._no_negatives: dict[int, set[int]] = defaultdict(set, no_negatives or {})
         digest = hashlib.blake2b(digest_size=8)
         for row in self._rows:
-            self._relevant[text_id(row.query)].add(text_id(row.documents[0]))
+            self._no_negatives[text_id(row.query)].add(text_id(row.documents[0]))
             digest.update(repr(row).encode())
         self.fingerprint = digest.hexdigest()
 
@@ -40,9 +43,9 @@ class Rows(Sequence[Row]):
         return self._rows[index]
 
     def no_negatives(self, query: str) -> set[int]:
-        """Ids of the documents that are no negatives of a query: relevant to it by any row, or the query's own text."""
+        """Ids of the documents that are no negatives of a query: relevant by any row or teacher, or its own text."""
         own = text_id(query)
-        return self._relevant.get(own, set()) | {own}
+        return self._no_negatives.get(own, set()) | {own}
 
 
 def text_id(text: str) -> int:
@@ -91,14 +94,17 @@ def fitting_rows(rows: Rows, config: TrainConfig) -> tuple[Rows, int]:
 def without_false_negatives(rows: Rows, margin: float, wanted: int | None) -> Rows:
     """Rows without negatives that the teacher scores above the positive's score less the margin.
 
-    Rows that keep fewer than ``wanted`` (``None``: one) are left out, which a warning tells.
+    Rows that keep fewer than ``wanted`` (``None``: one) are left out, which a warning tells. No dropped negative and no
+    positive of such a row becomes a negative of its query by another row of the batch.
     """
-    kept = []
+    kept, no_negatives = [], defaultdict(set)
     for row in rows:
         best = row.scores[0] - margin
         places = [0] + [place for place in range(1, len(row.documents)) if row.scores[place] <= best]
+        dropped = (text for place, text in enumerate(row.documents) if place == 0 or place not in places)
+        no_negatives[text_id(row.query)].update(map(text_id, dropped))
         if len(places) > (1 if wanted is None else wanted):
             kept.append(Row(row.query, *(tuple(one[place] for place in places) for one in row[1:])))
     if len(kept) < len(rows):
         warn(f"negative_margin={margin} leaves {len(kept)} of {len(rows)} rows enough negatives")
-    return Rows(kept, rows.skipped)
+    return Rows(kept, rows.skipped, no_negatives)

@@ -69,14 +69,14 @@ def train(
             (:func:`~pyterrier_rescale.training.loading.load_rows`).
         output_dir: folder of the encoder (which ``SparseEncoder`` loads, too), its log and its model card.
         tokenizer: default: the backbone's.
-        texts: where the texts stand, if the data are ids: a collection, or ``(documents, topics)``.
+        texts: where the texts stand, if the data are ids: a collection or its name, or ``(documents, topics)``.
         columns: names of the columns of a data file without a header, e.g. ``("query", "positive", "negative")``.
         config: options as an object; those that are not the defaults count, or all that ``TrainConfig.from_json`` read
             from a file. Keyword options win.
         recipe: options of a published recipe, ``"paper"``, ``"splade-v3"``, ``"opensearch-doc-v3"`` or ``"sparseup"``
             (:mod:`~pyterrier_rescale.training.recipes`); keyword options win.
-        dev: a collection with a dev split, or ``(documents, topics, qrels)``: nDCG@10 is measured every ``eval_steps``
-            (default 100) by exact scores, written to ``dev.csv``, and the best state is what is saved.
+        dev: a collection with a dev split (or its name), or ``(documents, topics, qrels)``: nDCG@10 is measured every
+            ``eval_steps`` (default 100) by exact scores, written to ``dev.csv``, and the best state is what is saved.
         resume: if false, a folder that holds a run is refused.
         overwrite: start anew where ``output_dir`` holds a run already; what the run has written is removed.
         verbose: show a progress bar.
@@ -108,10 +108,10 @@ def train(
       ``gradient_accumulation=1`` such batches per update.
     - ``learning_rate=2e-5``, ``warmup_steps=None`` (a tenth of the steps), then linear decay; ``weight_decay=0.01``;
       ``max_grad_norm=1.0`` (0: no clipping); ``scale_learning_rate=1e-2`` of a learned k; ``bias_learning_rate=None``
-      of the head's bias (None: like all; 0: it stays).
-    - ``negatives=None``: hard negatives used per query (as many as every row has); ``mine_negatives=0``: so many more,
-      found among the documents of the data by ``retriever="bm25"`` or an encoder's name or folder;
-      ``negative_margin=None``: false negatives, which the teacher scores above the positive's score less this, go.
+      of the head's bias (None: ``learning_rate``; 0: it is not trained).
+    - ``negatives=None``: hard negatives used per query (as many as every row has); ``mine_negatives=0``: how many to
+      add to each row, found among the documents of the data by ``retriever="bm25"`` or an encoder's name or folder;
+      ``negative_margin=None``: drops false negatives, which the teacher scores above the positive's score minus it.
     - ``min_label=1``: pairs with a label below it are left out.
     - ``lora_rank=None``: only low-rank updates of the body's linear layers are trained, by ``peft``, and merged at the
       end; ``learning_rate=1e-4`` or so suits them.

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pyterrier as pt
 
-from .._utils.checks import check_choice
+from .._utils.checks import check_choice, warn
 from .._utils.files import expand, write_whole
 from .._utils.made_from import alone, claim
 from .._utils.progress import progress_bar
@@ -53,6 +53,8 @@ def score(
         overwrite: start anew where the folder holds scores of other data or of another scorer.
         verbose: show a progress bar.
 
+    A scorer with an attribute ``fingerprint`` is told from others by it, else by its name alone.
+
     Returns:
         The file: ``query``, ``positive``, ``negatives``, ``scores`` in each line. ``train(..., negative_margin=M)``
         drops false negatives: those that the teacher scores above the positive's score minus M.
@@ -63,14 +65,21 @@ def score(
         RuntimeError: if another process works in ``output_dir``.
     """
     rows, folder = load_rows(data, texts, columns=columns), expand(output_dir)
+    alone_at = next((place for place, row in enumerate(rows) if len(row.documents) < 2), None)
+    if alone_at is not None and not negatives:
+        raise ValueError(
+            f"negatives must be at least 1, as row {alone_at} of data has none: losses that distil compare documents"
+        )
     teacher, scored_by = _teacher(scorer)  # before the folder is claimed
     retriever, mined_by = load_stage(retriever) if negatives else (None, "")
     made_from = {"data": rows.fingerprint, "scorer": scored_by, "negatives": negatives, "retriever": mined_by}
     with alone(folder):
         claim(folder, RECORD_FILE, made_from, overwrite=overwrite, made=[ROWS_FILE, PART_FILE])
+        file = folder / PART_FILE
+        if not hasattr(teacher, "fingerprint") and (file.exists() or (folder / ROWS_FILE).exists()):
+            warn(f"scores in {str(folder)!r} are taken for this scorer's, which has no fingerprint: {scored_by}")
         if (folder / ROWS_FILE).exists():
             return folder / ROWS_FILE
-        file = folder / PART_FILE
         whole = file.read_text(encoding="utf-8").rpartition("\n")[0] if file.exists() else ""
         done = len(whole.split("\n")) if whole else 0
         write_whole(file, whole + "\n" if done else "")  # without a line that was cut off
@@ -108,8 +117,7 @@ def _teacher(name: Any) -> tuple[pt.Transformer, str]:
     check_source(name, "scorer")
     config = AutoConfig.from_pretrained(name)
     if not (config.architectures or [""])[0].endswith("ForSequenceClassification"):
-        encoder, identity = load_stage(name)
-        return encoder.scorer(), identity
+        return load_stage(load_stage(name)[0].scorer())
     check_choice(f"outputs of the cross-encoder {str(name)!r}", config.num_labels, [1])
     classify = pipeline("text-classification", str(name), function_to_apply="none", device=default_device(None))
     how = {"batch_size": 32, "truncation": True, "max_length": min(512, classify.tokenizer.model_max_length)}
@@ -118,4 +126,6 @@ def _teacher(name: Any) -> tuple[pt.Transformer, str]:
         inputs = pairs[["query", "text"]].set_axis(["text", "text_pair"], axis=1).to_dict("records")
         return pairs.assign(score=[one["score"] for one in classify(inputs, **how)])
 
-    return pt.apply.generic(cross_encode), model_fingerprint(classify.model)
+    stage = pt.apply.generic(cross_encode)
+    stage.fingerprint = model_fingerprint(classify.model)
+    return load_stage(stage)

@@ -117,9 +117,6 @@ def test_lower_casing_is_kept_by_the_saved_folder(family, tmp_path):
 REFUSED = {
     "query prompt": ("config_sentence_transformers.json", {"prompts": {"query": "q: ", "document": ""}}, "prompts="),
     "passage prompt": ("config_sentence_transformers.json", {"prompts": {"passage": "p: "}}, "prompts="),
-    "default prompt": (
-        "config_sentence_transformers.json", {"prompts": {"x": "y: "}, "default_prompt_name": "x"}, "prompts=",
-    ),
     "most terms": ("config_sentence_transformers.json", {"max_active_dims": 8}, "max_active_dims=8"),
     "processing": ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 9}}}, "processing_kw"),
     "another setting": ("1_SpladePooling/config.json", {"pool_prefix": "skip"}, "pool_prefix='skip'"),

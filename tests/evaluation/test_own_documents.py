@@ -38,7 +38,9 @@ def topics(*pairs):
     ],
 )  # fmt: skip
 def test_id_and_text_must_be_the_documents(qid, query, own):
-    assert own_documents(topics((qid, query)), DOCUMENTS) == ({qid} if own else frozenset())
+    elsewhere = [{**one, "abstract": one["text"], "text": None} for one in DOCUMENTS]
+    for documents, field in ((DOCUMENTS, "text"), (elsewhere, "abstract")):
+        assert own_documents(topics((qid, query)), documents, field) == ({qid} if own else frozenset())
 
 
 def test_the_hit_is_dropped_and_ranks_close_up():

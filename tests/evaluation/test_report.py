@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -85,45 +84,3 @@ def test_interval_is_students():
     assert confidence_interval(values) == pytest.approx((values.mean() - half, values.mean() + half))
     assert confidence_interval(pd.Series([0.5, 0.5])) == (0.5, 0.5) and confidence_interval(pd.Series([1.0])) == (1, 1)
     assert confidence_interval(pd.Series([1.0, 1.0, 0.4]))[1] == 1.0
-
-
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the package selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs chromium and chromedriver on the PATH (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
-
-
-@pytest.mark.parametrize("width", [1280, 375])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_in_a_browser(browser, page, width, scheme):
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    )
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
-    browser.get(page.as_uri())
-    run = browser.execute_script
-    assert run("return window.innerWidth") == width
-    assert run("return document.documentElement.scrollWidth") <= width, "no horizontal scroll"
-    assert run("return window.hacked") is None and run("return document.scripts.length") == 0
-    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    paper, ink = run(
-        "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color].map("
-        "c => c.match(/[0-9]+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0) / 765)"
-    )
-    assert (paper > 0.9 and ink < 0.3) if scheme == "light" else (paper < 0.2 and ink > 0.8)
-    assert run("return [...document.querySelectorAll('figure svg')].every(s => s.getBoundingClientRect().width > 200)")
-    assert run("return getComputedStyle(document.querySelector('figure svg text')).fill") == run(
-        "return getComputedStyle(document.querySelector('figure')).color"
-    ), "labels of figures follow the page's colours"

@@ -49,6 +49,8 @@ def test_graphs_give_the_encoders_weights(family, settings, options, tmp_path):
     assert Splade(tmp_path / "m") == splade and "## ONNX" in (tmp_path / "m" / "README.md").read_text()
     with pytest.raises(FileExistsError, match="not an empty folder"):
         splade.export_onnx(tmp_path / "m")
+    with pytest.raises(FileExistsError, match="holds ONNX graphs of another encoder"):
+        splade.save_pretrained(tmp_path / "m")
 
 
 @pytest.mark.slow

@@ -153,6 +153,7 @@ JUDGEMENTS = {
     "frame": (QRELS, None),
     "irds frame": (QRELS.rename(columns={"label": "relevance"}).assign(iteration="0"), None),
     "irds": ([SimpleQrel(*one) for one in JUDGED], None),
+    "tuples": (JUDGED, None),
 }
 
 
@@ -176,6 +177,7 @@ def test_a_collection_gives_all_its_topics(tmp_path):
     write_beir(collection, tmp_path / "beir")
     assert list(load_rows(IDS, collection))[1] == Row("find q2", ("a title d4", "a title d5"))
     assert list(load_rows(str(tmp_path / "beir"))) == [Row("find q1", ("a title d2",))]
+    assert list(load_rows(IDS, str(tmp_path / "beir"))) == list(load_rows(IDS, load_collection(tmp_path / "beir")))
 
 
 HALF = "half \ud83d of it"
@@ -197,7 +199,7 @@ HALF = "half \ud83d of it"
         ([("q", "d", "n", "2.5"), ("r", "e", "m", "-4")], None, ValueError, "last document of every row is a number"),
         ([("a", "b"), ("c", HALF)], None, ValueError, "row 1 of data: text 1 holds half a character"),
         ([("x", "y")], TEXTS, ValueError, "but all 1 rows were dropped"),
-        (IDS, "msmarco", TypeError, r"texts must be a collection or a tuple \(documents, topics\), got str"),
+        (IDS, "msmarco", ValueError, "unknown collection 'msmarco'"),
         (IDS, (DOCUMENTS, ["q1"]), ValueError, "topics must be a frame with columns qid and query"),
         (QRELS.assign(label=12.3), TEXTS, ValueError, "label of a pair must be a whole number, got 12.3"),
         ("no-such.tsv", TEXTS, FileNotFoundError, "no-such.tsv"),
@@ -233,6 +235,12 @@ def test_quotes_are_of_csv_alone(tmp_path):
     assert [[row.query, *row.documents] for row in load_rows(tmp_path / "a.csv")] == frame.to_numpy().tolist()
     write(tmp_path / "c.tsv", 'query\tpositive\n"hello" world\t"\n')
     assert list(load_rows(tmp_path / "c.tsv")) == [Row('"hello" world', ('"',))]
+    frame = frame[:1].assign(negatives=[["n, 1", "it's"]])
+    for name, separator in (("d.csv", ","), ("d.tsv", "\t")):  # as pandas writes them
+        frame.to_csv(tmp_path / name, sep=separator, index=False)
+        assert list(load_rows(tmp_path / name)) == [Row('say "hello"', ("a, b", "n, 1", "it's"))]
+    write(tmp_path / "e.tsv", "Query\tpositive\nq\td\n")
+    assert list(load_rows(tmp_path / "e.tsv", columns=("query", "positive"))) == [Row("q", ("d",))]
 
 
 def test_labels_of_pairs_are_labels_and_unused_columns_are_named():

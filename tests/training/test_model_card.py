@@ -37,9 +37,8 @@ def test_audits_before_and_after_in_the_card_and_as_json(bert_folder, tmp_path):
             assert value == expected, name
         for name in ("row_norm_mean", "active_terms", "active_terms_query", "random_std", "suggested_k"):
             assert float(table(card)[name][column]) == pytest.approx(row[name], rel=1e-2)
-        assert f"{when.capitalize()}{' training' * (when == 'before')}: {row['verdict'].split(':')[0]}" in " ".join(
-            card.split()
-        )
+        told = f"{when.capitalize()}{' training' * (when == 'before')}: {row['verdict'].split(':')[0]}"
+        assert told in " ".join(card.split())
     assert kept["before"]["rescaled_by"] is None and kept["after"]["rescaled_by"] == 4
 
 

@@ -104,6 +104,9 @@ def test_config_round_trip(tmp_path):
     config = TrainConfig(rescale="auto", batch_size=8, lambda_q=0.1, shift=np.linspace(-1, 1, 397))
     config.to_json(tmp_path / "c.json")
     assert TrainConfig.from_json(tmp_path / "c.json") == config
+    assert TrainConfig(monitor=1, loss_weights=2).monitor is True
+    with pytest.raises(TypeError, match="retriever must be 'bm25' or an encoder's hub name or folder, got a dict"):
+        TrainConfig(retriever={})
 
 
 @pytest.mark.parametrize(

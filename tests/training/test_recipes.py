@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pyterrier as pt
 import pytest
@@ -23,7 +25,7 @@ from pyterrier_rescale.training.loading import load_rows
 from pyterrier_rescale.training.losses import LOSSES, Objective, Targets
 from pyterrier_rescale.training.negatives import mine_negatives
 from pyterrier_rescale.training.recipes import RECIPES
-from pyterrier_rescale.training.rows import Row, fitting_rows
+from pyterrier_rescale.training.rows import Row, fitting_rows, text_id
 
 SCORED = [(q, d, *(PAIRS[i - n][1] for n in range(1, 9)), [9.0, *range(8)]) for i, (q, d) in enumerate(PAIRS)]
 
@@ -129,9 +131,22 @@ def test_a_teacher_scores_each_pair_once_and_goes_on(cross_encoder, tmp_path, mo
     model.save_pretrained(cross_encoder)  # another teacher in the same folder
     with pytest.raises(ValueError, match="made from other inputs: scorer was .*, now "):
         score(triples, cross_encoder, tmp_path / "out")
+    with pytest.raises(ValueError, match="negatives must be at least 1, as row 0 of data has none"):
+        score(PAIRS, cross_encoder, tmp_path / "new")
     with pytest.raises(FileNotFoundError, match="scorer folder '/no/such' does not exist"):
         score(triples, "/no/such", tmp_path / "new")
     assert not (tmp_path / "new").exists(), "a mistyped scorer claims no folder"
+
+
+def test_teachers_are_told_apart_by_their_weights_else_a_warning_says_so(bert_folder, tmp_path):
+    triples = [(q, d, "n") for q, d in PAIRS]
+    score(triples, Splade(bert_folder).scorer(), tmp_path / "a", verbose=False)
+    with pytest.raises(ValueError, match="made from other inputs: scorer was"):
+        score(triples, Splade(bert_folder, rescale=2).scorer(), tmp_path / "a")
+    for value, warned in ((1.0, 0), (2.0, 1)):
+        with warnings.catch_warnings(record=True) as caught:
+            score(triples, pt.apply.doc_score(lambda row, value=value: value), tmp_path / "b", verbose=False)
+        assert sum("which has no fingerprint" in str(one.message) for one in caught) == warned
 
 
 def test_false_negatives_by_the_teachers_margin():
@@ -139,6 +154,7 @@ def test_false_negatives_by_the_teachers_margin():
     config = {"batch_size": 2, "negative_margin": 1.0}
     kept, used = fitting_rows(rows, TrainConfig(**config))
     assert list(kept) == [Row("q", ("d", "b", "c"), (5.0, 4.0, 1.0)), Row("r", ("e", "c"), (1.0, 0.0))] and used == 1
+    assert kept.no_negatives("q") == {text_id(text) for text in "qda"}, "nor of another row"
     with pytest.warns(UserWarning, match="leaves 1 of 2 rows"), pytest.raises(ValueError, match="batch_size .* most 1"):
         fitting_rows(rows, TrainConfig(negatives=2, **config))
     with pytest.raises(ValueError, match="negative_margin needs teacher scores, and row 0"):

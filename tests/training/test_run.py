@@ -133,8 +133,9 @@ def test_folder_loads_in_stock_tools(family, request, tmp_path):
 
 def test_run_learns_and_is_deterministic(bert_folder, tmp_path):
     options = {**FAST, "max_steps": 40, "learning_rate": 3e-3}
-    for name in "ab":
-        train(bert_folder, PAIRS, tmp_path / name, rescale=16.0, seed=3, **options)
+    with pytest.warns(UserWarning, match="ramp_steps=100 is more than the 40 steps"):
+        train(bert_folder, PAIRS, tmp_path / "a", rescale=16.0, seed=3, **options)
+    train(bert_folder, PAIRS, tmp_path / "b", rescale=16.0, seed=3, **options)
     train(bert_folder, PAIRS, tmp_path / "c", rescale=16.0, seed=4, **options)
     a, b, c = (weights_of(tmp_path / name) for name in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -233,6 +234,9 @@ def test_best_state_on_dev_is_kept(options, bert_folder, tmp_path):
     splade = train(bert_folder, PAIRS, tmp_path / "out", dev=dev, eval_steps=2, **options, **FAST)
     scores = pd.read_csv(tmp_path / "out" / "dev.csv")
     assert scores["step"].tolist() == [2, 4, 6]
+    best = scores[scores["nDCG@10"] == scores["nDCG@10"].max()]["step"].iloc[-1]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| step {best} |" in card and f"saved is the state after step {best}, " in card
     # nDCG@10 with one relevant document is 1 / log2(1 + rank)
     dots = (splade.encode_queries(topics["query"].tolist()) @ splade.encode_docs([t for _, t in PAIRS]).T).toarray()
     ranks = [(row > row[i]).sum() + 1 if row[i] > 0 else 99 for i, row in enumerate(dots)]  # 0: not retrieved

@@ -14,6 +14,7 @@ from ..generation import Generation
 from .base import Engine, Results
 
 _RESULTS = 10_000_000  # of the queries of one call of the kernel, at most: 160 MB
+_POSTINGS = 4_000_000  # that are sorted at a time: some 200 MB
 _WORK = 500_000  # sums of a thread, at least, with 20 for each result: less costs more to start than it gains
 
 
@@ -65,7 +66,9 @@ def invert(folder: Path, generation: Generation) -> None:
         for name, kind in kinds.items()
     )
     place, first, blocks = indptr[:-1].copy(), 0, generation.whole_blocks()
-    while part := list(islice(blocks, 16)):  # some millions of postings, about 100 MB
+    while part := list(islice(blocks, 1)):
+        while sum(block.nnz for block in part) < _POSTINGS and (block := next(blocks, None)) is not None:
+            part.append(block)
         by_term = vstack(part, format="csc")
         counts = np.diff(by_term.indptr)
         target = np.repeat(place - by_term.indptr[:-1], counts) + np.arange(by_term.nnz)
