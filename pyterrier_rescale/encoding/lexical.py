@@ -120,7 +120,7 @@ def token_statistics(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], m
     frequencies = np.zeros(counter.vocab_size)
     number = filled = length = 0
     rest = iter(texts)
-    while part := check_texts(islice(rest, _WINDOW), f"idf_from, text {number} + {{0}}"):
+    while part := check_texts(islice(rest, _WINDOW), "idf_from, text {1}", range(number, number + _WINDOW)):
         counts = counter.encode(part)
         frequencies += np.bincount(counts.indices, minlength=len(frequencies))
         length += int(counts.sum(dtype=np.int64))

@@ -266,7 +266,7 @@ REFUSED = [
     (["compare", "{collection}", "x", "--rescale", "sixteen"], "--rescale must be none"),
     (["small-backbone", "brt", "{collection}", "x"], "family must be one of 'bert'"),
     (["export", "x", "y", "--format", "ciphh"], "--format must be one of 'onnx'"),
-    (["score", "{collection}", "/no/scorer", "x"], "/no/scorer"),
+    (["score", "{collection}", "/no/scorer", "x", "--negatives", "1"], "/no/scorer"),
     (["export", "x", "y", "--format", "ciff", "--topics", "{collection}"], "--encoder"),
 ]
 

@@ -135,7 +135,7 @@ def test_mistakes_are_named(tmp_path, bert_folder):
     for settings, message in [
         ({"idf_from": None}, "idf_from must be given"),
         ({"idf_from": []}, "at least one text"),
-        ({"idf_from": ["a", None]}, "idf_from, text 1 of its window must be a string, got None"),
+        ({"idf_from": ["a", None]}, "idf_from, text 1 must be a string, got None"),
         ({"weighting": "tfidf"}, "weighting must be 'tokens' or 'bm25', got 'tfidf'"),
         ({"k1": -1}, "k1 must be a finite number >= 0"),
         ({"b": 1.5}, "b must be a share from 0 to 1, got 1.5"),
