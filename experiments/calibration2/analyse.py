@@ -106,7 +106,10 @@ def finals(table: pd.DataFrame, others: dict[str, dict], against: str = "calibra
         for group in dict.fromkeys(cell["group"]):
             own = cell[cell["group"] == group]
             if group in GROUPS[4:]:  # starts among themselves, at equal settings
-                parts.append(f"### {backbone}, trained on {collection}: {group}\n\n{markdown(_means(own, collection))}")
+                if group == RAMPS:  # beside those with the plain ramp and size, of which some are starts
+                    own = pd.concat([cell[cell["system"].isin(("raw", "k=2", "k=16", against))], own])
+                means = _means(own, collection, watched=group == RAMPS)
+                parts.append(f"### {backbone}, trained on {collection}: {group}\n\n{markdown(means)}")
                 for _, equal in own.groupby(["steps", "ramp", "batch_size"], sort=False, dropna=False):
                     other = next(iter(equal["system"][equal["start"] == against]), "")
                     parts.append(f"Minus {other}:\n\n{_differences(equal, {}, backbone, collection, other)}")
@@ -195,8 +198,8 @@ def _group(row: Any) -> str:
     return GROUPS[0] if system_name(row) in STARTS else GROUPS[3]
 
 
-def _means(cell: pd.DataFrame, collection: str) -> list[dict[str, Any]]:
-    """A line per system."""
+def _means(cell: pd.DataFrame, collection: str, watched: bool = False) -> list[dict[str, Any]]:
+    """A line per system; with ``watched`` also what the monitor and the audit said."""
     lines = []
     for system, rows in cell.groupby("system", sort=False):
         line: dict[str, Any] = {"start": system, "seeds": rows["seed"].nunique()}
@@ -207,7 +210,7 @@ def _means(cell: pd.DataFrame, collection: str) -> list[dict[str, Any]]:
         for scored, own in rows.groupby("scored", sort=False):
             name = "terms/doc" if scored == collection else f"{scored} terms/doc"
             line[name] = f"{own['active_d'].mean():.0f}"
-        if rows["group"].iloc[0] == RAMPS:
+        if watched:
             runs = rows.drop_duplicates("seed")
             line |= {"monitor warned": f"{(runs['warnings'] > 0).sum()} of {len(runs)}"}
             line |= {"audit before": " or ".join(dict.fromkeys(runs["said"]))}
