@@ -75,6 +75,6 @@ def judge(numbers: dict[str, Any], suggested_k: float) -> tuple[tuple[str, ...],
         )
     text = "; ".join(f"{name}: {why}" for name, why in found.items())
     fine = "fine: scale, density and directions are in the range that trains"
-    if numbers["infonce"] > numbers["chance_loss"]:  # 18 such starts ended at half (experiments/calibration2)
+    if numbers["infonce"] > numbers["chance_loss"]:  # 41 such runs ended below half (experiments/calibration2)
         fine += "; but the loss is above that of a guess, and calibrate(model, texts) starts below it"
     return tuple(found), text or fine
