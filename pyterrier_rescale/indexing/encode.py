@@ -151,9 +151,10 @@ def _begin(path: Path, made_from: dict[str, Any], splade: Splade, *, resume: boo
                 there = {manifest.current["generation"]: {key: found.get(key) for key in wanted}}
             if there and not resume:
                 raise FileExistsError(f"vectors are at {path} already: resume=True continues")
-            for name, found in there.items():
-                if wanted not in there.values():
+            if wanted not in there.values():
+                for found in there.values():
                     check_same(path, found, wanted)
+            for name, found in there.items():
                 if found == wanted and (path / name / VOCABULARY).exists():  # else killed before it had one
                     return path / name
         for name in begun:

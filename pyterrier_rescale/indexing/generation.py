@@ -21,7 +21,6 @@ from .shards import Block, read_shard
 
 #: Of a generation: the folder of its shards, and the file of its terms.
 SHARDS, VOCABULARY = "vectors", "vocabulary.json"
-_ROWS = 128  # of toks at a time: a dict takes ten times its row's memory
 # Docnos; document numbers in their order; and a matrix in CSR: ends of rows, columns, weights.
 _DOCNOS, _ORDER, _ENDS, _COLUMNS, _WEIGHTS = "docnos.arrow", "order.npy", "rows.npy", "rows.columns", "rows.weights"
 
@@ -172,9 +171,7 @@ class Generation:
     def toks(self, vocab: str | None = None) -> Iterator[Toks]:
         """{term: whole weight} of each document; they know ``vocab``, their vocabulary and scale."""
         for block in self.whole_blocks():
-            for start in range(0, block.shape[0], _ROWS):
-                rows = block[start : start + _ROWS]
-                yield from to_toks(self.terms, rows.indptr, rows.indices, rows.data, vocab)
+            yield from to_toks(self.terms, block, vocab)
 
     @cached_property
     def document_frequencies(self) -> np.ndarray:

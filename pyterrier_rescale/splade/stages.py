@@ -17,8 +17,6 @@ from ..encoding.pruning import check_pruning, prune, whole_weights
 from ..encoding.terms import MODES, Toks, to_toks
 from ..encoding.texts import check_texts
 
-_ROWS = 128  # of toks at a time: a dict takes ten times its row's memory
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class _Role(Stage):
@@ -73,10 +71,7 @@ class _Encoder(_Role):
     def _toks(self, codes: np.ndarray, vectors: csr_matrix) -> Iterator[Toks]:
         """``{term: weight}`` of the vectors with these numbers, each a dict of its own, some at a time."""
         terms = self.splade.term_map(self.terms)
-        vocab = f"{terms.fingerprint}:{self.scale:g}"
-        for start in range(0, len(codes), _ROWS):
-            rows = vectors[codes[start : start + _ROWS]]
-            yield from to_toks(terms.terms, rows.indptr, rows.indices, rows.data, vocab=vocab)
+        return to_toks(terms.terms, vectors[codes], f"{terms.fingerprint}:{self.scale:g}")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

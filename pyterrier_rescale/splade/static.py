@@ -30,8 +30,7 @@ def static_queries(path: str | os.PathLike[str]) -> pt.Transformer | None:
 
     def encode(queries: Any) -> Any:
         rows = encoder.encode(check_texts(queries["query"], "query {1}", queries["qid"].tolist()))
-        toks = to_toks(terms.terms, rows.indptr, rows.indices, rows.data.astype(float), f"{terms.fingerprint}:1")
-        return queries.assign(query_toks=toks)
+        return queries.assign(query_toks=list(to_toks(terms.terms, rows.astype(float), f"{terms.fingerprint}:1")))
 
     return pt.apply.generic(encode)
 

@@ -31,8 +31,10 @@ BEST_FILE, DEV_FILE = "best.pt", "dev.csv"
 def fit(
     module: SparseHead, rows: Rows, config: TrainConfig, folder: Path, *, device: torch.device, negatives: int,
     dev: DevSet | None = None, verbose: bool = True,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Train a module in place, from the folder's checkpoint on if there is one; the best state on ``dev`` remains.
+
+    Returns the step whose state that is.
 
     The folder gets ``monitor.csv``, ``dev.csv`` and checkpoints. Raises ``CollapseError`` if the run collapses.
     """
@@ -47,10 +49,10 @@ def fit(
     accumulation = config.gradient_accumulation
     steps = config.max_steps or max(1, int(config.epochs * len(batches)) // accumulation)
     warmup = math.ceil(0.1 * steps) if config.warmup_steps is None else config.warmup_steps
-    for name, value in (("warmup_steps", warmup), ("ramp_steps", config.ramp_steps)):
+    ramp = config.ramp_steps if config.lambda_q or config.lambda_d else 0
+    for name, value, aim in (("warmup_steps", warmup, "learning_rate"), ("ramp_steps", ramp, "lambda_q or lambda_d")):
         if value > steps and world()[0] == 0:
-            weights = "learning_rate" if value is warmup else "lambda_q and lambda_d"
-            warn(f"{name}={value} is more than the {steps} steps of this run: they end before {weights} is reached")
+            warn(f"{name}={value} is more than the {steps} steps of this run, which ends before {aim} is reached")
     kept = {"module": module, "objective": objective, "optimizer": optimizer}
     done, best = resume(folder, kept)
     rank, processes = world()
@@ -91,15 +93,18 @@ def fit(
                 module.train()
                 if score >= best:  # of equal ones the later, sparser one
                     best = score
-                    save_whole(folder / BEST_FILE, {"score": score, "module": module.state_dict()})
+                    save_whole(folder / BEST_FILE, {"score": score, "step": step, "module": module.state_dict()})
                 forget_steps(folder / DEV_FILE, step - 1)
                 write_row(folder / DEV_FILE, {"step": step, MEASURE: score})
     finally:
         monitor.close()
     if dev is not None and rank == 0:
-        module.load_state_dict(load_state(folder / BEST_FILE)["module"])
+        kept_state = load_state(folder / BEST_FILE)
+        module.load_state_dict(kept_state["module"])
+        steps = kept_state["step"]
     optimizer.zero_grad()
     module.eval()
+    return steps
 
 
 class Batches:

@@ -16,10 +16,8 @@ from ..analysis.measurement import MIN_TEXTS
 from ..encoding.model_card import CARD, head_in_words
 from ..heads.provenance import provenance
 from .config import TrainConfig, saved_options
-from .dev_evaluation import MEASURE
-from .fit import DEV_FILE
 from .initialization import sample_pairs
-from .monitor import LOG_FILE, logged
+from .monitor import LOG_FILE
 from .recipes import RECIPES
 from .rows import Rows
 
@@ -67,20 +65,19 @@ with {versions}. `train_config.json` has all options.{recipe}
 
 def write_card(
     folder: Path, sources: dict[str, Any], model: PreTrainedModel, rows: Rows, config: TrainConfig,
-    audits: Sequence[HeadAudit], recipe: str | None = None,
+    audits: Sequence[HeadAudit], step: int, recipe: str | None = None,
 ) -> None:  # fmt: skip
-    """Write ``README.md``, and ``head_audit.json``; ``sources``: backbone, data, texts, tokenizer, dev of ``train``."""
+    """Write ``README.md``, and ``head_audit.json``; ``sources``: backbone, data, texts, tokenizer, dev of ``train``.
+
+    ``step``: of the state that is saved.
+    """
     name, card = _name(sources["backbone"]), folder / "README.md"
     heads = pd.concat([one.to_frame().assign(model=name) for one in audits]).set_axis(["before", "after"])
     write_whole(folder / AUDITS_FILE, heads.to_json(orient="index", double_precision=15, indent=2) + "\n")
     if card.exists() and "- pyterrier_rescale" not in card.read_text(encoding="utf-8"):
         return  # somebody's own
-    log, saved = pd.read_csv(folder / LOG_FILE), ""
-    if sources["dev"] is not None:
-        best = max(logged(folder / DEV_FILE), key=lambda row: (row[MEASURE], row["step"]))
-        log = log[log["step"] <= best["step"]]
-        saved = f"; saved is the state after step {best['step']:.0f}, the best in `dev.csv`"
-    log = log.iloc[[0, -1]]
+    log = pd.read_csv(folder / LOG_FILE)
+    log = log[log["step"] <= step].iloc[[0, -1]]
     given = config.changed()
     own = [f"`{name}={given[name]!r}`" for name in ("position_top_k", "fold", "special_positions") if name in given]
     for option, value in saved_options(sources["backbone"]).items():  # a default that was given in their place, too
@@ -103,7 +100,7 @@ def write_card(
         run=_table(log.set_axis([f"step {step}" for step in log["step"]]), _RUN_FIGURES),
         call=_call(name, sources, given),
         recipe=told,
-        saved=saved,
+        saved="" if sources["dev"] is None else f"; saved is the state after step {step}, the best on dev",
         versions=", ".join(f"{package} {version(package)}" for package in _PACKAGES),
     ))  # fmt: skip
 

@@ -183,14 +183,14 @@ def train(
         barrier()
 
         # fit
-        fit(module, rows, config, folder, device=device, negatives=negatives, dev=dev_set, verbose=verbose)
+        step = fit(module, rows, config, folder, device=device, negatives=negatives, dev=dev_set, verbose=verbose)
 
         # save
         if main:
             trained, description = module.fold(), module.described()
             after = measure_head(trained, tokenizer_used, rows, config, description)
             sources = {"backbone": backbone, "data": data, "texts": texts, "tokenizer": tokenizer, "dev": dev}
-            write_card(folder, sources, trained, rows, config, (before, after), recipe)
+            write_card(folder, sources, trained, rows, config, (before, after), step, recipe)
             save_encoder(folder, trained, tokenizer_used, description)
             for name in (CHECKPOINT_FILE, BEST_FILE):
                 (folder / name).unlink(missing_ok=True)

@@ -53,7 +53,7 @@ def score(
         overwrite: start anew where the folder holds scores of other data or of another scorer.
         verbose: show a progress bar.
 
-    A scorer with an attribute ``fingerprint`` is told from others by it, else by its name alone.
+    A scorer or retriever with an attribute ``fingerprint`` is told from others by it, else by its name alone.
 
     Returns:
         The file: ``query``, ``positive``, ``negatives``, ``scores`` in each line. ``train(..., negative_margin=M)``
@@ -65,10 +65,10 @@ def score(
         RuntimeError: if another process works in ``output_dir``.
     """
     rows, folder = load_rows(data, texts, columns=columns), expand(output_dir)
-    alone_at = next((place for place, row in enumerate(rows) if len(row.documents) < 2), None)
-    if alone_at is not None and not negatives:
+    bare = next((place for place, row in enumerate(rows) if len(row.documents) == 1), None)
+    if not negatives and bare is not None:
         raise ValueError(
-            f"negatives must be at least 1, as row {alone_at} of data has none: losses that distil compare documents"
+            f"negatives must be at least 1, as row {bare} of data has none: losses that distil compare documents"
         )
     teacher, scored_by = _teacher(scorer)  # before the folder is claimed
     retriever, mined_by = load_stage(retriever) if negatives else (None, "")
@@ -76,8 +76,10 @@ def score(
     with alone(folder):
         claim(folder, RECORD_FILE, made_from, overwrite=overwrite, made=[ROWS_FILE, PART_FILE])
         file = folder / PART_FILE
-        if not hasattr(teacher, "fingerprint") and (file.exists() or (folder / ROWS_FILE).exists()):
-            warn(f"scores in {str(folder)!r} are taken for this scorer's, which has no fingerprint: {scored_by}")
+        for stage in (teacher, retriever):
+            named_alone = isinstance(stage, pt.Transformer) and not hasattr(stage, "fingerprint")
+            if named_alone and (file.exists() or (folder / ROWS_FILE).exists()):
+                warn(f"scores in {str(folder)!r} are taken for those by {stage}, which has no fingerprint to compare")
         if (folder / ROWS_FILE).exists():
             return folder / ROWS_FILE
         whole = file.read_text(encoding="utf-8").rpartition("\n")[0] if file.exists() else ""

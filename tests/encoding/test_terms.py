@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import tiny
+from scipy.sparse import csr_matrix
 
 from pyterrier_rescale.encoding.terms import TermMap, Toks, to_toks
 
@@ -49,7 +50,7 @@ def test_raw_terms_are_the_tokens():
 
 def test_toks_are_dicts_that_know_their_vocabulary():
     terms = np.array(["a", "b", "c"], dtype=object)
-    first, second, third = to_toks(terms, np.array([0, 2, 2, 3]), np.array([0, 2, 1]), np.array([5, 7, 9]), vocab="f:1")
+    first, second, third = to_toks(terms, csr_matrix([[5, 0, 7], [0, 0, 0], [0, 9, 0]]), vocab="f:1")
     assert first == {"a": 5, "c": 7} and second == {} and third == {"b": 9}
     assert type(first["a"]) is int
     copy = pickle.loads(pickle.dumps(first))

@@ -276,6 +276,6 @@ def test_prune_keeps_the_heaviest(tmp_path):
     assert (vectors.to_csr() != prune(full, 2, 0.5)).nnz == 0 and vectors.stats()["active_max"] == 2
     twice = run(tmp_path / "w").pruned(2).pruned(5, min_weight=0.5)
     assert (twice.to_csr() != prune(full, 2, 0.5)).nnz == 0
-    index = open_index(tmp_path / "i", "exact", scale=3).indexer().index(run(tmp_path / "w"))
+    index = open_index(tmp_path / "i", "exact", scale=3).indexer().index(open_vectors(tmp_path / "w"))
     np.testing.assert_array_equal(index.to_csr().toarray(), (np.rint(full.toarray() * 3.0) / 3).astype("f4"))
     assert (index.rows(index.docnos) != index.to_csr()).nnz == 0

@@ -143,10 +143,12 @@ def test_teachers_are_told_apart_by_their_weights_else_a_warning_says_so(bert_fo
     score(triples, Splade(bert_folder).scorer(), tmp_path / "a", verbose=False)
     with pytest.raises(ValueError, match="made from other inputs: scorer was"):
         score(triples, Splade(bert_folder, rescale=2).scorer(), tmp_path / "a")
-    for value, warned in ((1.0, 0), (2.0, 1)):
-        with warnings.catch_warnings(record=True) as caught:
-            score(triples, pt.apply.doc_score(lambda row, value=value: value), tmp_path / "b", verbose=False)
-        assert sum("which has no fingerprint" in str(one.message) for one in caught) == warned
+    mined = {"negatives": 1, "retriever": pt.apply.generic(lambda q: q.assign(docno="x", text="t", rank=0, score=1.0))}
+    for warned in (0, 1):
+        for name, scorer, options in (("b", pt.apply.doc_score(len), {}), ("c", bert_folder, mined)):
+            with warnings.catch_warnings(record=True) as caught:
+                score(triples, scorer, tmp_path / name, verbose=False, **options)
+            assert sum("which has no fingerprint" in str(one.message) for one in caught) == warned
 
 
 def test_false_negatives_by_the_teachers_margin():

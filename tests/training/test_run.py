@@ -235,8 +235,7 @@ def test_best_state_on_dev_is_kept(options, bert_folder, tmp_path):
     scores = pd.read_csv(tmp_path / "out" / "dev.csv")
     assert scores["step"].tolist() == [2, 4, 6]
     best = scores[scores["nDCG@10"] == scores["nDCG@10"].max()]["step"].iloc[-1]
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert f"| step {best} |" in card and f"saved is the state after step {best}, " in card
+    assert f"saved is the state after step {best}, " in (tmp_path / "out" / "README.md").read_text()
     # nDCG@10 with one relevant document is 1 / log2(1 + rank)
     dots = (splade.encode_queries(topics["query"].tolist()) @ splade.encode_docs([t for _, t in PAIRS]).T).toarray()
     ranks = [(row > row[i]).sum() + 1 if row[i] > 0 else 99 for i, row in enumerate(dots)]  # 0: not retrieved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +66,9 @@ def invert(folder: Path, generation: Generation) -> None:
         for name, kind in kinds.items()
     )
     place, first, blocks = indptr[:-1].copy(), 0, generation.whole_blocks()
-    while part := list(islice(blocks, 1)):
-        while sum(block.nnz for block in part) < _POSTINGS and (block := next(blocks, None)) is not None:
+    for block in blocks:
+        part = [block]
+        while sum(one.nnz for one in part) < _POSTINGS and (block := next(blocks, None)) is not None:
             part.append(block)
         by_term = vstack(part, format="csc")
         counts = np.diff(by_term.indptr)
